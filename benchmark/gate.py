@@ -1,0 +1,202 @@
+"""The quality gate: a result is checked in float64 before its time counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+SAMPLE = 20_000
+INERTIA_LIMIT = 0.01
+_EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+_SLACK = 16
+_REPORTED_LIMIT = 1e-3
+_SEEDING_LIMIT = 0.25
+_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found.
+
+    Attributes:
+        reason: Why the result is wrong; empty if it isn't.
+        regret: Largest label regret, relative to the spread of the centred data.
+        tolerance: What it may be.
+        inertia: The labels' cost over the returned centroids in float64, summed over the batch.
+        rows: Rows whose labels were judged.
+    """
+
+    reason: str = ""
+    regret: float = 0.0
+    tolerance: float = 0.0
+    inertia: float = float("nan")
+    rows: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the result may show a time."""
+        return not self.reason
+
+
+def unit_rows(x: Array) -> Array:
+    """Rows of norm 1; zero rows stay zero."""
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.where(norm > 0, norm, 1)
+
+
+def tolerance(dtype: str, d: int) -> float:
+    """The regret that rounding in ``dtype`` explains: grows as eps times the square root of the number of coordinates."""
+    return _SLACK * _EPS[dtype] * float(np.sqrt(d))
+
+
+def label_regret(x: Array, labels: Array, centroids: Array, metric: str = "euclidean") -> float:
+    """How much worse than the nearest of the centroids the chosen one is, at the worst row, in float64.
+
+    It is relative to the size of the row and its centroid *after centring*, so that an offset common to all points can't hide wrong labels.
+
+    Args:
+        x: Points ``(N, D)``.
+        labels: Chosen centroids ``(N,)``.
+        centroids: ``(K, D)``.
+        metric: ``"euclidean"``, ``"cosine"`` or ``"dot"``.
+    """
+    c = centroids.astype(np.float64)
+    mean = np.zeros(x.shape[1])
+    if metric == "euclidean":
+        mean = x.mean(axis=0, dtype=np.float64)
+        c = c - mean
+        bias = -0.5 * np.einsum("kd,kd->k", c, c)
+        spread = float(x.var(axis=0, dtype=np.float64).sum())
+    else:
+        bias = np.zeros(len(c))
+        spread = 0.0
+    sizes = np.linalg.norm(c, axis=1)
+    worst = 0.0
+    for begin in range(0, len(x), _CHUNK):
+        rows = x[begin : begin + _CHUNK].astype(np.float64) - mean
+        if metric == "cosine":
+            rows = unit_rows(rows)
+        chosen = labels[begin : begin + _CHUNK]
+        scores = rows @ c.T + bias
+        lost = scores.max(axis=1) - scores[np.arange(len(rows)), chosen]
+        norm = np.linalg.norm(rows, axis=1)
+        size = norm**2 + sizes[chosen] ** 2 + spread if metric == "euclidean" else norm * sizes.max()
+        worst = max(worst, float((lost / np.where(size > 0, size, 1)).max()))
+    return worst
+
+
+def inertia(x: Array, labels: Array, centroids: Array, metric: str = "euclidean") -> float:
+    """The summed cost of all points ``(N, D)``, in float64."""
+    c = centroids.astype(np.float64)
+    total = 0.0
+    for begin in range(0, len(x), _CHUNK):
+        rows = x[begin : begin + _CHUNK].astype(np.float64)
+        own = c[labels[begin : begin + _CHUNK]]
+        if metric == "euclidean":
+            difference = rows - own
+            total += float(np.einsum("nd,nd->", difference, difference))
+        elif metric == "cosine":
+            total += len(rows) - float(np.einsum("nd,nd->", unit_rows(rows), own))
+        else:
+            total -= float(np.einsum("nd,nd->", rows, own))
+    return total
+
+
+def spread(x: Array, metric: str = "euclidean") -> float:
+    """The size against which an absolute error of an inertia is small, for ``(B, N, D)``."""
+    if metric == "cosine":
+        return float(x.shape[0] * x.shape[1])
+    if metric == "dot":
+        return float(np.linalg.norm(x, axis=-1).sum(dtype=np.float64))
+    return float(sum(member.var(axis=0, dtype=np.float64).sum() * len(member) for member in x))
+
+
+def judge(
+    x: Array,
+    labels: Array,
+    centroids: Array,
+    reported: float | None = None,
+    metric: str = "euclidean",
+    dtype: str = "float32",
+    sample: int = SAMPLE,
+) -> Verdict:
+    """Judges a result by itself.
+
+    Args:
+        x: Points ``(B, N, D)``.
+        labels: ``(B, N)``.
+        centroids: ``(B, K, D)``.
+        reported: The inertia the contestant reports, summed over the batch; None if it reports none.
+        metric: ``"euclidean"``, ``"cosine"`` or ``"dot"``.
+        dtype: Type the points were given in.
+        sample: Rows to judge the labels of, spread over the batch; the inertia is always over all rows.
+    """
+    b, n, d = x.shape
+    if labels.shape != (b, n) or centroids.ndim != 3 or centroids.shape[::2] != (b, d):
+        return Verdict(f"shapes {labels.shape} and {centroids.shape} for x {x.shape}")
+    if not np.isfinite(centroids).all():
+        return Verdict("centroids are not finite")
+    if labels.min() < 0 or labels.max() >= centroids.shape[1]:
+        return Verdict("labels out of range")
+    each = min(n, max(1, sample // b))
+    rng = np.random.default_rng(0)
+    regret = 0.0
+    total = 0.0
+    for points, chosen, c in zip(x, labels, centroids, strict=True):
+        rows = slice(None) if each == n else np.sort(rng.choice(n, each, replace=False))
+        regret = max(regret, label_regret(points[rows], chosen[rows], c, metric))
+        total += inertia(points, chosen, c, metric)
+    verdict = Verdict(regret=regret, tolerance=tolerance(dtype, d), inertia=total, rows=b * each)
+    if regret > verdict.tolerance:
+        return replace(verdict, reason=f"label regret {regret:.1e} > {verdict.tolerance:.1e}")
+    if reported is not None:
+        error = abs(reported - total)
+        if error > _REPORTED_LIMIT * abs(total) + verdict.tolerance * spread(x, metric):
+            return replace(verdict, reason=f"reports inertia {reported:.6g}, has {total:.6g}")
+    return verdict
+
+
+def compare(verdict: Verdict, best: float, limit: float = INERTIA_LIMIT) -> Verdict:
+    """Fails a result whose inertia is worse than the best one from the same start by more than ``limit``.
+
+    Float32 implementations part at ties and at empty clusters, so a small difference says nothing.
+    """
+    excess = (verdict.inertia - best) / max(abs(best), float(np.finfo(np.float64).tiny))
+    if verdict.ok and excess > limit:
+        return replace(verdict, reason=f"inertia {excess:+.1%} of the best from this start")
+    return verdict
+
+
+def judge_seeds(x: Array, centroids: Array) -> Verdict:
+    """Judges seeds ``(B, K, D)``: each is a point of its ``(B, N, D)`` problem; the inertia is that of the nearest seeds."""
+    total = 0.0
+    for points, seeds in zip(x, centroids, strict=True):
+        rows = {row.tobytes() for row in points + 0.0}
+        strangers = sum(row.tobytes() not in rows for row in seeds.astype(points.dtype) + 0.0)
+        if strangers:
+            return Verdict(f"{strangers} of {len(seeds)} seeds are not points of the data")
+        total += float(nearest(points, seeds))
+    return Verdict(inertia=total, rows=x.shape[0] * x.shape[1])
+
+
+def compare_seeds(verdict: Verdict, best: float) -> Verdict:
+    """Fails seeds whose cost is far above the best contestant's; the draws differ, so the limit is wide."""
+    return compare(verdict, best, _SEEDING_LIMIT)
+
+
+def nearest(x: Array, centroids: Array) -> float:
+    """The summed squared distance of ``(N, D)`` points to the nearest of ``(K, D)`` centroids, in float64."""
+    mean = x.mean(axis=0, dtype=np.float64)
+    c = centroids.astype(np.float64) - mean
+    squares = np.einsum("kd,kd->k", c, c)
+    total = 0.0
+    for begin in range(0, len(x), _CHUNK):
+        rows = x[begin : begin + _CHUNK].astype(np.float64) - mean
+        best = (squares - 2 * rows @ c.T).min(axis=1)
+        total += float(np.maximum(best + np.einsum("nd,nd->n", rows, rows), 0).sum())
+    return total

@@ -1,0 +1,77 @@
+"""How a problem is cut up, from its sizes alone: the same cuts, so the same bits, whatever the number of threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BLOCK", "WIDTH", "Plan", "plan"]
+
+BLOCK, WIDTH = 512, 64  # as in kernels/cpu/tile.py
+SMALL = 10_000_000  # N * K * D below which a whole fit runs on one thread inside one kernel: a round trip to threads costs 0.1 ms
+LANE_DIMS = 16  # up to this D points are SIMD lanes: measured 2 to 9 times faster than products
+SHARD_ROWS = 4096
+SHARD_BYTES = 32 << 20  # for the accumulators of all shards
+SEED_BYTES = 32 << 20  # for keeping the distances of a round's candidates
+TILE, SMALL_TILE = 512, 64  # rows per product; OpenBLAS has a faster kernel for small ones
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of one fit.
+
+    Attributes:
+        small: one thread and one kernel per member.
+        lanes: points are SIMD lanes; otherwise scores come from products.
+        tile: rows per tile.
+        shards: parts of a member's rows with accumulators of their own.
+        group: members whose shards are in flight together.
+        threads: threads to use.
+        keep_seeds: whether a round of k-means++ keeps its distances, or computes the winner's again.
+    """
+
+    small: bool
+    lanes: bool
+    tile: int
+    shards: int
+    group: int
+    threads: int
+    keep_seeds: bool
+
+
+def plan(
+    shape: tuple[int, int, int], n_clusters: int, point_arrays: int, trials: int, threads: int, max_bytes: int
+) -> Plan:
+    """Cut up a problem so that what is allocated beyond the input stays under `max_bytes` (0: no limit).
+
+    Args:
+        shape: (B, N, D).
+        n_clusters: K.
+        point_arrays: 4-byte values per point that the fit holds: labels, weights, costs, ...
+        trials: candidates per round of k-means++.
+        threads: threads that may be used.
+        max_bytes: the cap, 0 for none.
+    """
+    b, n, d = shape
+    small = n * n_clusters * d < SMALL
+    lanes = d <= LANE_DIMS
+    tile = SMALL_TILE if small and not lanes else max(64, min(TILE, (1 << 19) // d))
+    table = n_clusters * d * 8
+    per_thread = tile * (BLOCK + 2 * d + 4) * 4
+    if small:
+        per_thread += n * d * 4 + n_clusters * (d + 1) * 4
+    shards = 1 if small else max(1, min(64, -(-n // SHARD_ROWS), SHARD_BYTES // table))
+    fixed = 4 * b * n * point_arrays + 6 * b * table + (1 << 20)
+    room = max_bytes - fixed if max_bytes else 1 << 62
+    if room < per_thread + (0 if small else table):
+        need = fixed + per_thread + table
+        raise ValueError(
+            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need / 1e9:.3g} GB, the least that x.shape={shape} with"
+            f" n_clusters={n_clusters} needs on the cpu backend; raise it, or fit fewer members at a time"
+        )
+    threads = max(1, min(threads, room // 2 // per_thread))
+    room -= threads * per_thread
+    if not small:
+        shards = max(1, min(shards, room // 2 // table))
+    group = max(1, min(b, min(SHARD_BYTES, room // 2) // (shards * table)))
+    keep = 4 * b * n * trials <= min(SEED_BYTES, room // 2)
+    return Plan(small, lanes, tile, shards, group, threads, keep)

@@ -1,0 +1,58 @@
+"""Threads for one fit: started when there is work for more than one, gone when the fit ends."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+__all__ = ["Workers", "thread_count"]
+
+
+def thread_count() -> int:
+    """FLASH_KMEANS_THREADS, or the CPUs this process may use."""
+    value = os.environ.get("FLASH_KMEANS_THREADS", "")
+    if value:
+        if not value.isdecimal() or int(value) < 1:
+            raise ValueError(f"FLASH_KMEANS_THREADS={value!r} must be a whole number >= 1")
+        return int(value)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Workers:
+    """Run tasks on `n` threads, the caller being one of them. Tasks must release the GIL and write to places of their own."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, task: Callable[[int, int], object], n_tasks: int) -> None:
+        """Call task(slot, i) for i in range(n_tasks); slot < n is the thread's own number. Raises what a task raised."""
+        helpers = min(self.n, n_tasks) - 1
+        queue = itertools.count()  # next() is atomic
+        stop = False
+
+        def work(slot: int) -> None:
+            while not stop and (i := next(queue)) < n_tasks:
+                task(slot, i)
+
+        if helpers < 1:
+            return work(0)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.n - 1, thread_name_prefix="flash-kmeans")
+        futures = [self._pool.submit(work, slot) for slot in range(1, helpers + 1)]
+        try:
+            work(0)
+        finally:  # on Ctrl-C as well: the others finish the task they are at, and nobody writes after we return
+            stop = True
+            for future in futures:
+                future.result()
+
+    def close(self) -> None:
+        """Join the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None

@@ -1,0 +1,248 @@
+"""MLX operations only: runs on every device MLX has, deterministically, in tiles of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from .. import frame as frames
+from ..metrics import Metric
+from ..validation import check_magnitude
+from .base import PENDING, STABLE, Points, Step, cost_of
+
+__all__ = ["PortablePoints"]
+
+UNSET = 0xFFFFFFFF
+TILE_BYTES = 256 << 20  # for the scores and rows of a tile
+NOISE = 1e-6  # as in kernels/cpu/seed.py: an expanded distance below this share of the norms is rounding
+
+
+class PortablePoints(Points):
+    """Points as an `mx.array`; sums by sorting, never by atomics, so that they have the same bits every time."""
+
+    def __init__(
+        self, x: Any, n_clusters: int, metric: Metric, weights: np.ndarray | None, max_bytes: int, check_finite: bool,
+        compiled: bool = True, runs: int = 1,
+    ) -> None:  # fmt: skip
+        self.x = x if isinstance(x, mx.array) else mx.array(x, mx.float16 if x.dtype == np.float16 else mx.float32)
+        self.shape = b, n, d = self.x.shape
+        self.metric, self.point_weights, self.compiled, self.max_bytes = metric, weights, compiled, max_bytes
+        copied = 0 if isinstance(x, mx.array) else self.x.nbytes
+        self.tile = self._tile_rows(n_clusters, copied + 4 * b * n * (6 + runs), max_bytes)
+        self._choose_frame(check_finite)
+        self.inverse = self._inverse_norms() if metric.spherical else None  # (B, N)
+        self.weights = None if weights is None else mx.array(weights)
+        if metric.unit_points:
+            self.weights = self.inverse if self.weights is None else self.weights * self.inverse
+        self._labels = mx.full((b, n), UNSET, mx.uint32)
+        self._step_tile = mx.compile(_step_tile) if compiled else _step_tile
+        self._best = mx.compile(_best) if compiled else _best
+
+    def _tile_rows(self, n_clusters: int, held: int, max_bytes: int) -> int:
+        b, n, d = self.shape
+        per_row = 4 * b * (3 * n_clusters + 4 * d + 8)
+        held += 12 * 4 * b * n_clusters * d
+        room = min(TILE_BYTES, max_bytes - held) if max_bytes else TILE_BYTES
+        if max_bytes and room < per_row:
+            raise ValueError(
+                f"max_mem_gb={max_bytes / 1e9:g} must be >= {(held + per_row) / 1e9:.3g} GB, the least that x.shape="
+                f"{self.shape} with n_clusters={n_clusters} needs on the portable backend; raise it"
+            )
+        return max(1, min(n, room // per_row))
+
+    def like(self, x: np.ndarray, weights: np.ndarray, n_clusters: int) -> PortablePoints:
+        return PortablePoints(x, n_clusters, self.metric, weights, self.max_bytes, False, self.compiled)
+
+    # Reading points
+
+    def _choose_frame(self, check_finite: bool) -> None:
+        b, n, _ = self.shape
+        sample = np.array(self.x[:, :: frames.sample_step(n)].astype(mx.float32))
+        magnitude = np.abs(sample).max((1, 2)).astype(np.float64)
+        if check_finite:
+            for lo, hi in self._tiles():
+                part = mx.abs(self.x[:, lo:hi].astype(mx.float32))
+                # NaN is not less than Inf: caught whatever MLX's maximum makes of it.
+                fine = (part < mx.inf).all(axis=(1, 2))
+                largest = np.array(mx.where(fine, part.max(axis=(1, 2)), mx.inf))
+                magnitude = np.maximum(magnitude, largest)
+        check_magnitude(magnitude, self.shape)
+        self.frame = frames.choose(sample, magnitude, self.metric)
+        self._plain = bool(self.frame.identity.all())
+        self._shift = mx.array(self.frame.shift.astype(np.float32))[:, None]
+        self._factor = mx.array((1.0 / self.frame.scale).astype(np.float32))[:, None, None]
+
+    def _tiles(self) -> Iterator[tuple[int, int]]:
+        for lo in range(0, self.shape[1], self.tile):
+            yield lo, min(lo + self.tile, self.shape[1])
+
+    def _rows(self, lo: int, hi: int) -> mx.array:
+        """(B, T, D) float32 in the frame."""
+        x = self.x[:, lo:hi].astype(mx.float32)
+        return x if self._plain else (x - self._shift) * self._factor
+
+    def _gather(self, tile: Callable[[mx.array, int, int], mx.array]) -> mx.array:
+        """Tiles' (B, T) results side by side, evaluated one by one so that memory is one tile's."""
+        parts = []
+        for lo, hi in self._tiles():
+            parts.append(tile(self._rows(lo, hi), lo, hi))
+            mx.eval(parts[-1])
+        return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+
+    def _inverse_norms(self) -> mx.array:
+        def tile(x: mx.array, _lo: int, _hi: int) -> mx.array:
+            square = mx.square(x).sum(-1)
+            return mx.where(square > 0, mx.rsqrt(mx.where(square > 0, square, 1.0)), 0.0)
+
+        return self._gather(tile)
+
+    def reset(self) -> None:
+        self._labels = mx.full(self._labels.shape, UNSET, mx.uint32)
+
+    def labels(self) -> np.ndarray:
+        return np.array(self._labels)
+
+    def rows(self, b: int, index: np.ndarray) -> np.ndarray:
+        return np.array(self.x[b, mx.array(index)].astype(mx.float32), np.float64)
+
+    def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:
+        return np.ones(len(index)) if self.weights is None else np.array(self.weights[b, mx.array(index)], np.float64)
+
+    # Steps
+
+    def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
+        n_members, k, d = centroids.shape
+        c, bias = self._inner(centroids)
+        running = mx.array(limits > 0)[:, None]
+        sums, mass = np.zeros((n_members, k, d)), np.zeros((n_members, k))
+        counts, changed = np.zeros((n_members, k), np.int64), np.zeros(n_members, np.int64)
+        parts = []
+        for lo, hi in self._tiles():
+            weights = mx.ones((n_members, hi - lo)) if self.weights is None else self.weights[:, lo:hi]
+            old = self._labels[:, lo:hi]
+            labels, *totals = self._step_tile(self._rows(lo, hi), c, bias, weights, old, running)
+            mx.eval(labels, *totals)
+            parts.append(labels)
+            for total, part in zip((sums, mass, counts, changed), totals, strict=True):
+                total += np.array(part)
+        self._labels = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+        status = np.where(changed == 0, STABLE, PENDING)
+        return Step((limits > 0).astype(np.int64), status, sums, mass, counts, np.zeros(n_members))
+
+    def assign(self, centroids: np.ndarray, members: np.ndarray) -> None:
+        c, bias = self._inner(centroids)
+        new = self._gather(lambda x, _lo, _hi: self._best(x, c, bias))
+        self._labels = mx.where(mx.array(members)[:, None], new, self._labels)
+        mx.eval(self._labels)
+
+    def _inner(self, centroids: np.ndarray) -> tuple[mx.array, mx.array]:
+        inner = self.frame.inward(centroids)
+        return mx.array(inner), mx.array(self.metric.bias(inner))
+
+    # Costs
+
+    def _values(self, centroids: np.ndarray) -> mx.array:
+        """(B, N): ||x - c||^2 or <x, c> under the labels, in the frame."""
+        c = mx.array(self.frame.inward(centroids))
+
+        def tile(x: mx.array, lo: int, hi: int) -> mx.array:
+            own = mx.take_along_axis(c, self._labels[:, lo:hi, None].astype(mx.int32), axis=1)
+            return (x * own).sum(-1) if self.metric.spherical else mx.square(x - own).sum(-1)
+
+        return self._gather(tile)
+
+    def _costs(self, centroids: np.ndarray) -> np.ndarray:
+        inverse = None if self.inverse is None else np.array(self.inverse)
+        return cost_of(self.metric, np.array(self._values(centroids)), inverse, self.frame.scale[:, None])
+
+    def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
+        return self._costs(centroids)[b].astype(np.float32)
+
+    def inertia(self, centroids: np.ndarray) -> np.ndarray:
+        costs = self._costs(centroids)
+        if self.point_weights is None:
+            return costs.sum(axis=1, dtype=np.float64)
+        return np.einsum("bn,bn->b", costs, self.point_weights, dtype=np.float64)
+
+    # k-means++; spherical metrics seed by the squared distance of unit rows, as in backends/cpu/seeds.py
+
+    def seed_start(self, index: np.ndarray, trials: int) -> None:
+        b, n, _ = self.shape
+        ones = mx.ones((b, n))
+        self._seed_w = ones if self.point_weights is None else mx.array(self.point_weights)
+        if self.inverse is None:
+            self._square = self._gather(lambda x, _lo, _hi: mx.square(x).sum(-1))
+            self._inverse = ones
+        else:
+            self._square, self._inverse = (self.inverse > 0).astype(mx.float32), self.inverse
+            if not self.metric.unit_points:
+                self._seed_w = self._seed_w * mx.where(self.inverse > 0, 1 / mx.maximum(self.inverse, 1e-37), 0.0)
+        self._nearest = mx.full((b, n), mx.inf)
+        self._candidates = index[:, None]
+        self.seed_take(np.zeros(b, np.int64))
+
+    def _to(self, index: np.ndarray) -> mx.array:
+        """(B, L, N) squared distances to the points index (B, L), at most the nearest so far."""
+        rows = np.stack([self.frame.rows(self.rows(b, i), b) for b, i in enumerate(index)])
+        c = mx.array(self.metric.start(rows).astype(np.float32))
+        c_square = mx.square(c).sum(-1)[:, :, None]
+
+        def tile(x: mx.array, lo: int, hi: int) -> mx.array:
+            norms = self._square[:, None, lo:hi] + c_square
+            distance = norms - 2 * self._inverse[:, None, lo:hi] * (c @ x.swapaxes(1, 2))
+            distance = mx.where(distance < NOISE * norms, 0.0, distance)
+            return mx.minimum(distance, self._nearest[:, None, lo:hi]).swapaxes(1, 2)
+
+        return self._gather(tile).swapaxes(1, 2)
+
+    def seed_draw(self, uniforms: np.ndarray) -> np.ndarray:
+        out = np.full((self.shape[0], len(uniforms)), -1, np.int64)
+        for b, potential in enumerate(np.array(self._seed_w * self._nearest)):
+            total = np.cumsum(potential, dtype=np.float64)
+            if total[-1] > 0:
+                last = np.flatnonzero(potential)[-1]
+                out[b] = np.minimum(np.searchsorted(total, uniforms * total[-1], side="right"), last)
+        return out
+
+    def seed_try(self, index: np.ndarray) -> np.ndarray:
+        self._candidates = index
+        return np.array((self._to(index) * self._seed_w[:, None]).sum(-1), np.float64)
+
+    def seed_take(self, choice: np.ndarray) -> None:
+        chosen = self._candidates[np.arange(len(choice)), choice]
+        self._nearest = self._to(chosen[:, None])[:, 0]
+        mx.eval(self._nearest)
+
+    def seed_end(self) -> None:
+        del self._seed_w, self._square, self._inverse, self._nearest, self._candidates
+
+
+def _best(x: mx.array, c: mx.array, bias: mx.array) -> mx.array:
+    """(B, T) uint32: the best centroid of rows x (B, T, D)."""
+    return mx.argmax(mx.addmm(bias[:, None], x, c.swapaxes(1, 2)), axis=-1)
+
+
+def _step_tile(
+    x: mx.array, c: mx.array, bias: mx.array, weights: mx.array, old: mx.array, running: mx.array
+) -> tuple[mx.array, ...]:
+    """E-step of a tile and its sums: labels (B, T), sums (B, K, D), mass (B, K), counts (B, K), changed (B,)."""
+    n_members, t, d = x.shape
+    k = c.shape[1]
+    labels = mx.where(running, _best(x, c, bias), old)
+    # Rows sorted by member and cluster; every cluster is then a segment of one product with the weights.
+    key = (labels.astype(mx.int32) + mx.arange(n_members, dtype=mx.int32)[:, None] * k).reshape(-1)
+    order = mx.argsort(key)
+    ends = mx.searchsorted(key[order], mx.arange(n_members * k, dtype=mx.int32), side="right").astype(mx.uint32)
+    starts = mx.concatenate([mx.zeros((1,), mx.uint32), ends[:-1]])
+    segments = mx.stack([starts, ends], axis=1)
+    w = weights.reshape(-1)[order]
+    sums = mx.segmented_mm(w[None], x.reshape(-1, d)[order], segments)
+    total = mx.segmented_mm(w[None], mx.ones((w.size, 1)), segments)
+    some = mx.concatenate([mx.zeros((1,), mx.int32), mx.cumsum((w > 0).astype(mx.int32))])
+    counts = some[ends] - some[starts]
+    changed = (labels != old).sum(axis=1)
+    shape = (n_members, k)
+    return labels, sums.reshape(*shape, d), total.reshape(shape), counts.reshape(shape), changed

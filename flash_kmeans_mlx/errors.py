@@ -1,0 +1,15 @@
+"""Exceptions and warnings of the package."""
+
+__all__ = ["BackendUnavailableError", "EmptyClusterWarning", "NotFittedError"]
+
+
+class BackendUnavailableError(RuntimeError):
+    """A named backend can't run here or can't take the problem; the message says why."""
+
+
+class NotFittedError(ValueError, AttributeError):
+    """An estimator was asked for a result before `fit` or `load`."""
+
+
+class EmptyClusterWarning(UserWarning):
+    """Fewer distinct points than clusters: the extra clusters stay empty."""

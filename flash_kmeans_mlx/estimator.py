@@ -1,0 +1,189 @@
+"""FlashKMeans: the functional core as an object that remembers."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from . import _modelfile, validation
+from .api import score
+from .errors import NotFittedError
+from .fitting import fit
+
+__all__ = ["FlashKMeans"]
+
+_SAVED = ("d", "k", "niter", "tol", "seed", "metric", "compiled", "max_mem_gb", "n_init", "empty", "check_finite")
+
+
+class FlashKMeans:
+    """Batched k-means with the interface of faiss's Kmeans and scikit-learn's verbs.
+
+    Args:
+        d: dimensions of the points; checked if given.
+        k: number of clusters.
+        niter: most iterations.
+        tol, seed, verbose, dtype, compiled, max_mem_gb, n_init, empty, backend, check_finite: as in `batch_kmeans_Euclid`.
+        metric: "euclidean", "cosine" or "dot".
+        init: as in `batch_kmeans_Euclid`; here k-means++ is the default.
+
+    Attributes (after `fit`; B is absent if the points had two dimensions):
+        centroids: (B, K, D) float32.
+        labels_: (B, N) uint32, of the points it was fitted to.
+        inertia_: (B,) float64.
+        n_iter_: iterations of the member of the batch that took most.
+        backend_: the backend that ran.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
+        >>> model = FlashKMeans(16, 8).fit(x)
+        >>> model.predict(x[:5]).shape
+        (5,)
+    """
+
+    def __init__(
+        self,
+        d: int | None = None,
+        k: int = 8,
+        niter: int = 25,
+        tol: float = 1e-8,
+        seed: int = 0,
+        verbose: bool = False,
+        dtype: Any = None,
+        metric: str = "euclidean",
+        compiled: bool = True,
+        max_mem_gb: float = 0.0,
+        init: Any = "k-means++",
+        *,
+        n_init: int = 1,
+        empty: str = "farthest",
+        backend: str | None = None,
+        check_finite: bool = True,
+    ) -> None:
+        self.d = None if d is None else validation.check_count("d", d, 1)
+        self.k = validation.check_count("k", k, 1)
+        self.niter = validation.check_count("niter", niter, 0)
+        self.metric = validation.metric(metric).name
+        self.tol = tol
+        self.seed = seed
+        self.verbose = verbose
+        self.dtype = dtype
+        self.compiled = compiled
+        self.max_mem_gb = max_mem_gb
+        self.init = init
+        self.n_init = n_init
+        self.empty = empty
+        self.backend = backend
+        self.check_finite = check_finite
+        self.centroids: Any = None
+
+    def fit(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> FlashKMeans:
+        """Cluster x (B, N, D) or (N, D); returns self."""
+        data = self._check_d(x)
+        result = fit(
+            validation.metric(self.metric), data.given, self.k, self.niter, self.tol, init_centroids, self.verbose, init=self.init,
+            seed=self.seed, sample_weight=sample_weight, n_init=self.n_init, empty=self.empty, compiled=self.compiled,
+            max_mem_gb=self.max_mem_gb, backend=self.backend, check_finite=self.check_finite,
+        )  # fmt: skip
+        self.d = data.shape[2]
+        self.labels_, self.centroids, self.n_iter_ = result
+        self.inertia_ = result.inertia
+        self.backend_ = result.backend
+        return self
+
+    train = fit
+
+    def fit_predict(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> Any:
+        """Fit, and return the labels (B, N) of x."""
+        return self.fit(x, sample_weight, init_centroids).labels_
+
+    def predict(self, x: Any) -> Any:
+        """Labels (B, N) uint32 of new points."""
+        return self._score(x, None)[0]
+
+    def score(self, x: Any, sample_weight: Any = None) -> Any:
+        """(B,) minus the inertia of x under its best labels: larger is better."""
+        return -self._score(x, sample_weight)[1]
+
+    def transform(self, x: Any) -> Any:
+        """(B, N, K) float32 distance of every point to every centroid.
+
+        Euclidean distance (not squared), ``1 - cos``, or ``-dot``. Computed in float64, in tiles of rows.
+        """
+        data = self._check_fitted(x)
+        c = np.broadcast_to(self._numpy_centroids(), (data.shape[0], *self._numpy_centroids().shape[-2:]))
+        out = np.empty((data.shape[0], data.shape[1], c.shape[1]), np.float32)
+        step = max(1, (1 << 20) // max(c.shape[1], data.shape[2]))
+        for b, member in enumerate(c):
+            for s in range(0, data.shape[1], step):
+                rows = np.asarray(validation.to_numpy(data.x[b, s : s + step]), np.float64)
+                out[b, s : s + step] = validation.metric(self.metric).distances(rows, member.astype(np.float64))
+        return data.give(out, array=True)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model to one safetensors file, atomically; `load` reads it on any machine."""
+        if self.centroids is None:
+            raise NotFittedError("save needs a fitted model: call fit first")
+        parameters = {name: getattr(self, name) for name in _SAVED}
+        if isinstance(self.init, str):
+            parameters["init"] = self.init
+        arrays = {
+            "centroids": self._numpy_centroids(),
+            "inertia": np.atleast_1d(np.asarray(self.inertia_, np.float64)),
+            "n_iter": np.array([self.n_iter_], np.int64),
+        }
+        _modelfile.write(path, arrays, {"class": "FlashKMeans", "parameters": json.dumps(parameters)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FlashKMeans:
+        """A model that `save` wrote; its centroids are `mx.array`, its labels are not kept.
+
+        Raises:
+            ValueError: not such a file, of a newer format, or damaged; the message says which.
+        """
+        arrays, metadata = _modelfile.read(path)
+        try:
+            if metadata["class"] != "FlashKMeans":
+                raise ValueError(f"it holds a {metadata['class']}")
+            model = cls(**json.loads(metadata["parameters"]))
+            c, inertia = arrays["centroids"], arrays["inertia"]
+            if c.ndim not in (2, 3) or c.shape[-2:] != (model.k, model.d) or c.dtype != np.float32:
+                raise ValueError(f"centroids of shape {c.shape} do not fit k={model.k}, d={model.d}")
+            if not np.isfinite(c).all():
+                raise ValueError("centroids are not finite")
+            model.n_iter_ = int(arrays["n_iter"][0])
+            model.inertia_ = inertia if c.ndim == 3 else float(inertia[0])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)!r} is not a FlashKMeans model, or a damaged one: {error}") from error
+        model.centroids = mx.array(c)
+        return model
+
+    def _score(self, x: Any, sample_weight: Any) -> tuple[Any, Any]:
+        data = self._check_fitted(x)
+        return score(
+            data.given, self.centroids, self.metric, sample_weight=sample_weight, max_mem_gb=self.max_mem_gb, backend=self.backend,
+            check_finite=self.check_finite,
+        )  # fmt: skip
+
+    def _numpy_centroids(self) -> np.ndarray:
+        return np.array(self.centroids, np.float32)
+
+    def _check_d(self, x: Any) -> validation.Data:
+        data = validation.data(x, self.dtype)
+        if self.d is not None and data.shape[2] != self.d:
+            raise ValueError(f"x must have D={self.d} columns, got {data.shape[2]} (x.shape={data.given_shape})")
+        return data
+
+    def _check_fitted(self, x: Any) -> validation.Data:
+        if self.centroids is None:
+            raise NotFittedError("this FlashKMeans has no centroids: call fit, or load a model, first")
+        data = self._check_d(x)
+        if self.centroids.ndim == 3 and len(self.centroids) != data.shape[0]:
+            raise ValueError(
+                f"x must have B={len(self.centroids)} members like the points of fit (x.shape={data.given_shape})"
+            )
+        return data

@@ -1,0 +1,108 @@
+"""One fit: validate, open the points, seed, run, keep the best."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from . import backends, validation
+from .backends.base import Points
+from .errors import EmptyClusterWarning
+from .lloyd import EMPTY_POLICIES, Fit, Iteration, lloyd
+from .metrics import Metric
+from .result import KMeansResult
+from .seeding import INITS, initial_centroids
+
+__all__ = ["fit"]
+
+
+def fit(
+    metric: Metric,
+    x: Any,
+    n_clusters: int,
+    max_iters: int = 100,
+    tol: float = 0.0,
+    init_centroids: Any = None,
+    verbose: bool = False,
+    *,
+    init: Any = "random",
+    seed: int = 0,
+    sample_weight: Any = None,
+    n_init: int = 1,
+    empty: str = "farthest",
+    compiled: bool = True,
+    max_mem_gb: float = 0.0,
+    dtype: Any = None,
+    backend: str | None = None,
+    check_finite: bool = True,
+) -> KMeansResult:
+    """`batch_kmeans_*` of `api` for any metric, with the same arguments."""
+    data = validation.data(x, dtype)
+    n = data.shape[1]
+    n_clusters = validation.check_count("n_clusters", n_clusters, 1, n, "N", data.given_shape)
+    max_iters = validation.check_count("max_iters", max_iters, 0)
+    n_init = validation.check_count("n_init", n_init, 1)
+    seed = validation.check_count("seed", seed, 0)
+    tol = validation.check_real("tol", tol)
+    validation.check_choice("empty", empty, EMPTY_POLICIES)
+    weights = validation.weights(sample_weight, data.shape, check_finite)
+    if init_centroids is not None:
+        init = validation.centroids(init_centroids, data.shape, n_clusters, "init_centroids", check_finite)
+    elif isinstance(init, str):
+        validation.check_choice("init", init, INITS)
+    if not isinstance(init, str) and not callable(init):
+        n_init = 1  # every run would be the same
+    backend = backends.resolve(backend)
+    points = backends.open_points(
+        backend, data.x, n_clusters, metric, weights=weights, max_bytes=validation.cap(max_mem_gb),
+        check_finite=check_finite, compiled=compiled, runs=n_init,
+    )  # fmt: skip
+    with points:
+        report = _print if verbose else None
+        starts = (
+            initial_centroids(points, init, data, n_clusters, np.random.default_rng([seed, run]), check_finite)
+            for run in range(n_init)
+        )
+        runs = (lloyd(points, start, max_iters, tol, empty, report) for start in starts)
+        best, labels, inertia = _best(points, runs, n_init)
+    if best.exhausted.any():
+        warnings.warn(
+            f"fewer distinct points than n_clusters={n_clusters} in {int(best.exhausted.sum())} of {len(best.exhausted)}"
+            f" members (x.shape={data.given_shape}): the extra clusters are empty",
+            EmptyClusterWarning,
+            stacklevel=3,
+        )
+    return KMeansResult(
+        labels=data.give(labels, array=True),
+        centroids=data.give(best.centroids, array=True),
+        n_iter=int(best.n_iter.max()),
+        inertia=data.give(inertia),
+        converged=data.give(best.converged),
+        n_iter_per_batch=data.give(best.n_iter),
+        backend=backend,
+    )
+
+
+def _best(points: Points, runs: Iterator[Fit], n_init: int) -> tuple[Fit, np.ndarray, np.ndarray]:
+    """The run of lowest inertia for every member: (fit, labels (B, N), inertia (B,))."""
+    best = next(runs)
+    inertia = points.inertia(best.centroids)
+    labels = points.labels() if n_init == 1 else points.labels().copy()
+    for new in runs:
+        cost = points.inertia(new.centroids)
+        better = cost < inertia
+        labels[better] = points.labels()[better]
+        inertia = np.where(better, cost, inertia)
+        for kept, found in zip(best, new, strict=True):
+            kept[better] = found[better]
+    return best, labels, inertia
+
+
+def _print(i: Iteration) -> None:
+    print(
+        f"iteration {i.n_iter}: shift {i.shift:.6g}, inertia {i.inertia:.8g}, {i.n_empty} empty clusters, {i.n_running} running",
+        flush=True,
+    )

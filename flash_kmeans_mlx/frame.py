@@ -1,0 +1,83 @@
+"""The coordinates a fit is computed in: far offsets and extreme magnitudes removed while points are read, never in a copy.
+
+A shift keeps the products from cancelling when the data sit far from the origin; a scale, a power of two, keeps squares
+inside float32's range. Data that need neither, most data, are used as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .metrics import Metric
+
+__all__ = ["Frame", "choose"]
+
+SAMPLE_ROWS = 256
+FAR = 4.0  # shift where ||mean||^2 is more than this many times the variance: costs at most two bits otherwise
+LARGE, SMALL = 2.0**40, 2.0**-40  # magnitudes whose squares, summed over any D, stay inside float32
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Points are read as ``(x - shift) / scale``; spherical centroids have no scale and no origin.
+
+    Attributes:
+        shift: (B, D) float64.
+        scale: (B,) float64, powers of two.
+        spherical: centroids are unit vectors.
+    """
+
+    shift: np.ndarray
+    scale: np.ndarray
+    spherical: bool
+
+    @property
+    def identity(self) -> np.ndarray:
+        """(B,) bool: members whose points are used as they are."""
+        return (self.scale == 1.0) & ~self.shift.any(-1)
+
+    def inward(self, c: np.ndarray) -> np.ndarray:
+        """Centroids (B, K, D) in the frame, float32."""
+        if self.spherical or self.identity.all():
+            return np.ascontiguousarray(c, np.float32)
+        return ((c.astype(np.float64) - self.shift[:, None]) / self.scale[:, None, None]).astype(np.float32)
+
+    def outward(self, c: np.ndarray) -> np.ndarray:
+        """Centroids (B, K, D) float64 of the frame in the user's coordinates, float32."""
+        if self.spherical:
+            return c.astype(np.float32)
+        return (c * self.scale[:, None, None] + self.shift[:, None]).astype(np.float32)
+
+    def rows(self, x: np.ndarray, b: int) -> np.ndarray:
+        """Rows (n, D) of member b in the frame, float64."""
+        return (x.astype(np.float64) - self.shift[b]) / self.scale[b]
+
+
+def sample_step(n: int) -> int:
+    """The stride of the rows that `choose` looks at."""
+    return max(1, n // SAMPLE_ROWS)
+
+
+def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
+    """The frame of a problem.
+
+    Args:
+        sample: (B, S, D) some rows of every member, float.
+        magnitude: (B,) the largest absolute value of every member.
+        metric: spherical metrics have an origin, so they are scaled but never shifted.
+    """
+    mean = sample.mean(axis=1, dtype=np.float64)
+    if metric.spherical:
+        shift = np.zeros_like(mean)
+    else:
+        with np.errstate(over="ignore"):  # an infinite variance shifts nothing, and the scale mends the rest
+            second = np.einsum("bsd,bsd->b", sample, sample, dtype=np.float64) / sample.shape[1]
+        square = np.einsum("bd,bd->b", mean, mean)
+        far = square > FAR * np.maximum(second - square, 0.0)
+        shift = np.where(far[:, None], mean.astype(np.float32), 0.0).astype(np.float64)
+    exponent = np.frexp(np.maximum(magnitude, np.finfo(np.float64).tiny))[1]
+    outside = (magnitude > LARGE) | ((magnitude < SMALL) & (magnitude > 0))
+    scale = np.ldexp(1.0, np.clip(exponent, -126, 126))  # its inverse is a float32 too
+    return Frame(shift, np.where(outside, scale, 1.0), metric.spherical)

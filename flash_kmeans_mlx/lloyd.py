@@ -1,0 +1,163 @@
+"""Lloyd's loop (Lloyd, 1982): step, repair empty clusters, move, stop. One loop for every backend and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .backends.base import PENDING, SETTLED, STABLE, Points, Step
+
+__all__ = ["EMPTY_POLICIES", "Fit", "Iteration", "lloyd"]
+
+EMPTY_POLICIES = ("farthest", "split", "keep")
+SPLIT_STEP = 1 / 16  # how far towards its farthest point a split cluster's twin starts, as a share of the way
+DISTINCT = 1e-12  # a point is its own centroid if nearer than this share of the squared norms: rounding of float32
+
+
+class Fit(NamedTuple):
+    """Outcome of one run: labels are in the Points."""
+
+    centroids: np.ndarray  # (B, K, D) float32
+    n_iter: np.ndarray  # (B,)
+    converged: np.ndarray  # (B,) bool
+    exhausted: np.ndarray  # (B,) bool: a cluster stayed empty because no point was left to give it
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What `report` is told after every iteration."""
+
+    n_iter: int
+    shift: float  # the largest over the members still running
+    inertia: float  # the sum over the batch, before the centroids moved
+    n_empty: int
+    n_running: int
+
+
+def lloyd(
+    points: Points,
+    centroids: np.ndarray,
+    max_iters: int,
+    tol: float,
+    empty: str,
+    report: Callable[[Iteration], None] | None = None,
+) -> Fit:
+    """Run from `centroids` (B, K, D); on return the labels in `points` are those of the returned centroids.
+
+    A member of the batch stops by itself when an assignment changed no label or no centroid moved by more than `tol`.
+    With `report` the loop goes one iteration at a time.
+    """
+    points.reset()
+    c = points.metric.start(centroids).astype(np.float32)
+    n_members = len(c)
+    n_iter = np.zeros(n_members, np.int64)
+    fresh, converged, exhausted = np.zeros((3, n_members), bool)  # fresh: labels are those of c
+    while True:
+        limits = np.where(converged, 0, max_iters - n_iter)
+        running = limits > 0
+        if not running.any():
+            break
+        before = c.copy() if report else c
+        step = points.step(c, np.minimum(limits, 1) if report else limits, tol, empty == "keep")
+        n_iter += np.where(running, step.iterations, 0)
+        stable = running & (step.status == STABLE)
+        settled = running & (step.status == SETTLED)
+        pending = running & (step.status == PENDING)
+        fresh |= stable
+        shift = np.where(settled, step.shift, 0.0)
+        inertia = points.inertia(before) if report else None
+        if pending.any():
+            new, spent = _move(points, step, c, pending, empty)
+            exhausted |= spent
+            shift[pending] = np.sqrt(np.square(new.astype(np.float64) - c).sum(-1).max(-1))[pending]
+            c[pending] = new[pending]
+            settled |= pending & (shift <= tol)
+        converged |= stable | settled
+        if report:
+            n_empty = int((step.counts[running] == 0).sum())
+            report(Iteration(int(n_iter.max()), float(shift.max()), float(np.sum(inertia)), n_empty, int(running.sum())))
+    if not fresh.all():
+        points.assign(c, ~fresh)
+    return Fit(c, n_iter, converged, exhausted)
+
+
+def _move(points: Points, step: Step, c: np.ndarray, pending: np.ndarray, empty: str) -> tuple[np.ndarray, np.ndarray]:
+    """M-step: centroids (B, K, D), with empty clusters given a place; and which members had none to give."""
+    sums, mass = step.sums, step.mass
+    exhausted = np.zeros(len(c), bool)
+    holes = pending & (step.counts == 0).any(-1)
+    if empty == "farthest" and holes.any():
+        sums, mass = sums.copy(), mass.copy()
+        for b in np.flatnonzero(holes):
+            exhausted[b] = not _relocate(points, c, b, sums[b], mass[b], step.counts[b].copy())
+    mean = points.metric.finalize(sums, mass, points.frame.inward(c))
+    new = points.frame.outward(mean)
+    empties = mass <= 0
+    new[empties] = c[empties]  # exactly, not through the frame and back
+    if empty == "split":
+        for b in np.flatnonzero(holes):
+            exhausted[b] = not _split(points, c, new, b, step.counts[b].astype(np.float64))
+    return new, exhausted
+
+
+def _relocate(points: Points, c: np.ndarray, b: int, sums: np.ndarray, mass: np.ndarray, counts: np.ndarray) -> bool:
+    """Move the points with the largest cost, farthest first, into the empty clusters of member b; False if too few."""
+    candidates = iter(_farthest(points, c, b, 4 * int((counts == 0).sum()) + 64))
+    for k in np.flatnonzero(counts == 0):
+        for i in candidates:
+            donor = int(points.labels()[b, i])
+            if counts[donor] > 1 and _apart(points, c, b, i, donor):
+                break
+        else:
+            return False
+        weight = points.sum_weights(b, np.array([i]))[0]
+        row = weight * points.frame.rows(points.rows(b, np.array([i])), b)[0]
+        sums[donor] -= row
+        mass[donor] -= weight
+        counts[donor] -= 1
+        sums[k], mass[k], counts[k] = row, weight, 1
+    return True
+
+
+def _farthest(points: Points, c: np.ndarray, b: int, n: int) -> np.ndarray:
+    """The n points of member b that count and cost most, in order; ties to the lowest index."""
+    cost = points.costs(c, b)
+    if points.point_weights is not None:
+        cost = np.where(points.point_weights[b] > 0, cost, -np.inf)
+    n = min(n, int((cost > -np.inf).sum()))
+    some = np.flatnonzero(cost >= np.partition(cost, -n)[-n])
+    return some[np.argsort(-cost[some], kind="stable")][:n]
+
+
+def _apart(points: Points, c: np.ndarray, b: int, i: int, k: int) -> bool:
+    """Whether point i would make a centroid, and another one than c[b, k]."""
+    row = points.metric.start(points.rows(b, np.array([i])))[0] - points.frame.shift[b]
+    if points.metric.spherical and not row.any():
+        return False
+    gap = row - (c[b, k] - points.frame.shift[b])
+    return float(gap @ gap) > DISTINCT * float(row @ row)
+
+
+def _split(points: Points, c: np.ndarray, new: np.ndarray, b: int, counts: np.ndarray) -> bool:
+    """Give each empty cluster of member b half of the largest one: a twin a little towards its farthest point."""
+    cost = points.costs(c, b)
+    labels = points.labels()[b]
+    for k in np.flatnonzero(counts == 0):
+        donor = int(counts.argmax())
+        inside = labels == donor
+        if points.point_weights is not None:
+            inside &= points.point_weights[b] > 0
+        if not inside.any():
+            return False
+        i = int(np.where(inside, cost, -np.inf).argmax())
+        if not _apart(points, new, b, i, donor):
+            return False
+        towards = points.metric.start(points.rows(b, np.array([i])))[0] - new[b, donor]
+        new[b, k] = new[b, donor] + SPLIT_STEP * towards
+        counts[[donor, k]] = counts[donor] / 2
+    if points.metric.spherical:
+        new[b] = points.metric.start(new[b])
+    return True

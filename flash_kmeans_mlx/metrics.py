@@ -1,0 +1,77 @@
+"""The three metrics, as data: the only module that knows them.
+
+Every assignment is the best of ``<x, c> + bias(c)``; every centroid comes from weighted sums of points:
+
+========= ======================= ==================== =========================================================
+metric    bias(c)                 weight of x in sums  centroid
+========= ======================= ==================== =========================================================
+euclidean ``-||c||^2 / 2``        1                    sum / weight
+cosine    0                       ``1 / ||x||``        sum / ``||sum||`` (Dhillon and Modha, 2001)
+dot       0                       1                    sum / ``||sum||``: with it the objective never gets worse
+========= ======================= ==================== =========================================================
+
+Scaling a row never changes which centroid is best for it, so cosine needs no normalised copy of x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["COSINE", "DOT", "EUCLIDEAN", "METRICS", "Metric", "unit_rows"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as backends see it: what centroids are, and what a point weighs.
+
+    Attributes:
+        name: the public name.
+        spherical: centroids are unit vectors and the bias is zero; otherwise means, with the bias ``-||c||^2 / 2``.
+        unit_points: points count by their direction only.
+    """
+
+    name: str
+    spherical: bool
+    unit_points: bool
+
+    def bias(self, c: np.ndarray) -> np.ndarray:
+        """(..., K) float32, what is added to ``<x, c>`` for centroids c (..., K, D)."""
+        if self.spherical:
+            return np.zeros(c.shape[:-1], np.float32)
+        return (-0.5 * np.einsum("...kd,...kd->...k", c, c, dtype=np.float64)).astype(np.float32)
+
+    def start(self, c: np.ndarray) -> np.ndarray:
+        """Centroids (..., K, D) as the loop may start from: unit rows where centroids are unit vectors."""
+        return unit_rows(c) if self.spherical else c
+
+    def distances(self, x: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """(N, K) from rows x (N, D) to centroids c (K, D), float64: Euclidean, not squared; ``1 - cos``; ``-dot``."""
+        if self.spherical:
+            return 1.0 - unit_rows(x) @ unit_rows(c).T if self.unit_points else -(x @ c.T)
+        shift = c.mean(axis=0)  # distances do not care where the origin is, their expansion does
+        x, c = x - shift, c - shift
+        square = np.square(x).sum(1)[:, None] + np.square(c).sum(1) - 2.0 * x @ c.T
+        return np.sqrt(np.maximum(square, 0.0))
+
+    def finalize(self, sums: np.ndarray, mass: np.ndarray, previous: np.ndarray) -> np.ndarray:
+        """Centroids (..., K, D) float64 from sums (..., K, D) and weights (..., K); `previous` where a cluster has none."""
+        size = np.linalg.norm(sums, axis=-1) if self.spherical else mass
+        some = size > 0
+        return np.where(some[..., None], sums / np.where(some, size, 1.0)[..., None], previous)
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Rows divided by their norms, in float64; zero rows stay zero."""
+    x = np.asarray(x, np.float64)
+    largest = np.abs(x).max(-1, keepdims=True)
+    x = x / np.where(largest > 0, largest, 1.0)
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.where(norm > 0, norm, 1.0)
+
+
+EUCLIDEAN = Metric("euclidean", spherical=False, unit_points=False)
+COSINE = Metric("cosine", spherical=True, unit_points=True)
+DOT = Metric("dot", spherical=True, unit_points=False)
+METRICS = {m.name: m for m in (EUCLIDEAN, COSINE, DOT)}

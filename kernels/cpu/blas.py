@@ -1,0 +1,82 @@
+"""What the CPU kernels share: single-precision GEMM by address, a maximum that vectorises, compiler flags.
+
+A kernel receives the address of BLAS's ``sgemm`` as its first argument. (A function pointer captured by the kernel would
+do as well, but makes it impossible for Numba to cache the machine code on disk.)
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+NEG_INF = np.float32(-np.inf)
+
+# `ninf` stays out: -inf marks padded columns. `nnan`: NaN is refused before a kernel sees it.
+JIT = {
+    "nogil": True,
+    "cache": True,
+    "error_model": "numpy",
+    "fastmath": {"nnan", "nsz", "contract", "reassoc", "arcp"},
+}
+
+
+@intrinsic
+def fmax(_typing, a, b):
+    """Maximum of two floats; the only form that LLVM vectorises as a reduction."""
+
+    def generate(_context, builder, _signature, args):
+        kind = args[0].type
+        name = "llvm.maxnum." + ("f32" if isinstance(kind, ir.FloatType) else "f64")
+        function = builder.module.globals.get(name)
+        if function is None:
+            function = ir.Function(builder.module, ir.FunctionType(kind, (kind, kind)), name)
+        return builder.call(function, args, fastmath=("nnan", "nsz"))
+
+    return a(a, b), generate
+
+
+@intrinsic
+def _sgemm(_typing, address, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    """Call Fortran's sgemm at `address`; every argument is a pointer held as an integer."""
+
+    def generate(context, builder, _signature, args):
+        pointer = ir.IntType(8).as_pointer()
+        signature = ir.FunctionType(ir.VoidType(), [pointer] * 13)
+        function = builder.inttoptr(args[0], signature.as_pointer())
+        builder.call(function, [builder.inttoptr(a, pointer) for a in args[1:]])
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, *[types.uintp] * 13), generate
+
+
+@njit(**JIT)
+def gemm_nt(sgemm, a, b, out, work):
+    """``out[:, :] = a @ b.T`` for float32 rows; leading dimensions come from the strides. `work`: int32 (10,)."""
+    work[0] = b.shape[0]
+    work[1] = a.shape[0]
+    work[2] = a.shape[1]
+    work[3] = max(b.strides[0] // 4, b.shape[1])  # the stride of a single row can be anything
+    work[4] = max(a.strides[0] // 4, a.shape[1])
+    work[5] = max(out.strides[0] // 4, out.shape[1])
+    work[6] = 84  # 'T'
+    work[7] = 78  # 'N'
+    work[8] = 1065353216  # the bits of 1.0f, alpha
+    work[9] = 0  # beta
+    p = work.ctypes.data
+    # Fortran sees the transposes: out.T (K, n) = b (K, D) @ a.T (D, n).
+    _sgemm(
+        sgemm,
+        p + 24,
+        p + 28,
+        p,
+        p + 4,
+        p + 8,
+        p + 32,
+        b.ctypes.data,
+        p + 12,
+        a.ctypes.data,
+        p + 16,
+        p + 36,
+        out.ctypes.data,
+        p + 20,
+    )

@@ -1,0 +1,165 @@
+"""One pass over the points of a problem: the best centroid of every row, and the sums of the rows that moved.
+
+A tile of rows is multiplied with a block of centroids by sgemm; bias, argmax and accumulation follow while the scores are
+in cache. With few dimensions (`dims`) the tile is transposed and the points are the SIMD lanes. IN/OUT in comments:
+x (N, D); c (K, D) float32 centroids in the frame; bias (Kp,) float32, Kp = K rounded up to WIDTH, padding -inf.
+"""
+
+import numpy as np
+from numba import njit
+
+from .blas import JIT, NEG_INF, fmax, gemm_nt
+from .rows import read_rows
+
+BLOCK = 512  # centroids per product: the scores of a tile stay in L2
+WIDTH = 64  # scores per reduction: wide enough that LLVM unrolls and vectorises the maximum
+UNSET = np.uint32(0xFFFFFFFF)  # the label of a point that has none yet
+
+
+@njit(**JIT)
+def best_by_product(sgemm, rows, c, bias, scores, best, label, work):
+    """label[i] = argmax_k <rows[i], c[k]> + bias[k], ties to the lowest k. scores: (n, BLOCK / WIDTH, WIDTH)."""
+    n, n_clusters = rows.shape[0], c.shape[0]
+    flat = scores.reshape(scores.shape[0], BLOCK)
+    for i in range(n):
+        best[i] = NEG_INF
+        label[i] = 0
+    for k0 in range(0, n_clusters, BLOCK):
+        k1 = min(k0 + BLOCK, n_clusters)
+        # Columns past K hold an older block's scores; their bias is -inf.
+        gemm_nt(sgemm, rows, c[k0:k1], flat[:n, : k1 - k0], work)
+        groups = bias[k0 : k0 + (k1 - k0 + WIDTH - 1) // WIDTH * WIDTH].reshape(-1, WIDTH)
+        for i in range(n):
+            top, group = best[i], -1
+            for g in range(groups.shape[0]):
+                m = NEG_INF
+                for j in range(WIDTH):
+                    m = fmax(m, scores[i, g, j] + groups[g, j])
+                if m > top:
+                    top, group = m, g
+            if group >= 0:
+                first = NEG_INF  # the lowest index as the largest negative one: the reduction that vectorises
+                for j in range(WIDTH):
+                    hit = scores[i, group, j] + groups[group, j] == top
+                    first = fmax(first, np.float32(-j) if hit else NEG_INF)
+                best[i] = top
+                label[i] = k0 + group * WIDTH - np.int64(first)
+
+
+@njit(**JIT)
+def best_by_lanes(rows, c, bias, dims, lanes, best, label):
+    """The same for few dimensions. dims: a tuple of length D, so that the loop over D is unrolled; lanes: (D, n)."""
+    n = rows.shape[0]
+    for d in range(len(dims)):
+        for i in range(n):
+            lanes[d, i] = rows[i, d]
+    for i in range(n):
+        best[i] = NEG_INF
+        label[i] = 0
+    for k in range(c.shape[0]):
+        for i in range(n):
+            score = bias[k]
+            for d in range(len(dims)):
+                score += lanes[d, i] * c[k, d]
+            better = score > best[i]
+            label[i] = np.int32(k) if better else label[i]
+            best[i] = score if better else best[i]
+
+
+@njit(**JIT)
+def step_rows(
+    sgemm, x, frame, weights, c, bias, dims, lo, hi, labels, update, sums, mass, counts, touched, scratch
+):  # fmt: skip
+    """E-step of rows lo:hi and, if `update`, the change of the M-step's sums; returns how many labels changed.
+
+    IN weights (N,) float32 or (0,) for all ones; INOUT labels (N,) uint32, sums (K, D) and mass (K,) float64, counts (K,)
+    int64 of the points with weight, touched (K,) bool. A row that moved is subtracted where it was and added where it is.
+    """
+    scores, tile, lanes, best, label, work = scratch
+    changed = 0
+    for s in range(lo, hi, best.size):
+        n = min(best.size, hi - s)
+        rows = read_rows(x, s, n, frame, tile)
+        if dims is None:
+            best_by_product(sgemm, rows, c, bias, scores, best, label, work)
+        else:
+            best_by_lanes(rows, c, bias, dims, lanes, best, label)
+        for i in range(n):
+            new, old = np.uint32(label[i]), labels[s + i]
+            if new == old:
+                continue
+            changed += 1
+            labels[s + i] = new
+            if not update:
+                continue
+            w = np.float64(weights[s + i]) if weights.size else 1.0
+            if w == 0.0:
+                continue
+            touched[new] = True
+            counts[new] += 1
+            mass[new] += w
+            for d in range(rows.shape[1]):
+                sums[new, d] += w * rows[i, d]
+            if old != UNSET:
+                touched[old] = True
+                counts[old] -= 1
+                mass[old] -= w
+                for d in range(rows.shape[1]):
+                    sums[old, d] -= w * rows[i, d]
+    return changed
+
+
+@njit(**JIT)
+def merge(sums, mass, counts, touched, total_sums, total_mass, total_counts):
+    """Add the shards' (S, K, ...) changes to the totals in order, and clear them."""
+    for s in range(sums.shape[0]):
+        for k in range(sums.shape[1]):
+            if not touched[s, k]:
+                continue
+            for d in range(sums.shape[2]):
+                total_sums[k, d] += sums[s, k, d]
+                sums[s, k, d] = 0.0
+            total_mass[k] += mass[s, k]
+            total_counts[k] += counts[s, k]
+            mass[s, k] = 0.0
+            counts[s, k] = 0
+            touched[s, k] = False
+
+
+@njit(**JIT)
+def measure_rows(x, frame, weights, c, labels, lo, hi, difference, out, tile):
+    """Sum of weights * v over rows lo:hi, in float64; v = ||row - c||^2 or <row, c> for the row's centroid c.
+
+    OUT out: (N,) float32 receives v, or (0,) to leave it out.
+    """
+    total = 0.0
+    for s in range(lo, hi, tile.shape[0]):
+        n = min(tile.shape[0], hi - s)
+        rows = read_rows(x, s, n, frame, tile)
+        for i in range(n):
+            k = labels[s + i]
+            v = np.float32(0.0)
+            if difference:
+                for d in range(rows.shape[1]):
+                    u = rows[i, d] - c[k, d]
+                    v += u * u
+            else:
+                for d in range(rows.shape[1]):
+                    v += rows[i, d] * c[k, d]
+            if out.size:
+                out[s + i] = v
+            total += np.float64(v) * (weights[s + i] if weights.size else np.float32(1.0))
+    return total
+
+
+@njit(**JIT)
+def square_rows(x, frame, lo, hi, out, tile):
+    """out[lo:hi] = ||row||^2."""
+    for s in range(lo, hi, tile.shape[0]):
+        n = min(tile.shape[0], hi - s)
+        rows = read_rows(x, s, n, frame, tile)
+        for i in range(n):
+            v = np.float32(0.0)
+            for d in range(rows.shape[1]):
+                v += rows[i, d] * rows[i, d]
+            out[s + i] = v
