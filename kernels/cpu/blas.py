@@ -1,4 +1,4 @@
-"""What the CPU kernels share: single-precision GEMM by address, a maximum that vectorises, compiler flags.
+"""What the CPU kernels share: single-precision GEMM by address, compiler flags.
 
 A kernel receives the address of BLAS's ``sgemm`` as its first argument. (A function pointer captured by the kernel would
 do as well, but makes it impossible for Numba to cache the machine code on disk.)
@@ -11,28 +11,13 @@ from numba.extending import intrinsic
 
 NEG_INF = np.float32(-np.inf)
 
-# `ninf` stays out: -inf marks padded columns. `nnan`: NaN is refused before a kernel sees it.
+# `ninf` stays out: a running best starts at -inf. `nnan`: NaN is refused before a kernel sees it.
 JIT = {
     "nogil": True,
     "cache": True,
     "error_model": "numpy",
     "fastmath": {"nnan", "nsz", "contract", "reassoc", "arcp"},
 }
-
-
-@intrinsic
-def fmax(_typing, a, b):
-    """Maximum of two floats; the only form that LLVM vectorises as a reduction."""
-
-    def generate(_context, builder, _signature, args):
-        kind = args[0].type
-        name = "llvm.maxnum." + ("f32" if isinstance(kind, ir.FloatType) else "f64")
-        function = builder.module.globals.get(name)
-        if function is None:
-            function = ir.Function(builder.module, ir.FunctionType(kind, (kind, kind)), name)
-        return builder.call(function, args, fastmath=("nnan", "nsz"))
-
-    return a(a, b), generate
 
 
 @intrinsic

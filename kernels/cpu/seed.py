@@ -23,7 +23,7 @@ def try_rows(
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(x, s, n, frame, tile)
-        product = products[:, :n]
+        product = products[: candidates.shape[0], :n]
         if dims is None:
             gemm_nt(sgemm, candidates, rows, product, work)
         else:

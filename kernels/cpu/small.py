@@ -3,9 +3,9 @@
 import numpy as np
 from numba import njit
 
-from .blas import JIT, NEG_INF
+from .blas import JIT
 from .rows import read_rows
-from .tile import step_rows
+from .tile import measure_rows, step_rows
 
 # What a member's run ended with.
 PENDING = 0  # labels and sums are those of the centroids; the centroids have not moved yet
@@ -60,19 +60,18 @@ def fit_member(
     """Up to `limit` E-steps of one member; stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster.
 
     INOUT c (K, D) float32, labels (N,) uint32, sums (K, D), mass (K,), counts (K,): consistent with labels on entry and exit.
-    Scratch: rows (N, D) and inner (K, D) float32, bias (Kp,). Returns (E-steps, PENDING | STABLE | SETTLED, last shift).
+    Scratch: rows (N, D) and inner (K, D) float32, bias (K,). Returns (E-steps, PENDING | STABLE | SETTLED, last shift).
     """
     n = x.shape[0]
     y = read_rows(x, 0, n, frame, rows)
     plain = (True, frame[1], frame[2], frame[3], frame[4])  # y is in the frame already
-    for k in range(c.shape[0], bias.size):
-        bias[k] = NEG_INF
     largest = 0.0
     for iteration in range(1, limit + 1):
         _inward(c, shift, scale, spherical, bias, inner)
         changed = step_rows(
-            sgemm, y, plain, weights, inner, bias, dims, 0, n, labels, True, sums, mass, counts, touched, scratch
-        )
+            sgemm, y, plain, weights, inner, bias, dims, 0, n, labels, iteration == 1, True, sums, mass, counts, touched,
+            scratch,
+        )  # fmt: skip
         if changed == 0:
             return iteration, STABLE, largest
         empty = False
@@ -103,3 +102,25 @@ def fit_members(
                 sgemm, x[b], frame, shift[b], scale[b], weights[b], spherical, tol, limits[b], skip_empty, dims,
                 c[b], labels[b], sums[b], mass[b], counts[b], rows, inner, bias, touched, scratch,
             )  # fmt: skip
+
+
+@njit(**JIT)
+def assign_members(
+    sgemm, x, direct, shifts, factors, left, rescale, dims, members, m0, m1, inner, bias, labels, unused, scratch
+):  # fmt: skip
+    """Label the points of members[m0:m1] by their centroids `inner` (B, K, D) in the frame; unused: empty accumulators."""
+    weights, sums, mass, counts, touched = unused
+    for b in members[m0:m1]:
+        frame = (direct[b], shifts[b], factors[b], left, rescale)
+        step_rows(
+            sgemm, x[b], frame, weights, inner[b], bias[b], dims, 0, x.shape[1], labels[b], True, False, sums, mass,
+            counts, touched, scratch,
+        )  # fmt: skip
+
+
+@njit(**JIT)
+def measure_members(x, direct, shifts, factors, left, rescale, weights, inner, labels, difference, m0, m1, out, totals, tile):
+    """totals[b] = `measure_rows` of all rows of the members m0:m1."""
+    for b in range(m0, m1):
+        frame = (direct[b], shifts[b], factors[b], left, rescale)
+        totals[b] = measure_rows(x[b], frame, weights[b], inner[b], labels[b], 0, x.shape[1], difference, out, tile)

@@ -1,79 +1,72 @@
 """One pass over the points of a problem: the best centroid of every row, and the sums of the rows that moved.
 
-A tile of rows is multiplied with a block of centroids by sgemm; bias, argmax and accumulation follow while the scores are
-in cache. With few dimensions (`dims`) the tile is transposed and the points are the SIMD lanes. IN/OUT in comments:
-x (N, D); c (K, D) float32 centroids in the frame; bias (Kp,) float32, Kp = K rounded up to WIDTH, padding -inf.
+A block of centroids times a tile of rows, with sgemm, gives scores with the rows along SIMD lanes; the running best of every
+row follows while they are in cache. With few dimensions (`dims`) no product is formed: the tile is transposed, and the
+scores never leave the registers. Shapes: x (N, D); c (K, D) float32 centroids in the frame; bias (K,) float32.
 """
 
 import numpy as np
 from numba import njit
 
-from .blas import JIT, NEG_INF, fmax, gemm_nt
+from .blas import JIT, NEG_INF, gemm_nt
 from .rows import read_rows
 
-BLOCK = 512  # centroids per product: the scores of a tile stay in L2
-WIDTH = 64  # scores per reduction: wide enough that LLVM unrolls and vectorises the maximum
 UNSET = np.uint32(0xFFFFFFFF)  # the label of a point that has none yet
 
 
 @njit(**JIT)
 def best_by_product(sgemm, rows, c, bias, scores, best, label, work):
-    """label[i] = argmax_k <rows[i], c[k]> + bias[k], ties to the lowest k. scores: (n, BLOCK / WIDTH, WIDTH)."""
+    """label[i] = argmax_k <rows[i], c[k]> + bias[k], ties to the lowest k. scores: (block of centroids, tile)."""
     n, n_clusters = rows.shape[0], c.shape[0]
-    flat = scores.reshape(scores.shape[0], BLOCK)
     for i in range(n):
         best[i] = NEG_INF
         label[i] = 0
-    for k0 in range(0, n_clusters, BLOCK):
-        k1 = min(k0 + BLOCK, n_clusters)
-        # Columns past K hold an older block's scores; their bias is -inf.
-        gemm_nt(sgemm, rows, c[k0:k1], flat[:n, : k1 - k0], work)
-        groups = bias[k0 : k0 + (k1 - k0 + WIDTH - 1) // WIDTH * WIDTH].reshape(-1, WIDTH)
-        for i in range(n):
-            top, group = best[i], -1
-            for g in range(groups.shape[0]):
-                m = NEG_INF
-                for j in range(WIDTH):
-                    m = fmax(m, scores[i, g, j] + groups[g, j])
-                if m > top:
-                    top, group = m, g
-            if group >= 0:
-                first = NEG_INF  # the lowest index as the largest negative one: the reduction that vectorises
-                for j in range(WIDTH):
-                    hit = scores[i, group, j] + groups[group, j] == top
-                    first = fmax(first, np.float32(-j) if hit else NEG_INF)
-                best[i] = top
-                label[i] = k0 + group * WIDTH - np.int64(first)
+    for k0 in range(0, n_clusters, scores.shape[0]):
+        k1 = min(k0 + scores.shape[0], n_clusters)
+        gemm_nt(sgemm, c[k0:k1], rows, scores[: k1 - k0, :n], work)
+        for k in range(k0, k1):
+            score, offset = scores[k - k0], bias[k]
+            for i in range(n):
+                v = score[i] + offset
+                better = v > best[i]
+                label[i] = np.int32(k) if better else label[i]
+                best[i] = v if better else best[i]
 
 
 @njit(**JIT)
-def best_by_lanes(rows, c, bias, dims, lanes, best, label):
-    """The same for few dimensions. dims: a tuple of length D, so that the loop over D is unrolled; lanes: (D, n)."""
-    n = rows.shape[0]
-    for d in range(len(dims)):
-        for i in range(n):
+def to_lanes(rows, lanes):
+    """lanes (D, n) = rows (n, D) transposed."""
+    for d in range(rows.shape[1]):
+        for i in range(rows.shape[0]):
             lanes[d, i] = rows[i, d]
+
+
+@njit(**JIT)
+def best_by_lanes(n, lanes, c, bias, dims, best, label):
+    """The same for n points of few dimensions. dims: a tuple of length D, so that the loop over D is unrolled."""
     for i in range(n):
         best[i] = NEG_INF
         label[i] = 0
     for k in range(c.shape[0]):
         for i in range(n):
-            score = bias[k]
+            v = bias[k]
             for d in range(len(dims)):
-                score += lanes[d, i] * c[k, d]
-            better = score > best[i]
+                v += lanes[d, i] * c[k, d]
+            better = v > best[i]
             label[i] = np.int32(k) if better else label[i]
-            best[i] = score if better else best[i]
+            best[i] = v if better else best[i]
 
 
 @njit(**JIT)
 def step_rows(
-    sgemm, x, frame, weights, c, bias, dims, lo, hi, labels, update, sums, mass, counts, touched, scratch
+    sgemm, x, frame, weights, c, bias, dims, lo, hi, labels, fill, update, sums, mass, counts, touched,
+    scratch,
 ):  # fmt: skip
     """E-step of rows lo:hi and, if `update`, the change of the M-step's sums; returns how many labels changed.
 
     IN weights (N,) float32 or (0,) for all ones; INOUT labels (N,) uint32, sums (K, D) and mass (K,) float64, counts (K,)
     int64 of the points with weight, touched (K,) bool. A row that moved is subtracted where it was and added where it is.
+    scratch: scores, tile, lanes (1 or the number of tiles, D, n), best, label, work; unless `fill`, lanes hold the rows.
     """
     scores, tile, lanes, best, label, work = scratch
     changed = 0
@@ -83,7 +76,10 @@ def step_rows(
         if dims is None:
             best_by_product(sgemm, rows, c, bias, scores, best, label, work)
         else:
-            best_by_lanes(rows, c, bias, dims, lanes, best, label)
+            lane = lanes[(s - lo) // best.size if lanes.shape[0] > 1 else 0]
+            if fill:
+                to_lanes(rows, lane)
+            best_by_lanes(n, lane, c, bias, dims, best, label)
         for i in range(n):
             new, old = np.uint32(label[i]), labels[s + i]
             if new == old:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BLOCK", "WIDTH", "Plan", "plan"]
+__all__ = ["Plan", "plan"]
 
-BLOCK, WIDTH = 512, 64  # as in kernels/cpu/tile.py
+BLOCK = 512  # centroids per product: the scores of a tile stay in L2
 SMALL = 10_000_000  # N * K * D below which a whole fit runs on one thread inside one kernel: a round trip to threads costs 0.1 ms
 LANE_DIMS = 16  # up to this D points are SIMD lanes: measured 2 to 9 times faster than products
 SHARD_ROWS = 4096
 SHARD_BYTES = 32 << 20  # for the accumulators of all shards
 SEED_BYTES = 32 << 20  # for keeping the distances of a round's candidates
-TILE, SMALL_TILE = 512, 64  # rows per product; OpenBLAS has a faster kernel for small ones
+TILE = 256  # rows per product
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Plan:
         small: one thread and one kernel per member.
         lanes: points are SIMD lanes; otherwise scores come from products.
         tile: rows per tile.
+        block: centroids per product.
         shards: parts of a member's rows with accumulators of their own.
         group: members whose shards are in flight together.
         threads: threads to use.
@@ -32,6 +33,7 @@ class Plan:
     small: bool
     lanes: bool
     tile: int
+    block: int
     shards: int
     group: int
     threads: int
@@ -54,11 +56,12 @@ def plan(
     b, n, d = shape
     small = n * n_clusters * d < SMALL
     lanes = d <= LANE_DIMS
-    tile = SMALL_TILE if small and not lanes else max(64, min(TILE, (1 << 19) // d))
+    tile = max(64, min(TILE, (1 << 19) // d))
+    block = max(min(BLOCK, n_clusters), trials)
     table = n_clusters * d * 8
-    per_thread = tile * (BLOCK + 2 * d + 4) * 4
+    per_thread = tile * (block + 2 * d + 4) * 4
     if small:
-        per_thread += n * d * 4 + n_clusters * (d + 1) * 4
+        per_thread += 2 * n * d * 4 + n_clusters * (d + 1) * 4
     shards = 1 if small else max(1, min(64, -(-n // SHARD_ROWS), SHARD_BYTES // table))
     fixed = 4 * b * n * point_arrays + 6 * b * table + (1 << 20)
     room = max_bytes - fixed if max_bytes else 1 << 62
@@ -74,4 +77,4 @@ def plan(
         shards = max(1, min(shards, room // 2 // table))
     group = max(1, min(b, min(SHARD_BYTES, room // 2) // (shards * table)))
     keep = 4 * b * n * trials <= min(SEED_BYTES, room // 2)
-    return Plan(small, lanes, tile, shards, group, threads, keep)
+    return Plan(small, lanes, tile, block, shards, group, threads, keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,7 +12,7 @@ from ...metrics import Metric
 from ..base import PENDING, STABLE, Points, Step, cost_of
 from ._kernels import kernels
 from .blas import sgemm_address, single_threaded
-from .plan import BLOCK, WIDTH, plan
+from .plan import plan
 from .seeds import Seeds
 from .store import Store
 from .workers import Workers, thread_count
@@ -110,26 +111,32 @@ class CpuPoints(Seeds, Points):
         b, n, d = self.shape
         k = c.shape[1]
         results, moved = np.zeros((b, 2), np.int64), np.zeros(b)
-        per_task = -(-b // (4 * self.plan.threads))
-        store = self.store
-        weights = np.zeros((b, 0), np.float32) if self.weights is None else self.weights
+        weights = self._weights_of_all()
 
-        def members(slot: int, i: int) -> None:
+        def members(slot: int, lo: int, hi: int) -> None:
             self.kernels.fit_members(
-                self.sgemm, store.x, store.direct, store.shifts, store.factors, *store.decoding, self.frame.shift,
-                self.frame.scale, weights, self.metric.spherical, tol, limits, skip_empty, self.dims,
-                i * per_task, min(b, (i + 1) * per_task), c, self._labels, self.sums, self.mass, self.counts,
-                results, moved, np.empty((n, d), np.float32), np.empty((k, d), np.float32), self._empty_bias(k),
-                np.zeros(k, np.bool_), self.scratch[slot],
+                self.sgemm, *self.store.kernel_frames, self.frame.shift, self.frame.scale, weights,
+                self.metric.spherical, tol, limits, skip_empty, self.dims, lo, hi, c, self._labels, self.sums, self.mass,
+                self.counts, results, moved, np.empty((n, d), np.float32), np.empty((k, d), np.float32),
+                np.empty(k, np.float32), np.zeros(k, np.bool_), self.scratch[slot],
             )  # fmt: skip
 
-        self.workers.run(members, -(-b // per_task))
+        self._run_slices(members, b)
         return Step(results[:, 0], results[:, 1], self.sums, self.mass, self.counts, moved)
 
     def assign(self, centroids: np.ndarray, members: np.ndarray) -> None:
         inner, bias = self._inner(centroids)
         which = np.flatnonzero(members)
         unused = (np.zeros((0, 0)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+        if self.plan.small:
+
+            def part(slot: int, lo: int, hi: int) -> None:
+                self.kernels.assign_members(
+                    self.sgemm, *self.store.kernel_frames, self.dims, which, lo, hi, inner, bias, self._labels,
+                    (NOTHING, *unused), self.scratch[slot],
+                )  # fmt: skip
+
+            return self._run_slices(part, len(which))
 
         def shard(slot: int, i: int) -> None:
             m, s = divmod(i, len(self.shards))
@@ -143,7 +150,7 @@ class CpuPoints(Seeds, Points):
         weights = self._given(None if self.weights is None else self.weights[b])
         return self.kernels.step_rows(
             self.sgemm, self.store.x[b], self.store.kernel_frame(b), weights, inner[b], bias[b], self.dims,
-            lo, hi, self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
+            lo, hi, self._labels[b], True, sums[0].size > 0, *sums, self.scratch[slot],
         )  # fmt: skip
 
     # Costs
@@ -166,6 +173,17 @@ class CpuPoints(Seeds, Points):
 
     def _measure(self, centroids: np.ndarray, members: np.ndarray, out: np.ndarray) -> np.ndarray:
         inner = self.frame.inward(centroids)
+        if self.plan.small and not out.size:
+            whole, weights = np.zeros(self.shape[0]), self._weights_of_all()
+
+            def part(slot: int, lo: int, hi: int) -> None:
+                self.kernels.measure_members(
+                    *self.store.kernel_frames, weights, inner, self._labels, not self.metric.spherical, lo, hi, out,
+                    whole, self.scratch[slot][1],
+                )  # fmt: skip
+
+            self._run_slices(part, len(whole))
+            return whole
         totals = np.zeros((len(members), len(self.shards)))
 
         def shard(slot: int, i: int) -> None:
@@ -202,20 +220,16 @@ class CpuPoints(Seeds, Points):
     # Memory
 
     def _inner(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Centroids in the frame, and their bias padded with -inf."""
+        """Centroids in the frame, and their bias."""
         inner = self.frame.inward(centroids)
-        bias = np.full((len(inner), -(-inner.shape[1] // WIDTH) * WIDTH), -np.inf, np.float32)
-        bias[:, : inner.shape[1]] = self.metric.bias(inner)
-        return inner, bias
-
-    def _empty_bias(self, k: int) -> np.ndarray:
-        return np.empty(-(-k // WIDTH) * WIDTH, np.float32)
+        return inner, self.metric.bias(inner)
 
     def _scratch(self) -> tuple[np.ndarray, ...]:
         """(scores, tile, lanes, best, label, work) of kernels/cpu/tile.py for one thread."""
-        t, d = self.plan.tile, self.shape[2]
-        scores = np.zeros((t, BLOCK // WIDTH, WIDTH), np.float32)
-        lanes = np.empty((d if self.plan.lanes else 0, t), np.float32)
+        t, n, d = self.plan.tile, *self.shape[1:]
+        scores = np.empty((self.plan.block, t), np.float32)
+        tiles = (-(-n // t) if self.plan.small else 1) if self.plan.lanes else 0
+        lanes = np.empty((tiles, d, t), np.float32)
         tile, best = np.empty((t, d), np.float32), np.empty(t, np.float32)
         return scores, tile, lanes, best, np.empty(t, np.int32), np.empty(10, np.int32)
 
@@ -234,6 +248,15 @@ class CpuPoints(Seeds, Points):
         size = -(-n // shards)
         size = -(-size // self.kernels.DRAW) * self.kernels.DRAW
         return [(lo, min(lo + size, n)) for lo in range(0, n, size)]
+
+    def _run_slices(self, task: Callable[[int, int, int], None], n: int) -> None:
+        """task(slot, lo, hi) over slices of range(n), a few per thread so that they even out."""
+        size = max(1, -(-n // (4 * self.plan.threads)))
+        self.workers.run(lambda slot, i: task(slot, i * size, min(n, (i + 1) * size)), -(-n // size))
+
+    def _weights_of_all(self) -> np.ndarray:
+        """(B, N), or (B, 0) for all ones."""
+        return np.zeros((self.shape[0], 0), np.float32) if self.weights is None else self.weights
 
     @staticmethod
     def _given(weights: np.ndarray | None) -> np.ndarray:

@@ -80,8 +80,7 @@ class Seeds:
             m, s = divmod(i, len(self.shards))
             inverse = self._inverse[m] if self._inverse.size else NOTHING
             potential = self._potential[m] if self._potential.size else NOTHING
-            scores, tile, work = self.scratch[slot][0], self.scratch[slot][1], self.scratch[slot][-1]
-            products = scores.reshape(-1)[: trials * len(tile)].reshape(trials, len(tile))
+            products, tile, *_, work = self.scratch[slot]
             self.kernels.try_rows(
                 self.sgemm, self.store.x[m], self.store.kernel_frame(m), self._square[m], inverse, potential,
                 candidates[m], squares[m], self.dims, *self.shards[s], self._nearest[m], out[m], totals[m, s],

@@ -56,9 +56,9 @@ class Store:
         return self.direct[b], self.shifts[b], self.factors[b], self._left, self._rescale
 
     @property
-    def decoding(self) -> tuple[np.int32, np.float32]:
-        """(left, rescale) of kernels/cpu/rows.py."""
-        return self._left, self._rescale
+    def kernel_frames(self) -> tuple:
+        """x and all members' frames: (x, direct (B,), shifts (B, D), factors (B,), left, rescale)."""
+        return self.x, self.direct, self.shifts, self.factors, self._left, self._rescale
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """Some of x's values as floats."""

@@ -1,0 +1,202 @@
+"""Who is compared. Each class runs in a worker process of its own and imports its library there only."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Single = tuple[Array, Array, int, float, int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run returns.
+
+    Attributes:
+        labels: ``(B, N)``; None after seeding alone.
+        centroids: ``(B, K, D)``.
+        n_iter: Iterations run, the most of the batch.
+        inertia: As reported, summed over the batch; None if not reported for these labels.
+        passes: Assignments of all points made, the mean of the batch; 0 if unknown.
+        backend: Which of our backends ran.
+    """
+
+    labels: Array | None
+    centroids: Array
+    n_iter: int = 0
+    inertia: float | None = None
+    passes: float = 0.0
+    backend: str = ""
+
+    def without_inertia(self) -> Outcome:
+        """The same, of a library that reports no inertia for its final labels."""
+        return replace(self, inertia=None)
+
+
+@dataclass(frozen=True)
+class Contestant(ABC):
+    """One k-means implementation.
+
+    ``prepare`` and ``convert`` run outside the clock; ``lloyd``, ``seeding`` and ``fit`` inside it. What a contestant can't do it refuses.
+    """
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    same_start: ClassVar[bool] = True
+    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "fit"})
+    metrics: ClassVar[frozenset[str]] = frozenset({"euclidean"})
+    note: ClassVar[str] = ""
+
+    def missing(self) -> str | None:
+        """Why it can't run here, or None."""
+        try:
+            importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+        return None
+
+    def runs(self, kind: str, metric: str) -> bool:
+        """Whether it takes part in ``kind`` (``"lloyd"``, ``"seeding"``, ``"fit"``) under ``metric``."""
+        return kind in self.kinds and (metric in self.metrics if kind == "lloyd" else metric == "euclidean")
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Imports the library."""
+
+    def convert(self, x: Array, dtype: str) -> Any:
+        """``x`` (float32, already rounded to ``dtype``) as this library takes it: by default as it is."""
+        del dtype
+        return x
+
+    def lloyd(self, x: Any, start: Array, iters: int, metric: str) -> Outcome:
+        """Lloyd iterations from ``start``; centroids and the labels that belong to them."""
+        raise NotImplementedError
+
+    def seeding(self, x: Any, k: int, seed: int) -> Outcome:
+        """k-means++ alone."""
+        raise NotImplementedError
+
+    def fit(self, x: Any, k: int, seed: int) -> Outcome:
+        """A whole fit with the library's usual settings."""
+        raise NotImplementedError
+
+
+def over_batch(x: Array, one: Callable[[int], Single]) -> Outcome:
+    """Runs a library that takes one problem at a time over the batch in a Python loop."""
+    labels, centroids, n_iter, inertia, passes = zip(*(one(b) for b in range(len(x))), strict=True)
+    if len(x) == 1:
+        return Outcome(labels[0][None], centroids[0][None], n_iter[0], inertia[0], passes[0])
+    total = float(np.sum(inertia))
+    return Outcome(np.stack(labels), np.stack(centroids), max(n_iter), total, float(np.mean(passes)))
+
+
+def _numpy(a: Any) -> Array:
+    if isinstance(a, np.ndarray):
+        return a
+    import mlx.core as mx
+
+    return np.array(a.astype(mx.float32) if a.dtype == mx.bfloat16 else a)
+
+
+@dataclass(frozen=True)
+class FlashKMeansMLX(Contestant):
+    """This package, through its functional API; the best backend of the machine, or a named one."""
+
+    name: ClassVar[str] = "flash-kmeans-mlx"
+    package: ClassVar[str] = "flash-kmeans-mlx"
+    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit"})
+    metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
+    backend: str | None = None
+
+    def missing(self) -> str | None:
+        return None
+
+    def prepare(self) -> None:
+        import flash_kmeans_mlx  # noqa: F401
+
+    def convert(self, x: Array, dtype: str) -> Any:
+        if len(x) == 1:
+            x = x[0]
+        if dtype == "bfloat16":
+            import mlx.core as mx
+
+            converted = mx.array(x).astype(mx.bfloat16)
+            mx.eval(converted)
+            return converted
+        return x.astype(dtype, copy=False)
+
+    def lloyd(self, x: Any, start: Array, iters: int, metric: str) -> Outcome:
+        from flash_kmeans_mlx import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
+
+        run = {"euclidean": batch_kmeans_Euclid, "cosine": batch_kmeans_Cosine, "dot": batch_kmeans_Dot}[metric]
+        start = start if x.ndim == 3 else start[0]
+        return _outcome(run(x, start.shape[-2], iters, 0.0, start, backend=self.backend))
+
+    def seeding(self, x: Any, k: int, seed: int) -> Outcome:
+        from flash_kmeans_mlx import batch_kmeans_Euclid
+
+        return _outcome(batch_kmeans_Euclid(x, k, 0, init="k-means++", seed=seed, backend=self.backend))
+
+    def fit(self, x: Any, k: int, seed: int) -> Outcome:
+        """k-means++ and as many iterations as scikit-learn's tolerance asks for: ours on each centroid implies theirs on all together."""
+        from flash_kmeans_mlx import batch_kmeans_Euclid
+
+        tol = float(np.sqrt(1e-4 * np.var(x, axis=-2, dtype=np.float32).mean() / k))
+        return _outcome(batch_kmeans_Euclid(x, k, 300, tol, init="k-means++", seed=seed, backend=self.backend))
+
+
+def _outcome(result: Any) -> Outcome:
+    labels, centroids, inertia = _numpy(result.labels), _numpy(result.centroids), _numpy(result.inertia)
+    passes = np.mean(_numpy(result.n_iter_per_batch) + ~_numpy(result.converged).astype(bool))
+    if labels.ndim == 1:
+        labels, centroids = labels[None], centroids[None]
+    total = float(np.sum(inertia, dtype=np.float64))
+    return Outcome(labels, centroids, int(result.n_iter), total, float(passes), str(result.backend))
+
+
+@dataclass(frozen=True)
+class FlashKMeansDefaults(Contestant):
+    """``FlashKMeans(d, k).fit(x)`` of this package, nothing else said."""
+
+    name: ClassVar[str] = "FlashKMeans(d, k).fit(x)"
+    package: ClassVar[str] = "flash-kmeans-mlx"
+    kinds: ClassVar[frozenset[str]] = frozenset({"fit"})
+
+    def missing(self) -> str | None:
+        return None
+
+    def prepare(self) -> None:
+        import flash_kmeans_mlx  # noqa: F401
+
+    def fit(self, x: Any, k: int, seed: int) -> Outcome:
+        from flash_kmeans_mlx import FlashKMeans
+
+        x = x[0] if len(x) == 1 else x
+        model = FlashKMeans(x.shape[-1], k, seed=seed)
+        model.fit(x)
+        labels, centroids = _numpy(model.labels_), _numpy(model.centroids)
+        if labels.ndim == 1:
+            labels, centroids = labels[None], centroids.reshape(1, k, -1)
+        return Outcome(labels, centroids, int(model.n_iter_), float(np.sum(_numpy(model.inertia_))))
+
+
+def contestants(backends: Sequence[str | None], threads: int, sklearn: bool = True) -> list[Contestant]:
+    """Everyone who may take part, ours first.
+
+    Args:
+        backends: Ours; None is the best one of the machine.
+        threads: Threads each may use, for those that don't read it from the environment.
+        sklearn: Whether scikit-learn takes part.
+    """
+    from .peers import Faiss, Matmul, ScikitLearn, SuperKMeans
+
+    ours: list[Contestant] = [FlashKMeansMLX(backend) for backend in backends]
+    peers: list[Contestant] = [ScikitLearn()] if sklearn else []
+    return [*ours, FlashKMeansDefaults(), *peers, Faiss(), SuperKMeans(threads), Matmul()]

@@ -1,0 +1,52 @@
+"""Peak memory of this process, and the bound that our fits keep."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+_RESET = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+class Peak:
+    """Measures how far resident memory rises above where it was when this object was made.
+
+    On Linux the kernel's high-water mark (``VmHWM``) is set back to the present level first, so an earlier peak doesn't hide a later one;
+    ``ru_maxrss`` can't be set back there, and starts at the parent's. Elsewhere ``ru_maxrss`` it is.
+    """
+
+    def __init__(self) -> None:
+        if _RESET.exists() and os.access(_RESET, os.W_OK):
+            _RESET.write_text("5")
+        self.before = _resident()
+
+    def beyond(self) -> int:
+        """Bytes above the start, at the highest point since."""
+        return max(0, _high_water() - self.before)
+
+
+def bound(b: int, n: int, d: int, k: int) -> int:
+    """What a fit may use beyond its input, in bytes: 64 MB, 16 bytes a point, and four float64 copies of the centroids."""
+    return 64_000_000 + 16 * b * n + 4 * b * k * d * 8
+
+
+def _resident() -> int:
+    return _status("VmRSS") if _STATUS.exists() else _high_water()
+
+
+def _high_water() -> int:
+    if _STATUS.exists():
+        return _status("VmHWM")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _status(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no {field}")

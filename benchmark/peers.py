@@ -1,0 +1,179 @@
+"""The other libraries, and the matrix product alone, as contestants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .contestants import Array, Contestant, Outcome, Single, over_batch
+from .gate import unit_rows
+
+
+@dataclass(frozen=True)
+class ScikitLearn(Contestant):
+    """``sklearn.cluster.KMeans``, algorithm ``"lloyd"``; it stops when no label changes, as we do."""
+
+    name: ClassVar[str] = "scikit-learn"
+    package: ClassVar[str] = "scikit-learn"
+    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit"})
+
+    def prepare(self) -> None:
+        import sklearn.cluster  # noqa: F401
+
+    def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
+        from sklearn.cluster import KMeans
+
+        def one(b: int) -> Single:
+            model = KMeans(start.shape[1], init=start[b], n_init=1, max_iter=iters, tol=0, algorithm="lloyd")
+            model.fit(x[b])
+            passes = min(model.n_iter_ + 1, iters + 1)
+            return model.labels_, model.cluster_centers_, model.n_iter_, model.inertia_, passes
+
+        return over_batch(x, one)
+
+    def seeding(self, x: Array, k: int, seed: int) -> Outcome:
+        from sklearn.cluster import kmeans_plusplus
+
+        return Outcome(None, np.stack([kmeans_plusplus(points, k, random_state=seed)[0] for points in x]))
+
+    def fit(self, x: Array, k: int, seed: int) -> Outcome:
+        from sklearn.cluster import KMeans
+
+        def one(b: int) -> Single:
+            model = KMeans(k, n_init=1, random_state=seed).fit(x[b])
+            return model.labels_, model.cluster_centers_, model.n_iter_, model.inertia_, 0
+
+        return over_batch(x, one)
+
+
+@dataclass(frozen=True)
+class Faiss(Contestant):
+    """``faiss.Kmeans`` on all points, and its exact search for the labels of the final centroids.
+
+    Its ``spherical=True`` is our ``"dot"``, and on unit rows our ``"cosine"``. The objective it keeps is that of the centroids before the last
+    update, so no inertia is taken from it.
+    """
+
+    name: ClassVar[str] = "faiss"
+    package: ClassVar[str] = "faiss-cpu"
+    metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
+
+    def prepare(self) -> None:
+        import faiss  # noqa: F401
+
+    def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
+        import faiss
+
+        _, n, d = x.shape
+        if metric == "cosine":
+            x = unit_rows(x)
+
+        def one(b: int) -> Single:
+            model = faiss.Kmeans(
+                d,
+                start.shape[1],
+                niter=iters,
+                nredo=1,
+                spherical=metric != "euclidean",
+                min_points_per_centroid=1,
+                max_points_per_centroid=n,
+            )
+            model.train(x[b], init_centroids=start[b])
+            return model.assign(x[b])[1], model.centroids, iters, 0.0, iters + 1
+
+        return over_batch(x, one).without_inertia()
+
+    def fit(self, x: Array, k: int, seed: int) -> Outcome:
+        """Its defaults: a random start, 25 iterations, a sample of 256 points per centroid."""
+        import faiss
+
+        def one(b: int) -> Single:
+            model = faiss.Kmeans(x.shape[2], k, seed=seed, min_points_per_centroid=1)
+            model.train(x[b])
+            return model.assign(x[b])[1], model.centroids, 25, 0.0, 0
+
+        return over_batch(x, one).without_inertia()
+
+
+@dataclass(frozen=True)
+class SuperKMeans(Contestant):
+    """``superkmeans.SuperKMeans``: prunes approximately, and takes no start."""
+
+    name: ClassVar[str] = "superkmeans"
+    package: ClassVar[str] = "superkmeans"
+    same_start: ClassVar[bool] = False
+    note: ClassVar[str] = "own start, not exact"
+    threads: int = 0
+
+    def prepare(self) -> None:
+        import superkmeans  # noqa: F401
+
+    def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
+        from superkmeans import SuperKMeans as Model
+
+        _, n, d = x.shape
+
+        def one(b: int) -> Single:
+            model = Model(
+                start.shape[1],
+                d,
+                hierarchical=False,
+                iters=iters,
+                sampling_fraction=1.0,
+                max_points_per_cluster=n,
+                n_threads=self.threads,
+                early_termination=False,
+                tol=0.0,
+            )
+            centroids = model.train(x[b])
+            return model.assign(x[b], centroids), centroids, iters, 0.0, 0
+
+        return over_batch(x, one).without_inertia()
+
+    def fit(self, x: Array, k: int, seed: int) -> Outcome:
+        """Its defaults: a random start, 10 iterations on a sample, hierarchical above 100,000 points."""
+        from superkmeans import SuperKMeans as Model
+
+        def one(b: int) -> Single:
+            model = Model(k, x.shape[2], seed=seed, n_threads=self.threads)
+            centroids = model.train(x[b])
+            return model.assign(x[b], centroids), centroids, 10, 0.0, 0
+
+        return over_batch(x, one).without_inertia()
+
+
+@dataclass(frozen=True)
+class Matmul(Contestant):
+    """NumPy's matrix product of points and centroids alone, in row tiles; not k-means, but what k-means by products can't go below."""
+
+    name: ClassVar[str] = "matmul alone"
+    package: ClassVar[str] = "numpy"
+    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd"})
+    metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
+    tiles: dict[int, int] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """NumPy is here already."""
+
+    def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
+        """``iters`` passes, with the tile height that was the fastest at the first call."""
+        k = start.shape[1]
+        if k not in self.tiles:
+            heights = {min(height, max(1, 2**24 // k), x.shape[1]) for height in (512, 2048, 8192, 32768)}
+            self.tiles[k] = min(sorted(heights), key=lambda height: _product(x, start, 1, height))
+        _product(x, start, iters, self.tiles[k])
+        return Outcome(None, start, iters)
+
+
+def _product(x: Array, c: Array, passes: int, height: int) -> float:
+    out = np.empty((height, c.shape[1]), np.float32)
+    begin = perf_counter()
+    for _ in range(passes):
+        for points, centroids in zip(x, c, strict=True):
+            for row in range(0, len(points), height):
+                tile = points[row : row + height]
+                np.matmul(tile, centroids.T, out=out[: len(tile)])
+    return perf_counter() - begin

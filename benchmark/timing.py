@@ -1,0 +1,37 @@
+"""Times: what is kept of them, and how often a run is repeated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_SHORT = 0.05
+_MOST_REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Times:
+    """The seconds of one contestant's runs.
+
+    Attributes:
+        cold: The first call in its process, imports excluded; None where something else ran before.
+        warm: All later ones.
+    """
+
+    cold: float | None
+    warm: tuple[float, ...]
+
+    def quantile(self, q: float) -> float:
+        """A quantile of the warm times."""
+        return float(np.quantile(self.warm, q))
+
+    @property
+    def p50(self) -> float:
+        """The median of the warm times."""
+        return self.quantile(0.5)
+
+
+def repeats(seconds: float) -> int:
+    """How often a run that takes this long is repeated in one turn, so that a turn is long enough to be timed well."""
+    return int(np.clip(_SHORT / max(seconds, 1e-9), 1, _MOST_REPEATS))
