@@ -44,12 +44,14 @@ class Outcome:
 class Contestant(ABC):
     """One k-means implementation.
 
+    ``same_start`` says that it starts where it is told; a ``yardstick`` is no k-means at all, only a time to compare with.
     ``prepare`` and ``convert`` run outside the clock; ``lloyd``, ``seeding`` and ``fit`` inside it. What a contestant can't do it refuses.
     """
 
     name: ClassVar[str]
     package: ClassVar[str]
     same_start: ClassVar[bool] = True
+    yardstick: ClassVar[bool] = False
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "fit"})
     metrics: ClassVar[frozenset[str]] = frozenset({"euclidean"})
     note: ClassVar[str] = ""
@@ -98,11 +100,12 @@ def over_batch(x: Array, one: Callable[[int], Single]) -> Outcome:
 
 
 def _numpy(a: Any) -> Array:
-    if isinstance(a, np.ndarray):
-        return a
-    import mlx.core as mx
+    """An MLX array, a NumPy array or a number, as a NumPy array."""
+    if hasattr(a, "astype") and not isinstance(a, (np.ndarray, np.generic)):
+        import mlx.core as mx
 
-    return np.array(a.astype(mx.float32) if a.dtype == mx.bfloat16 else a)
+        return np.array(a.astype(mx.float32) if a.dtype == mx.bfloat16 else a)
+    return np.asarray(a)
 
 
 @dataclass(frozen=True)

@@ -137,14 +137,20 @@ def _check_metadata(path: str | os.PathLike[str], metadata: Any) -> dict[str, st
     name, version = (metadata.get(key) for key in _OURS)
     if name != FORMAT:
         _refuse(path, f"its format is {name!r}", f"only a file of format {FORMAT!r} can be loaded")
-    if version is None or not (version.isascii() and version.isdecimal() and 1 <= len(version) <= 9) or int(version) < 1:
+    if (
+        version is None
+        or not (version.isascii() and version.isdecimal() and 1 <= len(version) <= 9)
+        or int(version) < 1
+    ):
         _refuse(path, f"its format_version is {version!r}, not a positive number", _SAVE_AGAIN)
     if int(version) > FORMAT_VERSION:
         _refuse(path, f"its format_version={version} must be <= {FORMAT_VERSION}", "upgrade flash-kmeans-mlx")
     return kept
 
 
-def _check_entry(path: str | os.PathLike[str], name: str, entry: Any, size: int) -> tuple[np.dtype, list[int], int, int]:
+def _check_entry(
+    path: str | os.PathLike[str], name: str, entry: Any, size: int
+) -> tuple[np.dtype, list[int], int, int]:
     fields = entry if isinstance(entry, dict) else {}
     code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     dtype = _DTYPES.get(code) if isinstance(code, str) else None

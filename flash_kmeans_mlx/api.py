@@ -195,11 +195,8 @@ def score(
     if kind.unit_points:
         c = kind.start(c).astype(np.float32)
     weights = validation.weights(sample_weight, data.shape, check_finite)
-    points = backends.open_points(
-        backends.resolve(backend), data.x, c.shape[1], kind, weights=weights, max_bytes=validation.cap(max_mem_gb),
-        check_finite=check_finite,
-    )  # fmt: skip
-    with points:
+    problem = backends.Problem(data.x, c.shape[1], kind, weights, validation.cap(max_mem_gb), check_finite)
+    with backends.open_points(backends.resolve(backend), problem) as points:
         points.reset()
         points.assign(c, np.ones(len(c), bool))
         return data.give(points.labels(), array=True), data.give(points.inertia(c))

@@ -56,11 +56,9 @@ def fit(
     if not isinstance(init, str) and not callable(init):
         n_init = 1  # every run would be the same
     backend = backends.resolve(backend)
-    points = backends.open_points(
-        backend, data.x, n_clusters, metric, weights=weights, max_bytes=validation.cap(max_mem_gb),
-        check_finite=check_finite, compiled=compiled, runs=n_init,
-    )  # fmt: skip
-    with points:
+    max_bytes = validation.cap(max_mem_gb)
+    problem = backends.Problem(data.x, n_clusters, metric, weights, max_bytes, check_finite, compiled, n_init)
+    with backends.open_points(backend, problem) as points:
         report = _print if verbose else None
         starts = (
             initial_centroids(points, init, data, n_clusters, np.random.default_rng([seed, run]), check_finite)

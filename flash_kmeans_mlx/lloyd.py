@@ -68,7 +68,7 @@ def lloyd(
         pending = running & (step.status == PENDING)
         fresh |= stable
         shift = np.where(settled, step.shift, 0.0)
-        inertia = points.inertia(before) if report else None
+        inertia = points.inertia(before).sum() if report else 0.0
         if pending.any():
             new, spent = _move(points, step, c, pending, empty)
             exhausted |= spent
@@ -78,7 +78,7 @@ def lloyd(
         converged |= stable | settled
         if report:
             n_empty = int((step.counts[running] == 0).sum())
-            report(Iteration(int(n_iter.max()), float(shift.max()), float(np.sum(inertia)), n_empty, int(running.sum())))
+            report(Iteration(int(n_iter.max()), float(shift.max()), float(inertia), n_empty, int(running.sum())))
     if not fresh.all():
         points.assign(c, ~fresh)
     return Fit(c, n_iter, converged, exhausted)
@@ -91,14 +91,14 @@ def _move(points: Points, step: Step, c: np.ndarray, pending: np.ndarray, empty:
     holes = pending & (step.counts == 0).any(-1)
     if empty == "farthest" and holes.any():
         sums, mass = sums.copy(), mass.copy()
-        for b in np.flatnonzero(holes):
+        for b in np.flatnonzero(holes).tolist():
             exhausted[b] = not _relocate(points, c, b, sums[b], mass[b], step.counts[b].copy())
     mean = points.metric.finalize(sums, mass, points.frame.inward(c))
     new = points.frame.outward(mean)
     empties = mass <= 0
     new[empties] = c[empties]  # exactly, not through the frame and back
     if empty == "split":
-        for b in np.flatnonzero(holes):
+        for b in np.flatnonzero(holes).tolist():
             exhausted[b] = not _split(points, c, new, b, step.counts[b].astype(np.float64))
     return new, exhausted
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["INITS", "initial_centroids"]
 
 INITS = ("random", "k-means++", "k-means||")
-OVERSAMPLING = 2.0  # candidates per round of k-means||, in units of K (Bahmani et al. 2012, and every implementation since)
+OVERSAMPLING = 2.0  # candidates per round of k-means||, in units of K (Bahmani et al. 2012)
 ROUNDS = 5
 
 
@@ -59,16 +59,15 @@ def kmeans_plusplus(points: Points, n_clusters: int, rng: np.random.Generator) -
         for i, w in enumerate(points.point_weights):
             total = np.cumsum(w, dtype=np.float64)
             chosen[i, 0] = np.searchsorted(total, first * total[-1], side="right")
-    points.seed_start(chosen[:, 0], trials)
+    state = points.seeding(chosen[:, 0], trials)
     for k in range(1, n_clusters):
-        candidates = points.seed_draw(uniforms[k])
+        candidates = state.draw(uniforms[k])
         spent = candidates[:, 0] < 0
         for i in np.flatnonzero(spent):  # fewer distinct points than clusters: any unused row will do
             candidates[i] = np.setdiff1d(np.arange(min(n, k + 1)), chosen[i, :k])[0]
-        best = points.seed_try(candidates).argmin(axis=1)
-        points.seed_take(best)
+        best = state.totals(candidates).argmin(axis=1)
+        state.take(best)
         chosen[:, k] = candidates[np.arange(b), best]
-    points.seed_end()
     return chosen
 
 
@@ -109,7 +108,7 @@ def _parallel_member(points: Points, b: int, n_clusters: int, rng: np.random.Gen
         missing = rng.choice(unused, n_clusters - len(candidates), replace=False)
         return np.concatenate([candidates, missing])
     mass = np.bincount(owner, weights=weight, minlength=len(candidates)).astype(np.float32)
-    with points.like(points.rows(b, candidates)[None], mass[None], n_clusters) as few:
+    with points.like(points.rows(b, candidates)[None], mass[None]) as few:
         return candidates[kmeans_plusplus(few, n_clusters, rng)[0]]
 
 

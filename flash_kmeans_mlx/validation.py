@@ -111,7 +111,7 @@ def check_count(name: str, value: Any, low: int, high: int | None = None, bound:
 
 def check_real(name: str, value: Any) -> float:
     """A finite number that is not negative."""
-    if isinstance(value, (bool, str)) or not np.isscalar(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}={value!r} must be a number")
     if not np.isfinite(value) or value < 0:
         raise ValueError(f"{name}={value} must be finite and >= 0")
@@ -144,7 +144,7 @@ def to_numpy(x: Any) -> np.ndarray:
 
 def centroids(value: Any, shape: tuple[int, int, int], n_clusters: int, name: str, check_finite: bool) -> np.ndarray:
     """Centroids (B, K, D) float32 from (B, K, D), or (K, D) for every member alike; a copy."""
-    b, n, d = shape
+    b, _, d = shape
     c = _numpy(to_numpy(value), name)
     if c.shape not in ((n_clusters, d), (b, n_clusters, d)):
         raise ValueError(
@@ -163,7 +163,9 @@ def weights(value: Any, shape: tuple[int, int, int], check_finite: bool) -> np.n
     b, n, _ = shape
     w = _numpy(to_numpy(value), "sample_weight")
     if w.shape not in ((n,), (b, n)):
-        raise ValueError(f"sample_weight must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape} (x.shape={shape})")
+        raise ValueError(
+            f"sample_weight must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape} (x.shape={shape})"
+        )
     if check_finite and not np.isfinite(w).all():
         raise ValueError(f"sample_weight must be finite, got NaN or Inf (sample_weight.shape={w.shape})")
     if (w < 0).any():

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..frame import Frame
 from ..metrics import Metric
 
-__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Step"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "cost_of", "draw_points"]
 
 PENDING, STABLE, SETTLED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a backend is asked to hold.
+
+    Attributes:
+        x: (B, N, D) as `validation.data` passes it.
+        n_clusters: the most centroids that steps will be given.
+        metric: the metric.
+        weights: (B, N) float32, or None for ones.
+        max_bytes: cap on what is allocated beyond x; 0 for none.
+        check_finite: whether to look for NaN and Inf.
+        compiled: whether MLX's graphs go through `mx.compile`.
+        runs: how many times it will be fitted; with more than one, a copy of the labels counts towards the cap.
+    """
+
+    x: Any
+    n_clusters: int
+    metric: Metric
+    weights: np.ndarray | None = None
+    max_bytes: int = 0
+    check_finite: bool = True
+    compiled: bool = True
+    runs: int = 1
 
 
 @dataclass
@@ -38,24 +66,52 @@ class Step:
     shift: np.ndarray
 
 
+class Seeding(ABC):
+    """A run of k-means++: the distance of every point to the nearest centre so far.
+
+    Spherical metrics seed by the squared distance of unit rows, ``2 - 2 cos``; dot weighs a row by its norm as well.
+    """
+
+    @abstractmethod
+    def draw(self, uniforms: np.ndarray) -> np.ndarray:
+        """(B, L) candidates at uniforms (L,) in [0, 1): points drawn by weight times squared distance to the nearest centre.
+
+        -1 where every point coincides with a centre.
+        """
+
+    @abstractmethod
+    def totals(self, candidates: np.ndarray) -> np.ndarray:
+        """(B, L) float64: the weighted sum of squared distances with candidates[b, l] as a further centre."""
+
+    @abstractmethod
+    def take(self, choice: np.ndarray) -> None:
+        """Make candidate choice[b] of the last `totals` a centre."""
+
+
 class Points(ABC):
-    """The points of one fit on one backend; a context manager that frees what it holds.
+    """The points of one problem on one backend; a context manager that frees what it holds.
 
     Centroids go in and out as (B, K, D) float32 NumPy arrays in the user's coordinates. Labels stay inside until asked for.
 
     Attributes:
+        backend: the backend's name.
+        problem: what it was made from.
         shape: (B, N, D).
         metric: the metric.
-        frame: the coordinates that sums and rows are in.
+        frame: the coordinates that sums are in.
         point_weights: (B, N) float32, what the user gave, or None for ones.
     """
 
-    shape: tuple[int, int, int]
-    metric: Metric
+    backend: ClassVar[str]
     frame: Frame
-    point_weights: np.ndarray | None
 
-    def __enter__(self) -> Points:
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.shape: tuple[int, int, int] = tuple(problem.x.shape)
+        self.metric = problem.metric
+        self.point_weights = problem.weights
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -98,36 +154,28 @@ class Points(ABC):
     def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:
         """(n,) float64: the factor of these points in the sums: weight, times 1 / norm where points count by direction."""
 
-    @abstractmethod
-    def like(self, x: np.ndarray, weights: np.ndarray, n_clusters: int) -> Points:
-        """Other points (B, M, D) with weights (B, M) on the same backend, under the same metric and memory limit."""
+    def like(self, x: np.ndarray, weights: np.ndarray) -> Points:
+        """Other points (B, M, D) with weights (B, M), known to be finite, under the same metric and memory limit."""
+        from . import open_points  # which imports this module
+
+        return open_points(self.backend, replace(self.problem, x=x, weights=weights, check_finite=False, runs=1))
 
     @abstractmethod
-    def seed_start(self, index: np.ndarray, trials: int) -> None:
-        """Begin k-means++ with the point index[b] as the only centre of member b."""
-
-    @abstractmethod
-    def seed_draw(self, uniforms: np.ndarray) -> np.ndarray:
-        """(B, L) candidates by uniforms (L,) in [0, 1): points drawn by weight times squared distance to the nearest centre.
-
-        -1 where every point coincides with a centre.
-        """
-
-    @abstractmethod
-    def seed_try(self, index: np.ndarray) -> np.ndarray:
-        """(B, L) float64: what the total would be with candidate index[b, l] as a further centre."""
-
-    @abstractmethod
-    def seed_take(self, choice: np.ndarray) -> None:
-        """Make candidate choice[b] of the last `seed_try` a centre."""
-
-    @abstractmethod
-    def seed_end(self) -> None:
-        """Free what the seeding held."""
+    def seeding(self, first: np.ndarray, trials: int) -> Seeding:
+        """Begin k-means++ with the point first[b] as the only centre of member b; rounds try `trials` candidates."""
 
 
-def cost_of(metric: Metric, value: Any, inverse: Any, scale: float) -> Any:
+def cost_of(metric: Metric, value: Any, inverse: Any, scale: Any) -> Any:
     """A point's cost from ||x - c||^2 or, for spherical metrics, from <x, c>, both of the frame."""
     if not metric.spherical:
         return value * scale**2
     return 1.0 - value * inverse if metric.unit_points else -value * scale
+
+
+def draw_points(potential: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Indices at uniforms (L,) of the cumulative potential (N,), or -1 where there is none."""
+    total = np.cumsum(potential, dtype=np.float64)
+    if total[-1] <= 0:
+        return np.full(len(uniforms), -1, np.int64)
+    last = np.flatnonzero(potential)[-1]
+    return np.minimum(np.searchsorted(total, uniforms * total[-1], side="right"), last)

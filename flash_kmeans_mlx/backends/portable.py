@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from .. import frame as frames
-from ..metrics import Metric
 from ..validation import check_magnitude
-from .base import PENDING, STABLE, Points, Step, cost_of
+from .base import PENDING, STABLE, Points, Problem, Seeding, Step, cost_of, draw_points
 
 __all__ = ["PortablePoints"]
 
@@ -23,23 +21,23 @@ NOISE = 1e-6  # as in kernels/cpu/seed.py: an expanded distance below this share
 class PortablePoints(Points):
     """Points as an `mx.array`; sums by sorting, never by atomics, so that they have the same bits every time."""
 
-    def __init__(
-        self, x: Any, n_clusters: int, metric: Metric, weights: np.ndarray | None, max_bytes: int, check_finite: bool,
-        compiled: bool = True, runs: int = 1,
-    ) -> None:  # fmt: skip
+    backend = "portable"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        b, n, _ = self.shape
+        x, metric, weights = problem.x, problem.metric, problem.weights
         self.x = x if isinstance(x, mx.array) else mx.array(x, mx.float16 if x.dtype == np.float16 else mx.float32)
-        self.shape = b, n, d = self.x.shape
-        self.metric, self.point_weights, self.compiled, self.max_bytes = metric, weights, compiled, max_bytes
         copied = 0 if isinstance(x, mx.array) else self.x.nbytes
-        self.tile = self._tile_rows(n_clusters, copied + 4 * b * n * (6 + runs), max_bytes)
-        self._choose_frame(check_finite)
+        self.tile = self._tile_rows(problem.n_clusters, copied + 4 * b * n * (6 + problem.runs), problem.max_bytes)
+        self._choose_frame(problem.check_finite)
         self.inverse = self._inverse_norms() if metric.spherical else None  # (B, N)
         self.weights = None if weights is None else mx.array(weights)
-        if metric.unit_points:
+        if metric.unit_points and self.inverse is not None:
             self.weights = self.inverse if self.weights is None else self.weights * self.inverse
         self._labels = mx.full((b, n), UNSET, mx.uint32)
-        self._step_tile = mx.compile(_step_tile) if compiled else _step_tile
-        self._best = mx.compile(_best) if compiled else _best
+        self._step_tile = mx.compile(_step_tile) if problem.compiled else _step_tile
+        self._best = mx.compile(_best) if problem.compiled else _best
 
     def _tile_rows(self, n_clusters: int, held: int, max_bytes: int) -> int:
         b, n, d = self.shape
@@ -53,13 +51,10 @@ class PortablePoints(Points):
             )
         return max(1, min(n, room // per_row))
 
-    def like(self, x: np.ndarray, weights: np.ndarray, n_clusters: int) -> PortablePoints:
-        return PortablePoints(x, n_clusters, self.metric, weights, self.max_bytes, False, self.compiled)
-
     # Reading points
 
     def _choose_frame(self, check_finite: bool) -> None:
-        b, n, _ = self.shape
+        n = self.shape[1]
         sample = np.array(self.x[:, :: frames.sample_step(n)].astype(mx.float32))
         magnitude = np.abs(sample).max((1, 2)).astype(np.float64)
         if check_finite:
@@ -84,7 +79,7 @@ class PortablePoints(Points):
         x = self.x[:, lo:hi].astype(mx.float32)
         return x if self._plain else (x - self._shift) * self._factor
 
-    def _gather(self, tile: Callable[[mx.array, int, int], mx.array]) -> mx.array:
+    def gather(self, tile: Callable[[mx.array, int, int], mx.array]) -> mx.array:
         """Tiles' (B, T) results side by side, evaluated one by one so that memory is one tile's."""
         parts = []
         for lo, hi in self._tiles():
@@ -97,7 +92,7 @@ class PortablePoints(Points):
             square = mx.square(x).sum(-1)
             return mx.where(square > 0, mx.rsqrt(mx.where(square > 0, square, 1.0)), 0.0)
 
-        return self._gather(tile)
+        return self.gather(tile)
 
     def reset(self) -> None:
         self._labels = mx.full(self._labels.shape, UNSET, mx.uint32)
@@ -116,7 +111,7 @@ class PortablePoints(Points):
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         n_members, k, d = centroids.shape
         c, bias = self._inner(centroids)
-        running = mx.array(limits > 0)[:, None]
+        running = mx.array((limits > 0).tolist())[:, None]
         sums, mass = np.zeros((n_members, k, d)), np.zeros((n_members, k))
         counts, changed = np.zeros((n_members, k), np.int64), np.zeros(n_members, np.int64)
         parts = []
@@ -134,8 +129,8 @@ class PortablePoints(Points):
 
     def assign(self, centroids: np.ndarray, members: np.ndarray) -> None:
         c, bias = self._inner(centroids)
-        new = self._gather(lambda x, _lo, _hi: self._best(x, c, bias))
-        self._labels = mx.where(mx.array(members)[:, None], new, self._labels)
+        new = self.gather(lambda x, _lo, _hi: self._best(x, c, bias))
+        self._labels = mx.where(mx.array(members.tolist())[:, None], new, self._labels)
         mx.eval(self._labels)
 
     def _inner(self, centroids: np.ndarray) -> tuple[mx.array, mx.array]:
@@ -152,7 +147,7 @@ class PortablePoints(Points):
             own = mx.take_along_axis(c, self._labels[:, lo:hi, None].astype(mx.int32), axis=1)
             return (x * own).sum(-1) if self.metric.spherical else mx.square(x - own).sum(-1)
 
-        return self._gather(tile)
+        return self.gather(tile)
 
     def _costs(self, centroids: np.ndarray) -> np.ndarray:
         inverse = None if self.inverse is None else np.array(self.inverse)
@@ -167,57 +162,55 @@ class PortablePoints(Points):
             return costs.sum(axis=1, dtype=np.float64)
         return np.einsum("bn,bn->b", costs, self.point_weights, dtype=np.float64)
 
-    # k-means++; spherical metrics seed by the squared distance of unit rows, as in backends/cpu/seeds.py
+    def seeding(self, first: np.ndarray, trials: int) -> PortableSeeding:
+        return PortableSeeding(self, first)
 
-    def seed_start(self, index: np.ndarray, trials: int) -> None:
-        b, n, _ = self.shape
-        ones = mx.ones((b, n))
-        self._seed_w = ones if self.point_weights is None else mx.array(self.point_weights)
-        if self.inverse is None:
-            self._square = self._gather(lambda x, _lo, _hi: mx.square(x).sum(-1))
-            self._inverse = ones
+
+class PortableSeeding(Seeding):
+    """Distances by one product per round and tile; draws on the host."""
+
+    def __init__(self, points: PortablePoints, first: np.ndarray) -> None:
+        self.points = points
+        inverse = points.inverse
+        ones = mx.ones(points.shape[:2])
+        self.weights = ones if points.point_weights is None else mx.array(points.point_weights)
+        if inverse is None:
+            self.square, self.inverse = points.gather(lambda x, _lo, _hi: mx.square(x).sum(-1)), ones
         else:
-            self._square, self._inverse = (self.inverse > 0).astype(mx.float32), self.inverse
-            if not self.metric.unit_points:
-                self._seed_w = self._seed_w * mx.where(self.inverse > 0, 1 / mx.maximum(self.inverse, 1e-37), 0.0)
-        self._nearest = mx.full((b, n), mx.inf)
-        self._candidates = index[:, None]
-        self.seed_take(np.zeros(b, np.int64))
+            # Zero rows have no direction: at distance zero from everything they are never drawn.
+            self.square, self.inverse = (inverse > 0).astype(mx.float32), inverse
+            if not points.metric.unit_points:
+                self.weights = self.weights * mx.where(inverse > 0, 1 / mx.where(inverse > 0, inverse, 1.0), 0.0)
+        self.nearest = mx.full(points.shape[:2], mx.inf)
+        self.candidates = first[:, None]
+        self.take(np.zeros(len(first), np.int64))
+
+    def draw(self, uniforms: np.ndarray) -> np.ndarray:
+        return np.stack([draw_points(potential, uniforms) for potential in np.array(self.weights * self.nearest)])
+
+    def totals(self, candidates: np.ndarray) -> np.ndarray:
+        self.candidates = candidates
+        return np.array((self._to(candidates) * self.weights[:, None]).sum(-1), np.float64)
+
+    def take(self, choice: np.ndarray) -> None:
+        chosen = self.candidates[np.arange(len(choice)), choice]
+        self.nearest = self._to(chosen[:, None])[:, 0]
+        mx.eval(self.nearest)
 
     def _to(self, index: np.ndarray) -> mx.array:
         """(B, L, N) squared distances to the points index (B, L), at most the nearest so far."""
-        rows = np.stack([self.frame.rows(self.rows(b, i), b) for b, i in enumerate(index)])
-        c = mx.array(self.metric.start(rows).astype(np.float32))
+        frame, metric = self.points.frame, self.points.metric
+        rows = np.stack([frame.rows(self.points.rows(b, i), b) for b, i in enumerate(index)])
+        c = mx.array(metric.start(rows).astype(np.float32))
         c_square = mx.square(c).sum(-1)[:, :, None]
 
         def tile(x: mx.array, lo: int, hi: int) -> mx.array:
-            norms = self._square[:, None, lo:hi] + c_square
-            distance = norms - 2 * self._inverse[:, None, lo:hi] * (c @ x.swapaxes(1, 2))
+            norms = self.square[:, None, lo:hi] + c_square
+            distance = norms - 2 * self.inverse[:, None, lo:hi] * (c @ x.swapaxes(1, 2))
             distance = mx.where(distance < NOISE * norms, 0.0, distance)
-            return mx.minimum(distance, self._nearest[:, None, lo:hi]).swapaxes(1, 2)
+            return mx.minimum(distance, self.nearest[:, None, lo:hi]).swapaxes(1, 2)
 
-        return self._gather(tile).swapaxes(1, 2)
-
-    def seed_draw(self, uniforms: np.ndarray) -> np.ndarray:
-        out = np.full((self.shape[0], len(uniforms)), -1, np.int64)
-        for b, potential in enumerate(np.array(self._seed_w * self._nearest)):
-            total = np.cumsum(potential, dtype=np.float64)
-            if total[-1] > 0:
-                last = np.flatnonzero(potential)[-1]
-                out[b] = np.minimum(np.searchsorted(total, uniforms * total[-1], side="right"), last)
-        return out
-
-    def seed_try(self, index: np.ndarray) -> np.ndarray:
-        self._candidates = index
-        return np.array((self._to(index) * self._seed_w[:, None]).sum(-1), np.float64)
-
-    def seed_take(self, choice: np.ndarray) -> None:
-        chosen = self._candidates[np.arange(len(choice)), choice]
-        self._nearest = self._to(chosen[:, None])[:, 0]
-        mx.eval(self._nearest)
-
-    def seed_end(self) -> None:
-        del self._seed_w, self._square, self._inverse, self._nearest, self._candidates
+        return self.points.gather(tile).swapaxes(1, 2)
 
 
 def _best(x: mx.array, c: mx.array, bias: mx.array) -> mx.array:
@@ -229,7 +222,7 @@ def _step_tile(
     x: mx.array, c: mx.array, bias: mx.array, weights: mx.array, old: mx.array, running: mx.array
 ) -> tuple[mx.array, ...]:
     """E-step of a tile and its sums: labels (B, T), sums (B, K, D), mass (B, K), counts (B, K), changed (B,)."""
-    n_members, t, d = x.shape
+    n_members, _, d = x.shape
     k = c.shape[1]
     labels = mx.where(running, _best(x, c, bias), old)
     # Rows sorted by member and cluster; every cluster is then a segment of one product with the weights.

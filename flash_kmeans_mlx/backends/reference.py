@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 
 from ..frame import Frame
-from ..metrics import Metric, unit_rows
+from ..metrics import unit_rows
 from ..validation import check_magnitude
-from .base import PENDING, STABLE, Points, Step
+from .base import PENDING, STABLE, Points, Problem, Seeding, Step, draw_points
 
 __all__ = ["ReferencePoints"]
 
@@ -20,28 +18,26 @@ UNSET = np.uint32(0xFFFFFFFF)
 class ReferencePoints(Points):
     """Points as float64; cosine normalises them, as in the definition."""
 
-    def __init__(
-        self, x: Any, n_clusters: int, metric: Metric, weights: np.ndarray | None, max_bytes: int, check_finite: bool
-    ) -> None:
-        raw = np.array(x.astype(mx.float32) if isinstance(x, mx.array) else x, np.float64)
-        self.shape = b, n, d = raw.shape
+    backend = "reference"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        b, n, d = self.shape
+        x, n_clusters, metric, weights = problem.x, problem.n_clusters, problem.metric, problem.weights
         need = b * n * (n_clusters + 3 * d) * 8
-        if max_bytes and need > max_bytes:
+        if 0 < problem.max_bytes < need:
             raise ValueError(
-                f"max_mem_gb={max_bytes / 1e9:g} must be >= {need / 1e9:.3g} GB for x.shape={self.shape} with"
+                f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {need / 1e9:.3g} GB for x.shape={self.shape} with"
                 f" n_clusters={n_clusters} on the reference backend, which does not tile; use another backend"
             )
-        if check_finite:
+        raw = np.array(x.astype(mx.float32) if isinstance(x, mx.array) else x, np.float64)
+        if problem.check_finite:
             check_magnitude(np.abs(raw).max((1, 2)), self.shape)
-        self.metric, self.point_weights = metric, weights
         self.frame = Frame(np.zeros((b, d)), np.ones(b), metric.spherical)
         self.raw = raw
         self.x = unit_rows(raw) if metric.unit_points else raw
         self.w = np.ones((b, n)) if weights is None else weights.astype(np.float64)
         self._labels = np.full((b, n), UNSET, np.uint32)
-
-    def like(self, x: np.ndarray, weights: np.ndarray, n_clusters: int) -> ReferencePoints:
-        return ReferencePoints(x, n_clusters, self.metric, weights, 0, check_finite=False)
 
     def reset(self) -> None:
         self._labels[:] = UNSET
@@ -73,7 +69,7 @@ class ReferencePoints(Points):
         return Step((limits > 0).astype(np.int64), status, sums, mass, counts, np.zeros(n_members))
 
     def assign(self, centroids: np.ndarray, members: np.ndarray) -> None:
-        for b in np.flatnonzero(members):
+        for b in np.flatnonzero(members).tolist():
             self._labels[b] = self._distances(b, centroids[b].astype(np.float64)).argmin(axis=1)
 
     def _distances(self, b: int, c: np.ndarray) -> np.ndarray:
@@ -89,37 +85,31 @@ class ReferencePoints(Points):
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
         return np.array([self.w[b] @ self.costs(centroids, b) for b in range(self.shape[0])])
 
-    # k-means++: spherical metrics seed by the squared distance of unit rows, dot weighs a row by its norm as well.
+    def seeding(self, first: np.ndarray, trials: int) -> ReferenceSeeding:
+        return ReferenceSeeding(self, first)
 
-    def seed_start(self, index: np.ndarray, trials: int) -> None:
-        self._seed_x = unit_rows(self.raw) if self.metric.spherical else self.raw
-        norms = np.linalg.norm(self.raw, axis=-1)
-        self._seed_w = self.w * (norms > 0) if self.metric.spherical else self.w
-        if self.metric.spherical and not self.metric.unit_points:
-            self._seed_w = self.w * norms
-        self._tried = self._to(index[:, None])
-        self.seed_take(np.zeros(len(index), np.int64))
 
-    def _to(self, index: np.ndarray) -> np.ndarray:
-        """(B, L, N) squared distances to the points index (B, L)."""
-        x = self._seed_x
-        return np.stack([np.square(x[b][None] - x[b, i][:, None]).sum(-1) for b, i in enumerate(index)])
+class ReferenceSeeding(Seeding):
+    """Distances by subtraction."""
 
-    def seed_draw(self, uniforms: np.ndarray) -> np.ndarray:
-        out = np.full((self.shape[0], len(uniforms)), -1, np.int64)
-        for b, potential in enumerate(self._seed_w * self._nearest):
-            total = np.cumsum(potential)
-            if total[-1] > 0:
-                last = np.flatnonzero(potential)[-1]
-                out[b] = np.minimum(np.searchsorted(total, uniforms * total[-1], side="right"), last)
-        return out
+    def __init__(self, points: ReferencePoints, first: np.ndarray) -> None:
+        norms = np.linalg.norm(points.raw, axis=-1)
+        self.x = unit_rows(points.raw) if points.metric.spherical else points.raw
+        self.w = points.w
+        if points.metric.spherical:
+            self.w = points.w * ((norms > 0) if points.metric.unit_points else norms)
+        self.nearest = np.full(points.shape[:2], np.inf)
+        self.totals(first[:, None])
+        self.take(np.zeros(len(first), np.int64))
 
-    def seed_try(self, index: np.ndarray) -> np.ndarray:
-        self._tried = np.minimum(self._to(index), self._nearest[:, None])
-        return np.einsum("bn,bln->bl", self._seed_w, self._tried)
+    def draw(self, uniforms: np.ndarray) -> np.ndarray:
+        return np.stack([draw_points(potential, uniforms) for potential in self.w * self.nearest])
 
-    def seed_take(self, choice: np.ndarray) -> None:
-        self._nearest = self._tried[np.arange(len(choice)), choice]
+    def totals(self, candidates: np.ndarray) -> np.ndarray:
+        x = self.x
+        tried = np.stack([np.square(x[b][None] - x[b, i][:, None]).sum(-1) for b, i in enumerate(candidates)])
+        self.tried = np.minimum(tried, self.nearest[:, None])  # (B, L, N)
+        return np.einsum("bn,bln->bl", self.w, self.tried)
 
-    def seed_end(self) -> None:
-        del self._seed_x, self._seed_w, self._tried, self._nearest
+    def take(self, choice: np.ndarray) -> None:
+        self.nearest = self.tried[np.arange(len(choice)), choice]

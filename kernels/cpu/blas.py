@@ -49,7 +49,7 @@ def gemm_nt(sgemm, a, b, out, work):
     work[9] = 0  # beta
     p = work.ctypes.data
     # Fortran sees the transposes: out.T (K, n) = b (K, D) @ a.T (D, n).
-    _sgemm(
+    _sgemm(  # pyright: ignore[reportCallIssue]  # the typing context is not an argument
         sgemm,
         p + 24,
         p + 28,

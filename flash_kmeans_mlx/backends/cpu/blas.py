@@ -22,7 +22,7 @@ def sgemm_address() -> np.uintp:
 
 
 @cache
-def _controller():  # noqa: ANN202  # threadpoolctl has no types
+def _controller():  # threadpoolctl has no types
     import scipy.linalg.cython_blas  # noqa: F401
     from threadpoolctl import ThreadpoolController
 

@@ -21,7 +21,7 @@ class Plan:
 
     Attributes:
         small: one thread and one kernel per member.
-        lanes: points are SIMD lanes; otherwise scores come from products.
+        lanes: tiles of points held as SIMD lanes per thread; 0: scores come from products.
         tile: rows per tile.
         block: centroids per product.
         shards: parts of a member's rows with accumulators of their own.
@@ -31,7 +31,7 @@ class Plan:
     """
 
     small: bool
-    lanes: bool
+    lanes: int
     tile: int
     block: int
     shards: int
@@ -55,8 +55,8 @@ def plan(
     """
     b, n, d = shape
     small = n * n_clusters * d < SMALL
-    lanes = d <= LANE_DIMS
     tile = max(64, min(TILE, (1 << 19) // d))
+    lanes = (-(-n // tile) if small else 1) if d <= LANE_DIMS else 0
     block = max(min(BLOCK, n_clusters), trials)
     table = n_clusters * d * 8
     per_thread = tile * (block + 2 * d + 4) * 4

@@ -1,4 +1,4 @@
-"""k-means++ on the CPU backend: the primitives that `seeding` decides with."""
+"""k-means++ on the CPU backend."""
 
 from __future__ import annotations
 
@@ -6,92 +6,80 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..base import Seeding
+
 if TYPE_CHECKING:
     from .points import CpuPoints
 
-__all__ = ["Seeds"]
+__all__ = ["CpuSeeding"]
 
 NOTHING = np.zeros(0, np.float32)
 
 
-class Seeds:
-    """Mixed into CpuPoints. Spherical metrics seed by the squared distance of unit rows, ``2 - 2 cos``."""
+class CpuSeeding(Seeding):
+    """One pass over x per round: the products with all candidates, their distances and the totals."""
 
-    def seed_start(self: CpuPoints, index: np.ndarray, trials: int) -> None:
-        b, n, _ = self.shape
-        if self.inverse is None:
-            self._square, self._inverse, self._potential = self.squares(), NOTHING, self._given(self.point_weights)
+    def __init__(self, points: CpuPoints, first: np.ndarray, trials: int) -> None:
+        self.points = points
+        b, n, _ = points.shape
+        inverse, weights = points.inverse, points.point_weights
+        self.inverse = np.zeros((b, 0), np.float32) if inverse is None else inverse
+        if inverse is None:
+            self.square = points.squares()
         else:
             # Zero rows have no direction: at distance zero from everything they are never drawn.
-            self._square, self._inverse = (self.inverse > 0).astype(np.float32), self.inverse
-            norms = self.squares() ** 0.5 if not self.metric.unit_points else None
-            self._potential = _product(self.point_weights, norms)
-        self._nearest = np.full((b, n), np.inf, np.float32)
-        self._blocks = np.zeros((b, -(-n // self.kernels.DRAW)))
-        self._tried = np.empty((b, trials, n) if self.plan.keep_seeds else (b, 1, 0), np.float32)
-        self._candidates = index[:, None]
-        self._add(index)
+            self.square = (inverse > 0).astype(np.float32)
+            if not points.metric.unit_points:
+                norms = points.squares() ** 0.5
+                weights = norms if weights is None else weights * norms
+        self.weights = np.zeros((b, 0), np.float32) if weights is None else weights
+        self.nearest = np.full((b, n), np.inf, np.float32)
+        self.blocks = np.zeros((b, -(-n // points.kernels.DRAW)))
+        self.tried = np.empty((b, trials, n) if points.plan.keep_seeds else (b, 1, 0), np.float32)
+        self._add(first)
 
-    def seed_draw(self: CpuPoints, uniforms: np.ndarray) -> np.ndarray:
-        out = np.full((self.shape[0], len(uniforms)), -1, np.int64)
-        for b in range(self.shape[0]):
-            potential = self._potential[b] if self._potential.size else NOTHING
-            self.kernels.draw(self._nearest[b], potential, self._blocks[b], uniforms, out[b])
+    def draw(self, uniforms: np.ndarray) -> np.ndarray:
+        out = np.full((len(self.nearest), len(uniforms)), -1, np.int64)
+        for b, chosen in enumerate(out):
+            self.points.kernels.draw(self.nearest[b], self.weights[b], self.blocks[b], uniforms, chosen)
         return out
 
-    def seed_try(self: CpuPoints, index: np.ndarray) -> np.ndarray:
-        self._candidates = index
-        return self._try(index, self._tried)
+    def totals(self, candidates: np.ndarray) -> np.ndarray:
+        self.candidates = candidates
+        return self._try(candidates, self.tried)
 
-    def seed_take(self: CpuPoints, choice: np.ndarray) -> None:
-        members = np.arange(self.shape[0])
-        if not self._tried.shape[2]:
-            return self._add(self._candidates[members, choice])
+    def take(self, choice: np.ndarray) -> None:
+        if not self.tried.shape[2]:
+            return self._add(self.candidates[np.arange(len(choice)), choice])
 
-        def copy(_slot: int, i: int) -> None:
-            b, s = divmod(i, len(self.shards))
-            lo, hi = self.shards[s]
-            self._nearest[b, lo:hi] = self._tried[b, choice[b], lo:hi]
-            self._sum(b, lo, hi)
+        def copy(_slot: int, b: int, s: int) -> None:
+            lo, hi = self.points.shards[s]
+            self.nearest[b, lo:hi] = self.tried[b, choice[b], lo:hi]
+            self.points.kernels.sum_blocks(self.nearest[b], self.weights[b], lo, hi, self.blocks[b])
 
-        self.workers.run(copy, self.shape[0] * len(self.shards))
+        self.points.run_shards(copy, len(choice))
 
-    def seed_end(self: CpuPoints) -> None:
-        del self._square, self._inverse, self._potential, self._nearest, self._blocks, self._tried, self._candidates
-
-    def _add(self: CpuPoints, index: np.ndarray) -> None:
+    def _add(self, index: np.ndarray) -> None:
         """Make point index[b] a centre."""
-        self._try(index[:, None], self._nearest[:, None])
-        for b in range(self.shape[0]):
-            self._sum(b, 0, self.shape[1])
+        self._try(index[:, None], self.nearest[:, None])
+        for b in range(len(index)):
+            self.points.kernels.sum_blocks(self.nearest[b], self.weights[b], 0, self.nearest.shape[1], self.blocks[b])
 
-    def _sum(self: CpuPoints, b: int, lo: int, hi: int) -> None:
-        potential = self._potential[b] if self._potential.size else NOTHING
-        self.kernels.sum_blocks(self._nearest[b], potential, lo, hi, self._blocks[b])
-
-    def _try(self: CpuPoints, index: np.ndarray, out: np.ndarray) -> np.ndarray:
-        b, trials = index.shape
-        candidates = np.stack([self.frame.rows(self.rows(m, index[m]), m) for m in range(b)])
-        candidates = self.metric.start(candidates).astype(np.float32)
+    def _try(self, index: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Totals (B, L) for the points index (B, L); out (B, L, N) or (B, 1, 0)."""
+        points = self.points
+        rows = np.stack([points.frame.rows(points.rows(b, i), b) for b, i in enumerate(index)])
+        candidates = points.metric.start(rows).astype(np.float32)
         squares = np.einsum("bld,bld->bl", candidates, candidates)
-        totals = np.zeros((b, len(self.shards), trials))
+        totals = np.zeros((len(index), len(points.shards), index.shape[1]))
 
-        def shard(slot: int, i: int) -> None:
-            m, s = divmod(i, len(self.shards))
-            inverse = self._inverse[m] if self._inverse.size else NOTHING
-            potential = self._potential[m] if self._potential.size else NOTHING
-            products, tile, *_, work = self.scratch[slot]
-            self.kernels.try_rows(
-                self.sgemm, self.store.x[m], self.store.kernel_frame(m), self._square[m], inverse, potential,
-                candidates[m], squares[m], self.dims, *self.shards[s], self._nearest[m], out[m], totals[m, s],
-                (products, tile, work),
+        def shard(slot: int, b: int, s: int) -> None:
+            products, tile, *_, work = points.scratch[slot]
+            points.kernels.try_rows(
+                points.sgemm, points.store.x[b], points.store.kernel_frame(b), self.square[b], self.inverse[b],
+                self.weights[b], candidates[b], squares[b], points.dims, *points.shards[s], self.nearest[b], out[b],
+                totals[b, s], (products, tile, work),
             )  # fmt: skip
 
-        self.workers.run(shard, b * len(self.shards))
+        points.run_shards(shard, len(index))
         return totals.sum(axis=1)
-
-
-def _product(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray:
-    if a is None or b is None:
-        return NOTHING if a is None and b is None else (a if b is None else b)
-    return a * b

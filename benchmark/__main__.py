@@ -1,0 +1,126 @@
+"""Command line of the benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.live import Live
+
+from . import machine, report
+from .cases import DTYPES, METRICS, Job, custom, override, select
+from .contestants import FlashKMeansMLX, contestants
+from .runner import Result, Settings, run
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be >= 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} must be >= 0")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flash_kmeans_mlx.benchmark",
+        description="Compares flash-kmeans-mlx with scikit-learn, faiss and superkmeans: results first, then times.",
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--case", metavar="NAMES", help="cases, separated by commas; default quick (see --list)")
+    what.add_argument("--list", action="store_true", help="list the cases and stop")
+    for option, meaning in (("n", "points"), ("d", "coordinates"), ("k", "clusters"), ("b", "problems at once")):
+        what.add_argument(f"--{option}", type=_positive, help=f"{meaning} of a case of your own, standard normal")
+    what.add_argument("--max-iters", type=_positive, help="iterations, instead of the case's own")
+    what.add_argument("--metric", choices=METRICS, help="instead of the case's own")
+    what.add_argument("--dtype", choices=DTYPES, help="type of the points, instead of the case's own")
+    who = parser.add_argument_group("who takes part, and how")
+    who.add_argument("--backend", help="our backends, separated by commas; default the best of this machine")
+    who.add_argument("--skip-sklearn", action="store_true", help="without scikit-learn")
+    who.add_argument("--threads", type=_positive, default=machine.usable_cpus(), help="of each; default %(default)s")
+    who.add_argument("--runs", type=_positive, default=3, help="timed turns; default %(default)s")
+    who.add_argument("--warmup", type=_count, default=0, help="turns not timed after the cold one; default %(default)s")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", type=Path, metavar="PATH", help="write the results here")
+    output.add_argument("--save", action="store_true", help="write them to benchmark/results/<machine>.json")
+    output.add_argument("--plot", type=Path, metavar="PATH", help="draw the time ratios here (needs matplotlib)")
+    return parser
+
+
+def jobs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Job]:
+    """The jobs that the options ask for; says what is wrong with them otherwise."""
+    shape = {key: getattr(options, key) for key in "ndkb" if getattr(options, key) is not None}
+    if shape and options.case:
+        parser.error("--case and --n, --d, --k, --b exclude each other")
+    try:
+        chosen = [Job(custom(**shape), "lloyd")] if shape else select((options.case or "quick").split(","))
+        changes = {"iters": options.max_iters, "metric": options.metric, "dtype": options.dtype}
+        return [Job(override(job.case, **changes), job.kind) for job in chosen]
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; 1 if a result of ours is wrong."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    screen = report.console()
+    if options.list:
+        screen.print(report.listing())
+        return 0
+    todo = jobs(parser, options)
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install matplotlib")
+    settings = Settings(options.threads, options.runs, options.warmup)
+    who = contestants(options.backend.split(",") if options.backend else [None], options.threads, not options.skip_sklearn)
+    versions = machine.versions()
+    screen.print(report.header(machine.describe(), versions, options.threads, options.runs), highlight=False)
+    results: list[Result] = []
+    for job in todo:
+        missing = job.case.missing()
+        if missing:
+            screen.print(f"{job.name}: not run, {missing}\n")
+            continue
+        with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
+
+            def show(result: Result, doing: str, live: Live = live) -> None:
+                live.update(report.table(result, screen.width, doing), refresh=True)
+
+            results.append(run(job, who, settings, show))
+        screen.print()
+    about: dict[str, Any] = {
+        "machine": machine.describe(),
+        "versions": versions,
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "threads": options.threads,
+        "command": " ".join([parser.prog, *(sys.argv[1:] if arguments is None else arguments)]),
+    }
+    paths = [options.json] if options.json else []
+    if options.save:
+        paths.append(Path(__file__).parent / "results" / f"{machine.slug()}.json")
+    for path in paths:
+        report.write(path, about, results)
+        screen.print(f"written: {path}")
+    if options.plot:
+        from .figures import plot_ratios
+
+        plot_ratios({**about, "jobs": [report.as_json(result) for result in results]}, options.plot)
+        screen.print(f"written: {options.plot}")
+    ours = [row for result in results for row in result.rows if isinstance(row.contestant, FlashKMeansMLX)]
+    return 1 if any(row.problem for row in ours) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
