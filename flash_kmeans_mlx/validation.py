@@ -94,7 +94,7 @@ def _cast(x: Any, dtype: Any) -> Any:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)} or None for x's own")
     if isinstance(x, mx.array):
         return mx.contiguous(x.astype(DTYPES[name]))
-    return mx.array(x).astype(mx.bfloat16) if name == "bfloat16" else x.astype(name)
+    return mx.array(np.ascontiguousarray(x)).astype(mx.bfloat16) if name == "bfloat16" else x.astype(name)
 
 
 def check_count(name: str, value: Any, low: int, high: int | None = None, bound: str = "", shape: Any = None) -> int:

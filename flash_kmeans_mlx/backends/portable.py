@@ -27,8 +27,10 @@ class PortablePoints(Points):
         super().__init__(problem)
         b, n, _ = self.shape
         x, metric, weights = problem.x, problem.metric, problem.weights
-        self.x = x if isinstance(x, mx.array) else mx.array(x, mx.float16 if x.dtype == np.float16 else mx.float32)
-        copied = 0 if isinstance(x, mx.array) else self.x.nbytes
+        if not isinstance(x, mx.array):  # MLX refuses negative strides
+            x = mx.array(np.ascontiguousarray(x), mx.float16 if x.dtype == np.float16 else mx.float32)
+        self.x = x
+        copied = 0 if x is problem.x else 2 * x.nbytes
         self.tile = self._tile_rows(problem.n_clusters, copied + 4 * b * n * (6 + problem.runs), problem.max_bytes)
         self._choose_frame(problem.check_finite)
         self.inverse = self._inverse_norms() if metric.spherical else None  # (B, N)

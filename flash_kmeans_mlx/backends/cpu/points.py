@@ -40,19 +40,20 @@ class CpuPoints(Points):
         self.kernels = kernels()
         self.sgemm = sgemm_address()
         self.workers = Workers(plan.threads)
-        self._exit = ExitStack()
         self.shards = self._cut(plan.shards)
         self.dims = (0,) * d if plan.lanes else None
         self.scratch = [self._scratch() for _ in range(plan.threads)]
-        self.inverse = self._inverse_norms() if self.metric.spherical else None
-        self.weights = self._sum_weights()
         self._labels = np.empty((b, n), np.uint32)
         self.sums, self.mass, self.counts = np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
         self._changes: tuple[np.ndarray, ...] = ()
 
     def __enter__(self) -> Self:
-        self._exit.callback(self.workers.close)
-        self._exit.enter_context(single_threaded())
+        with ExitStack() as stack:
+            stack.callback(self.workers.close)
+            stack.enter_context(single_threaded())
+            self.inverse = self._inverse_norms() if self.metric.spherical else None
+            self.weights = self._sum_weights()
+            self._exit = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
