@@ -17,6 +17,8 @@ from .cases import DTYPES, METRICS, Job, custom, override, select
 from .contestants import FlashKMeansMLX, contestants
 from .runner import Result, Settings, run
 
+_BUSY = 0.25
+
 
 def _positive(text: str) -> int:
     value = int(text)
@@ -84,9 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install matplotlib")
     settings = Settings(options.threads, options.runs, options.warmup)
-    who = contestants(options.backend.split(",") if options.backend else [None], options.threads, not options.skip_sklearn)
-    versions = machine.versions()
+    backends = options.backend.split(",") if options.backend else [None]
+    who = contestants(backends, options.threads, not options.skip_sklearn)
+    versions, load = machine.versions(), machine.load()
     screen.print(report.header(machine.describe(), versions, options.threads, options.runs), highlight=False)
+    if load > _BUSY:
+        screen.print(f"The machine was busy already ({load:.0%} in the last minute): don't trust the times below.\n")
     results: list[Result] = []
     for job in todo:
         missing = job.case.missing()
@@ -105,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "versions": versions,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "threads": options.threads,
+        "load": round(load, 2),
         "command": " ".join([parser.prog, *(sys.argv[1:] if arguments is None else arguments)]),
     }
     paths = [options.json] if options.json else []

@@ -29,7 +29,8 @@ class Case:
         K: Clusters of each problem.
         iters: Lloyd iterations that every contestant is asked for.
         make: Makes the data, float32 ``(B, N, D)``.
-        tags: ``quick`` (in the default run), ``seeding`` (k-means++ is timed as well), ``fit`` (also a whole-fit case), ``real``, ``batched``.
+        tags: ``quick`` (in the default run), ``seeding`` (k-means++ is timed as well), ``fit`` (also as a whole fit),
+            ``quick-fit`` (that too is in the default run), ``real``, ``batched``.
         metric: ``"euclidean"``, ``"cosine"`` or ``"dot"``.
         dtype: Type of the points.
         needs: A module that making the data needs, with the package that has it.
@@ -68,7 +69,7 @@ class Case:
         return round_to(x, self.dtype)
 
     def start(self, x: Array, seed: int = 0) -> Array:
-        """The centroids every contestant starts from, ``(B, K, D)``: points drawn at random, no two alike where the data allows it.
+        """The centroids every contestant starts from, ``(B, K, D)``: points drawn at random, no two alike if possible.
 
         Equal start centroids would leave clusters empty at once, and the contestants' rules for those differ.
         """
@@ -142,12 +143,14 @@ def embeddings(case: Case, rng: np.random.Generator) -> Array:
     scale = np.arange(1, rank + 1, dtype=np.float32) ** -0.5
     centres = rng.standard_normal((2 * case.K, rank), dtype=np.float32) * scale
     rows = case.B * case.N
-    low = centres[rng.integers(len(centres), size=rows)] + 0.5 * scale * rng.standard_normal((rows, rank), dtype=np.float32)
+    low = 0.5 * scale * rng.standard_normal((rows, rank), dtype=np.float32)
+    low += centres[rng.integers(len(centres), size=rows)]
     x = low @ basis + 0.02 * rng.standard_normal((rows, case.D), dtype=np.float32)
     return unit_rows(x).reshape(case.B, case.N, case.D)
 
 
-def _photograph() -> Array:
+def photograph() -> Array:
+    """One of the photographs scikit-learn ships, uint8 (427, 640, 3)."""
     from sklearn.datasets import load_sample_image
 
     return load_sample_image("china.jpg")
@@ -156,13 +159,13 @@ def _photograph() -> Array:
 def pixels(case: Case, rng: np.random.Generator) -> Array:
     """The colours of a photograph, 0 to 255."""
     del case, rng
-    return _photograph().reshape(1, -1, 3).astype(np.float32)
+    return photograph().reshape(1, -1, 3).astype(np.float32)
 
 
 def patches(case: Case, rng: np.random.Generator) -> Array:
     """All 8 x 8 colour patches of a photograph at every second row and column."""
     del case, rng
-    windows = np.lib.stride_tricks.sliding_window_view(_photograph(), (8, 8, 3))[::2, ::2]
+    windows = np.lib.stride_tricks.sliding_window_view(photograph(), (8, 8, 3))[::2, ::2]
     return windows.reshape(1, -1, 192).astype(np.float32)
 
 
@@ -171,7 +174,7 @@ def digits(case: Case, rng: np.random.Generator) -> Array:
     del case, rng
     from sklearn.datasets import load_digits
 
-    return np.asarray(load_digits().data, dtype=np.float32)[None]
+    return np.asarray(load_digits(return_X_y=True)[0], dtype=np.float32)[None]
 
 
 _PHOTO = ("PIL", "Pillow")

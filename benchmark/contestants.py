@@ -44,8 +44,8 @@ class Outcome:
 class Contestant(ABC):
     """One k-means implementation.
 
-    ``same_start`` says that it starts where it is told; a ``yardstick`` is no k-means at all, only a time to compare with.
-    ``prepare`` and ``convert`` run outside the clock; ``lloyd``, ``seeding`` and ``fit`` inside it. What a contestant can't do it refuses.
+    ``same_start`` says that it starts where it is told; a ``yardstick`` is no k-means, only a time to compare with.
+    ``prepare`` and ``convert`` run outside the clock; ``lloyd``, ``seeding`` and ``fit``, those it has, inside.
     """
 
     name: ClassVar[str]
@@ -148,7 +148,7 @@ class FlashKMeansMLX(Contestant):
         return _outcome(batch_kmeans_Euclid(x, k, 0, init="k-means++", seed=seed, backend=self.backend))
 
     def fit(self, x: Any, k: int, seed: int) -> Outcome:
-        """k-means++ and as many iterations as scikit-learn's tolerance asks for: ours on each centroid implies theirs on all together."""
+        """k-means++ and iterations up to scikit-learn's tolerance: ours for each centroid implies theirs for all."""
         from flash_kmeans_mlx import batch_kmeans_Euclid
 
         tol = float(np.sqrt(1e-4 * np.var(x, axis=-2, dtype=np.float32).mean() / k))

@@ -50,14 +50,15 @@ def unit_rows(x: Array) -> Array:
 
 
 def tolerance(dtype: str, d: int) -> float:
-    """The regret that rounding in ``dtype`` explains: grows as eps times the square root of the number of coordinates."""
+    """The regret that rounding in ``dtype`` explains: eps times the square root of the number of coordinates."""
     return _SLACK * _EPS[dtype] * float(np.sqrt(d))
 
 
 def label_regret(x: Array, labels: Array, centroids: Array, metric: str = "euclidean") -> float:
     """How much worse than the nearest of the centroids the chosen one is, at the worst row, in float64.
 
-    It is relative to the size of the row and its centroid *after centring*, so that an offset common to all points can't hide wrong labels.
+    It is relative to the size of the row and its centroid *after centring*, so that an offset common to all points can't
+    hide wrong labels.
 
     Args:
         x: Points ``(N, D)``.
@@ -173,7 +174,7 @@ def compare(verdict: Verdict, best: float, limit: float = INERTIA_LIMIT) -> Verd
 
 
 def judge_seeds(x: Array, centroids: Array) -> Verdict:
-    """Judges seeds ``(B, K, D)``: each is a point of its ``(B, N, D)`` problem; the inertia is that of the nearest seeds."""
+    """Judges seeds ``(B, K, D)``: each is a point of its problem ``(N, D)``; the inertia is to the nearest of them."""
     total = 0.0
     for points, seeds in zip(x, centroids, strict=True):
         rows = {row.tobytes() for row in points + 0.0}

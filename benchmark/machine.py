@@ -28,10 +28,17 @@ def cpu_model() -> str:
         if found:
             return found.group(1).strip()
     if sys.platform == "darwin":
-        brand = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        brand = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        )
         if brand.stdout.strip():
             return brand.stdout.strip()
     return platform.processor() or platform.machine()
+
+
+def load() -> float:
+    """How busy the machine was in the last minute, 1 for every CPU busy; 0 where the system doesn't say."""
+    return os.getloadavg()[0] / usable_cpus() if hasattr(os, "getloadavg") else 0.0
 
 
 def slug() -> str:

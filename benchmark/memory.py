@@ -13,8 +13,8 @@ _STATUS = Path("/proc/self/status")
 class Peak:
     """Measures how far resident memory rises above where it was when this object was made.
 
-    On Linux the kernel's high-water mark (``VmHWM``) is set back to the present level first, so an earlier peak doesn't hide a later one;
-    ``ru_maxrss`` can't be set back there, and starts at the parent's. Elsewhere ``ru_maxrss`` it is.
+    On Linux the kernel's high-water mark (``VmHWM``) is set back to the present level first, so that an earlier peak
+    doesn't hide a later one; ``ru_maxrss`` can't be set back, and starts at the parent's there. Elsewhere it serves.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Peak:
 
 
 def bound(b: int, n: int, d: int, k: int) -> int:
-    """What a fit may use beyond its input, in bytes: 64 MB, 16 bytes a point, and four float64 copies of the centroids."""
+    """What a fit may use beyond its input, in bytes: 64 MB, 16 a point, and four float64 copies of the centroids."""
     return 64_000_000 + 16 * b * n + 4 * b * k * d * 8
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, ClassVar
@@ -10,6 +11,11 @@ import numpy as np
 
 from .contestants import Array, Contestant, Outcome, Single, over_batch
 from .gate import unit_rows
+
+
+def _library(name: str) -> Any:
+    """A module, imported when it is needed; untyped, as these libraries are."""
+    return importlib.import_module(name)
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,13 @@ class ScikitLearn(Contestant):
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit"})
 
     def prepare(self) -> None:
-        import sklearn.cluster  # noqa: F401
+        _library("sklearn.cluster")
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
-        from sklearn.cluster import KMeans
+        cluster = _library("sklearn.cluster")
 
         def one(b: int) -> Single:
-            model = KMeans(start.shape[1], init=start[b], n_init=1, max_iter=iters, tol=0, algorithm="lloyd")
+            model = cluster.KMeans(start.shape[1], init=start[b], n_init=1, max_iter=iters, tol=0, algorithm="lloyd")
             model.fit(x[b])
             passes = min(model.n_iter_ + 1, iters + 1)
             return model.labels_, model.cluster_centers_, model.n_iter_, model.inertia_, passes
@@ -35,15 +41,14 @@ class ScikitLearn(Contestant):
         return over_batch(x, one)
 
     def seeding(self, x: Array, k: int, seed: int) -> Outcome:
-        from sklearn.cluster import kmeans_plusplus
-
-        return Outcome(None, np.stack([kmeans_plusplus(points, k, random_state=seed)[0] for points in x]))
+        seeds = _library("sklearn.cluster").kmeans_plusplus
+        return Outcome(None, np.stack([seeds(points, k, random_state=seed)[0] for points in x]))
 
     def fit(self, x: Array, k: int, seed: int) -> Outcome:
-        from sklearn.cluster import KMeans
+        cluster = _library("sklearn.cluster")
 
         def one(b: int) -> Single:
-            model = KMeans(k, n_init=1, random_state=seed).fit(x[b])
+            model = cluster.KMeans(k, n_init=1, random_state=seed).fit(x[b])
             return model.labels_, model.cluster_centers_, model.n_iter_, model.inertia_, 0
 
         return over_batch(x, one)
@@ -53,8 +58,8 @@ class ScikitLearn(Contestant):
 class Faiss(Contestant):
     """``faiss.Kmeans`` on all points, and its exact search for the labels of the final centroids.
 
-    Its ``spherical=True`` is our ``"dot"``, and on unit rows our ``"cosine"``. The objective it keeps is that of the centroids before the last
-    update, so no inertia is taken from it.
+    Its ``spherical=True`` is our ``"dot"``, and on unit rows our ``"cosine"``. The objective it keeps is that of the
+    centroids before the last update, so no inertia is taken from it.
     """
 
     name: ClassVar[str] = "faiss"
@@ -62,10 +67,10 @@ class Faiss(Contestant):
     metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
 
     def prepare(self) -> None:
-        import faiss  # noqa: F401
+        _library("faiss")
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
-        import faiss
+        faiss = _library("faiss")
 
         _, n, d = x.shape
         if metric == "cosine":
@@ -88,7 +93,7 @@ class Faiss(Contestant):
 
     def fit(self, x: Array, k: int, seed: int) -> Outcome:
         """Its defaults: a random start, 25 iterations, a sample of 256 points per centroid."""
-        import faiss
+        faiss = _library("faiss")
 
         def one(b: int) -> Single:
             model = faiss.Kmeans(x.shape[2], k, seed=seed, min_points_per_centroid=1)
@@ -109,15 +114,15 @@ class SuperKMeans(Contestant):
     threads: int = 0
 
     def prepare(self) -> None:
-        import superkmeans  # noqa: F401
+        _library("superkmeans")
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
-        from superkmeans import SuperKMeans as Model
+        kmeans = _library("superkmeans").SuperKMeans
 
         _, n, d = x.shape
 
         def one(b: int) -> Single:
-            model = Model(
+            model = kmeans(
                 start.shape[1],
                 d,
                 hierarchical=False,
@@ -135,10 +140,10 @@ class SuperKMeans(Contestant):
 
     def fit(self, x: Array, k: int, seed: int) -> Outcome:
         """Its defaults: a random start, 10 iterations on a sample, hierarchical above 100,000 points."""
-        from superkmeans import SuperKMeans as Model
+        kmeans = _library("superkmeans").SuperKMeans
 
         def one(b: int) -> Single:
-            model = Model(k, x.shape[2], seed=seed, n_threads=self.threads)
+            model = kmeans(k, x.shape[2], seed=seed, n_threads=self.threads)
             centroids = model.train(x[b])
             return model.assign(x[b], centroids), centroids, 10, 0.0, 0
 
@@ -147,7 +152,7 @@ class SuperKMeans(Contestant):
 
 @dataclass(frozen=True)
 class Matmul(Contestant):
-    """NumPy's matrix product of points and centroids alone, in row tiles; not k-means, but what k-means by products can't go below."""
+    """NumPy's matrix product of points and centroids alone, in row tiles: what k-means by products can't go below."""
 
     name: ClassVar[str] = "matmul alone"
     package: ClassVar[str] = "numpy"

@@ -27,17 +27,19 @@ def console() -> Console:
 
 def header(machine: dict[str, str | int], versions: dict[str, str], threads: int, runs: int) -> str:
     """What is compared, on what."""
+    where = f"{machine['cpu']}, {machine['cores']} CPUs, {machine['system']}, Python {machine['python']}"
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"""{machine["cpu"]}, {machine["cores"]} CPUs, {machine["system"]}, Python {machine["python"]}, {threads} threads for each contestant
+    return f"""{where}, {threads} threads for each contestant
 {packages}
 
-Each contestant has a process of its own; they take turns from the same start. A time covers the centroids and their labels.
+Each contestant has a process of its own; they take turns from the same start, and deliver centroids and their labels.
 cold     the first call in the process, import excluded
 median   of {runs} further turns, with their 20th to 80th percentile
 x ours   time / our time: above 1 is slower than flash-kmeans-mlx
 inertia  in float64, relative to scikit-learn's
 regret   how far the worst label is from the nearest centroid, in float64, relative to the spread of the data
-A result that fails these checks shows no time. "matmul alone" is NumPy's product of points and centroids, once for each of our passes.
+A result that fails these checks shows no time.
+"matmul alone" is NumPy's product of points and centroids, once for each of our passes over the points.
 """
 
 
@@ -126,7 +128,9 @@ def _notes(result: Result) -> list[str]:
         if row.contestant.yardstick and ours is not None and relative:
             notes.append(f"{ours.name} / matmul alone: {1 / relative:.2f}")
     if result.memory is not None:
-        notes.append(f"our peak memory beyond the input: {result.memory / 1e6:.0f} MB (bound {result.bound / 1e6:.0f} MB)")
+        notes.append(
+            f"our peak memory beyond the input: {result.memory / 1e6:.0f} MB (bound {result.bound / 1e6:.0f} MB)"
+        )
     total = result.job.case.B * result.job.case.N
     if result.points_judged:
         notes.append(f"labels judged: {result.points_judged:,} of {total:,}")

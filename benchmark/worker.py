@@ -2,8 +2,9 @@
 
 Started as ``python -m flash_kmeans_mlx.benchmark.worker MODULE CLASS OPTIONS``. Requests, by their ``op``:
 
-- ``load``: ``x`` and ``start`` (paths of .npy files), ``iters``, ``metric``, ``dtype``, ``k``: what the next runs work on.
-- ``lloyd``, ``seeding``, ``fit``: ``repeats``, ``seed``, ``save`` (a path prefix): runs it; answers ``seconds``, one number a repeat.
+- ``load``: ``x`` and ``start`` (paths of .npy files), ``iters``, ``metric``, ``dtype``, ``k``: what later runs work on.
+- ``lloyd``, ``seeding``, ``fit``: ``repeats``, ``seed``, ``save`` (a path prefix): runs it, saves what the last repeat
+  returned, and answers ``seconds``, one number a repeat.
 - ``memory``: peak memory of one ``lloyd`` run beyond what the process held before it, in bytes.
 
 The process ends with its input.
@@ -73,10 +74,10 @@ class Server:
             outcome = self._once(problem, request["op"], request["seed"], request.get("passes"))
             seconds.append(perf_counter() - begin)
         assert outcome is not None
-        digest = hashlib.sha1(np.ascontiguousarray(outcome.centroids))
+        digest = hashlib.sha1(np.ascontiguousarray(outcome.centroids).data)
         np.save(request["save"] + "-centroids.npy", outcome.centroids)
         if outcome.labels is not None:
-            digest.update(np.ascontiguousarray(outcome.labels))
+            digest.update(np.ascontiguousarray(outcome.labels).data)
             np.save(request["save"] + "-labels.npy", outcome.labels)
         return {
             "seconds": seconds,
@@ -114,7 +115,7 @@ def serve(server: Server, requests: TextIO, replies: TextIO) -> None:
 def main(arguments: list[str]) -> None:
     """Prepares the contestant, says so in a first reply, and serves."""
     module, name, options = arguments
-    # Libraries print where they like: the replies keep the real standard output, everyone else's goes to standard error.
+    # Libraries print where they like: the replies keep the real standard output, all else goes to standard error.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     contestant = getattr(importlib.import_module(module), name)(**json.loads(options))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from . import backends, validation
+from .backends import Points
 from .fitting import fit
 from .metrics import COSINE, DOT, EUCLIDEAN
 from .result import KMeansResult
@@ -172,20 +175,21 @@ def assign(
     Returns:
         (B, N) uint32 labels, or (N,); `mx.array` if x is one.
     """
-    return score(x, centroids, metric, max_mem_gb=max_mem_gb, backend=backend, check_finite=check_finite)[0]
+    with assigned(x, centroids, metric, None, max_mem_gb, backend, check_finite) as (data, points, _):
+        return data.give(points.labels(), array=True)
 
 
-def score(
+@contextmanager
+def assigned(
     x: Any,
     centroids: Any,
-    metric: str = "euclidean",
-    *,
-    sample_weight: Any = None,
-    max_mem_gb: float = 0.0,
-    backend: str | None = None,
-    check_finite: bool = True,
-) -> tuple[Any, Any]:
-    """`assign`, and the inertia (B,) of these labels."""
+    metric: str,
+    sample_weight: Any,
+    max_mem_gb: float,
+    backend: str | None,
+    check_finite: bool,
+) -> Iterator[tuple[validation.Data, Points, np.ndarray]]:
+    """What `assign` does, up to what is asked of it: (x, points labelled by their best centroids, centroids (B, K, D))."""
     data = validation.data(x)
     kind = validation.metric(metric)
     shape = np.shape(centroids)
@@ -199,4 +203,4 @@ def score(
     with backends.open_points(backends.resolve(backend), problem) as points:
         points.reset()
         points.assign(c, np.ones(len(c), bool))
-        return data.give(points.labels(), array=True), data.give(points.inertia(c))
+        yield data, points, c

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from . import _modelfile, validation
-from .api import score
+from .api import assigned
+from .backends import Points
 from .errors import NotFittedError
 from .fitting import fit
 
@@ -103,11 +105,13 @@ class FlashKMeans:
 
     def predict(self, x: Any) -> Any:
         """Labels (B, N) uint32 of new points."""
-        return self._score(x, None)[0]
+        with self._assigned(x, None) as (data, points, _):
+            return data.give(points.labels(), array=True)
 
     def score(self, x: Any, sample_weight: Any = None) -> Any:
         """(B,) minus the inertia of x under its best labels: larger is better."""
-        return -self._score(x, sample_weight)[1]
+        with self._assigned(x, sample_weight) as (data, points, c):
+            return data.give(-points.inertia(c))
 
     def transform(self, x: Any) -> Any:
         """(B, N, K) float32 distance of every point to every centroid.
@@ -162,12 +166,13 @@ class FlashKMeans:
         model.centroids = mx.array(c)
         return model
 
-    def _score(self, x: Any, sample_weight: Any) -> tuple[Any, Any]:
-        data = self._check_fitted(x)
-        return score(
-            data.given, self.centroids, self.metric, sample_weight=sample_weight, max_mem_gb=self.max_mem_gb, backend=self.backend,
-            check_finite=self.check_finite,
-        )  # fmt: skip
+    def _assigned(
+        self, x: Any, sample_weight: Any
+    ) -> AbstractContextManager[tuple[validation.Data, Points, np.ndarray]]:
+        given = self._check_fitted(x).given
+        return assigned(
+            given, self.centroids, self.metric, sample_weight, self.max_mem_gb, self.backend, self.check_finite
+        )
 
     def _numpy_centroids(self) -> np.ndarray:
         return np.array(self.centroids, np.float32)

@@ -7,7 +7,7 @@ import mlx.core as mx
 from ..errors import BackendUnavailableError
 from .base import Points, Problem
 
-__all__ = ["BACKENDS", "Problem", "available", "open_points", "resolve"]
+__all__ = ["BACKENDS", "Points", "Problem", "available", "open_points", "resolve"]
 
 BACKENDS = ("reference", "portable", "cpu")
 

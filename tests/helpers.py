@@ -1,0 +1,178 @@
+"""Oracles in float64, tolerances and data for the tests. Nothing here calls the package."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.distance import cdist
+
+Array = npt.NDArray[Any]
+
+METRICS = ("euclidean", "cosine", "dot")
+EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+SLACK = 8  # two scores are compared, and data up to two bits off centre are used as they are (frame.FAR)
+
+
+def tolerance(d: int, dtype: str = "float32") -> float:
+    """What rounding of sums over D coordinates in `dtype` explains, relative to the size of what is summed."""
+    return SLACK * EPS[dtype] * float(np.sqrt(d))
+
+
+def to_float64(x: Any) -> Array:
+    """The exact values of an MLX or NumPy array of any float dtype."""
+    return np.array(x.astype(mx.float32) if isinstance(x, mx.array) else x, np.float64)
+
+
+def unit(x: Array) -> Array:
+    """Rows of norm 1; zero rows stay zero."""
+    norm = np.sqrt(np.square(x).sum(-1, keepdims=True))
+    return x / np.where(norm > 0, norm, 1.0)
+
+
+def costs(x: Array, centroids: Array, metric: str) -> Array:
+    """(N, K) cost of every point (N, D) at every centroid (K, D)."""
+    if metric == "euclidean":
+        return cdist(x, centroids, "sqeuclidean")
+    return 1.0 - unit(x) @ unit(centroids).T if metric == "cosine" else -(x @ centroids.T)
+
+
+def regret(x: Any, centroids: Any, labels: Any, metric: str) -> Array:
+    """(..., N): how much worse than the best centroid the chosen one is, relative to the point's and centroids' size.
+
+    Sizes are measured from the mean of the data, so that an offset can't hide wrong labels; for dot they are
+    ``||x|| ||c||``, for cosine 1.
+    """
+    x, centroids, labels = to_float64(x), to_float64(centroids), np.asarray(labels).astype(np.int64)
+    if x.ndim == 3:
+        return np.stack([regret(*member, metric) for member in zip(x, centroids, labels, strict=True)])
+    cost = costs(x, centroids, metric)
+    every = np.arange(len(x))
+    best = cost.argmin(1)
+    lost = cost[every, labels] - cost[every, best]
+    if metric == "euclidean":
+        mean = x.mean(0)
+        own, other = (np.square(centroids[i] - mean).sum(1) for i in (labels, best))
+        size = np.square(x - mean).sum(1) + own + other + np.square(x - mean).sum(1).mean()
+    elif metric == "dot":
+        norms = np.linalg.norm(centroids, axis=1)
+        size = np.linalg.norm(x, axis=1) * np.maximum(norms[labels], norms[best])
+    else:
+        size = np.ones(len(x))
+    return lost / np.where(size > 0, size, 1.0)
+
+
+def assert_labels_optimal(x: Any, centroids: Any, labels: Any, metric: str, dtype: str = "float32") -> None:
+    """Every label is a best centroid, up to rounding in `dtype`."""
+    labels = np.asarray(labels)
+    assert labels.shape == tuple(x.shape[:-1]), f"labels {labels.shape} for x {tuple(x.shape)}"
+    assert labels.min() >= 0 and labels.max() < centroids.shape[-2], "labels out of range"
+    lost = regret(x, centroids, labels, metric)
+    limit = tolerance(x.shape[-1], dtype)
+    wrong = np.argwhere(~(lost <= limit))
+    assert not len(wrong), f"{len(wrong)} of {lost.size} labels not the best, up to {lost.max():.2e} > {limit:.2e}: {wrong[:3]}"
+
+
+def inertia(x: Any, centroids: Any, labels: Any, metric: str, weights: Any = None) -> Array:
+    """(...,): the weighted sum of the costs under the labels; centroids as given, which for cosine must be unit rows."""
+    x, own = to_float64(x), np.take_along_axis(to_float64(centroids), np.asarray(labels).astype(np.int64)[..., None], -2)
+    if metric == "euclidean":
+        cost = np.square(x - own).sum(-1)
+    else:
+        cost = 1.0 - (unit(x) * own).sum(-1) if metric == "cosine" else -(x * own).sum(-1)
+    return (cost if weights is None else cost * weights).sum(-1)
+
+
+def inertia_scale(x: Any, metric: str, weights: Any = None) -> Array:
+    """(...,): the size against which an error of the inertia is small: spread, number or summed norms of the points."""
+    x = to_float64(x)
+    if metric == "euclidean":
+        size = np.square(x - x.mean(-2, keepdims=True)).sum(-1)
+    else:
+        size = np.ones(x.shape[:-1]) if metric == "cosine" else np.linalg.norm(x, axis=-1)
+    return (size if weights is None else size * weights).sum(-1)
+
+
+def centre(x: Array, labels: Array, previous: Array, metric: str, weights: Array | None = None) -> Array:
+    """(K, D): the M-step by its definition; clusters without weight keep their previous centroid."""
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    w, x = w[:, None], unit(x) if metric == "cosine" else x
+    new = previous.astype(np.float64).copy()
+    for k in range(len(new)):
+        own = labels == k
+        if w[own].sum() > 0:
+            total = (w[own] * x[own]).sum(0)
+            size = w[own].sum() if metric == "euclidean" else np.linalg.norm(total)
+            new[k] = total / size if size > 0 else new[k]
+    return new
+
+
+def lloyd(x: Array, start: Array, metric: str, n_iter: int, weights: Array | None = None) -> tuple[Array, Array]:
+    """Centroids (K, D) after n_iter M-steps in float64, and the labels (N,) under them; empty clusters stay."""
+    c = start.astype(np.float64) if metric == "euclidean" else unit(start.astype(np.float64))
+    for _ in range(n_iter):
+        c = centre(x, costs(x, c, metric).argmin(1), c, metric, weights)
+    return c, costs(x, c, metric).argmin(1)
+
+
+def same_partition(a: Any, b: Any) -> bool:
+    """Whether two labelings (N,) differ by a renaming of the clusters only, seen from either side."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape:
+        return False
+    pairs = {pair for pair in zip(a.tolist(), b.tolist(), strict=True)}
+    return len(pairs) == len(set(a.tolist())) == len(set(b.tolist()))
+
+
+def blobs(b: int, n: int, d: int, k: int, seed: int = 0) -> Array:
+    """(B, N, D) float64: K overlapping normal clusters per member, every member its own."""
+    rng = np.random.default_rng([seed, b, n, d, k])
+    centres = 2.0 * rng.standard_normal((b, k, d))
+    which = rng.integers(k, size=(b, n))
+    return np.take_along_axis(centres, which[..., None], 1) + rng.standard_normal((b, n, d))
+
+
+def duplicates(n: int, distinct: int, d: int, seed: int = 0) -> Array:
+    """(N, D) float32 with exactly `distinct` different rows, each of them present."""
+    rng = np.random.default_rng(seed)
+    which = np.concatenate([np.arange(distinct), rng.integers(distinct, size=n - distinct)])
+    return rng.standard_normal((distinct, d)).astype(np.float32)[rng.permutation(which)]
+
+
+def sift_like(n: int, d: int = 128, seed: int = 0) -> Array:
+    """(N, D) float32 whole numbers, non-negative and heavy-tailed, of norm about 512."""
+    rng = np.random.default_rng(seed)
+    raw = rng.gamma(0.4, size=(32, d))[rng.integers(32, size=n)] + rng.gamma(0.4, size=(n, d))
+    return np.rint(512 * unit(raw)).astype(np.float32)
+
+
+@cache
+def photograph() -> Array:
+    """(427, 640, 3) uint8."""
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image("china.jpg")
+
+
+def pixels(n: int) -> Array:
+    """(n, 3) float32 colours of a photograph, 0 to 255: many duplicates, far from the origin."""
+    flat = photograph().reshape(-1, 3)
+    return flat[:: len(flat) // n][:n].astype(np.float32)
+
+
+def patches(n: int) -> Array:
+    """(n, 192) float32: 8 x 8 patches of a photograph."""
+    windows = np.lib.stride_tricks.sliding_window_view(photograph(), (8, 8, 3))[::4, ::4].reshape(-1, 192)
+    return windows[:: len(windows) // n][:n].astype(np.float32)
+
+
+@cache
+def digits() -> Array:
+    """(1797, 64) float32."""
+    from sklearn.datasets import load_digits
+
+    x, _ = load_digits(return_X_y=True)
+    return x.astype(np.float32)
