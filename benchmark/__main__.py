@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--max-iters", type=_positive, help="iterations, instead of the case's own")
     what.add_argument("--metric", choices=METRICS, help="instead of the case's own")
     what.add_argument("--dtype", choices=DTYPES, help="type of the points, instead of the case's own")
+    what.add_argument("--seeding", action="store_true", help="time k-means++ on every case, not only the quick ones")
     who = parser.add_argument_group("who takes part, and how")
     who.add_argument("--backend", help="our backends, separated by commas; default the best of this machine")
     who.add_argument("--skip-sklearn", action="store_true", help="without scikit-learn")
@@ -69,9 +70,13 @@ def jobs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[J
     try:
         chosen = [Job(custom(**shape), "lloyd")] if shape else select((options.case or "quick").split(","))
         changes = {"iters": options.max_iters, "metric": options.metric, "dtype": options.dtype}
-        return [Job(override(job.case, **changes), job.kind) for job in chosen]
+        chosen = [Job(override(job.case, **changes), job.kind) for job in chosen]
     except ValueError as error:
         parser.error(str(error))
+    euclidean = [job for job in chosen if job.kind == "lloyd" or job.case.metric == "euclidean"]
+    if not euclidean:
+        parser.error(f"whole fits are compared under the euclidean metric only, not under {options.metric}")
+    return euclidean
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     todo = jobs(parser, options)
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install matplotlib")
-    settings = Settings(options.threads, options.runs, options.warmup)
+    settings = Settings(options.threads, options.runs, options.warmup, options.seeding)
     backends = options.backend.split(",") if options.backend else [None]
     who = contestants(backends, options.threads, not options.skip_sklearn)
     versions, load = machine.versions(), machine.load()
@@ -122,8 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.plot:
         from .figures import plot_ratios
 
-        plot_ratios({**about, "jobs": [report.as_json(result) for result in results]}, options.plot)
-        screen.print(f"written: {options.plot}")
+        try:
+            plot_ratios({**about, "jobs": [report.as_json(result) for result in results]}, options.plot)
+        except ValueError as error:
+            screen.print(f"no plot: {error}")
+        else:
+            screen.print(f"written: {options.plot}")
     ours = [row for result in results for row in result.rows if isinstance(row.contestant, FlashKMeansMLX)]
     return 1 if any(row.problem for row in ours) else 0
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import numpy as np
 from .cases import photograph
 
 _GREY = "#444444"
+_BLUE = "#1f6fb4"
 _PALETTE = {
-    "flash-kmeans-mlx": "#1f6fb4",
     "scikit-learn": "#e07b39",
     "faiss": "#6a9f58",
     "superkmeans": "#967662",
@@ -88,67 +89,80 @@ def _badge() -> dict[str, Any]:
     return {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
 
 
-def _bars(results: dict[str, Any], kind: str) -> dict[str, dict[str, float]]:
-    """Time over ours of every contestant with a time, by case."""
-    chosen: dict[str, dict[str, float]] = {}
+@dataclass(frozen=True)
+class _Bar:
+    contestant: str
+    ratio: float
+    inertia: float | None
+
+    @property
+    def text(self) -> str:
+        """The ratio, with the inertia where it differs by more than 0.5%."""
+        excess = 0.0 if self.inertia is None else self.inertia - 1
+        return f" {self.ratio:.2g}x " + (f"(inertia {excess:+.1%}) " if abs(excess) > 0.005 else "")
+
+
+def _bars(results: dict[str, Any], kind: str) -> dict[str, list[_Bar]]:
+    """By case, the time over ours of every contestant that passed the checks."""
+    chosen: dict[str, list[_Bar]] = {}
     for job in results["jobs"]:
-        if job["kind"] == kind:
-            ratios = {
-                row["contestant"]: row["time_over_ours"]
-                for row in job["rows"]
-                if row["kind"] == kind and row["time_over_ours"] is not None and row["contestant"] in _PALETTE
-            }
-            if ratios:
-                chosen[job["case"]] = ratios
+        bars = [
+            _Bar(row["contestant"], row["time_over_ours"], row["inertia_ratio"])
+            for row in job["rows"]
+            if row["kind"] == kind and row["time_over_ours"] is not None and row["contestant"] in _PALETTE
+        ]
+        if job["kind"] == kind and bars:
+            chosen[job["case"]] = bars
     return chosen
 
 
 def plot_ratios(results: dict[str, Any], path: Path) -> None:
-    """Times of a result file relative to ours, a panel for Lloyd from one start and one for whole fits.
+    """Others' times of a result file over ours, a panel for Lloyd from one start and one for whole fits.
 
     Raises:
-        ValueError: The file has no time of ours.
+        ValueError: There is no time of ours, or of nobody else, to compare.
     """
     titles = {"lloyd": "same start, same iterations", "fit": "whole fits, as users call them"}
-    panels = [(title, bars) for kind, title in titles.items() if (bars := _bars(results, kind))]
+    panels = [(title, groups) for kind, title in titles.items() if (groups := _bars(results, kind))]
     if not panels:
-        raise ValueError("no times to draw: no contestant passed the checks")
-    height = max(sum(len(ratios) + 1 for ratios in bars.values()) for _, bars in panels)
-    figure, axes = _figure(6.5 * len(panels), 1.2 + 0.16 * height, 1, len(panels))
-    for axis, (title, bars) in zip(np.atleast_1d(axes), panels, strict=True):
-        _draw_bars(axis, bars)
+        raise ValueError("nothing to draw: it takes a time of ours and of someone else that passed the checks")
+    height = max(sum(len(bars) + 1 for bars in groups.values()) for _, groups in panels)
+    figure, axes = _figure(6.2 * len(panels), 1.3 + 0.19 * height, 1, len(panels))
+    for axis, (title, groups) in zip(np.atleast_1d(axes), panels, strict=True):
+        _draw(axis, groups, height)
         axis.set_title(title, fontsize=10, color=_GREY)
+    from matplotlib.patches import Patch
+
+    names = {bar.contestant for _, groups in panels for bars in groups.values() for bar in bars}
+    handles = [Patch(color=colour, label=name) for name, colour in _PALETTE.items() if name in names]
     machine = results["machine"]
-    figure.supxlabel(
-        f"time / time of flash-kmeans-mlx, {machine['cpu']}, {results['threads']} threads", fontsize=9, color=_GREY
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    figure.suptitle(
+        f"time / time of flash-kmeans-mlx, right of the line is slower ({machine['cpu']}, {results['threads']} threads)",
+        fontsize=9,
+        color=_GREY,
     )
     figure.savefig(path, dpi=100)
 
 
-def _draw_bars(axis: Any, bars: dict[str, dict[str, float]]) -> None:
+def _draw(axis: Any, groups: dict[str, list[_Bar]], height: int) -> None:
     at = 0.0
     ticks: list[float] = []
-    shown: set[str] = set()
-    for ratios in bars.values():
-        names = [name for name in _PALETTE if name in ratios]
-        ticks.append(at + (len(names) - 1) / 2)
-        for name in names:
-            label = None if name in shown else name
-            axis.barh(at, ratios[name], height=0.9, color=_PALETTE[name], label=label)
-            axis.annotate(
-                f"{ratios[name]:.2g}x", (ratios[name], at), (3, 0), textcoords="offset points", va="center", fontsize=7
-            )
-            shown.add(name)
+    for bars in groups.values():
+        ticks.append(at + (len(bars) - 1) / 2)
+        for bar in bars:
+            axis.barh(at, bar.ratio - 1, left=1, height=0.85, color=_PALETTE[bar.contestant])
+            axis.text(bar.ratio, at, bar.text, ha="left" if bar.ratio >= 1 else "right", va="center", fontsize=7)
             at += 1
         at += 1
-    axis.axvline(1, color=_GREY, linewidth=0.8)
+    ratios = [bar.ratio for bars in groups.values() for bar in bars]
+    axis.axvline(1, color=_BLUE, linewidth=1.5)
     axis.set_xscale("log")
-    axis.margins(x=0.12)
-    axis.set_yticks(ticks, list(bars))
+    axis.set(xlim=(min(0.5, min(ratios) / 5), max(ratios) * 5), ylim=(height - 0.5, -1))
+    axis.set_yticks(ticks, list(groups))
     axis.tick_params(labelsize=9, length=0)
-    axis.invert_yaxis()
+    axis.xaxis.set_major_formatter("{x:g}x")
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.legend(fontsize=8, frameon=False, loc="best")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -57,8 +57,8 @@ def tolerance(dtype: str, d: int) -> float:
 def label_regret(x: Array, labels: Array, centroids: Array, metric: str = "euclidean") -> float:
     """How much worse than the nearest of the centroids the chosen one is, at the worst row, in float64.
 
-    It is relative to the size of the row and its centroid *after centring*, so that an offset common to all points can't
-    hide wrong labels.
+    It is relative to the size of the row and its centroid *after centring*, so that an offset common to all points
+    can't hide wrong labels.
 
     Args:
         x: Points ``(N, D)``.

@@ -16,7 +16,7 @@ from .cases import CASES, GROUPS
 from .runner import Result, Row
 from .timing import Times
 
-_TITLES = {"lloyd": "same start, same iterations", "fit": "whole fits, as users call them"}
+_TITLES = {"lloyd": "same start, {iters} iterations", "fit": "whole fits, as users call them"}
 
 
 def console() -> Console:
@@ -36,7 +36,7 @@ Each contestant has a process of its own; they take turns from the same start, a
 cold     the first call in the process, import excluded
 median   of {runs} further turns, with their 20th to 80th percentile
 x ours   time / our time: above 1 is slower than flash-kmeans-mlx
-inertia  in float64, relative to scikit-learn's
+inertia  in float64, relative to scikit-learn's (without it, to ours)
 regret   how far the worst label is from the nearest centroid, in float64, relative to the spread of the data
 A result that fails these checks shows no time.
 "matmul alone" is NumPy's product of points and centroids, once for each of our passes over the points.
@@ -59,7 +59,7 @@ _NARROW = 100
 def table(result: Result, width: int, doing: str = "") -> RenderableType:
     """A job's rows, with a line on what is being run, or on what was found."""
     job = result.job
-    title = f"{job.name}: {job.case.shape()}: {_TITLES[job.kind]}"
+    title = f"{job.name}: {job.case.shape()}: {_TITLES[job.kind].format(iters=job.case.iters)}"
     view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     left_out = ("cold", "p20-p80") if width < _NARROW else ()
     names = ("contestant", "its", "cold", "median", "p20-p80", "x ours", "inertia", "regret", "result")
@@ -147,7 +147,7 @@ def listing() -> Table:
         view.add_row(name, meaning, "")
     view.add_section()
     for case in CASES:
-        view.add_row(case.name, case.missing() or case.shape(), ", ".join(case.tags))
+        view.add_row(case.name, case.missing() or f"{case.shape()}, {case.iters} iterations", ", ".join(case.tags))
         if "fit" in case.tags:
             view.add_row(f"fit:{case.name}", "the same data, a whole fit", "")
     return view

@@ -32,11 +32,13 @@ class Settings:
         threads: Threads of every contestant.
         runs: Warm turns that are timed.
         warmup: Turns between the cold one and those.
+        seeding: Whether k-means++ is timed on every case, not only where it is quick.
     """
 
     threads: int
     runs: int = 3
     warmup: int = 0
+    seeding: bool = False
 
 
 @dataclass
@@ -99,15 +101,16 @@ class Result:
         return [row for row in self.rows if row.kind == kind]
 
     def base(self, kind: str) -> Row | None:
-        """The row that others are compared with: ours, or else the first with a time."""
-        return next((row for row in self.section(kind) if row.times is not None), None)
+        """Our row, with which the others are compared; the first of several, None without a time of ours."""
+        ours = [row for row in self.section(kind) if isinstance(row.contestant, FlashKMeansMLX)]
+        return next((row for row in ours if row.times is not None), None)
 
     def standard(self, kind: str) -> Row | None:
-        """The row whose inertia is the unit: scikit-learn's, or else the last exact one."""
+        """The row whose inertia is the unit: scikit-learn's, or else the first one."""
         valid = [row for row in self.section(kind) if row.times is not None and row.inertias]
         named = [row for row in valid if row.contestant.name == "scikit-learn"]
         exact = [row for row in valid if row.contestant.same_start and not row.contestant.yardstick]
-        return next(iter(named or exact[::-1]), None)
+        return next(iter(named or exact), None)
 
 
 def run(
@@ -122,7 +125,9 @@ def run(
         progress: Called after every turn with what is known and with what comes next.
     """
     case = job.case
-    kinds = [job.kind] + (["seeding"] if job.kind == "lloyd" and "seeding" in case.tags else [])
+    kinds = [job.kind]
+    if job.kind == "lloyd" and (settings.seeding or "seeding" in case.tags):
+        kinds.append("seeding")
     rows = [Row(c, kind, c.missing() or "") for kind in kinds for c in contestants if c.runs(kind, case.metric)]
     result = Result(job, rows, bound=bound(case.B, case.N, case.D, case.K))
     progress(result, "making the data")

@@ -57,7 +57,17 @@ def fit(
         n_init = 1  # every run would be the same
     backend = backends.resolve(backend)
     max_bytes = validation.cap(max_mem_gb)
-    problem = backends.Problem(data.x, n_clusters, metric, weights, max_bytes, check_finite, compiled, n_init)
+    problem = backends.Problem(
+        data.x,
+        n_clusters,
+        metric,
+        weights,
+        max_bytes,
+        check_finite,
+        compiled,
+        n_init,
+        init if isinstance(init, str) else "",
+    )
     with backends.open_points(backend, problem) as points:
         report = _print if verbose else None
         starts = (

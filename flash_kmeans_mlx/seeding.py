@@ -14,7 +14,7 @@ from . import validation
 if TYPE_CHECKING:
     from .backends.base import Points
 
-__all__ = ["INITS", "initial_centroids"]
+__all__ = ["INITS", "draw_points", "initial_centroids"]
 
 INITS = ("random", "k-means++", "k-means||")
 OVERSAMPLING = 2.0  # candidates per round of k-means||, in units of K (Bahmani et al. 2012)
@@ -41,10 +41,14 @@ def random_rows(points: Points, n_clusters: int, rng: np.random.Generator) -> np
     if points.point_weights is None:
         return np.broadcast_to(rng.choice(n, n_clusters, replace=False), (b, n_clusters))
     # The K smallest of Exp(1) / weight: a weighted draw without replacement (Efraimidis and Spirakis, 2006).
-    noise = rng.standard_exponential(n)
+    noise = rng.standard_exponential(n, np.float32)
     with np.errstate(divide="ignore"):
-        keys = (noise / w for w in points.point_weights)
-        return np.stack([np.argsort(k, kind="stable")[:n_clusters] for k in keys])
+        return np.stack([_smallest(noise / w, n_clusters) for w in points.point_weights])
+
+
+def _smallest(keys: np.ndarray, k: int) -> np.ndarray:
+    some = np.argpartition(keys, k - 1)[:k]
+    return some[np.argsort(keys[some], kind="stable")]
 
 
 def kmeans_plusplus(points: Points, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
@@ -56,9 +60,7 @@ def kmeans_plusplus(points: Points, n_clusters: int, rng: np.random.Generator) -
     if points.point_weights is None:
         chosen[:, 0] = int(first * n)
     else:
-        for i, w in enumerate(points.point_weights):
-            total = np.cumsum(w, dtype=np.float64)
-            chosen[i, 0] = np.searchsorted(total, first * total[-1], side="right")
+        chosen[:, 0] = [draw_points(w, np.array([first]))[0] for w in points.point_weights]
     state = points.seeding(chosen[:, 0], trials)
     for k in range(1, n_clusters):
         candidates = state.draw(uniforms[k])
@@ -86,9 +88,7 @@ def _parallel_member(points: Points, b: int, n_clusters: int, rng: np.random.Gen
     n_members, n, _ = points.shape
     weight = np.ones(n, np.float32) if points.point_weights is None else points.point_weights[b]
     only = np.arange(n_members) == b
-    total = np.cumsum(weight, dtype=np.float64)
-    fresh = np.searchsorted(total, rng.random(1) * total[-1], side="right")
-    candidates = fresh
+    candidates = fresh = draw_points(weight, rng.random(1))
     cost = np.full(n, np.inf, np.float32)
     owner = np.zeros(n, np.uint32)
     for _ in range(ROUNDS):
@@ -125,3 +125,12 @@ def _nearest(
     nearer = new < cost
     cost[nearer] = new[nearer]
     owner[nearer] = points.labels()[b, nearer] + np.uint32(offset)
+
+
+def draw_points(potential: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Indices at uniforms (L,) in [0, 1) of the cumulative potential (N,), or -1 where there is none."""
+    total = np.cumsum(potential, dtype=np.float64)
+    if total[-1] <= 0:
+        return np.full(len(uniforms), -1, np.int64)
+    last = len(potential) - 1 - int((potential[::-1] > 0).argmax())  # rounding must not draw beyond it
+    return np.minimum(np.searchsorted(total, uniforms * total[-1], side="right"), last)

@@ -1,4 +1,4 @@
-"""Oracles in float64, tolerances and data for the tests. Nothing here calls the package."""
+"""Oracles in float64, tolerances and data for the tests: computed here, never by the package."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
+import flash_kmeans_mlx as fk
+from flash_kmeans_mlx.backends import available
+
 Array = npt.NDArray[Any]
 
-METRICS = ("euclidean", "cosine", "dot")
+BACKENDS = tuple(name for name, reason in available().items() if reason is None)
+FITS = {"euclidean": fk.batch_kmeans_Euclid, "cosine": fk.batch_kmeans_Cosine, "dot": fk.batch_kmeans_Dot}
+METRICS = tuple(FITS)
 EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 SLACK = 8  # two scores are compared, and data up to two bits off centre are used as they are (frame.FAR)
 
@@ -76,9 +81,14 @@ def assert_labels_optimal(x: Any, centroids: Any, labels: Any, metric: str, dtyp
     assert not len(wrong), f"{len(wrong)} of {lost.size} labels not the best, up to {lost.max():.2e} > {limit:.2e}: {wrong[:3]}"
 
 
+def own_centroids(centroids: Any, labels: Any) -> Array:
+    """(..., N, D) float64: the centroid of every point."""
+    return np.take_along_axis(to_float64(centroids), np.asarray(labels).astype(np.int64)[..., None], -2)
+
+
 def inertia(x: Any, centroids: Any, labels: Any, metric: str, weights: Any = None) -> Array:
     """(...,): the weighted sum of the costs under the labels; centroids as given, which for cosine must be unit rows."""
-    x, own = to_float64(x), np.take_along_axis(to_float64(centroids), np.asarray(labels).astype(np.int64)[..., None], -2)
+    x, own = to_float64(x), own_centroids(centroids, labels)
     if metric == "euclidean":
         cost = np.square(x - own).sum(-1)
     else:
@@ -86,11 +96,12 @@ def inertia(x: Any, centroids: Any, labels: Any, metric: str, weights: Any = Non
     return (cost if weights is None else cost * weights).sum(-1)
 
 
-def inertia_scale(x: Any, metric: str, weights: Any = None) -> Array:
-    """(...,): the size against which an error of the inertia is small: spread, number or summed norms of the points."""
+def inertia_scale(x: Any, centroids: Any, labels: Any, metric: str, weights: Any = None) -> Array:
+    """(...,): what an error of the inertia is small against: squares from the mean, number or summed norms of the points."""
     x = to_float64(x)
     if metric == "euclidean":
-        size = np.square(x - x.mean(-2, keepdims=True)).sum(-1)
+        mean = x.mean(-2, keepdims=True)
+        size = np.square(x - mean).sum(-1) + np.square(own_centroids(centroids, labels) - mean).sum(-1)
     else:
         size = np.ones(x.shape[:-1]) if metric == "cosine" else np.linalg.norm(x, axis=-1)
     return (size if weights is None else size * weights).sum(-1)
@@ -118,12 +129,18 @@ def lloyd(x: Array, start: Array, metric: str, n_iter: int, weights: Array | Non
     return c, costs(x, c, metric).argmin(1)
 
 
+def given(x: Array, kind: str) -> Any:
+    """x as a caller would pass it: "numpy-float64", "mlx-bfloat16", ..."""
+    library, dtype = kind.split("-")
+    return x.astype(dtype) if library == "numpy" else mx.array(x.astype(np.float32)).astype(getattr(mx, dtype))
+
+
 def same_partition(a: Any, b: Any) -> bool:
     """Whether two labelings (N,) differ by a renaming of the clusters only, seen from either side."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape:
         return False
-    pairs = {pair for pair in zip(a.tolist(), b.tolist(), strict=True)}
+    pairs = set(zip(a.tolist(), b.tolist(), strict=True))
     return len(pairs) == len(set(a.tolist())) == len(set(b.tolist()))
 
 

@@ -14,7 +14,7 @@ from ..metrics import Metric
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "cost_of", "draw_points"]
+__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "cost_of"]
 
 PENDING, STABLE, SETTLED = 0, 1, 2
 
@@ -31,7 +31,7 @@ class Problem:
         max_bytes: cap on what is allocated beyond x; 0 for none.
         check_finite: whether to look for NaN and Inf.
         compiled: whether MLX's graphs go through `mx.compile`.
-        runs: how many times it will be fitted; with more than one, a copy of the labels counts towards the cap.
+        runs, init: how many times it will be fitted and how it will be seeded, for what that takes of `max_bytes`.
     """
 
     x: Any
@@ -42,6 +42,7 @@ class Problem:
     check_finite: bool = True
     compiled: bool = True
     runs: int = 1
+    init: str = ""
 
 
 @dataclass
@@ -158,7 +159,9 @@ class Points(ABC):
         """Other points (B, M, D) with weights (B, M), known to be finite, under the same metric and memory limit."""
         from . import open_points  # which imports this module
 
-        return open_points(self.backend, replace(self.problem, x=x, weights=weights, check_finite=False, runs=1))
+        return open_points(
+            self.backend, replace(self.problem, x=x, weights=weights, check_finite=False, runs=1, init="k-means++")
+        )
 
     @abstractmethod
     def seeding(self, first: np.ndarray, trials: int) -> Seeding:
@@ -170,12 +173,3 @@ def cost_of(metric: Metric, value: Any, inverse: Any, scale: Any) -> Any:
     if not metric.spherical:
         return value * scale**2
     return 1.0 - value * inverse if metric.unit_points else -value * scale
-
-
-def draw_points(potential: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Indices at uniforms (L,) of the cumulative potential (N,), or -1 where there is none."""
-    total = np.cumsum(potential, dtype=np.float64)
-    if total[-1] <= 0:
-        return np.full(len(uniforms), -1, np.int64)
-    last = np.flatnonzero(potential)[-1]
-    return np.minimum(np.searchsorted(total, uniforms * total[-1], side="right"), last)

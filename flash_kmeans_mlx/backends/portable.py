@@ -8,8 +8,9 @@ import mlx.core as mx
 import numpy as np
 
 from .. import frame as frames
+from ..seeding import draw_points
 from ..validation import check_magnitude
-from .base import PENDING, STABLE, Points, Problem, Seeding, Step, cost_of, draw_points
+from .base import PENDING, STABLE, Points, Problem, Seeding, Step, cost_of
 
 __all__ = ["PortablePoints"]
 
@@ -48,7 +49,7 @@ class PortablePoints(Points):
         room = min(TILE_BYTES, max_bytes - held) if max_bytes else TILE_BYTES
         if max_bytes and room < per_row:
             raise ValueError(
-                f"max_mem_gb={max_bytes / 1e9:g} must be >= {(held + per_row) / 1e9:.3g} GB, the least that x.shape="
+                f"max_mem_gb={max_bytes / 1e9:g} must be >= {(held + per_row) * 1.005 / 1e9:.3g} GB, the least that x.shape="
                 f"{self.shape} with n_clusters={n_clusters} needs on the portable backend; raise it"
             )
         return max(1, min(n, room // per_row))

@@ -7,8 +7,9 @@ import numpy as np
 
 from ..frame import Frame
 from ..metrics import unit_rows
+from ..seeding import draw_points
 from ..validation import check_magnitude
-from .base import PENDING, STABLE, Points, Problem, Seeding, Step, draw_points
+from .base import PENDING, STABLE, Points, Problem, Seeding, Step
 
 __all__ = ["ReferencePoints"]
 
@@ -27,7 +28,7 @@ class ReferencePoints(Points):
         need = b * n * (n_clusters + 3 * d) * 8
         if 0 < problem.max_bytes < need:
             raise ValueError(
-                f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {need / 1e9:.3g} GB for x.shape={self.shape} with"
+                f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB for x.shape={self.shape} with"
                 f" n_clusters={n_clusters} on the reference backend, which does not tile; use another backend"
             )
         raw = np.array(x.astype(mx.float32) if isinstance(x, mx.array) else x, np.float64)

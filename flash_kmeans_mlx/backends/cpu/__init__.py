@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...seeding import OVERSAMPLING, ROUNDS
 from ..base import Problem
 from .plan import plan
 from .points import CpuPoints
@@ -15,7 +16,28 @@ __all__ = ["open_cpu"]
 
 def open_cpu(problem: Problem) -> CpuPoints:
     """Points for this problem, by its size."""
-    arrays = 4 + problem.metric.spherical + (problem.weights is not None) + (problem.runs > 1)  # 4: see Plan
     trials = 2 + int(np.log(problem.n_clusters))
-    cut = plan(problem.x.shape, problem.n_clusters, arrays, trials, thread_count(), problem.max_bytes)
+    cut = plan(
+        problem.x.shape,
+        problem.n_clusters,
+        _point_arrays(problem),
+        _tables(problem),
+        trials,
+        thread_count(),
+        problem.max_bytes,
+    )
     return (SmallCpuPoints if cut.small else CpuPoints)(problem, cut)
+
+
+def _point_arrays(problem: Problem) -> int:
+    """4-byte values per point at the peak of a fit."""
+    weighted = problem.weights is not None
+    held = 1 + weighted + (problem.runs > 1)  # labels, weights, the best run's labels
+    held += problem.metric.spherical + (weighted and problem.metric.unit_points)  # 1 / norm, times the weight
+    seeding = {"random": 4, "k-means||": 10}.get(problem.init, 2 + 2 * problem.metric.spherical)
+    return held + max(3, seeding)  # 3: costs, twice, while clusters are repaired
+
+
+def _tables(problem: Problem) -> int:
+    """Tables of K x D float64 at the peak of a fit."""
+    return 6 + (int(4 * OVERSAMPLING * (ROUNDS + 1)) if problem.init == "k-means||" else 0)

@@ -41,7 +41,13 @@ class Plan:
 
 
 def plan(
-    shape: tuple[int, int, int], n_clusters: int, point_arrays: int, trials: int, threads: int, max_bytes: int
+    shape: tuple[int, int, int],
+    n_clusters: int,
+    point_arrays: int,
+    tables: int,
+    trials: int,
+    threads: int,
+    max_bytes: int,
 ) -> Plan:
     """Cut up a problem so that what is allocated beyond the input stays under `max_bytes` (0: no limit).
 
@@ -49,6 +55,7 @@ def plan(
         shape: (B, N, D).
         n_clusters: K.
         point_arrays: 4-byte values per point that the fit holds: labels, weights, costs, ...
+        tables: tables of K x D float64 that it holds besides the accumulators of shards.
         trials: candidates per round of k-means++.
         threads: threads that may be used.
         max_bytes: the cap, 0 for none.
@@ -63,12 +70,12 @@ def plan(
     if small:
         per_thread += 2 * n * d * 4 + n_clusters * (d + 1) * 4
     shards = 1 if small else max(1, min(64, -(-n // SHARD_ROWS), SHARD_BYTES // table))
-    fixed = 4 * b * n * point_arrays + 6 * b * table + (1 << 20)
+    fixed = 4 * b * n * point_arrays + tables * b * table + (1 << 20)
     room = max_bytes - fixed if max_bytes else 1 << 62
     if room < per_thread + (0 if small else table):
         need = fixed + per_thread + table
         raise ValueError(
-            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need / 1e9:.3g} GB, the least that x.shape={shape} with"
+            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that x.shape={shape} with"
             f" n_clusters={n_clusters} needs on the cpu backend; raise it, or fit fewer members at a time"
         )
     threads = max(1, min(threads, room // 2 // per_thread))

@@ -1,0 +1,198 @@
+"""What every backend promises besides the right answer: the same bits, ties, freezing, limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import helpers
+import mlx.core as mx
+import numpy as np
+import pytest
+from helpers import BACKENDS, FITS, METRICS
+
+from flash_kmeans_mlx import KMeansResult, assign
+from flash_kmeans_mlx.backends import portable
+
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_metric = pytest.mark.parametrize("metric", METRICS)
+SMALL, PRODUCTS, LANES = (3, 203, 17, 7), (2, 4999, 17, 131), (2, 5003, 3, 709)  # the last two: > 1e7 products a member
+SIZES = pytest.mark.parametrize("size", [SMALL, PRODUCTS, LANES], ids=["small", "products", "lanes"])
+
+
+def data(size: tuple[int, int, int, int]) -> np.ndarray:
+    return helpers.blobs(*size).astype(np.float32)
+
+
+def bits(result: KMeansResult) -> tuple[Any, ...]:
+    fields = (result.labels, result.centroids, result.inertia, result.n_iter_per_batch, result.converged)
+    return tuple(np.asarray(f).tobytes() for f in fields)
+
+
+def stacked(results: list[KMeansResult]) -> tuple[Any, ...]:
+    return tuple(b"".join(parts) for parts in zip(*(bits(r) for r in results), strict=True))
+
+
+@every_backend
+@every_metric
+@SIZES
+def test_a_stack_of_fits_is_the_fits_of_the_stack(size: tuple[int, ...], metric: str, backend: str) -> None:
+    b, _, _, k = size
+    x = data(size)
+    x[1] *= 100  # members of different size and pace
+    x[1, :, 0] += 1000
+    options = {"max_iters": 12, "tol": 0.05, "init": "k-means++", "seed": 5, "backend": backend}
+    singles = [FITS[metric](x[i], k, **options) for i in range(b)]
+    assert bits(FITS[metric](x, k, **options)) == stacked(singles)
+    assert len({r.n_iter for r in singles}) > 1 or size is not SMALL
+
+
+@every_backend
+@pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
+def test_a_stack_of_weighted_restarts_is_the_restarts_of_the_stack(init: str, backend: str) -> None:
+    x = data(SMALL)
+    w = np.random.default_rng(0).gamma(1.0, size=x.shape[:2])
+    options = {"max_iters": 5, "n_init": 4, "init": init, "backend": backend}
+    singles = [FITS["euclidean"](m, 7, sample_weight=v, **options) for m, v in zip(x, w, strict=True)]
+    assert bits(FITS["euclidean"](x, 7, sample_weight=w, **options)) == stacked(singles)
+
+
+@every_metric
+def test_portable_tiles_do_not_depend_on_the_batch(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable, "TILE_BYTES", 1 << 16)
+    x = data(SMALL)
+    options = {"max_iters": 6, "init": "k-means++", "backend": "portable"}
+    singles = [FITS[metric](member, 7, **options) for member in x]
+    assert bits(FITS[metric](x, 7, **options)) == stacked(singles)
+
+
+@every_backend
+@every_metric
+@SIZES
+@pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
+def test_the_same_seed_gives_the_same_bits(init: str, size: tuple[int, ...], metric: str, backend: str) -> None:
+    if backend == "reference" and size is not SMALL:
+        pytest.skip("the reference does not tile: small data are all it has")
+    x, k = data(size), size[3]
+    w = np.random.default_rng(1).gamma(1.0, size=x.shape[:2])
+    options = {"max_iters": 3, "init": init, "sample_weight": w, "backend": backend}
+    assert bits(FITS[metric](x, k, seed=3, **options)) == bits(FITS[metric](x, k, seed=3, **options))
+
+
+@every_metric
+@SIZES
+@pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
+def test_threads_do_not_change_a_bit(
+    init: str, size: tuple[int, ...], metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, k = data(size), size[3]
+    found = []
+    for threads in ("1", "2", "5"):
+        monkeypatch.setenv("FLASH_KMEANS_THREADS", threads)
+        found.append(bits(FITS[metric](x, k, 4, init=init, empty="split", backend="cpu")))
+    assert found[0] == found[1] == found[2]
+
+
+@every_backend
+def test_seeds_differ(backend: str) -> None:
+    x = data(SMALL)
+    for init in ("random", "k-means++", "k-means||"):
+        starts = [FITS["euclidean"](x, 7, 0, init=init, seed=s, backend=backend).centroids for s in range(3)]
+        assert not np.array_equal(starts[0], starts[1]) and not np.array_equal(starts[1], starts[2])
+
+
+@every_backend
+def test_random_states_are_left_alone(backend: str) -> None:
+    mx.random.seed(11)
+    np.random.seed(11)  # noqa: NPY002  # the state a careless library would use
+    key, legacy = np.array(mx.random.state[0]), np.random.get_state()[1].copy()  # noqa: NPY002
+    for init in ("random", "k-means++", "k-means||"):
+        FITS["euclidean"](mx.array(data(SMALL)), 7, 3, init=init, backend=backend)
+    assert np.array_equal(np.array(mx.random.state[0]), key)
+    assert np.array_equal(np.random.get_state()[1], legacy)  # noqa: NPY002
+
+
+@every_backend
+@every_metric
+@SIZES
+def test_ties_go_to_the_lowest_index(size: tuple[int, ...], metric: str, backend: str) -> None:
+    """Every centroid five times over, far apart and in blocks of their own: only the first of each may win."""
+    b, n, d, k = size
+    x = np.rint(4 * data(size))
+    few = np.rint(4 * helpers.blobs(b, k // 5 + 1, d, 3, seed=1))
+    repeated = np.tile(few, (1, 5, 1))
+    labels = assign(x, repeated, metric, backend=backend)
+    assert labels.max() < few.shape[1]
+    assert helpers.regret(x, repeated, labels, metric).max() <= helpers.tolerance(d)
+
+
+@every_backend
+@pytest.mark.parametrize("d", [3, 17])
+def test_a_point_half_way_goes_to_the_lower_index(d: int, backend: str) -> None:
+    step = np.eye(d)[0]
+    c = np.stack([9 * step, -2 * step, 2 * step, -2 * step])
+    assert assign(np.zeros((5, d)), c, backend=backend).tolist() == [1] * 5
+    assert assign(np.zeros((5, d)), c[::-1], backend=backend).tolist() == [0] * 5
+
+
+@every_backend
+@every_metric
+@SIZES
+@pytest.mark.parametrize("kind", ["numpy-float32", "mlx-float16"])
+def test_labels_are_those_that_assign_gives(kind: str, size: tuple[int, ...], metric: str, backend: str) -> None:
+    x = helpers.given(data(size), kind)
+    result = FITS[metric](x, size[3], 2, backend=backend)
+    again = assign(x, result.centroids, metric, backend=backend)
+    assert type(again) is type(result.labels)
+    assert np.array_equal(np.array(again), np.array(result.labels))
+
+
+@every_backend
+@every_metric
+def test_no_iterations_label_by_the_start(metric: str, backend: str) -> None:
+    x = data(SMALL)
+    c0 = 2 * x[:, :7]
+    result = FITS[metric](x, 7, 0, init_centroids=c0, backend=backend)
+    assert result.n_iter == 0 and not result.n_iter_per_batch.any() and not result.converged.any()
+    start = c0 if metric == "euclidean" else helpers.unit(c0.astype(np.float64)).astype(np.float32)
+    assert np.array_equal(result.centroids, start)
+    helpers.assert_labels_optimal(x, result.centroids, result.labels, metric)
+
+
+@every_backend
+@every_metric
+@pytest.mark.parametrize("empty", ["farthest", "keep"])
+def test_tol_stops_each_member_at_its_own_shift(empty: str, metric: str, backend: str) -> None:
+    x = data(SMALL)
+    options = {"init_centroids": x[:, :7], "empty": empty, "backend": backend}
+    path = [FITS[metric](x, 7, i, **options).centroids.astype(np.float64) for i in range(30)]
+    shifts = np.array([np.linalg.norm(b - a, axis=-1).max(-1) for a, b in zip(path[:-1], path[1:], strict=True)])
+    tol = float(np.median(shifts[:5]))
+    result = FITS[metric](x, 7, 29, tol, **options)
+    stops = 1 + (shifts <= tol).argmax(0)  # iterations until the first shift within tol
+    assert result.n_iter_per_batch.tolist() == stops.tolist() and result.converged.all()
+    assert stops.min() < stops.max()
+    for b, i in enumerate(stops):
+        np.testing.assert_array_equal(result.centroids[b], path[i][b].astype(np.float32))
+    helpers.assert_labels_optimal(x, result.centroids, result.labels, metric)
+
+
+@every_backend
+def test_without_tol_only_an_unchanged_assignment_stops(backend: str) -> None:
+    x = data(SMALL)
+    options = {"init_centroids": x[:, :7], "backend": backend}
+    result = FITS["euclidean"](x, 7, 200, **options)
+    assert result.converged.all()
+    for b, n_iter in enumerate(result.n_iter_per_batch.tolist()):
+        runs = [FITS["euclidean"](x, 7, i, **options) for i in (n_iter - 3, n_iter - 2)]
+        changed = [not np.array_equal(r.labels[b], result.labels[b]) for r in runs]
+        assert changed == [True, False]  # after i moves labels are those of E-step i + 1
+        assert not any(r.converged[b] for r in runs)
+
+
+@every_backend
+@every_metric
+def test_more_restarts_are_never_worse_for_any_member(metric: str, backend: str) -> None:
+    x = data(SMALL)
+    inertia = [FITS[metric](x, 7, 20, n_init=n, seed=2, backend=backend).inertia for n in (1, 2, 3, 6)]
+    assert (np.diff(inertia, axis=0) <= 0).all()
+    assert (inertia[0] > inertia[-1]).sum() >= 2
