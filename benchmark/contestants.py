@@ -55,6 +55,7 @@ class Contestant(ABC):
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "fit"})
     metrics: ClassVar[frozenset[str]] = frozenset({"euclidean"})
     note: ClassVar[str] = ""
+    fit_note: ClassVar[str] = ""
 
     def missing(self) -> str | None:
         """Why it can't run here, or None."""
@@ -116,6 +117,7 @@ class FlashKMeansMLX(Contestant):
     package: ClassVar[str] = "flash-kmeans-mlx"
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit"})
     metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
+    fit_note: ClassVar[str] = "k-means++, scikit-learn's tolerance"
     backend: str | None = None
 
     def missing(self) -> str | None:
@@ -143,6 +145,7 @@ class FlashKMeansMLX(Contestant):
         return _outcome(run(x, start.shape[-2], iters, 0.0, start, backend=self.backend))
 
     def seeding(self, x: Any, k: int, seed: int) -> Outcome:
+        """A fit of no iterations, which includes the labels of the seeds."""
         from flash_kmeans_mlx import batch_kmeans_Euclid
 
         return _outcome(batch_kmeans_Euclid(x, k, 0, init="k-means++", seed=seed, backend=self.backend))
@@ -151,7 +154,7 @@ class FlashKMeansMLX(Contestant):
         """k-means++ and iterations up to scikit-learn's tolerance: ours for each centroid implies theirs for all."""
         from flash_kmeans_mlx import batch_kmeans_Euclid
 
-        tol = float(np.sqrt(1e-4 * np.var(x, axis=-2, dtype=np.float32).mean() / k))
+        tol = float(np.sqrt(1e-4 * np.var(_numpy(x), axis=-2, dtype=np.float32).mean() / k))
         return _outcome(batch_kmeans_Euclid(x, k, 300, tol, init="k-means++", seed=seed, backend=self.backend))
 
 
@@ -171,6 +174,7 @@ class FlashKMeansDefaults(Contestant):
     name: ClassVar[str] = "FlashKMeans(d, k).fit(x)"
     package: ClassVar[str] = "flash-kmeans-mlx"
     kinds: ClassVar[frozenset[str]] = frozenset({"fit"})
+    fit_note: ClassVar[str] = "k-means++, at most 25 iterations"
 
     def missing(self) -> str | None:
         return None

@@ -137,11 +137,8 @@ def plot_ratios(results: dict[str, Any], path: Path) -> None:
     handles = [Patch(color=colour, label=name) for name, colour in _PALETTE.items() if name in names]
     machine = results["machine"]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
-    figure.suptitle(
-        f"time / time of flash-kmeans-mlx, right of the line is slower ({machine['cpu']}, {results['threads']} threads)",
-        fontsize=9,
-        color=_GREY,
-    )
+    where = f"{machine['cpu']}, {results['threads']} threads"
+    figure.suptitle(f"time / time of flash-kmeans-mlx, right of the line is slower ({where})", fontsize=9, color=_GREY)
     figure.savefig(path, dpi=100)
 
 

@@ -23,6 +23,7 @@ class ScikitLearn(Contestant):
     """``sklearn.cluster.KMeans``, algorithm ``"lloyd"``; it stops when no label changes, as we do."""
 
     name: ClassVar[str] = "scikit-learn"
+    fit_note: ClassVar[str] = "k-means++, tolerance 1e-4"
     package: ClassVar[str] = "scikit-learn"
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit"})
 
@@ -63,6 +64,7 @@ class Faiss(Contestant):
     """
 
     name: ClassVar[str] = "faiss"
+    fit_note: ClassVar[str] = "random start, 25 iterations on a sample"
     package: ClassVar[str] = "faiss-cpu"
     metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
 
@@ -108,6 +110,7 @@ class SuperKMeans(Contestant):
     """``superkmeans.SuperKMeans``: prunes approximately, and takes no start."""
 
     name: ClassVar[str] = "superkmeans"
+    fit_note: ClassVar[str] = "random start, 10 iterations on a sample"
     package: ClassVar[str] = "superkmeans"
     same_start: ClassVar[bool] = False
     note: ClassVar[str] = "own start, not exact"

@@ -117,7 +117,9 @@ def _word(row: Row) -> str:
         return row.problem.split(":")[0]
     if row.times is None:
         return "..."
-    return f"{row.n_iter} passes" if row.contestant.yardstick else row.contestant.note or "ok"
+    if row.contestant.yardstick:
+        return f"{row.n_iter} passes"
+    return (row.contestant.fit_note if row.kind == "fit" else row.contestant.note) or "ok"
 
 
 def _notes(result: Result) -> list[str]:

@@ -6,9 +6,10 @@ Layout: header length (8 bytes, little endian), a JSON header with dtype, shape 
 import json
 import math
 import os
+import re
 import uuid
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 
@@ -16,12 +17,12 @@ FORMAT = "flash-kmeans-mlx model"
 FORMAT_VERSION = 1
 
 _METADATA = "__metadata__"
-_OURS = ("format", "format_version")
 _DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U32": np.dtype("<u4")}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 1 << 20
-_SAVE_AGAIN = "save the model again"
+_CHECK_PATH = "check the path: only files written by FlashKMeans.save can be loaded"
 _COPY_AGAIN = "copy the file again or save the model again"
+_SAVE_AGAIN = "save the model again"
 
 
 def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -36,10 +37,9 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata:
         TypeError: An array has another dtype, or a metadata key or value is not a string.
         ValueError: A name is reserved, or the header would be larger than `read` accepts.
     """
-    taken = [name for name in (*_OURS, _METADATA) if name in metadata] + [n for n in (_METADATA,) if n in arrays]
-    if taken:
-        raise ValueError(f"{taken[0]!r} is reserved by the file format: choose another name")
-    strings = {**metadata, "format": FORMAT, "format_version": str(FORMAT_VERSION)}
+    if reserved := {"format", "format_version", _METADATA} & {*metadata, *arrays}:
+        raise ValueError(f"{min(reserved)!r} is reserved by the file format: choose another name")
+    strings = {"format": FORMAT, "format_version": str(FORMAT_VERSION), **metadata}
     for key, value in strings.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata[{key!r}]={value!r} must be a string with a string key: convert it before saving")
@@ -51,8 +51,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata:
     for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize):
         dtype = array.dtype.newbyteorder("<")
         if dtype not in _CODES:
-            allowed = ", ".join(sorted(d.name for d in _CODES))
-            raise TypeError(f"arrays[{name!r}].dtype={array.dtype} must be one of {allowed}: convert it before saving")
+            raise TypeError(f"arrays[{name!r}].dtype={array.dtype} must be float32, float64, int64 or uint32")
         chunks.append(array.astype(dtype).tobytes())
         begin, end = end, end + len(chunks[-1])
         header[name] = {"dtype": _CODES[dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
@@ -81,90 +80,82 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         ValueError: The file is not one of ours, is of a newer format, truncated or damaged.
     """
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8:
-            _refuse(path, f"it has {size} bytes and a safetensors file at least 8", _COPY_AGAIN)
-        if length > _MAX_HEADER:
-            _refuse(path, f"it is not safetensors, or not ours (a header of {length} bytes)", "check the path")
-        if 8 + length > size:
-            _refuse(path, f"it is truncated (header of {length} bytes, file of {size})", _COPY_AGAIN)
-        header = _parse_header(path, file.read(length))
-        metadata = _check_metadata(path, header.pop(_METADATA, None))
-        spans = {name: _check_entry(path, name, entry, size - 8 - length) for name, entry in header.items()}
-        position = 0
-        for begin, end in sorted((begin, end) for _, _, begin, end in spans.values()):
-            if begin != position:
-                _refuse(path, f"its arrays overlap or leave a gap at data byte {min(begin, position)}", _SAVE_AGAIN)
-            position = end
-        if position != size - 8 - length:
-            _refuse(path, f"{size - 8 - length - position} bytes follow the last array", _COPY_AGAIN)
-        data = file.read()
-    arrays = {}
-    for name, (dtype, shape, begin, end) in spans.items():
         try:
-            array = np.frombuffer(data[begin:end], dtype).reshape(shape)
+            return _parse(file, os.fstat(file.fileno()).st_size)
+        except ValueError as error:
+            raise ValueError(f"cannot load {os.fspath(path)!r}: {error}") from None
+
+
+def _parse(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8:
+        raise ValueError(f"it has {size} bytes and a safetensors file at least 8; {_COPY_AGAIN}")
+    if length > _MAX_HEADER:
+        raise ValueError(f"it is not a model of ours: its header would take {length} bytes; {_CHECK_PATH}")
+    size -= 8 + length
+    if size < 0:
+        raise ValueError(f"it is truncated by at least {-size} bytes; {_COPY_AGAIN}")
+    header = _parse_header(file.read(length))
+    metadata = _check_metadata(header.pop(_METADATA, None))
+    arrays = {}
+    position = 0
+    for name, entry in header.items():
+        dtype, shape, end = _check_entry(name, entry, position, size)
+        try:
+            array = np.frombuffer(file.read(end - position), dtype).reshape(shape)
         except (ValueError, OverflowError) as error:
-            _refuse(path, f"array {name!r} has shape {shape}, which NumPy cannot hold ({error})", _SAVE_AGAIN)
+            raise ValueError(f"array {name!r} cannot have the shape {shape} ({error}); {_SAVE_AGAIN}") from None
         arrays[name] = array.astype(dtype.newbyteorder("="))
+        position = end
+    if position != size:
+        raise ValueError(f"{size - position} bytes follow its last array; {_COPY_AGAIN}")
     return arrays, metadata
 
 
-def _refuse(path: str | os.PathLike[str], what: str, cure: str) -> NoReturn:
-    raise ValueError(f"cannot load {os.fspath(path)!r}: {what}; {cure}") from None
-
-
-def _parse_header(path: str | os.PathLike[str], text: bytes) -> dict[str, Any]:
+def _parse_header(text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) != len(pairs):
+        if len(dict(pairs)) != len(pairs):
             raise ValueError("a name appears twice")
-        return table
+        return dict(pairs)
 
     try:
         header = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        _refuse(path, f"it is not safetensors, or its header is damaged ({error})", "check the path or " + _COPY_AGAIN)
+        raise ValueError(f"it is not safetensors, or its header is damaged ({error}); {_CHECK_PATH}") from None
     if not isinstance(header, dict):
-        _refuse(path, "it is not safetensors (its header is not a JSON object)", "check the path")
+        raise ValueError(f"it is not safetensors: its header is not a JSON object; {_CHECK_PATH}")
     return header
 
 
-def _check_metadata(path: str | os.PathLike[str], metadata: Any) -> dict[str, str]:
+def _check_metadata(metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        _refuse(path, "it carries no metadata of ours", f"only a file of format {FORMAT!r} can be loaded")
-    kept = {key: value for key, value in metadata.items() if key not in _OURS}
-    name, version = (metadata.get(key) for key in _OURS)
+        raise ValueError(f"it has no metadata, so it is not a {FORMAT!r} file; {_CHECK_PATH}")
+    name, version = metadata.pop("format", None), metadata.pop("format_version", "")
     if name != FORMAT:
-        _refuse(path, f"its format is {name!r}", f"only a file of format {FORMAT!r} can be loaded")
-    if (
-        version is None
-        or not (version.isascii() and version.isdecimal() and 1 <= len(version) <= 9)
-        or int(version) < 1
-    ):
-        _refuse(path, f"its format_version is {version!r}, not a positive number", _SAVE_AGAIN)
+        raise ValueError(f"its format is {name!r}, not {FORMAT!r}; {_CHECK_PATH}")
+    if re.fullmatch("[1-9][0-9]{0,8}", version) is None:
+        raise ValueError(f"its format_version={version!r} must be a positive number; {_SAVE_AGAIN}")
     if int(version) > FORMAT_VERSION:
-        _refuse(path, f"its format_version={version} must be <= {FORMAT_VERSION}", "upgrade flash-kmeans-mlx")
-    return kept
+        raise ValueError(f"its format_version={version} must be <= {FORMAT_VERSION}; upgrade flash-kmeans-mlx")
+    return metadata
 
 
-def _check_entry(
-    path: str | os.PathLike[str], name: str, entry: Any, size: int
-) -> tuple[np.dtype, list[int], int, int]:
+def _check_entry(name: str, entry: Any, position: int, size: int) -> tuple[np.dtype, list[int], int]:
     fields = entry if isinstance(entry, dict) else {}
     code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
-    dtype = _DTYPES.get(code) if isinstance(code, str) else None
-    if dtype is None:
-        _refuse(path, f"array {name!r} has dtype {code!r}, not one of {', '.join(_DTYPES)}", _SAVE_AGAIN)
+    if not isinstance(code, str) or code not in _DTYPES:
+        raise ValueError(f"array {name!r} has dtype {code!r}, not one of {', '.join(_DTYPES)}; {_SAVE_AGAIN}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        _refuse(path, f"array {name!r} has shape {shape!r} and data_offsets {offsets!r}", _SAVE_AGAIN)
+        raise ValueError(f"array {name!r} has shape {shape!r} and data_offsets {offsets!r}; {_SAVE_AGAIN}")
     begin, end = offsets
+    if begin != position:
+        raise ValueError(f"array {name!r} starts at data byte {begin}, not {position}; {_SAVE_AGAIN}")
     if end > size:
-        _refuse(path, f"it is truncated (array {name!r} ends at data byte {end} of {size})", _COPY_AGAIN)
-    if end - begin != math.prod(shape) * dtype.itemsize:
-        _refuse(path, f"array {name!r} of {code} {shape} does not fit its {end - begin} bytes", _SAVE_AGAIN)
-    return dtype, shape, begin, end
+        raise ValueError(f"it is truncated: array {name!r} ends at data byte {end} of {size}; {_COPY_AGAIN}")
+    if end - begin != math.prod(shape) * _DTYPES[code].itemsize:
+        raise ValueError(f"array {name!r} of {code} {shape} does not fit its {end - begin} bytes; {_SAVE_AGAIN}")
+    return _DTYPES[code], shape, end
 
 
-def _are_sizes(value: Any) -> bool:
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)

@@ -16,6 +16,7 @@ __all__ = ["PortablePoints"]
 
 UNSET = 0xFFFFFFFF
 TILE_BYTES = 256 << 20  # for the scores and rows of a tile
+LEAST_TILE = 64  # rows: below that a cap would be held at the price of a crawl
 NOISE = 1e-6  # as in kernels/cpu/seed.py: an expanded distance below this share of the norms is rounding
 
 
@@ -32,7 +33,7 @@ class PortablePoints(Points):
             x = mx.array(np.ascontiguousarray(x), mx.float16 if x.dtype == np.float16 else mx.float32)
         self.x = x
         copied = 0 if x is problem.x else 2 * x.nbytes
-        self.tile = self._tile_rows(problem.n_clusters, copied + 4 * b * n * (6 + problem.runs), problem.max_bytes)
+        self.tile = self._tile_rows(copied)
         self._choose_frame(problem.check_finite)
         self.inverse = self._inverse_norms() if metric.spherical else None  # (B, N)
         self.weights = None if weights is None else mx.array(weights)
@@ -42,17 +43,22 @@ class PortablePoints(Points):
         self._step_tile = mx.compile(_step_tile) if problem.compiled else _step_tile
         self._best = mx.compile(_best) if problem.compiled else _best
 
-    def _tile_rows(self, n_clusters: int, held: int, max_bytes: int) -> int:
+    def _tile_rows(self, held: int) -> int:
+        """Rows of a tile, so that tiles and the `held` bytes stay under the cap."""
         b, n, d = self.shape
-        per_row = 4 * b * (3 * n_clusters + 4 * d + 8)
-        held += 12 * 4 * b * n_clusters * d
-        room = min(TILE_BYTES, max_bytes - held) if max_bytes else TILE_BYTES
-        if max_bytes and room < per_row:
+        problem, k = self.problem, self.problem.n_clusters
+        arrays = 6 + problem.runs + 2 * (problem.weights is not None) + 2 * self.metric.spherical
+        arrays += {"random": 4, "k-means++": 6, "k-means||": 12}.get(problem.init, 0)
+        held += 4 * b * n * arrays + (12 + (80 if problem.init == "k-means||" else 0)) * 4 * b * k * d + (1 << 18)
+        per_row = 4 * b * (3 * max(k, 2 + int(np.log(k))) + 5 * d + 8)
+        least = held + min(n, LEAST_TILE) * per_row
+        if 0 < problem.max_bytes < least:
             raise ValueError(
-                f"max_mem_gb={max_bytes / 1e9:g} must be >= {(held + per_row) * 1.005 / 1e9:.3g} GB, the least that x.shape="
-                f"{self.shape} with n_clusters={n_clusters} needs on the portable backend; raise it"
+                f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {least * 1.005 / 1e9:.3g} GB, the least that x.shape="
+                f"{self.shape} with n_clusters={k} needs on the portable backend; raise it"
             )
-        return max(1, min(n, room // per_row))
+        room = min(TILE_BYTES, problem.max_bytes - held) if problem.max_bytes else TILE_BYTES
+        return max(min(n, LEAST_TILE), min(n, room // per_row))
 
     # Reading points
 
@@ -61,7 +67,7 @@ class PortablePoints(Points):
         sample = np.array(self.x[:, :: frames.sample_step(n)].astype(mx.float32))
         magnitude = np.abs(sample).max((1, 2)).astype(np.float64)
         if check_finite:
-            for lo, hi in self._tiles():
+            for lo, hi in self._bounds():
                 part = mx.abs(self.x[:, lo:hi].astype(mx.float32))
                 # NaN is not less than Inf: caught whatever MLX's maximum makes of it.
                 fine = (part < mx.inf).all(axis=(1, 2))
@@ -73,20 +79,21 @@ class PortablePoints(Points):
         self._shift = mx.array(self.frame.shift.astype(np.float32))[:, None]
         self._factor = mx.array((1.0 / self.frame.scale).astype(np.float32))[:, None, None]
 
-    def _tiles(self) -> Iterator[tuple[int, int]]:
+    def _bounds(self) -> Iterator[tuple[int, int]]:
         for lo in range(0, self.shape[1], self.tile):
             yield lo, min(lo + self.tile, self.shape[1])
 
-    def _rows(self, lo: int, hi: int) -> mx.array:
-        """(B, T, D) float32 in the frame."""
-        x = self.x[:, lo:hi].astype(mx.float32)
-        return x if self._plain else (x - self._shift) * self._factor
+    def tiles(self) -> Iterator[tuple[mx.array, int, int]]:
+        """Rows (B, T, D) float32 in the frame, with their bounds."""
+        for lo, hi in self._bounds():
+            x = self.x[:, lo:hi].astype(mx.float32)
+            yield (x if self._plain else (x - self._shift) * self._factor), lo, hi
 
     def gather(self, tile: Callable[[mx.array, int, int], mx.array]) -> mx.array:
         """Tiles' (B, T) results side by side, evaluated one by one so that memory is one tile's."""
         parts = []
-        for lo, hi in self._tiles():
-            parts.append(tile(self._rows(lo, hi), lo, hi))
+        for x, lo, hi in self.tiles():
+            parts.append(tile(x, lo, hi))
             mx.eval(parts[-1])
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
@@ -118,10 +125,10 @@ class PortablePoints(Points):
         sums, mass = np.zeros((n_members, k, d)), np.zeros((n_members, k))
         counts, changed = np.zeros((n_members, k), np.int64), np.zeros(n_members, np.int64)
         parts = []
-        for lo, hi in self._tiles():
+        for x, lo, hi in self.tiles():
             weights = mx.ones((n_members, hi - lo)) if self.weights is None else self.weights[:, lo:hi]
             old = self._labels[:, lo:hi]
-            labels, *totals = self._step_tile(self._rows(lo, hi), c, bias, weights, old, running)
+            labels, *totals = self._step_tile(x, c, bias, weights, old, running)
             mx.eval(labels, *totals)
             parts.append(labels)
             for total, part in zip((sums, mass, counts, changed), totals, strict=True):
@@ -193,27 +200,30 @@ class PortableSeeding(Seeding):
 
     def totals(self, candidates: np.ndarray) -> np.ndarray:
         self.candidates = candidates
-        return np.array((self._to(candidates) * self.weights[:, None]).sum(-1), np.float64)
+        out = np.zeros(candidates.shape)
+        for distances, lo, hi in self._to(candidates):
+            out += np.array((distances * self.weights[:, None, lo:hi]).sum(-1), np.float64)
+        return out
 
     def take(self, choice: np.ndarray) -> None:
         chosen = self.candidates[np.arange(len(choice)), choice]
-        self.nearest = self._to(chosen[:, None])[:, 0]
+        parts = [distances[:, 0] for distances, _, _ in self._to(chosen[:, None])]
+        self.nearest = mx.concatenate(parts, axis=1)
         mx.eval(self.nearest)
 
-    def _to(self, index: np.ndarray) -> mx.array:
-        """(B, L, N) squared distances to the points index (B, L), at most the nearest so far."""
+    def _to(self, index: np.ndarray) -> Iterator[tuple[mx.array, int, int]]:
+        """Squared distances (B, L, T) to the points index (B, L), at most the nearest so far; tile by tile."""
         frame, metric = self.points.frame, self.points.metric
         rows = np.stack([frame.rows(self.points.rows(b, i), b) for b, i in enumerate(index)])
         c = mx.array(metric.start(rows).astype(np.float32))
         c_square = mx.square(c).sum(-1)[:, :, None]
-
-        def tile(x: mx.array, lo: int, hi: int) -> mx.array:
+        for x, lo, hi in self.points.tiles():
             norms = self.square[:, None, lo:hi] + c_square
             distance = norms - 2 * self.inverse[:, None, lo:hi] * (c @ x.swapaxes(1, 2))
             distance = mx.where(distance < NOISE * norms, 0.0, distance)
-            return mx.minimum(distance, self.nearest[:, None, lo:hi]).swapaxes(1, 2)
-
-        return self.points.gather(tile).swapaxes(1, 2)
+            distance = mx.minimum(distance, self.nearest[:, None, lo:hi])
+            mx.eval(distance)
+            yield distance, lo, hi
 
 
 def _best(x: mx.array, c: mx.array, bias: mx.array) -> mx.array:

@@ -1,0 +1,102 @@
+"""The command line: what it refuses, what it prints, what it writes."""
+# pyright: reportMissingImports=false
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flash_kmeans_mlx.benchmark import machine, report
+from flash_kmeans_mlx.benchmark.__main__ import main
+
+TINY = ["--n", "400", "--d", "5", "--k", "4", "--max-iters", "3", "--runs", "1", "--threads", "1", "--skip-sklearn"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--case", "nope"], "unknown case 'nope'"),
+        (["--case", "digits", "--n", "5"], "exclude each other"),
+        (["--n", "5", "--k", "6"], "K=6 must be <= N=5"),
+        (["--n", "0"], "0 must be >= 1"),
+        (["--warmup", "-1"], "-1 must be >= 0"),
+        (["--metric", "manhattan"], "invalid choice"),
+        (["--case", "fit", "--metric", "dot"], "euclidean metric only"),
+    ],
+)
+def test_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    assert "gauss-500k" in printed and "fit:digits" in printed
+
+
+def test_a_run_prints_a_table_and_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out" / "results.json"
+    assert main([*TINY, "--json", str(path), "--metric", "cosine"]) == 0
+    printed = capsys.readouterr().out
+    assert "custom: 400 x 5, K=4, cosine, float32: same start, 3 iterations" in printed
+    assert "flash-kmeans-mlx" in printed and "matmul alone" in printed and "scikit-learn," not in printed
+    written = json.loads(path.read_text())
+    assert written["threads"] == 1 and written["machine"]["cores"] >= 1 and "--metric cosine" in written["command"]
+    (job,) = written["jobs"]
+    assert (job["N"], job["D"], job["K"], job["metric"]) == (400, 5, 4, "cosine")
+    ours = job["rows"][0]
+    assert ours["verdict"] == "ok" and ours["time_over_ours"] == 1 and ours["p20"] <= ours["p50"] <= ours["p80"]
+    assert job["memory"]["bytes"] >= 0 and job["labels_judged"] == 400
+
+
+def test_a_wrong_backend_is_an_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--backend", "nonsense"]) == 1
+    assert "flash-kmeans-mlx: failed: ValueError: backend='nonsense'" in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "flash_kmeans_mlx.benchmark", "--help"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    options = "n d k b max-iters metric dtype backend runs warmup case seeding skip-sklearn threads json plot save list"
+    assert all(f"--{option}" in printed for option in options.split())
+
+
+def test_times_are_printed_with_three_digits() -> None:
+    assert [report.seconds(value) for value in (7.1e-4, 0.0123, 1.234, 123.4, None)] == [
+        "710 us",
+        "12.3 ms",
+        "1.23 s",
+        "123 s",
+        "",
+    ]
+
+
+def test_machine_has_a_name_for_its_file() -> None:
+    assert machine.slug() == machine.slug().lower() and " " not in machine.slug()
+    assert "numpy" in machine.versions()
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from flash_kmeans_mlx.benchmark.figures import plot_ratios
+
+    def row(contestant: str, ratio: float | None) -> dict[str, object]:
+        return {"contestant": contestant, "kind": "lloyd", "time_over_ours": ratio, "inertia_ratio": 1.02}
+
+    results = {"machine": {"cpu": "a processor"}, "threads": 2}
+    rows = [row("flash-kmeans-mlx", 1.0), row("faiss", 0.8), row("scikit-learn", 30.0), row("superkmeans", None)]
+    plot_ratios({**results, "jobs": [{"case": "pixels", "kind": "lloyd", "rows": rows}]}, tmp_path / "ratios.png")
+    assert (tmp_path / "ratios.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot_ratios({**results, "jobs": []}, tmp_path / "none.png")
+
+
+def test_figures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from flash_kmeans_mlx.benchmark.figures import plot_digits
+
+    plot_digits(tmp_path / "digits.png")
+    assert 20_000 < (tmp_path / "digits.png").stat().st_size < 400_000

@@ -1,0 +1,78 @@
+"""Cases are what their table says they are."""
+# pyright: reportMissingImports=false
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from flash_kmeans_mlx.benchmark import cases
+from flash_kmeans_mlx.benchmark.cases import CASES, Case
+
+SMALL = [case for case in CASES if "real" not in case.tags]
+REAL = [case for case in CASES if "real" in case.tags and case.missing() is None]
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_synthetic_data(case: Case) -> None:
+    case = replace(case, N=max(500, 2 * case.K), B=min(case.B, 3))
+    x = case.data()
+    assert x.shape == (case.B, case.N, case.D) and x.dtype == np.float32 and np.isfinite(x).all()
+    np.testing.assert_array_equal(x, case.data())
+
+
+@pytest.mark.parametrize("case", REAL, ids=lambda case: case.name)
+def test_real_data_has_the_shape_of_the_table(case: Case) -> None:
+    x = case.data()
+    assert x.shape == (case.B, case.N, case.D) and x.dtype == np.float32
+    assert x.min() >= 0 and x.max() > 10
+    start = case.start(x)
+    assert start.shape == (case.B, case.K, case.D)
+    assert len(np.unique(start[0], axis=0)) == case.K
+
+
+def test_sift_like_rows_are_integers_of_a_sift_norm() -> None:
+    x = replace(next(case for case in CASES if case.name == "sift"), N=2048).data()[0]
+    assert (x == np.rint(x)).all() and x.min() >= 0 and x.max() <= 255
+    assert 400 < np.linalg.norm(x, axis=1).mean() < 520
+
+
+def test_start_of_repeated_points_is_as_distinct_as_they_are() -> None:
+    case = Case("repeats", 1, 40, 2, 3, 1, cases.gauss)
+    x = np.repeat(np.eye(2, dtype=np.float32), 20, axis=0)[None]
+    assert len(np.unique(case.start(x)[0], axis=0)) <= 2
+    x[0, 0] = 7
+    assert len(np.unique(case.start(x)[0], axis=0)) == 3
+
+
+def test_start_has_unit_rows_where_the_metric_has_them() -> None:
+    case = cases.override(cases.custom(50, 4, 5), metric="cosine")
+    np.testing.assert_allclose(np.linalg.norm(case.start(case.data()), axis=-1), 1, rtol=1e-6)
+
+
+def test_rounding_is_that_of_mlx() -> None:
+    x = np.random.default_rng(0).standard_normal((1, 64, 33), dtype=np.float32) * 100
+    ours = cases.round_to(x, "bfloat16")
+    np.testing.assert_array_equal(ours, np.array(mx.array(x).astype(mx.bfloat16).astype(mx.float32)))
+    assert cases.round_to(x, "float16").dtype == np.float32
+
+
+def test_selection() -> None:
+    quick = cases.select(["quick"])
+    assert {job.kind for job in quick} == {"lloyd", "fit"}
+    assert [job.name for job in cases.select(["digits", "fit:digits", "digits"])] == ["digits", "fit:digits"]
+    assert len(cases.select(["all"])) == len(CASES)
+    with pytest.raises(ValueError, match=r"unknown case 'digit'; known are quick, .*digits"):
+        cases.select(["digit"])
+
+
+def test_impossible_cases_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"K=9 must be <= N=8"):
+        cases.custom(8, 2, 9)
+    with pytest.raises(ValueError, match=r"iters=0 must be >= 1"):
+        cases.override(cases.custom(8, 2, 2), iters=0)
+
+
+def test_what_is_missing_is_named() -> None:
+    case = Case("odd", 1, 4, 1, 2, 1, cases.gauss, needs=("no_such_module_here", "Odd"))
+    assert case.missing() == "needs Odd: pip install odd"
