@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     who.add_argument("--backend", help="our backends, separated by commas; default the best of this machine")
     who.add_argument("--skip-sklearn", action="store_true", help="without scikit-learn")
     who.add_argument("--threads", type=_positive, default=machine.usable_cpus(), help="of each; default %(default)s")
-    who.add_argument("--runs", type=_positive, default=3, help="timed turns; default %(default)s")
+    who.add_argument("--runs", type=_positive, help="timed turns; default 3, or 2 where they are long")
     who.add_argument("--warmup", type=_count, default=0, help="turns not timed after the cold one; default %(default)s")
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="PATH", help="write the results here")

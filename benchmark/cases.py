@@ -183,7 +183,7 @@ CASES = (
     Case("pixels", 1, 273_280, 3, 64, 30, pixels, ("quick", "real", "seeding", "fit", "quick-fit"), needs=_PHOTO),
     Case("patches", 1, 66_570, 192, 1000, 10, patches, ("quick", "real", "fit"), needs=_PHOTO),
     Case("gauss-5k", 1, 5_000, 64, 50, 10, gauss, ("quick", "seeding", "fit")),
-    Case("gauss-50k", 1, 50_000, 128, 256, 20, gauss, ("quick", "fit")),
+    Case("gauss-50k", 1, 50_000, 128, 256, 20, gauss, ("fit",)),
     Case("gauss-100k", 1, 100_000, 128, 1000, 10, gauss, ("quick", "fit")),
     Case("gauss-500k", 1, 500_000, 128, 1000, 10, gauss),
     Case("sift", 1, 60_000, 128, 1024, 20, sift_like, ("fit",)),

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from .cases import CASES, GROUPS
 from .runner import Result, Row
-from .timing import Times
+from .timing import USUAL_RUNS, Times
 
 _TITLES = {"lloyd": "same start, {iters} iterations", "fit": "whole fits, as users call them"}
 
@@ -25,16 +25,17 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(width=max(plain.width, 130))
 
 
-def header(machine: dict[str, str | int], versions: dict[str, str], threads: int, runs: int) -> str:
+def header(machine: dict[str, str | int], versions: dict[str, str], threads: int, runs: int | None) -> str:
     """What is compared, on what."""
     where = f"{machine['cpu']}, {machine['cores']} CPUs, {machine['system']}, Python {machine['python']}"
+    turns = USUAL_RUNS if runs is None else f"{runs} further turns"
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     return f"""{where}, {threads} threads for each contestant
 {packages}
 
 Each contestant has a process of its own; they take turns from the same start, and deliver centroids and their labels.
 cold     the first call in the process, import excluded
-median   of {runs} further turns, with their 20th to 80th percentile
+median   of {turns}, with their 20th to 80th percentile
 x ours   time / our time: above 1 is slower than flash-kmeans-mlx
 inertia  in float64, relative to scikit-learn's (without it, to ours)
 regret   how far the worst label is from the nearest centroid, in float64, relative to the spread of the data

@@ -17,7 +17,7 @@ from .cases import Array, Job
 from .contestants import Contestant, FlashKMeansMLX
 from .memory import bound
 from .process import WorkerError, WorkerProcess
-from .timing import Times, repeats
+from .timing import Times, repeats, turns
 
 # Threads of OpenBLAS and OpenMP spin for some 30 ms after their last task: the next contestant starts when they sleep.
 _SETTLE = 0.05
@@ -30,13 +30,13 @@ class Settings:
 
     Attributes:
         threads: Threads of every contestant.
-        runs: Warm turns that are timed.
+        runs: Warm turns that are timed; None for the usual number.
         warmup: Turns between the cold one and those.
         seeding: Whether k-means++ is timed on every case, not only where it is quick.
     """
 
     threads: int
-    runs: int = 3
+    runs: int | None = None
     warmup: int = 0
     seeding: bool = False
 
@@ -183,17 +183,16 @@ class _Turns:
     def take(self, kind: str) -> None:
         """The cold turn of every contestant, then the warm ones."""
         rows = [row for row in self.result.section(kind) if not row.problem]
-        spent = time.perf_counter()
-        turns = 1 + self.settings.warmup + self.settings.runs
-        for turn in range(turns):
-            # Seedings and whole fits of minutes are timed once.
-            if kind != "lloyd" and turn > 1 + self.settings.warmup and time.perf_counter() - spent > _LONG:
+        begin = time.perf_counter()
+        turn, last = 0, 0.0
+        while turn <= self.settings.warmup + (self.settings.runs or turns(last)):
+            # Seedings and whole fits of many seconds are timed once.
+            if kind != "lloyd" and turn > 1 + self.settings.warmup and time.perf_counter() - begin > _LONG:
                 break
-            for row in rows:
-                if row.problem:
-                    continue
-                self.progress(self.result, f"{row.name}, {'cold' if turn == 0 else f'run {turn} of {turns - 1}'}")
-                self._turn(row, turn)
+            started = time.perf_counter()
+            self._round(rows, turn)
+            last = time.perf_counter() - started if turn else 0.0
+            turn += 1
         self._compare(rows)
 
     def memory(self, worker: WorkerProcess) -> int | None:
@@ -209,6 +208,12 @@ class _Turns:
         case, folder = self.case, self.folder
         problem = {"iters": case.iters, "metric": case.metric, "dtype": case.dtype, "k": case.K}
         worker.ask(op="load", x=str(folder / "x.npy"), start=str(folder / "start.npy"), **problem)
+
+    def _round(self, rows: list[Row], turn: int) -> None:
+        for row in rows:
+            if not row.problem:
+                self.progress(self.result, f"{row.name}, {f'turn {turn}' if turn else 'cold'}")
+                self._turn(row, turn)
 
     def _turn(self, row: Row, turn: int) -> None:
         worker = self.workers[row.contestant]

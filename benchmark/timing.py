@@ -8,6 +8,12 @@ import numpy as np
 
 _SHORT = 0.05
 _MOST_REPEATS = 20
+_LONG_TURN = 4.0
+_RUNS = 3
+_RUNS_IF_LONG = 2
+USUAL_RUNS = (
+    f"{_RUNS} further turns ({_RUNS_IF_LONG} where all contestants together take over {_LONG_TURN:.0f} s a turn)"
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,11 @@ class Times:
     def p50(self) -> float:
         """The median of the warm times."""
         return self.quantile(0.5)
+
+
+def turns(seconds: float) -> int:
+    """How many warm turns are timed unless told, where one of all contestants takes this long."""
+    return _RUNS_IF_LONG if seconds > _LONG_TURN else _RUNS
 
 
 def repeats(seconds: float) -> int:

@@ -9,7 +9,7 @@ import os
 import re
 import uuid
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -43,7 +43,6 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata:
     for key, value in strings.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata[{key!r}]={value!r} must be a string with a string key: convert it before saving")
-
     header: dict[str, Any] = {_METADATA: strings}
     chunks: list[bytes] = []
     end = 0
@@ -60,14 +59,14 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata:
     if len(text) > _MAX_HEADER:
         raise ValueError(f"names and metadata take {len(text)} bytes, which must be <= {_MAX_HEADER}: shorten them")
 
-    target = Path(os.path.realpath(path))
+    target = Path(path).resolve()
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with temporary.open("xb") as file:
             file.writelines([len(text).to_bytes(8, "little"), text, *chunks])
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -79,7 +78,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         OSError: The file cannot be opened.
         ValueError: The file is not one of ours, is of a newer format, truncated or damaged.
     """
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         try:
             return _parse(file, os.fstat(file.fileno()).st_size)
         except ValueError as error:
@@ -97,7 +96,7 @@ def _parse(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], dict[str, 
         raise ValueError(f"it is truncated by at least {-size} bytes; {_COPY_AGAIN}")
     header = _parse_header(file.read(length))
     metadata = _check_metadata(header.pop(_METADATA, None))
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     position = 0
     for name, entry in header.items():
         dtype, shape, end = _check_entry(name, entry, position, size)
@@ -140,22 +139,16 @@ def _check_metadata(metadata: Any) -> dict[str, str]:
     return metadata
 
 
-def _check_entry(name: str, entry: Any, position: int, size: int) -> tuple[np.dtype, list[int], int]:
+def _check_entry(name: str, entry: Any, begin: int, size: int) -> tuple[np.dtype, list[int], int]:
     fields = entry if isinstance(entry, dict) else {}
     code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(code, str) or code not in _DTYPES:
         raise ValueError(f"array {name!r} has dtype {code!r}, not one of {', '.join(_DTYPES)}; {_SAVE_AGAIN}")
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise ValueError(f"array {name!r} has shape {shape!r} and data_offsets {offsets!r}; {_SAVE_AGAIN}")
-    begin, end = offsets
-    if begin != position:
-        raise ValueError(f"array {name!r} starts at data byte {begin}, not {position}; {_SAVE_AGAIN}")
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"array {name!r} has the shape {shape!r}; {_SAVE_AGAIN}")
+    end = begin + math.prod(shape) * _DTYPES[code].itemsize
+    if offsets != [begin, end]:
+        raise ValueError(f"array {name!r} has data_offsets={offsets!r}, not {[begin, end]}; {_SAVE_AGAIN}")
     if end > size:
         raise ValueError(f"it is truncated: array {name!r} ends at data byte {end} of {size}; {_COPY_AGAIN}")
-    if end - begin != math.prod(shape) * _DTYPES[code].itemsize:
-        raise ValueError(f"array {name!r} of {code} {shape} does not fit its {end - begin} bytes; {_SAVE_AGAIN}")
     return _DTYPES[code], shape, end
-
-
-def _are_sizes(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)

@@ -192,14 +192,16 @@ def assigned(
     """What `assign` does, up to what is asked of it: (x, points labelled by their best centroids, centroids (B, K, D))."""
     data = validation.data(x)
     kind = validation.metric(metric)
-    shape = np.shape(centroids)
+    shape = validation.shape_of(centroids, "centroids")
     if len(shape) not in (2, 3) or 0 in shape:
         raise ValueError(f"centroids must have shape (K, D) or (B, K, D), got {shape} (x.shape={data.given_shape})")
-    c = validation.centroids(centroids, data.shape, shape[-2], "centroids", check_finite)
+    c = validation.centroids(centroids, data, shape[-2], "centroids", check_finite)
     if kind.unit_points:
         c = kind.start(c).astype(np.float32)
-    weights = validation.weights(sample_weight, data.shape, check_finite)
-    problem = backends.Problem(data.x, c.shape[1], kind, weights, validation.cap(max_mem_gb), check_finite)
+    weights = validation.weights(sample_weight, data, check_finite)
+    problem = backends.Problem(
+        data.x, c.shape[1], kind, data.given_shape, weights, validation.cap(max_mem_gb), check_finite
+    )
     with backends.open_points(backends.resolve(backend), problem) as points:
         points.reset()
         points.assign(c, np.ones(len(c), bool))

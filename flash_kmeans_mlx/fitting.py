@@ -48,11 +48,11 @@ def fit(
     seed = validation.check_count("seed", seed, 0)
     tol = validation.check_real("tol", tol)
     validation.check_choice("empty", empty, EMPTY_POLICIES)
-    weights = validation.weights(sample_weight, data.shape, check_finite)
+    weights = validation.weights(sample_weight, data, check_finite)
     if init_centroids is not None:
-        init = validation.centroids(init_centroids, data.shape, n_clusters, "init_centroids", check_finite)
-    elif isinstance(init, str):
-        validation.check_choice("init", init, INITS)
+        init = validation.centroids(init_centroids, data, n_clusters, "init_centroids", check_finite)
+    elif isinstance(init, str) or init is None or np.isscalar(init):
+        validation.check_choice("init", init, INITS, "an array or a callable")
     if not isinstance(init, str) and not callable(init):
         n_init = 1  # every run would be the same
     backend = backends.resolve(backend)
@@ -61,6 +61,7 @@ def fit(
         data.x,
         n_clusters,
         metric,
+        data.given_shape,
         weights,
         max_bytes,
         check_finite,

@@ -72,7 +72,7 @@ def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
     if metric.spherical:
         shift = np.zeros_like(mean)
     else:
-        with np.errstate(over="ignore"):  # an infinite variance shifts nothing, and the scale mends the rest
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite variance shifts nothing
             second = np.einsum("bsd,bsd->b", sample, sample, dtype=np.float64) / sample.shape[1]
         square = np.einsum("bd,bd->b", mean, mean)
         far = square > FAR * np.maximum(second - square, 0.0)

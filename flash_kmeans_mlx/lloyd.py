@@ -14,7 +14,6 @@ __all__ = ["EMPTY_POLICIES", "Fit", "Iteration", "lloyd"]
 
 EMPTY_POLICIES = ("farthest", "split", "keep")
 SPLIT_STEP = 1 / 16  # how far towards its farthest point a split cluster's twin starts, as a share of the way
-DISTINCT = 1e-12  # a point is its own centroid if nearer than this share of the squared norms: rounding of float32
 
 
 class Fit(NamedTuple):
@@ -63,18 +62,20 @@ def lloyd(
         before = c.copy() if report else c
         step = points.step(c, np.minimum(limits, 1) if report else limits, tol, empty == "keep")
         n_iter += np.where(running, step.iterations, 0)
-        stable = running & (step.status == STABLE)
         settled = running & (step.status == SETTLED)
-        pending = running & (step.status == PENDING)
-        fresh |= stable
+        stable = running & (step.status == STABLE)
+        hollow = stable & (step.counts == 0).any(-1) if empty != "keep" else np.zeros_like(stable)
+        pending = hollow | (running & (step.status == PENDING))
         shift = np.where(settled, step.shift, 0.0)
         inertia = points.inertia(before).sum() if report else 0.0
         if pending.any():
-            new, spent = _move(points, step, c, pending, empty)
-            exhausted |= spent
+            new, exhausted[pending] = _move(points, step, c, pending, empty)
             shift[pending] = np.sqrt(np.square(new.astype(np.float64) - c).sum(-1).max(-1))[pending]
             c[pending] = new[pending]
-            settled |= pending & (shift <= tol)
+            settled |= pending & ~hollow & (shift <= tol)
+        exhausted[running & (step.counts > 0).all(-1)] = False
+        stable &= ~hollow | (shift == 0)  # an empty cluster was given a place: on with it
+        fresh |= stable
         converged |= stable | settled
         if report:
             n_empty = int((step.counts[running] == 0).sum())
@@ -85,7 +86,7 @@ def lloyd(
 
 
 def _move(points: Points, step: Step, c: np.ndarray, pending: np.ndarray, empty: str) -> tuple[np.ndarray, np.ndarray]:
-    """M-step: centroids (B, K, D), with empty clusters given a place; and which members had none to give."""
+    """M-step: centroids (B, K, D), with empty clusters given a place; and which of the `pending` had none to give."""
     sums, mass = step.sums, step.mass
     exhausted = np.zeros(len(c), bool)
     holes = pending & (step.counts == 0).any(-1)
@@ -99,8 +100,8 @@ def _move(points: Points, step: Step, c: np.ndarray, pending: np.ndarray, empty:
     new[empties] = c[empties]  # exactly, not through the frame and back
     if empty == "split":
         for b in np.flatnonzero(holes).tolist():
-            exhausted[b] = not _split(points, c, new, b, step.counts[b].astype(np.float64))
-    return new, exhausted
+            exhausted[b] = not _split(points, c, new, b, step.counts[b])
+    return new, exhausted[pending]
 
 
 def _relocate(points: Points, c: np.ndarray, b: int, sums: np.ndarray, mass: np.ndarray, counts: np.ndarray) -> bool:
@@ -138,26 +139,28 @@ def _apart(points: Points, c: np.ndarray, b: int, i: int, k: int) -> bool:
     if points.metric.spherical and not row.any():
         return False
     gap = row - (c[b, k] - points.frame.shift[b])
-    return float(gap @ gap) > DISTINCT * float(row @ row)
+    return float(gap @ gap) > points.rounding**2 * float(row @ row)
 
 
 def _split(points: Points, c: np.ndarray, new: np.ndarray, b: int, counts: np.ndarray) -> bool:
-    """Give each empty cluster of member b half of the largest one: a twin a little towards its farthest point."""
+    """Give empty clusters of member b half of the largest ones: a twin a little towards the farthest point.
+
+    A cluster is cut once per iteration, those of one distinct point never; False if none could be cut.
+    """
     cost = points.costs(c, b)
     labels = points.labels()[b]
-    for k in np.flatnonzero(counts == 0):
-        donor = int(counts.argmax())
-        inside = labels == donor
-        if points.point_weights is not None:
-            inside &= points.point_weights[b] > 0
-        if not inside.any():
-            return False
+    counted = None if points.point_weights is None else points.point_weights[b] > 0
+    holes = np.flatnonzero(counts == 0).tolist()
+    donors = np.argsort(-counts, kind="stable")[: len(counts) - len(holes)].tolist()
+    cut = False
+    while holes and donors:
+        donor = donors.pop(0)
+        inside = labels == donor if counted is None else (labels == donor) & counted
         i = int(np.where(inside, cost, -np.inf).argmax())
-        if not _apart(points, new, b, i, donor):
-            return False
-        towards = points.metric.start(points.rows(b, np.array([i])))[0] - new[b, donor]
-        new[b, k] = new[b, donor] + SPLIT_STEP * towards
-        counts[[donor, k]] = counts[donor] / 2
+        if _apart(points, new, b, i, donor):
+            towards = points.metric.start(points.rows(b, np.array([i])))[0] - new[b, donor]
+            new[b, holes.pop(0)] = new[b, donor] + SPLIT_STEP * towards
+            cut = True
     if points.metric.spherical:
         new[b] = points.metric.start(new[b])
-    return True
+    return cut

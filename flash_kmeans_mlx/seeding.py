@@ -19,6 +19,7 @@ __all__ = ["INITS", "draw_points", "initial_centroids"]
 INITS = ("random", "k-means++", "k-means||")
 OVERSAMPLING = 2.0  # candidates per round of k-means||, in units of K (Bahmani et al. 2012)
 ROUNDS = 5
+CHUNK = 1 << 18  # points whose potentials exist at a time
 
 
 def initial_centroids(
@@ -29,7 +30,7 @@ def initial_centroids(
         name = "init" if not callable(init) else "init(x, n_clusters, rng)"
         if callable(init):
             init = init(data.x if data.batched else data.x[0], n_clusters, rng)
-        return validation.centroids(init, points.shape, n_clusters, name, check_finite)
+        return validation.centroids(init, data, n_clusters, name, check_finite)
     choose = {"random": random_rows, "k-means++": kmeans_plusplus, "k-means||": kmeans_parallel}[init]
     index = choose(points, n_clusters, rng)
     return np.stack([points.rows(b, index[b]) for b in range(len(index))]).astype(np.float32)
@@ -38,17 +39,23 @@ def initial_centroids(
 def random_rows(points: Points, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
     """(B, K) distinct rows, drawn in proportion to their weights."""
     b, n, _ = points.shape
-    if points.point_weights is None:
-        return np.broadcast_to(rng.choice(n, n_clusters, replace=False), (b, n_clusters))
-    # The K smallest of Exp(1) / weight: a weighted draw without replacement (Efraimidis and Spirakis, 2006).
-    noise = rng.standard_exponential(n, np.float32)
+    plain = rng.choice(n, n_clusters, replace=False)
+    state = rng.bit_generator.state
+    chosen = np.empty((b, n_clusters), np.int64)
+    for member in range(b):
+        rng.bit_generator.state = state  # the same stream for every member
+        weights = points.draw_weights(member)
+        chosen[member] = plain if weights is None else _weighted_rows(weights, n_clusters, rng)
+    return chosen
+
+
+def _weighted_rows(weights: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """The k smallest of Exp(1) / weight: a weighted draw without replacement (Efraimidis and Spirakis, 2006)."""
+    keys = rng.standard_exponential(len(weights), np.float32)
     with np.errstate(divide="ignore"):
-        return np.stack([_smallest(noise / w, n_clusters) for w in points.point_weights])
-
-
-def _smallest(keys: np.ndarray, k: int) -> np.ndarray:
-    some = np.argpartition(keys, k - 1)[:k]
-    return some[np.argsort(keys[some], kind="stable")]
+        keys /= weights
+    some = np.flatnonzero(keys <= np.partition(keys, k - 1)[k - 1])
+    return some[np.argsort(keys[some], kind="stable")][:k]
 
 
 def kmeans_plusplus(points: Points, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
@@ -57,10 +64,7 @@ def kmeans_plusplus(points: Points, n_clusters: int, rng: np.random.Generator) -
     trials = 2 + int(np.log(n_clusters))
     first, uniforms = rng.random(), rng.random((n_clusters, trials))
     chosen = np.empty((b, n_clusters), np.int64)
-    if points.point_weights is None:
-        chosen[:, 0] = int(first * n)
-    else:
-        chosen[:, 0] = [draw_points(w, np.array([first]))[0] for w in points.point_weights]
+    chosen[:, 0] = [_first(points.draw_weights(member), n, first) for member in range(b)]
     state = points.seeding(chosen[:, 0], trials)
     for k in range(1, n_clusters):
         candidates = state.draw(uniforms[k])
@@ -86,45 +90,45 @@ def kmeans_parallel(points: Points, n_clusters: int, rng: np.random.Generator) -
 
 def _parallel_member(points: Points, b: int, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
     n_members, n, _ = points.shape
-    weight = np.ones(n, np.float32) if points.point_weights is None else points.point_weights[b]
+    weights = points.draw_weights(b)
     only = np.arange(n_members) == b
-    candidates = fresh = draw_points(weight, rng.random(1))
+    candidates = fresh = np.array([_first(weights, n, rng.random())])
     cost = np.full(n, np.inf, np.float32)
     owner = np.zeros(n, np.uint32)
-    for _ in range(ROUNDS):
-        _nearest(points, b, only, fresh, cost, owner, len(candidates) - len(fresh))
-        potential = weight * cost
-        whole = potential.sum(dtype=np.float64)
-        if whole <= 0:
-            break
-        draw = rng.random(n, np.float32) * whole < OVERSAMPLING * n_clusters * potential
-        draw[candidates] = False
-        fresh = np.flatnonzero(draw)
-        candidates = np.concatenate([candidates, fresh])
-    else:
-        _nearest(points, b, only, fresh, cost, owner, len(candidates) - len(fresh))
+    for last in [False] * ROUNDS + [True]:
+        if len(fresh):
+            centres = points.metric.start(points.rows(b, fresh)).astype(np.float32)
+            centres = np.broadcast_to(centres, (n_members, *centres.shape))
+            points.assign(centres, only)
+            new = points.excess(centres, b)
+            np.add(points.labels()[b], np.uint32(len(candidates) - len(fresh)), out=owner, where=new < cost)
+            np.minimum(cost, new, out=cost)
+        if not last:
+            fresh = np.setdiff1d(_oversample(cost, weights, n_clusters, rng), candidates)
+            candidates = np.concatenate([candidates, fresh])
     if len(candidates) < n_clusters:
         unused = np.setdiff1d(np.arange(n), candidates)
-        missing = rng.choice(unused, n_clusters - len(candidates), replace=False)
-        return np.concatenate([candidates, missing])
-    mass = np.bincount(owner, weights=weight, minlength=len(candidates)).astype(np.float32)
+        return np.concatenate([candidates, rng.choice(unused, n_clusters - len(candidates), replace=False)])
+    mass = np.bincount(owner, weights=weights, minlength=len(candidates)).astype(np.float32)
     with points.like(points.rows(b, candidates)[None], mass[None]) as few:
         return candidates[kmeans_plusplus(few, n_clusters, rng)[0]]
 
 
-def _nearest(
-    points: Points, b: int, only: np.ndarray, fresh: np.ndarray, cost: np.ndarray, owner: np.ndarray, offset: int
-) -> None:
-    """Lower `cost` and `owner` where one of the rows `fresh`, numbered from `offset`, is nearer."""
-    if not len(fresh):
-        return
-    centres = points.metric.start(points.rows(b, fresh)).astype(np.float32)
-    centres = np.broadcast_to(centres, (len(only), *centres.shape))
-    points.assign(centres, only)
-    new = np.maximum(points.costs(centres, b), 0)
-    nearer = new < cost
-    cost[nearer] = new[nearer]
-    owner[nearer] = points.labels()[b, nearer] + np.uint32(offset)
+def _oversample(cost: np.ndarray, weights: np.ndarray | None, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Points drawn independently, about OVERSAMPLING * k of them, by weight times cost."""
+    chunks = [slice(lo, lo + CHUNK) for lo in range(0, len(cost), CHUNK)]
+
+    def potential(c: slice) -> np.ndarray:
+        return cost[c] * (np.float64(1) if weights is None else weights[c].astype(np.float64))
+
+    whole = sum(potential(c).sum() for c in chunks)
+    share = OVERSAMPLING * k / whole if whole > 0 else 0.0
+    drawn = (np.flatnonzero(rng.random(len(cost[c])) < share * potential(c)) + c.start for c in chunks)
+    return np.concatenate(list(drawn))
+
+
+def _first(weights: np.ndarray | None, n: int, uniform: float) -> int:
+    return int(uniform * n) if weights is None else int(draw_points(weights, np.array([uniform]))[0])
 
 
 def draw_points(potential: np.ndarray, uniforms: np.ndarray) -> np.ndarray:

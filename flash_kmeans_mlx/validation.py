@@ -71,30 +71,51 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
             x = x.astype(mx.float32)
         mx.eval(x)
     if dtype is not None:
-        x = _cast(x, dtype)
+        x = _cast(x, dtype, name)
     batched = x.ndim == 3
     return Data(x if batched else x[None], is_mlx, batched)
 
 
 def _numpy(x: Any, name: str) -> np.ndarray:
+    if isinstance(x, mx.array):
+        return to_numpy(x)
     try:
         x = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from error
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
-    if x.dtype.kind in "iub" or x.dtype.itemsize > 8:
-        return x.astype(np.float32)
+    if x.dtype.kind in "iub" or x.dtype.itemsize > np.dtype(np.float64).itemsize:
+        return _converted(x, np.float32, name)
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
-def _cast(x: Any, dtype: Any) -> Any:
-    name = dtype if isinstance(dtype, str) else str(_MLX_FLOATS.get(dtype) or getattr(dtype, "__name__", dtype))
-    if name not in DTYPES:
+def _converted(x: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+    """`x.astype(dtype)` without a copy if it has that dtype, refusing finite values that would become Inf."""
+    if x.dtype == dtype:
+        return x
+    with np.errstate(over="ignore"):
+        y = x.astype(dtype)
+    if np.isinf(y).sum() != np.isinf(x).sum():
+        raise ValueError(
+            f"{name} must fit in {np.dtype(dtype)}, got a magnitude of {np.abs(x).max():.3g} ({name}.shape={_s(x)});"
+            " rescale it"
+        )
+    return y
+
+
+def _cast(x: Any, dtype: Any, name: str) -> Any:
+    key = dtype if isinstance(dtype, str) else str(_MLX_FLOATS.get(dtype) or getattr(dtype, "__name__", dtype))
+    if key not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)} or None for x's own")
     if isinstance(x, mx.array):
-        return mx.contiguous(x.astype(DTYPES[name]))
-    return mx.array(np.ascontiguousarray(x)).astype(mx.bfloat16) if name == "bfloat16" else x.astype(name)
+        y = mx.contiguous(x.astype(DTYPES[key]))
+        if mx.isinf(y).sum().item() != mx.isinf(x).sum().item():
+            raise ValueError(f"{name} must fit in {key}, got larger values ({name}.shape={_s(x)}); rescale it")
+        return y
+    if key == "bfloat16":
+        return mx.array(np.ascontiguousarray(_converted(x, np.float32, name))).astype(mx.bfloat16)
+    return _converted(x, np.dtype(key), name)
 
 
 def check_count(name: str, value: Any, low: int, high: int | None = None, bound: str = "", shape: Any = None) -> int:
@@ -118,10 +139,11 @@ def check_real(name: str, value: Any) -> float:
     return float(value)
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """One of the strings `choices`."""
+def check_choice(name: str, value: Any, choices: Sequence[str], other: str = "") -> str:
+    """One of the strings `choices`; `other` says what else the argument may be."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+        also = f", {other}" if other else ""
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}{also}")
     return value
 
 
@@ -135,45 +157,50 @@ def metric(value: Any) -> Metric:
     return METRICS[check_choice("metric", value, tuple(METRICS))]
 
 
+def shape_of(x: Any, name: str) -> tuple[int, ...]:
+    """Shape of an array or nested lists."""
+    return tuple(x.shape) if hasattr(x, "shape") else _numpy(x, name).shape
+
+
 def to_numpy(x: Any) -> np.ndarray:
-    """A float array from NumPy, MLX or nested lists."""
+    """A float array from MLX, or what NumPy makes of x."""
     if isinstance(x, mx.array):
         return np.array(x.astype(mx.float32))
     return np.asarray(x)
 
 
-def centroids(value: Any, shape: tuple[int, int, int], n_clusters: int, name: str, check_finite: bool) -> np.ndarray:
+def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: bool) -> np.ndarray:
     """Centroids (B, K, D) float32 from (B, K, D), or (K, D) for every member alike; a copy."""
-    b, _, d = shape
-    c = _numpy(to_numpy(value), name)
+    b, _, d = data.shape
+    c = _converted(_numpy(value, name), np.float32, name)
     if c.shape not in ((n_clusters, d), (b, n_clusters, d)):
         raise ValueError(
             f"{name} must have shape (K, D)=({n_clusters}, {d}) or (B, K, D)=({b}, {n_clusters}, {d}), got {c.shape}"
-            f" (x.shape={shape})"
+            f" (x.shape={data.given_shape})"
         )
     if check_finite and not np.isfinite(c).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={c.shape})")
-    return np.array(np.broadcast_to(c, (b, n_clusters, d)), np.float32)
+    return np.array(np.broadcast_to(c, (b, n_clusters, d)))
 
 
-def weights(value: Any, shape: tuple[int, int, int], check_finite: bool) -> np.ndarray | None:
+def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
     """Weights (B, N) float32 from (B, N), or (N,) for every member alike; None stays None."""
     if value is None:
         return None
-    b, n, _ = shape
-    w = _numpy(to_numpy(value), "sample_weight")
+    b, n, _ = data.shape
+    name = "sample_weight"
+    w = _converted(_numpy(value, name), np.float32, name)
     if w.shape not in ((n,), (b, n)):
         raise ValueError(
-            f"sample_weight must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape} (x.shape={shape})"
+            f"{name} must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape} (x.shape={data.given_shape})"
         )
     if check_finite and not np.isfinite(w).all():
-        raise ValueError(f"sample_weight must be finite, got NaN or Inf (sample_weight.shape={w.shape})")
+        raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={w.shape})")
     if (w < 0).any():
-        raise ValueError(f"sample_weight must be >= 0, got {w.min()} (sample_weight.shape={w.shape})")
-    w = np.broadcast_to(w, (b, n)).astype(np.float32)
-    if not w.any(axis=1).all():
-        raise ValueError(f"sample_weight must have a positive value for every member (sample_weight.shape={w.shape})")
-    return np.ascontiguousarray(w)
+        raise ValueError(f"{name} must be >= 0, got {w.min()} ({name}.shape={w.shape})")
+    if not w.any(axis=-1).all():
+        raise ValueError(f"{name} must have a positive value for every member ({name}.shape={w.shape})")
+    return np.ascontiguousarray(np.broadcast_to(w, (b, n)))
 
 
 def check_magnitude(magnitude: np.ndarray, shape: tuple[int, ...], name: str = "x") -> None:

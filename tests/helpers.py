@@ -38,8 +38,9 @@ def unit(x: Array) -> Array:
     return x / np.where(norm > 0, norm, 1.0)
 
 
-def costs(x: Array, centroids: Array, metric: str) -> Array:
-    """(N, K) cost of every point (N, D) at every centroid (K, D)."""
+def costs(x: Any, centroids: Any, metric: str) -> Array:
+    """(N, K) float64 cost of every point (N, D) at every centroid (K, D)."""
+    x, centroids = to_float64(x), to_float64(centroids)
     if metric == "euclidean":
         return cdist(x, centroids, "sqeuclidean")
     return 1.0 - unit(x) @ unit(centroids).T if metric == "cosine" else -(x @ centroids.T)
@@ -110,6 +111,7 @@ def inertia_scale(x: Any, centroids: Any, labels: Any, metric: str, weights: Any
 def centre(x: Array, labels: Array, previous: Array, metric: str, weights: Array | None = None) -> Array:
     """(K, D): the M-step by its definition; clusters without weight keep their previous centroid."""
     w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    x = to_float64(x)
     w, x = w[:, None], unit(x) if metric == "cosine" else x
     new = previous.astype(np.float64).copy()
     for k in range(len(new)):
@@ -119,6 +121,26 @@ def centre(x: Array, labels: Array, previous: Array, metric: str, weights: Array
             size = w[own].sum() if metric == "euclidean" else np.linalg.norm(total)
             new[k] = total / size if size > 0 else new[k]
     return new
+
+
+def assert_centroids_optimal(x: Any, centroids: Any, labels: Any, metric: str, weights: Any = None) -> None:
+    """Every centroid is the mean, or the direction of the sum, of its points, up to rounding in float32.
+
+    Relative to the sum of the norms, so that sums which cancel have whatever direction rounding gives them.
+    """
+    x, centroids, labels = to_float64(x), to_float64(centroids), np.asarray(labels)
+    if x.ndim == 3:
+        for b, member in enumerate(x):
+            assert_centroids_optimal(member, centroids[b], labels[b], metric, None if weights is None else weights[b])
+        return
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    rows = w[:, None] * (unit(x) if metric == "cosine" else x)
+    for k, c in enumerate(centroids):
+        own = labels == k
+        total, mass = rows[own].sum(0), w[own].sum()
+        error = np.linalg.norm(c * (mass if metric == "euclidean" else np.linalg.norm(total)) - total)
+        limit = tolerance(x.shape[1]) * np.linalg.norm(rows[own], axis=1).sum()
+        assert error <= limit, f"centroid {k} of {own.sum()} points off by {error:.2e} > {limit:.2e}"
 
 
 def lloyd(x: Array, start: Array, metric: str, n_iter: int, weights: Array | None = None) -> tuple[Array, Array]:

@@ -113,6 +113,21 @@ def test_inertia_and_centre_are_the_definitions(metric: str) -> None:
         assert helpers.inertia(x, moved, labels, metric, w) > helpers.inertia(x, new, labels, metric, w)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_centroid_off_by_a_thousandth_fails(metric: str) -> None:
+    x, c, labels = problem(metric)
+    w = np.arange(300.0)
+    best = helpers.centre(x, labels, c, metric, w)
+    helpers.assert_centroids_optimal(x, best.astype(np.float32), labels, metric, w)
+    helpers.assert_centroids_optimal(x[None], best[None], labels[None], metric, w[None])
+    with pytest.raises(AssertionError, match="centroid 2 of"):
+        helpers.assert_centroids_optimal(x, best + 1e-3 * np.eye(4)[2][:, None], labels, metric, w)
+    with pytest.raises(AssertionError, match="centroid 0 of"):
+        helpers.assert_centroids_optimal(x, best, labels, metric)
+    with pytest.raises(AssertionError, match="centroid 1 of"):
+        helpers.assert_centroids_optimal(x, np.where(np.arange(4)[:, None] == 1, np.nan, best), labels, metric, w)
+
+
 def test_centre_leaves_clusters_without_weight_alone() -> None:
     x, start = np.array([[1.0], [3.0], [9.0]]), np.array([[0.0], [5.0], [7.0]])
     new = helpers.centre(x, np.array([0, 0, 2]), start, "euclidean", np.array([1.0, 3.0, 0.0]))

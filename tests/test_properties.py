@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import helpers
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flash_kmeans_mlx import assign, batch_kmeans_Cosine, batch_kmeans_Euclid
 
-EXAMPLES = settings(deadline=None, max_examples=25, derandomize=True, print_blob=False)
+EXAMPLES = settings(deadline=None, max_examples=20, derandomize=True, print_blob=False)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_metric = pytest.mark.parametrize("metric", METRICS)
 pytestmark = pytest.mark.filterwarnings("ignore::flash_kmeans_mlx.EmptyClusterWarning")
@@ -34,21 +34,39 @@ class Problem(NamedTuple):
 
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
-    """Reals, or small whole numbers with their ties and duplicates."""
+    """Reals to 16 binary places, or small whole numbers with their ties and duplicates."""
     n, d = draw(st.integers(1, 40)), draw(st.sampled_from([1, 3, 17]))
     k, seed = draw(st.integers(1, n)), draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
     if draw(st.booleans()):
         x = rng.integers(-2, 3, (n, d)).astype(np.float32)
     else:
-        x = (rng.standard_normal((n, d)) + 2 * rng.integers(-1, 2, (n, 1))).astype(np.float32)
+        x = rng.standard_normal((n, d)) + 2 * rng.integers(-1, 2, (n, 1))
+        x = (np.rint(x * 2**16) / 2**16).astype(np.float32)
     return Problem(x, k, rng)
 
 
-def slack(x: np.ndarray, *results: Any) -> float:
+def slack(x: np.ndarray) -> float:
     """What rounding may do to an inertia of these points: relative to their squared or plain norms, whichever is larger."""
     norms = np.linalg.norm(helpers.to_float64(x), axis=-1)
     return helpers.tolerance(x.shape[-1]) * float((norms**2 + norms + 1).sum())
+
+
+def unit_start(start: np.ndarray, metric: str) -> np.ndarray:
+    """The centroids that a fit begins with."""
+    return start if metric == "euclidean" else helpers.unit(start.astype(np.float64))
+
+
+def first_labels(
+    x: np.ndarray, start: np.ndarray, metric: str, backend: str, w: np.ndarray | None = None
+) -> np.ndarray:
+    """(N,) under the start, once the step that follows was found to be right."""
+    options = {"init_centroids": start, "sample_weight": w, "empty": "keep", "backend": backend}
+    zero, one = (FITS[metric](x, len(start), i, **options) for i in (0, 1))
+    helpers.assert_centroids_optimal(x, one.centroids, zero.labels, metric, w)
+    idle = np.setdiff1d(np.arange(len(start)), zero.labels)
+    np.testing.assert_array_equal(one.centroids[idle], zero.centroids[idle])
+    return zero.labels
 
 
 @every_backend
@@ -60,7 +78,7 @@ def test_inertia_never_rises(backend: str, metric: str, problem: Problem, empty:
     w = rng.integers(0, 3, len(x)) if weighted else None
     assume(w is None or w.any())
     options = {"init_centroids": problem.start, "sample_weight": w, "empty": empty, "backend": backend}
-    path = [FITS[metric](x, k, i, **options).inertia for i in range(6)]
+    path = [FITS[metric](x, k, i, **options).inertia for i in range(5)]
     assert (np.diff(path) <= 3 * slack(x)).all()
 
 
@@ -82,44 +100,37 @@ def test_results_agree_with_themselves(backend: str, metric: str, problem: Probl
 @given(problem=problems())
 @EXAMPLES
 def test_permuting_points_permutes_labels(backend: str, metric: str, problem: Problem) -> None:
-    x, k, rng = problem
-    order, start = rng.permutation(len(x)), problem.start
-    options = {"max_iters": 1, "init_centroids": start, "empty": "keep", "backend": backend}
-    one, other = FITS[metric](x, k, **options), FITS[metric](x[order], k, **options)
-    np.testing.assert_allclose(other.centroids, one.centroids, rtol=0, atol=helpers.tolerance(x.shape[1]) * 4)
-    permuted = np.empty_like(one.labels)
-    permuted[order] = other.labels
-    helpers.assert_labels_optimal(x, one.centroids, permuted, metric)
+    order, start = problem.rng.permutation(len(problem.x)), problem.start
+    labels = first_labels(problem.x[order], start, metric, backend)
+    helpers.assert_labels_optimal(problem.x, unit_start(start, metric), labels[np.argsort(order)], metric)
 
 
 @every_backend
-@given(problem=problems(), shift=st.sampled_from([1.0, -64.0, 4096.0]), power=st.sampled_from([-60, -3, 5, 50]))
+@given(problem=problems(), shift=st.sampled_from([1.0, -64.0]), power=st.sampled_from([-60, -3, 5, 50]))
 @EXAMPLES
 def test_euclidean_follows_translation_and_scale(backend: str, problem: Problem, shift: float, power: int) -> None:
-    x, k, _ = problem
-    x, start, scale = np.rint(4 * x), np.rint(4 * problem.start), np.float32(2.0**power)  # all of it exact in float32
-    options = {"max_iters": 1, "empty": "keep", "backend": backend}
-    one = batch_kmeans_Euclid(x, k, init_centroids=start, **options)
-    moved = batch_kmeans_Euclid(x + np.float32(shift), k, init_centroids=start + np.float32(shift), **options)
-    scaled = batch_kmeans_Euclid(x * scale, k, init_centroids=start * scale, **options)
-    limit = helpers.tolerance(x.shape[1]) * (16 + abs(shift))
-    np.testing.assert_allclose(moved.centroids - np.float32(shift), one.centroids, rtol=0, atol=limit)
-    np.testing.assert_allclose(scaled.centroids / scale, one.centroids, rtol=0, atol=helpers.tolerance(x.shape[1]) * 16)
-    helpers.assert_labels_optimal(x * scale, scaled.centroids, scaled.labels, "euclidean")
-    assert scaled.inertia / float(scale) ** 2 == pytest.approx(one.inertia, rel=1e-5, abs=slack(x))
+    """Both are exact in float32, so that the points stay where they were among themselves."""
+    x, start, offset, scale = problem.x, problem.start, np.float32(shift), np.float32(2.0**power)
+    moved = first_labels(x + offset, start + offset, "euclidean", backend)
+    scaled = first_labels(x * scale, start * scale, "euclidean", backend)
+    for labels in (moved, scaled):
+        helpers.assert_labels_optimal(x, start, labels, "euclidean")
+    one, other = (
+        batch_kmeans_Euclid(v, problem.k, 0, init_centroids=v[: problem.k], backend=backend) for v in (x, x * scale)
+    )
+    assert other.inertia / float(scale) ** 2 == pytest.approx(one.inertia, abs=2 * slack(x))
 
 
 @every_backend
 @given(problem=problems())
 @EXAMPLES
 def test_cosine_sees_directions_only(backend: str, problem: Problem) -> None:
-    x, k, rng = problem
-    x, start = np.rint(4 * x), problem.start
+    x, start, rng = problem.x, problem.start, problem.rng
     stretched = x * np.exp2(rng.integers(-9, 10, (len(x), 1))).astype(np.float32)
-    options = {"max_iters": 1, "init_centroids": start, "empty": "keep", "backend": backend}
-    one, other = batch_kmeans_Cosine(x, k, **options), batch_kmeans_Cosine(stretched, k, **options)
-    helpers.assert_labels_optimal(x, one.centroids, other.labels, "cosine")
-    assert other.inertia == pytest.approx(one.inertia, abs=slack(helpers.unit(x.astype(np.float64))))
+    labels = first_labels(stretched, 4 * start, "cosine", backend)
+    helpers.assert_labels_optimal(x, start, labels, "cosine")
+    one, other = (batch_kmeans_Cosine(v, problem.k, 0, init_centroids=start, backend=backend) for v in (x, stretched))
+    assert other.inertia == pytest.approx(one.inertia, abs=len(x) * helpers.tolerance(x.shape[1]))
 
 
 @every_backend
@@ -137,11 +148,13 @@ def test_a_cluster_for_every_point_costs_nothing(backend: str, problem: Problem)
 @given(problem=problems())
 @EXAMPLES
 def test_weights_of_two_are_points_given_twice(backend: str, metric: str, problem: Problem) -> None:
-    x, k, rng = problem
-    w = rng.integers(1, 3, len(x))
-    options = {"max_iters": 1, "init_centroids": problem.start, "empty": "keep", "backend": backend}
-    weighted, repeated = FITS[metric](x, k, sample_weight=w, **options), FITS[metric](np.repeat(x, w, 0), k, **options)
-    np.testing.assert_allclose(weighted.centroids, repeated.centroids, rtol=0, atol=helpers.tolerance(x.shape[1]) * 4)
+    x, start = problem.x, problem.start
+    w = problem.rng.integers(1, 3, len(x))
+    labels = first_labels(x, start, metric, backend, w)
+    helpers.assert_labels_optimal(x, unit_start(start, metric), labels, metric)
+    options = {"init_centroids": start, "backend": backend}
+    weighted = FITS[metric](x, problem.k, 0, sample_weight=w, **options)
+    repeated = FITS[metric](np.repeat(x, w, 0), problem.k, 0, **options)
     assert weighted.inertia == pytest.approx(repeated.inertia, abs=2 * slack(x))
 
 

@@ -14,7 +14,7 @@ from ..metrics import Metric
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "cost_of"]
+__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "cost_of", "scoring_bias"]
 
 PENDING, STABLE, SETTLED = 0, 1, 2
 
@@ -27,6 +27,7 @@ class Problem:
         x: (B, N, D) as `validation.data` passes it.
         n_clusters: the most centroids that steps will be given.
         metric: the metric.
+        given_shape: x.shape as the caller wrote it, for messages.
         weights: (B, N) float32, or None for ones.
         max_bytes: cap on what is allocated beyond x; 0 for none.
         check_finite: whether to look for NaN and Inf.
@@ -37,6 +38,7 @@ class Problem:
     x: Any
     n_clusters: int
     metric: Metric
+    given_shape: tuple[int, ...]
     weights: np.ndarray | None = None
     max_bytes: int = 0
     check_finite: bool = True
@@ -96,6 +98,7 @@ class Points(ABC):
 
     Attributes:
         backend: the backend's name.
+        rounding: by how much, relative to a point's norm, the mean of copies of that point may miss it.
         problem: what it was made from.
         shape: (B, N, D).
         metric: the metric.
@@ -104,6 +107,7 @@ class Points(ABC):
     """
 
     backend: ClassVar[str]
+    rounding: ClassVar[float] = 1e-6
     frame: Frame
 
     def __init__(self, problem: Problem) -> None:
@@ -148,6 +152,29 @@ class Points(ABC):
         """(N,) float32: the cost of each point of member b under its label, without weights."""
 
     @abstractmethod
+    def inverse_norms(self, b: int) -> np.ndarray:
+        """(N,) float: 1 / ||row|| of member b in the frame, 0 for zero rows. For spherical metrics."""
+
+    def excess(self, centroids: np.ndarray, b: int) -> np.ndarray:
+        """(N,): `costs` above the least that any centroid could give: the distance that k-means|| samples by."""
+        costs = self.costs(centroids, b)
+        if self.metric.spherical and not self.metric.unit_points:
+            inverse = self.inverse_norms(b)
+            costs += np.divide(self.frame.scale[b], inverse, out=np.zeros_like(costs), where=inverse > 0)
+        return np.maximum(costs, 0, out=costs)
+
+    def draw_weights(self, b: int) -> np.ndarray | None:
+        """(N,) float32 weights that seeds are drawn by, or None for ones. Points without direction have none."""
+        weights = None if self.point_weights is None else self.point_weights[b]
+        if weights is not None and not 1e-6 < weights.max() < 1e6:
+            weights = weights / weights.max()  # sums and products stay inside float32
+        if self.metric.spherical:
+            some = self.inverse_norms(b) > 0
+            if some.any() and not some.all():
+                return some.astype(np.float32) if weights is None else weights * some
+        return weights
+
+    @abstractmethod
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
         """Rows (n, D) of member b in the user's coordinates, float64."""
 
@@ -170,6 +197,22 @@ class Points(ABC):
 
 def cost_of(metric: Metric, value: Any, inverse: Any, scale: Any) -> Any:
     """A point's cost from ||x - c||^2 or, for spherical metrics, from <x, c>, both of the frame."""
-    if not metric.spherical:
-        return value * scale**2
-    return 1.0 - value * inverse if metric.unit_points else -value * scale
+    if metric.unit_points:
+        return 1.0 - value * inverse
+    value = -value if metric.spherical else value
+    return value if np.all(scale == 1.0) else value * (scale if metric.spherical else scale**2)
+
+
+def scoring_bias(metric: Metric, c: np.ndarray) -> np.ndarray:
+    """(B, K) bias of centroids (B, K, D), -inf for one that equals an earlier one.
+
+    A matrix product may round equal columns differently; without the copies, ties still go to the lowest index.
+    """
+    bias = metric.bias(c)
+    key = np.einsum("bkd,d->bk", c, np.cos(np.arange(c.shape[2])), dtype=np.float64)
+    order = np.argsort(key, axis=1, kind="stable")
+    ranked = np.take_along_axis(key, order, axis=1)
+    for b, i in zip(*np.nonzero(ranked[:, 1:] == ranked[:, :-1]), strict=True):
+        if np.array_equal(c[b, order[b, i]], c[b, order[b, i + 1]]):
+            bias[b, order[b, i + 1]] = -np.inf
+    return bias

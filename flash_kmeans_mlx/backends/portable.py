@@ -8,14 +8,16 @@ import mlx.core as mx
 import numpy as np
 
 from .. import frame as frames
+from .. import validation
 from ..seeding import draw_points
-from ..validation import check_magnitude
-from .base import PENDING, STABLE, Points, Problem, Seeding, Step, cost_of
+from .base import PENDING, STABLE, Points, Problem, Seeding, Step, cost_of, scoring_bias
 
 __all__ = ["PortablePoints"]
 
 UNSET = 0xFFFFFFFF
-TILE_BYTES = 256 << 20  # for the scores and rows of a tile
+TILE_BYTES = 32 << 20  # for a member's scores and rows in a tile; a function of N, K and D alone keeps batches exact
+PIECE = 256  # rows that are summed in one chain of float32 additions
+CHECKED = 1 << 20  # values looked at, or converted, at a time
 LEAST_TILE = 64  # rows: below that a cap would be held at the price of a crawl
 NOISE = 1e-6  # as in kernels/cpu/seed.py: an expanded distance below this share of the norms is rounding
 
@@ -24,17 +26,19 @@ class PortablePoints(Points):
     """Points as an `mx.array`; sums by sorting, never by atomics, so that they have the same bits every time."""
 
     backend = "portable"
+    rounding = 1e-4  # of float32 sums
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         b, n, _ = self.shape
         x, metric, weights = problem.x, problem.metric, problem.weights
-        if not isinstance(x, mx.array):  # MLX refuses negative strides
-            x = mx.array(np.ascontiguousarray(x), mx.float16 if x.dtype == np.float16 else mx.float32)
-        self.x = x
-        copied = 0 if x is problem.x else 2 * x.nbytes
+        self._choose_frame(x, problem.check_finite)
+        self._source = x
+        self.x, copied = x, 0
+        if not isinstance(x, mx.array):
+            self.x, self._plain = self._framed(x), True
+            copied = 2 * self.x.nbytes
         self.tile = self._tile_rows(copied)
-        self._choose_frame(problem.check_finite)
         self.inverse = self._inverse_norms() if metric.spherical else None  # (B, N)
         self.weights = None if weights is None else mx.array(weights)
         if metric.unit_points and self.inverse is not None:
@@ -50,34 +54,40 @@ class PortablePoints(Points):
         arrays = 6 + problem.runs + 2 * (problem.weights is not None) + 2 * self.metric.spherical
         arrays += {"random": 4, "k-means++": 6, "k-means||": 12}.get(problem.init, 0)
         held += 4 * b * n * arrays + (12 + (80 if problem.init == "k-means||" else 0)) * 4 * b * k * d + (1 << 18)
-        per_row = 4 * b * (3 * max(k, 2 + int(np.log(k))) + 5 * d + 8)
-        least = held + min(n, LEAST_TILE) * per_row
+        per_row = 4 * (3 * max(k, 2 + int(np.log(k))) + 5 * d + 8)
+        least = held + min(n, LEAST_TILE) * b * per_row
         if 0 < problem.max_bytes < least:
             raise ValueError(
                 f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {least * 1.005 / 1e9:.3g} GB, the least that x.shape="
-                f"{self.shape} with n_clusters={k} needs on the portable backend; raise it"
+                f"{problem.given_shape} with n_clusters={k} needs on the portable backend; raise it"
             )
-        room = min(TILE_BYTES, problem.max_bytes - held) if problem.max_bytes else TILE_BYTES
+        room = min(TILE_BYTES, (problem.max_bytes - held) // b) if problem.max_bytes else TILE_BYTES
         return max(min(n, LEAST_TILE), min(n, room // per_row))
 
     # Reading points
 
-    def _choose_frame(self, check_finite: bool) -> None:
-        n = self.shape[1]
-        sample = np.array(self.x[:, :: frames.sample_step(n)].astype(mx.float32))
+    def _choose_frame(self, x: mx.array | np.ndarray, check_finite: bool) -> None:
+        n, d = self.shape[1:]
+        sample = validation.to_numpy(x[:, :: frames.sample_step(n)])
         magnitude = np.abs(sample).max((1, 2)).astype(np.float64)
         if check_finite:
-            for lo, hi in self._bounds():
-                part = mx.abs(self.x[:, lo:hi].astype(mx.float32))
-                # NaN is not less than Inf: caught whatever MLX's maximum makes of it.
-                fine = (part < mx.inf).all(axis=(1, 2))
-                largest = np.array(mx.where(fine, part.max(axis=(1, 2)), mx.inf))
-                magnitude = np.maximum(magnitude, largest)
-        check_magnitude(magnitude, self.shape)
+            step = max(1, CHECKED // (self.shape[0] * d))
+            for lo in range(0, n, step):
+                magnitude = np.maximum(magnitude, _largest(x[:, lo : lo + step]))
+            validation.check_magnitude(magnitude, self.problem.given_shape)
         self.frame = frames.choose(sample, magnitude, self.metric)
         self._plain = bool(self.frame.identity.all())
         self._shift = mx.array(self.frame.shift.astype(np.float32))[:, None]
         self._factor = mx.array((1.0 / self.frame.scale).astype(np.float32))[:, None, None]
+
+    def _framed(self, x: np.ndarray) -> mx.array:
+        """NumPy points as float32 in the frame, shifted and scaled before they are rounded."""
+        out = np.empty(self.shape, np.float32)
+        for b, member in enumerate(x):
+            step = max(1, CHECKED // self.shape[2])
+            for lo in range(0, len(member), step):
+                out[b, lo : lo + step] = self.frame.rows(member[lo : lo + step], b)
+        return mx.array(out)
 
     def _bounds(self) -> Iterator[tuple[int, int]]:
         for lo in range(0, self.shape[1], self.tile):
@@ -111,7 +121,12 @@ class PortablePoints(Points):
         return np.array(self._labels)
 
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
-        return np.array(self.x[b, mx.array(index)].astype(mx.float32), np.float64)
+        index = mx.array(index) if isinstance(self._source, mx.array) else index
+        return validation.to_numpy(self._source[b, index]).astype(np.float64)
+
+    def inverse_norms(self, b: int) -> np.ndarray:
+        assert self.inverse is not None
+        return np.array(self.inverse[b])
 
     def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:
         return np.ones(len(index)) if self.weights is None else np.array(self.weights[b, mx.array(index)], np.float64)
@@ -145,7 +160,7 @@ class PortablePoints(Points):
 
     def _inner(self, centroids: np.ndarray) -> tuple[mx.array, mx.array]:
         inner = self.frame.inward(centroids)
-        return mx.array(inner), mx.array(self.metric.bias(inner))
+        return mx.array(inner), mx.array(scoring_bias(self.metric, inner))
 
     # Costs
 
@@ -183,7 +198,8 @@ class PortableSeeding(Seeding):
         self.points = points
         inverse = points.inverse
         ones = mx.ones(points.shape[:2])
-        self.weights = ones if points.point_weights is None else mx.array(points.point_weights)
+        weights = [points.draw_weights(b) for b in range(points.shape[0])]
+        self.weights = mx.stack([mx.ones((points.shape[1],)) if w is None else mx.array(w) for w in weights])
         if inverse is None:
             self.square, self.inverse = points.gather(lambda x, _lo, _hi: mx.square(x).sum(-1)), ones
         else:
@@ -238,17 +254,33 @@ def _step_tile(
     n_members, _, d = x.shape
     k = c.shape[1]
     labels = mx.where(running, _best(x, c, bias), old)
-    # Rows sorted by member and cluster; every cluster is then a segment of one product with the weights.
+    # Rows sorted by member and cluster, cut at the ends of clusters and of pieces; pieces are summed, then clusters of pieces.
     key = (labels.astype(mx.int32) + mx.arange(n_members, dtype=mx.int32)[:, None] * k).reshape(-1)
     order = mx.argsort(key)
-    ends = mx.searchsorted(key[order], mx.arange(n_members * k, dtype=mx.int32), side="right").astype(mx.uint32)
-    starts = mx.concatenate([mx.zeros((1,), mx.uint32), ends[:-1]])
-    segments = mx.stack([starts, ends], axis=1)
+    ends = mx.searchsorted(key[order], mx.arange(n_members * k, dtype=mx.int32), side="right").astype(mx.int32)
+    starts = mx.concatenate([mx.zeros((1,), mx.int32), ends[:-1]])
+    cuts = mx.sort(mx.concatenate([ends, mx.arange(PIECE, key.size, PIECE, dtype=mx.int32)]))
+    last = mx.searchsorted(cuts, ends, side="right").astype(mx.int32)
     w = weights.reshape(-1)[order]
-    sums = mx.segmented_mm(w[None], x.reshape(-1, d)[order], segments)
-    total = mx.segmented_mm(w[None], mx.ones((w.size, 1)), segments)
+    x = mx.concatenate([x.reshape(-1, d)[order], mx.ones((w.size, 1))], axis=1)  # the last column sums the weights
+    pieces = mx.segmented_mm(w[None], x, _segments(cuts))[:, 0]
+    sums = mx.segmented_mm(mx.ones((1, len(pieces))), pieces, _segments(last))[:, 0]
     some = mx.concatenate([mx.zeros((1,), mx.int32), mx.cumsum((w > 0).astype(mx.int32))])
     counts = some[ends] - some[starts]
     changed = (labels != old).sum(axis=1)
     shape = (n_members, k)
-    return labels, sums.reshape(*shape, d), total.reshape(shape), counts.reshape(shape), changed
+    return labels, sums[:, :d].reshape(*shape, d), sums[:, d].reshape(shape), counts.reshape(shape), changed
+
+
+def _segments(ends: mx.array) -> mx.array:
+    """(S, 2) uint32: where ranges that follow one another start and end."""
+    return mx.stack([mx.concatenate([mx.zeros((1,), ends.dtype), ends[:-1]]), ends], axis=1).astype(mx.uint32)
+
+
+def _largest(x: mx.array | np.ndarray) -> np.ndarray:
+    """(B,) float64 largest magnitude, Inf or NaN if x has one."""
+    if isinstance(x, np.ndarray):
+        return np.abs(x).max((1, 2)).astype(np.float64)
+    size = mx.abs(x.astype(mx.float32))
+    fine = (size < mx.inf).all(axis=(1, 2))  # false for NaN too, whatever MLX's maximum makes of it
+    return np.array(mx.where(fine, size.max(axis=(1, 2)), mx.inf), np.float64)

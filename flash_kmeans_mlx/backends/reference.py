@@ -28,12 +28,12 @@ class ReferencePoints(Points):
         need = b * n * (n_clusters + 3 * d) * 8
         if 0 < problem.max_bytes < need:
             raise ValueError(
-                f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB for x.shape={self.shape} with"
+                f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB for x.shape={problem.given_shape} with"
                 f" n_clusters={n_clusters} on the reference backend, which does not tile; use another backend"
             )
         raw = np.array(x.astype(mx.float32) if isinstance(x, mx.array) else x, np.float64)
         if problem.check_finite:
-            check_magnitude(np.abs(raw).max((1, 2)), self.shape)
+            check_magnitude(np.abs(raw).max((1, 2)), problem.given_shape)
         self.frame = Frame(np.zeros((b, d)), np.ones(b), metric.spherical)
         self.raw = raw
         self.x = unit_rows(raw) if metric.unit_points else raw
@@ -46,14 +46,17 @@ class ReferencePoints(Points):
     def labels(self) -> np.ndarray:
         return self._labels
 
+    def inverse_norms(self, b: int) -> np.ndarray:
+        norms = np.linalg.norm(self.raw[b], axis=-1)
+        return np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
         return self.raw[b, index]
 
     def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:
         if not self.metric.unit_points:
             return self.w[b, index]
-        norms = np.linalg.norm(self.raw[b, index], axis=-1)
-        return np.divide(self.w[b, index], norms, out=np.zeros_like(norms), where=norms > 0)
+        return self.w[b, index] * self.inverse_norms(b)[index]
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         n_members, k, d = centroids.shape
@@ -96,9 +99,10 @@ class ReferenceSeeding(Seeding):
     def __init__(self, points: ReferencePoints, first: np.ndarray) -> None:
         norms = np.linalg.norm(points.raw, axis=-1)
         self.x = unit_rows(points.raw) if points.metric.spherical else points.raw
-        self.w = points.w
-        if points.metric.spherical:
-            self.w = points.w * ((norms > 0) if points.metric.unit_points else norms)
+        weights = [points.draw_weights(b) for b in range(points.shape[0])]
+        self.w = np.stack([np.ones(points.shape[1]) if w is None else w.astype(np.float64) for w in weights])
+        if points.metric.spherical and not points.metric.unit_points:
+            self.w *= norms
         self.nearest = np.full(points.shape[:2], np.inf)
         self.totals(first[:, None])
         self.take(np.zeros(len(first), np.int64))

@@ -17,7 +17,8 @@ def try_rows(
     """Potentials of rows lo:hi if each candidate in turn became a centre; out (L, N) or (1, 0): the distances behind them.
 
     Squared distance = square[i] + candidate_square[l] - 2 inverse[i] <row, candidate>, at most nearest[i] (N,).
-    inverse, potential: (N,) float32 or (0,) for all ones. totals (L,) float64 is added to.
+    inverse, potential: (N,) float32 or (0,) for all ones; square (N,), or (0,) for unit rows: 1, or 0 where inverse is 0.
+    totals (L,) float64 is added to.
     """
     products, tile, work = scratch
     for s in range(lo, hi, tile.shape[0]):
@@ -37,7 +38,8 @@ def try_rows(
             total = np.float32(0.0)
             for i in range(n):
                 r = inverse[s + i] if inverse.size else np.float32(1.0)
-                norms = square[s + i] + candidate_square[c]
+                own = square[s + i] if square.size else np.float32(r > 0)
+                norms = own + candidate_square[c]
                 v = norms - np.float32(2.0) * r * product[c, i]
                 v = np.float32(0.0) if v < NOISE * norms else v
                 v = min(v, nearest[s + i])

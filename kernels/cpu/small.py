@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from .blas import JIT
+from .blas import JIT, NEG_INF
 from .rows import read_rows
 from .tile import measure_rows, step_rows
 
@@ -24,6 +24,19 @@ def _inward(c, shift, scale, spherical, bias, inner):
             inner[k, d] = v
             square += np.float64(inner[k, d]) * np.float64(inner[k, d])
         bias[k] = 0.0 if spherical else -0.5 * square
+
+
+@njit(**JIT)
+def _drop_copies(c, bias, keys):
+    """bias = -inf for a centroid that equals an earlier one: see `scoring_bias` of backends/base.py."""
+    for k in range(c.shape[0]):
+        key = 0.0
+        for d in range(c.shape[1]):
+            key += np.float64(c[k, d]) * (1.0 + 0.1 * (d % 13) + 0.01 * (d % 7))
+        keys[k] = key
+        for j in range(k):
+            if keys[j] == key and np.array_equal(c[j], c[k]):
+                bias[k] = NEG_INF
 
 
 @njit(**JIT)
@@ -63,11 +76,14 @@ def fit_member(
     Scratch: rows (N, D) and inner (K, D) float32, bias (K,). Returns (E-steps, PENDING | STABLE | SETTLED, last shift).
     """
     n = x.shape[0]
+    keys = np.empty(c.shape[0])
     y = read_rows(x, 0, n, frame, rows)
     plain = (True, frame[1], frame[2], frame[3], frame[4])  # y is in the frame already
     largest = 0.0
     for iteration in range(1, limit + 1):
         _inward(c, shift, scale, spherical, bias, inner)
+        if dims is None:
+            _drop_copies(inner, bias, keys)
         changed = step_rows(
             sgemm, y, plain, weights, inner, bias, dims, 0, n, labels, iteration == 1, True, sums, mass, counts, touched,
             scratch,

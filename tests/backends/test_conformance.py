@@ -105,7 +105,7 @@ def check(x: Any, result: KMeansResult, metric: str, w: Any = None) -> np.ndarra
 
 @every_backend
 @every_metric
-@pytest.mark.parametrize(("shape", "kind"), CASES, ids=lambda v: str(v))
+@pytest.mark.parametrize(("shape", "kind"), CASES, ids=str)
 def test_fit_follows_lloyd_in_float64(shape: Shape, kind: str, metric: str, backend: str) -> None:
     x, c0 = points(shape, kind), start(shape, kind)
     result = FITS[metric](x, shape.k, ITERATIONS, init_centroids=c0, empty="keep", backend=backend)
@@ -138,15 +138,11 @@ def test_a_converged_fit_is_a_fixed_point(weighted: bool, kind: str, metric: str
     result = FITS[metric](x, shape.k, 300, init_centroids=start(shape, kind), sample_weight=w, backend=backend)
     assert result.converged.all() and result.n_iter == result.n_iter_per_batch.max() < 300
     check(x, result, metric, w)
-    labels, c, x = np.array(result.labels), np.array(result.centroids), helpers.to_float64(x)
-    size = np.abs(x).max() if metric == "euclidean" else 1.0
-    for b in range(shape.b):
-        means = helpers.centre(x[b], labels[b], c[b], metric, None if w is None else w[b])
-        np.testing.assert_allclose(c[b], means, rtol=0, atol=helpers.tolerance(shape.d) * size)
+    helpers.assert_centroids_optimal(x, result.centroids, result.labels, metric, w)
 
 
 VIEWS = {
-    "fortran": lambda x: np.asfortranarray(x),
+    "fortran": np.asfortranarray,
     "reversed": lambda x: x[:, ::-1, ::-1][:, ::-1, ::-1],
     "every-other": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
     "columns": lambda x: np.concatenate([x, x + 1], axis=-1)[..., : x.shape[-1]],
@@ -190,6 +186,14 @@ RAW = {  # name: data, metrics that can tell the points apart in float32
     "digits": (lambda: helpers.digits()[None], METRICS),
     "mlx-view": (lambda: strided_mlx(helpers.blobs(2, 300, 17, 5).astype(np.float32)), METRICS),
 }
+
+
+@every_backend
+def test_large_clusters_keep_their_digits(backend: str) -> None:
+    x = np.random.default_rng(0).random((1, 300_000, 3)).astype(np.float32)
+    for points in (x, x + 2):
+        result = FITS["euclidean"](points, 1, 1, backend=backend)
+        helpers.assert_centroids_optimal(points, result.centroids, result.labels, "euclidean")
 
 
 @every_backend

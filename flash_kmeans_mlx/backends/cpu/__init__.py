@@ -19,6 +19,7 @@ def open_cpu(problem: Problem) -> CpuPoints:
     trials = 2 + int(np.log(problem.n_clusters))
     cut = plan(
         problem.x.shape,
+        problem.given_shape,
         problem.n_clusters,
         _point_arrays(problem),
         _tables(problem),

@@ -42,6 +42,7 @@ class Plan:
 
 def plan(
     shape: tuple[int, int, int],
+    given_shape: tuple[int, ...],
     n_clusters: int,
     point_arrays: int,
     tables: int,
@@ -53,6 +54,7 @@ def plan(
 
     Args:
         shape: (B, N, D).
+        given_shape: x.shape for the message.
         n_clusters: K.
         point_arrays: 4-byte values per point that the fit holds: labels, weights, costs, ...
         tables: tables of K x D float64 that it holds besides the accumulators of shards.
@@ -75,7 +77,7 @@ def plan(
     if room < per_thread + (0 if small else table):
         need = fixed + per_thread + table
         raise ValueError(
-            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that x.shape={shape} with"
+            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that x.shape={given_shape} with"
             f" n_clusters={n_clusters} needs on the cpu backend; raise it, or fit fewer members at a time"
         )
     threads = max(1, min(threads, room // 2 // per_thread))

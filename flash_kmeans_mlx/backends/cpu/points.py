@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import PENDING, STABLE, Points, Problem, Step, cost_of
+from ..base import PENDING, STABLE, Points, Problem, Step, cost_of, scoring_bias
 from ._kernels import kernels
 from .blas import sgemm_address, single_threaded
 from .plan import Plan
@@ -35,7 +35,7 @@ class CpuPoints(Points):
         b, n, d = self.shape
         k = problem.n_clusters
         self.plan = plan
-        self.store = Store(problem.x, self.metric, problem.check_finite)
+        self.store = Store(problem.x, self.metric, problem.check_finite, problem.given_shape)
         self.frame = self.store.frame
         self.kernels = kernels()
         self.sgemm = sgemm_address()
@@ -66,6 +66,10 @@ class CpuPoints(Points):
 
     def labels(self) -> np.ndarray:
         return self._labels
+
+    def inverse_norms(self, b: int) -> np.ndarray:
+        assert self.inverse is not None
+        return self.inverse[b]
 
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
         return self.store.decode(self.store.x[b, index]).astype(np.float64)
@@ -161,7 +165,7 @@ class CpuPoints(Points):
     def inner(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centroids in the frame, and their bias."""
         inner = self.frame.inward(centroids)
-        return inner, self.metric.bias(inner)
+        return inner, self.metric.bias(inner) if self.plan.lanes else scoring_bias(self.metric, inner)
 
     def run_shards(self, task: Callable[[int, int, int], object], n_members: int) -> None:
         """task(slot, m, s) for every m < n_members and every shard s."""

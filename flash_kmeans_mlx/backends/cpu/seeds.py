@@ -22,17 +22,13 @@ class CpuSeeding(Seeding):
     def __init__(self, points: CpuPoints, first: np.ndarray, trials: int) -> None:
         self.points = points
         b, n, _ = points.shape
-        inverse, weights = points.inverse, points.point_weights
+        inverse = points.inverse
         self.inverse = np.zeros((b, 0), np.float32) if inverse is None else inverse
-        if inverse is None:
-            self.square = points.squares()
-        else:
-            # Zero rows have no direction: at distance zero from everything they are never drawn.
-            self.square = (inverse > 0).astype(np.float32)
-            if not points.metric.unit_points:
-                norms = points.squares() ** 0.5
-                weights = norms if weights is None else weights * norms
-        self.weights = np.zeros((b, 0), np.float32) if weights is None else weights
+        self.square = points.squares() if inverse is None else np.zeros((b, 0), np.float32)
+        weights = [points.draw_weights(m) for m in range(b)]
+        if points.metric.spherical and not points.metric.unit_points:
+            weights = [times_norms(w, points.inverse_norms(m)) for m, w in enumerate(weights)]
+        self.weights = [NOTHING if w is None else w for w in weights]
         self.nearest = np.full((b, n), np.inf, np.float32)
         self.blocks = np.zeros((b, -(-n // points.kernels.DRAW)))
         self.tried = np.empty((b, trials, n) if points.plan.keep_seeds else (b, 1, 0), np.float32)
@@ -83,3 +79,9 @@ class CpuSeeding(Seeding):
 
         points.run_shards(shard, len(index))
         return totals.sum(axis=1)
+
+
+def times_norms(weights: np.ndarray | None, inverse: np.ndarray) -> np.ndarray:
+    """(N,) weights times norms, 0 for rows without direction."""
+    ones = np.float32(1) if weights is None else weights
+    return np.divide(ones, inverse, out=np.zeros(len(inverse), np.float32), where=inverse > 0)

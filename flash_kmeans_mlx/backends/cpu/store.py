@@ -27,7 +27,7 @@ class Store:
         direct: (B,) bool, members that need neither shift nor scale.
     """
 
-    def __init__(self, x: Any, metric: Metric, check_finite: bool) -> None:
+    def __init__(self, x: Any, metric: Metric, check_finite: bool, given_shape: tuple[int, ...]) -> None:
         name = ""
         if isinstance(x, mx.array) and x.dtype == mx.bfloat16:
             x, name = x.view(mx.uint16), "bfloat16"
@@ -44,7 +44,8 @@ class Store:
         magnitude = np.abs(sample).max((1, 2)).astype(np.float64)
         if check_finite and not self._surely_fine(magnitude):
             magnitude = np.array([self._magnitude(member) for member in array])
-        check_magnitude(magnitude, array.shape)
+        if check_finite:
+            check_magnitude(magnitude, given_shape)
         self.frame = frames.choose(sample, magnitude, metric)
         real = np.float64 if array.dtype == np.float64 else np.float32
         self.direct = self.frame.identity

@@ -1,0 +1,90 @@
+"""How the CPU backend cuts a problem: a pure function of sizes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import astuple, replace
+
+import pytest
+
+from flash_kmeans_mlx.backends.cpu.plan import Plan, plan
+
+SHAPES = ((1, 1, 1), (1, 29, 3), (3, 211, 17), (256, 500, 16), (1, 100_000, 128), (1, 273_280, 3), (32, 20_000, 64))
+CLUSTERS = (1, 2, 64, 513, 1000)
+CASES = [(s, k) for s, k in itertools.product(SHAPES, CLUSTERS) if k <= s[1]]
+every_case = pytest.mark.parametrize(("shape", "k"), CASES, ids=str)
+
+
+def cut(shape: tuple[int, int, int], k: int, threads: int = 4, max_bytes: int = 0, arrays: int = 4) -> Plan:
+    trials = 2 + k.bit_length()
+    return plan(shape, k, arrays, trials, threads, max_bytes)
+
+
+@every_case
+def test_sizes_make_sense(shape: tuple[int, int, int], k: int) -> None:
+    b, n, d = shape
+    found = cut(shape, k)
+    assert min(astuple(replace(found, small=True, keep_seeds=True, lanes=1))) >= 1
+    assert found.small == (n * k * d < 10_000_000)
+    assert (found.lanes > 0) == (d <= 16)
+    assert found.shards <= max(1, -(-n // 4096)) and found.group <= b and found.threads <= 4
+    assert found.block >= 2 + k.bit_length()  # a round of k-means++ multiplies all its candidates at once
+
+
+@every_case
+def test_threads_change_nothing_but_themselves(shape: tuple[int, int, int], k: int) -> None:
+    assert len({replace(cut(shape, k, threads=t), threads=0) for t in (1, 2, 5, 64)}) == 1
+
+
+@every_case
+def test_threads_change_no_bits_under_a_cap(shape: tuple[int, int, int], k: int) -> None:
+    """Tiles, blocks and shards fix the order of every sum: with less memory there may be fewer, but not by thread."""
+    for extra in (1, 2, 4, 16, 64, 256):
+        try:
+            plans = [cut(shape, k, threads=t, max_bytes=least(shape, k) + (extra << 20)) for t in (1, 2, 5, 64)]
+        except ValueError:
+            continue
+        assert len({replace(p, threads=0, group=0) for p in plans}) == 1
+
+
+def least(shape: tuple[int, int, int], k: int) -> int:
+    """The smallest cap that is accepted, to 1 KiB."""
+    low, high = 0, 1 << 40
+    while high - low > 1 << 10:
+        middle = (low + high) // 2
+        try:
+            cut(shape, k, max_bytes=middle)
+            high = middle
+        except ValueError:
+            low = middle
+    return high
+
+
+@every_case
+def test_what_the_error_asks_for_is_enough(shape: tuple[int, int, int], k: int) -> None:
+    with pytest.raises(ValueError, match=r"max_mem_gb=1e-09 must be >= \S+ GB, the least that x.shape=") as caught:
+        cut(shape, k, max_bytes=1)
+    asked = float(str(caught.value).split(">= ")[1].split(" ")[0]) * 1e9
+    assert cut(shape, k, max_bytes=int(1.005 * asked)).threads >= 1  # three digits are printed
+
+
+@every_case
+def test_a_wide_cap_is_no_cap(shape: tuple[int, int, int], k: int) -> None:
+    assert cut(shape, k, max_bytes=1 << 40) == cut(shape, k)
+
+
+@every_case
+def test_a_tighter_cap_never_cuts_less(shape: tuple[int, int, int], k: int) -> None:
+    low = least(shape, k)
+    plans = [cut(shape, k, max_bytes=low + (extra << 20)) for extra in (0, 1, 4, 16, 64, 256, 1024)]
+    for tight, wide in itertools.pairwise(plans):
+        assert (tight.small, tight.lanes, tight.tile) == (wide.small, wide.lanes, wide.tile)
+        assert tight.shards <= wide.shards and tight.threads <= wide.threads and tight.keep_seeds <= wide.keep_seeds
+
+
+def test_more_arrays_per_point_need_more_memory() -> None:
+    shape, k = (1, 100_000, 128), 1000
+    low = least(shape, k)
+    cut(shape, k, max_bytes=low)
+    with pytest.raises(ValueError, match=r"x.shape=\(1, 100000, 128\) with n_clusters=1000 needs on the cpu backend"):
+        cut(shape, k, max_bytes=low, arrays=6)

@@ -1,0 +1,107 @@
+"""The coordinates of a fit: as given where that serves, shifted and scaled where float32 would not."""
+
+from __future__ import annotations
+
+import helpers
+import numpy as np
+import pytest
+
+from flash_kmeans_mlx import frame
+from flash_kmeans_mlx.frame import Frame, choose
+from flash_kmeans_mlx.metrics import COSINE, DOT, EUCLIDEAN, METRICS, Metric
+
+
+def chosen(x: np.ndarray, metric: Metric = EUCLIDEAN) -> Frame:
+    return choose(x[:, :: frame.sample_step(x.shape[1])], np.abs(x).max((1, 2)).astype(np.float64), metric)
+
+
+def test_centred_data_are_used_as_they_are() -> None:
+    x = helpers.blobs(2, 300, 5, 4).astype(np.float32)
+    for metric in METRICS.values():
+        assert chosen(x, metric).identity.tolist() == [True, True]
+
+
+def test_moderate_offsets_are_left_alone() -> None:
+    """||mean||^2 of at most four times the variance costs two bits."""
+    x = np.random.default_rng(0).standard_normal((1, 1000, 4)).astype(np.float32)
+    assert chosen(x + np.float32(1.5)).identity.all()
+    assert not chosen(x + np.float32(2.5)).identity.any()
+
+
+@pytest.mark.parametrize("offset", [10.0, 1e4, -3e7])
+def test_far_offsets_are_shifted_away(offset: float) -> None:
+    x = helpers.blobs(1, 500, 5, 4) + offset
+    found = chosen(x)
+    spread = x.std()
+    assert (np.abs(found.shift - x.mean(1)) < spread).all() and found.scale.tolist() == [1.0]
+    np.testing.assert_array_equal(found.shift, found.shift.astype(np.float32))  # kernels hold it in float32
+    assert np.abs(found.rows(x[0], 0)).max() < 5 * spread
+
+
+@pytest.mark.parametrize("metric", [COSINE, DOT], ids=["cosine", "dot"])
+def test_spherical_metrics_have_an_origin(metric: Metric) -> None:
+    found = chosen(helpers.blobs(1, 500, 5, 4) + 1e4, metric)
+    assert not found.shift.any() and found.identity.all()
+
+
+@pytest.mark.parametrize("size", [1e30, 2.0**40, 2.0**-44, 1e-30, 1e-40])
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_extreme_sizes_are_scaled_by_powers_of_two(metric: Metric, size: float) -> None:
+    x = (size * helpers.blobs(1, 300, 5, 4)).astype(np.float32)
+    found = chosen(x, metric)
+    mantissa, exponent = np.frexp(found.scale)
+    assert (mantissa == 0.5).all() and not found.identity.any()
+    rows = found.rows(x[0], 0)
+    # Denormals are scaled as far as a float32 factor goes: their squares must be normal numbers.
+    assert 2.0**-30 < np.abs(rows).max() <= 1.0
+    assert np.isfinite(np.float32(1 / found.scale)).all() and (np.float32(1 / found.scale) > 0).all()
+
+
+@pytest.mark.parametrize("size", [2.0**40, 1.0, 2.0**-40])
+def test_ordinary_sizes_are_not_scaled(size: float) -> None:
+    assert chosen((size * np.ones((1, 1, 1)) * [[[-1.0], [1.0]]]).astype(np.float32)).identity.all()
+
+
+def test_members_have_frames_of_their_own() -> None:
+    x = helpers.blobs(4, 300, 5, 4) * [[[1.0]], [[1e30]], [[1e-30]], [[1.0]]] + [[[0.0]], [[0.0]], [[0.0]], [[1e4]]]
+    found = chosen(x)
+    assert found.identity.tolist() == [True, False, False, False]
+    assert (found.scale == 1).tolist() == [True, False, False, True]
+    assert found.shift.any(1).tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, -1e30, 1e-40])
+def test_constant_data_have_a_frame(constant: float) -> None:
+    x = np.full((1, 50, 3), constant, np.float32)
+    found = chosen(x)
+    assert np.isfinite(found.shift).all() and (found.scale > 0).all() and np.isfinite(found.rows(x[0], 0)).all()
+
+
+def test_centroids_go_in_and_come_back() -> None:
+    rng = np.random.default_rng(0)
+    c = (rng.standard_normal((2, 7, 3)) * 1e20 + 1e21).astype(np.float32)
+    found = Frame(np.full((2, 3), 1e21), np.full(2, 2.0**68), False)
+    inner = found.inward(c)
+    assert inner.dtype == np.float32 and np.abs(inner).max() < 4
+    np.testing.assert_allclose(found.outward(inner.astype(np.float64)), c, rtol=helpers.EPS["float32"])
+    np.testing.assert_array_equal(inner[1], found.rows(c[1], 1).astype(np.float32))
+
+
+def test_the_identity_returns_the_same_bits() -> None:
+    c = np.random.default_rng(0).standard_normal((2, 7, 3)).astype(np.float32)
+    found = Frame(np.zeros((2, 3)), np.ones(2), False)
+    np.testing.assert_array_equal(found.inward(c), c)
+    np.testing.assert_array_equal(found.outward(c.astype(np.float64)), c)
+
+
+def test_spherical_centroids_have_no_scale() -> None:
+    c = helpers.unit(np.random.default_rng(0).standard_normal((1, 7, 3))).astype(np.float32)
+    found = Frame(np.zeros((1, 3)), np.array([2.0**50]), True)
+    np.testing.assert_array_equal(found.inward(c), c)
+    np.testing.assert_array_equal(found.outward(c.astype(np.float64)), c)
+    np.testing.assert_array_equal(found.rows(c[0] * 2.0**50, 0), c[0])
+
+
+@pytest.mark.parametrize(("n", "step"), [(1, 1), (64, 1), (127, 1), (128, 2), (64_000, 1000)])
+def test_about_sixty_four_rows_are_looked_at(n: int, step: int) -> None:
+    assert frame.sample_step(n) == step
