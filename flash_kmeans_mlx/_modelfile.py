@@ -15,9 +15,8 @@ import numpy as np
 
 FORMAT = "flash-kmeans-mlx model"
 FORMAT_VERSION = 1
-
 _METADATA = "__metadata__"
-_DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U32": np.dtype("<u4")}
+_DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U32": np.dtype("<u4")}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 1 << 20
 _CHECK_PATH = "check the path: only files written by FlashKMeans.save can be loaded"
@@ -30,7 +29,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata:
 
     Args:
         path: The file to write; replaced if it exists.
-        arrays: float32, float64, int64 or uint32 arrays of any shape.
+        arrays: float32, int64 or uint32 arrays of any shape (MLX reads no float64 from safetensors).
         metadata: Strings to keep with the arrays; `format` and `format_version` are added here.
 
     Raises:
@@ -39,26 +38,25 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata:
     """
     if reserved := {"format", "format_version", _METADATA} & {*metadata, *arrays}:
         raise ValueError(f"{min(reserved)!r} is reserved by the file format: choose another name")
-    strings = {"format": FORMAT, "format_version": str(FORMAT_VERSION), **metadata}
-    for key, value in strings.items():
+    for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata[{key!r}]={value!r} must be a string with a string key: convert it before saving")
-    header: dict[str, Any] = {_METADATA: strings}
+    ours = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
+    header: dict[str, Any] = {_METADATA: ours | metadata}
     chunks: list[bytes] = []
     end = 0
     # Widest items first keeps every array aligned to its item size, which readers that map the file rely on.
     for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize):
         dtype = array.dtype.newbyteorder("<")
         if dtype not in _CODES:
-            raise TypeError(f"arrays[{name!r}].dtype={array.dtype} must be float32, float64, int64 or uint32")
+            raise TypeError(f"arrays[{name!r}].dtype={array.dtype} must be float32, int64 or uint32")
         chunks.append(array.astype(dtype).tobytes())
         begin, end = end, end + len(chunks[-1])
         header[name] = {"dtype": _CODES[dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > _MAX_HEADER:
-        raise ValueError(f"names and metadata take {len(text)} bytes, which must be <= {_MAX_HEADER}: shorten them")
-
+        raise ValueError(f"names and metadata take {len(text)} bytes, must be <= {_MAX_HEADER}: shorten them")
     target = Path(path).resolve()
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -118,12 +116,11 @@ def _parse_header(text: bytes) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        header = json.loads(text.decode(), object_pairs_hook=unique)
+        if not text.startswith(b"{"):
+            raise ValueError("no JSON object")
+        return json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is not safetensors, or its header is damaged ({error}); {_CHECK_PATH}") from None
-    if not isinstance(header, dict):
-        raise ValueError(f"it is not safetensors: its header is not a JSON object; {_CHECK_PATH}")
-    return header
 
 
 def _check_metadata(metadata: Any) -> dict[str, str]:
@@ -144,7 +141,7 @@ def _check_entry(name: str, entry: Any, begin: int, size: int) -> tuple[np.dtype
     code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(code, str) or code not in _DTYPES:
         raise ValueError(f"array {name!r} has dtype {code!r}, not one of {', '.join(_DTYPES)}; {_SAVE_AGAIN}")
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape[:64]) or shape[64:]:
         raise ValueError(f"array {name!r} has the shape {shape!r}; {_SAVE_AGAIN}")
     end = begin + math.prod(shape) * _DTYPES[code].itemsize
     if offsets != [begin, end]:

@@ -149,6 +149,7 @@ class PortablePoints(Points):
             for total, part in zip((sums, mass, counts, changed), totals, strict=True):
                 total += np.array(part)
         self._labels = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+        sums += mass[..., None] * self.frame.inward(centroids)
         status = np.where(changed == 0, STABLE, PENDING)
         return Step((limits > 0).astype(np.int64), status, sums, mass, counts, np.zeros(n_members))
 
@@ -250,8 +251,8 @@ def _best(x: mx.array, c: mx.array, bias: mx.array) -> mx.array:
 def _step_tile(
     x: mx.array, c: mx.array, bias: mx.array, weights: mx.array, old: mx.array, running: mx.array
 ) -> tuple[mx.array, ...]:
-    """E-step of a tile and its sums: labels (B, T), sums (B, K, D), mass (B, K), counts (B, K), changed (B,)."""
-    n_members, _, d = x.shape
+    """E-step of a tile and its sums: labels (B, T), sums (B, K, D) of x - c, mass (B, K), counts (B, K), changed (B,)."""
+    n_members, t, d = x.shape
     k = c.shape[1]
     labels = mx.where(running, _best(x, c, bias), old)
     # Rows sorted by member and cluster, cut at the ends of clusters and of pieces; pieces are summed, then clusters of pieces.
@@ -259,12 +260,14 @@ def _step_tile(
     order = mx.argsort(key)
     ends = mx.searchsorted(key[order], mx.arange(n_members * k, dtype=mx.int32), side="right").astype(mx.int32)
     starts = mx.concatenate([mx.zeros((1,), mx.int32), ends[:-1]])
-    cuts = mx.sort(mx.concatenate([ends, mx.arange(PIECE, key.size, PIECE, dtype=mx.int32)]))
+    pieces = mx.arange(PIECE, t, PIECE, dtype=mx.int32) + mx.arange(n_members, dtype=mx.int32)[:, None] * t
+    cuts = mx.sort(mx.concatenate([ends, pieces.reshape(-1)]))
     last = mx.searchsorted(cuts, ends, side="right").astype(mx.int32)
     w = weights.reshape(-1)[order]
-    x = mx.concatenate([x.reshape(-1, d)[order], mx.ones((w.size, 1))], axis=1)  # the last column sums the weights
-    pieces = mx.segmented_mm(w[None], x, _segments(cuts))[:, 0]
-    sums = mx.segmented_mm(mx.ones((1, len(pieces))), pieces, _segments(last))[:, 0]
+    x = x.reshape(-1, d)[order] - c.reshape(-1, d)[key[order]]  # from the centroid: float32 sums err by the cluster's spread
+    x = mx.concatenate([x, mx.ones((w.size, 1))], axis=1)  # the last column sums the weights
+    parts = mx.segmented_mm(w[None], x, _segments(cuts))[:, 0]
+    sums = mx.segmented_mm(mx.ones((1, len(parts))), parts, _segments(last))[:, 0]
     some = mx.concatenate([mx.zeros((1,), mx.int32), mx.cumsum((w > 0).astype(mx.int32))])
     counts = some[ends] - some[starts]
     changed = (labels != old).sum(axis=1)

@@ -24,7 +24,7 @@ def test_every_name_is_available_or_says_why() -> None:
 def test_a_named_backend_is_that_backend() -> None:
     for name in BACKENDS:
         assert resolve(name) == name
-        with open_points(name, Problem(X[None], 4, EUCLIDEAN)) as points:
+        with open_points(name, Problem(X[None], 4, EUCLIDEAN, X.shape)) as points:
             assert points.backend == name and points.shape == (1, 41, 3)
         for fit in FITS.values():
             assert fit(X, 4, 2, backend=name).backend == name

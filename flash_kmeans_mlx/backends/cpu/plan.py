@@ -80,10 +80,10 @@ def plan(
             f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that x.shape={given_shape} with"
             f" n_clusters={n_clusters} needs on the cpu backend; raise it, or fit fewer members at a time"
         )
-    threads = max(1, min(threads, room // 2 // per_thread))
-    room -= threads * per_thread
+    half = room // 2  # threads get one, and change nothing in the other
+    threads = max(1, min(threads, half // per_thread))
     if not small:
-        shards = max(1, min(shards, room // 2 // table))
-    group = max(1, min(b, min(SHARD_BYTES, room // 2) // (shards * table)))
-    keep = 4 * b * n * trials <= min(SEED_BYTES, room // 2)
+        shards = max(1, min(shards, half // 2 // table))
+    group = max(1, min(b, min(SHARD_BYTES, half // 2) // (shards * table)))
+    keep = 4 * b * n * trials <= min(SEED_BYTES, half // 2)
     return Plan(small, lanes, tile, block, shards, group, threads, keep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 __all__ = ["Workers", "thread_count"]
 
@@ -36,8 +36,13 @@ class Workers:
         stop = False
 
         def work(slot: int) -> None:
-            while not stop and (i := next(queue)) < n_tasks:
-                task(slot, i)
+            nonlocal stop
+            try:
+                while not stop and (i := next(queue)) < n_tasks:
+                    task(slot, i)
+            except BaseException:
+                stop = True  # Ctrl-C and errors: the others finish the task they are at
+                raise
 
         if helpers < 1:
             return work(0)
@@ -46,10 +51,10 @@ class Workers:
         futures = [self._pool.submit(work, slot) for slot in range(1, helpers + 1)]
         try:
             work(0)
-        finally:  # on Ctrl-C as well: the others finish the task they are at, and nobody writes after we return
-            stop = True
-            for future in futures:
-                future.result()
+        finally:  # nobody writes after we return
+            wait(futures)
+        for future in futures:
+            future.result()
 
     def close(self) -> None:
         """Join the threads."""

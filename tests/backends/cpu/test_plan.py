@@ -16,8 +16,16 @@ every_case = pytest.mark.parametrize(("shape", "k"), CASES, ids=str)
 
 
 def cut(shape: tuple[int, int, int], k: int, threads: int = 4, max_bytes: int = 0, arrays: int = 4) -> Plan:
-    trials = 2 + k.bit_length()
-    return plan(shape, k, arrays, trials, threads, max_bytes)
+    return plan(
+        shape=shape,
+        given_shape=shape,
+        n_clusters=k,
+        point_arrays=arrays,
+        tables=6,
+        trials=2 + k.bit_length(),
+        threads=threads,
+        max_bytes=max_bytes,
+    )
 
 
 @every_case

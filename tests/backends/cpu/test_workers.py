@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from contextlib import closing
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_what_a_task_raises_comes_out_once_all_have_stopped(bad: int, workers: W
 
 
 def test_nobody_works_after_an_error_came_out() -> None:
-    team = Workers(3)
+    team = closing(Workers(3))
     all_begun, ended = threading.Barrier(3, timeout=30), threading.Event()
 
     def task(slot: int, _i: int) -> None:
@@ -108,10 +109,10 @@ def test_nobody_works_after_an_error_came_out() -> None:
             ended.wait(0.3)  # busy for a while
             ended.set()
 
-    with pytest.raises(KeyError, match="at once"):
-        team.run(task, 3)
-    assert ended.is_set()
-    team.close()
+    with team as threads:
+        with pytest.raises(KeyError, match="at once"):
+            threads.run(task, 3)
+        assert ended.is_set()
 
 
 def test_an_interrupt_stops_the_others_too(workers: Workers) -> None:

@@ -1,0 +1,255 @@
+"""The Numba kernels by themselves, against NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import helpers
+import mlx.core as mx
+import numpy as np
+import pytest
+from numba import njit
+
+from flash_kmeans_mlx.backends.cpu._kernels import kernels
+from flash_kmeans_mlx.backends.cpu.blas import sgemm_address, single_threaded
+from flash_kmeans_mlx.backends.cpu.store import Store
+from flash_kmeans_mlx.kernels.cpu.rows import read_rows as _read_rows
+from flash_kmeans_mlx.metrics import EUCLIDEAN
+
+K = kernels()
+SGEMM = sgemm_address()
+RNG = np.random.default_rng
+
+
+@njit
+def read_rows(x, lo, n, frame, out):
+    return _read_rows(x, lo, n, frame, out)
+
+
+def frame(d: int, shift: float = 0.0, factor: float = 1.0, left: int = 0, rescale: float = 1.0, real: type = np.float32) -> Any:
+    direct = shift == 0 and factor == 1
+    return np.bool_(direct), np.full(d, shift, real), real(factor), np.int32(left), np.float32(rescale)
+
+
+def read_only(x: np.ndarray) -> np.ndarray:
+    x = x.view()
+    x.flags.writeable = False
+    return x
+
+
+def normals(*shape: int, seed: int = 0) -> np.ndarray:
+    return RNG(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("n", "k", "d"), [(1, 1, 1), (1, 5, 3), (7, 1, 17), (3, 4, 1), (67, 131, 19), (256, 512, 192)])
+def test_gemm_nt(n: int, k: int, d: int) -> None:
+    a, b, work = normals(n, d), normals(k, d, seed=1), np.empty(10, np.int32)
+    for wide in (0, 5):  # leading dimensions beyond the width
+        out = np.full((n, k + wide), np.nan, np.float32)
+        rows = np.concatenate([a, np.full((n, wide), np.nan, np.float32)], axis=1)[:, :d]
+        with single_threaded():
+            K.gemm_nt(SGEMM, rows, b, out[:, :k], work)
+        exact = a.astype(np.float64) @ b.T.astype(np.float64)
+        limit = helpers.tolerance(d) * np.abs(a).max() * np.abs(b).max() * np.sqrt(d)
+        np.testing.assert_allclose(out[:, :k], exact, rtol=0, atol=limit)
+        assert np.isnan(out[:, k:]).all()
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F", "strided"])
+def test_rows_of_any_strides_in_any_frame(order: str, real: type) -> None:
+    x = RNG(0).standard_normal((11, 5)).astype(real)
+    seen = {"C": x, "F": np.asfortranarray(x), "strided": np.repeat(x, 3, axis=0)[::3]}[order]
+    for shift, factor in ((0.0, 1.0), (2.5, 1.0), (0.0, 0.25), (-1.5, 4.0)):
+        out = np.full((6, 5), np.nan, np.float32)
+        got = read_rows(read_only(seen), 3, 6, frame(5, shift, factor, real=real), out)
+        np.testing.assert_array_equal(got, ((x[3:9] - real(shift)) * real(factor)).astype(np.float32))
+    got = read_rows(read_only(seen), 3, 6, frame(5, real=real), np.empty((6, 5), np.float32))
+    assert np.shares_memory(got, seen) == (order == "C" and real is np.float32), "copied, or not converted"
+
+
+def test_float64_is_shifted_before_it_is_rounded() -> None:
+    x = np.array([[1e9 + 0.25, 1e9 - 0.5]])
+    out = read_rows(read_only(x), 0, 1, frame(2, 1e9, real=np.float64), np.empty((1, 2), np.float32))
+    assert out.tolist() == [[0.25, -0.5]]
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("shift", "factor"), [(0.0, 1.0), (1.0, 0.5)])
+def test_every_16_bit_float_is_decoded(name: str, shift: float, factor: float) -> None:
+    """All 65536 patterns but NaN and Inf, denormals and both zeros included."""
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    if name == "float16":
+        exact = bits.view(np.float16).astype(np.float32)
+        left, rescale = 13, 2.0**112
+    else:
+        exact = (bits.astype(np.uint32) << 16).view(np.float32)
+        left, rescale = 16, 1.0
+    finite = np.isfinite(exact)
+    x, exact = bits[finite][:, None], exact[finite]
+    n = len(x)
+    given = frame(1, shift, factor, left, rescale)
+    got = read_rows(read_only(x), 0, n, given, np.empty((n, 1), np.float32))[:, 0]
+    expected = (exact - np.float32(shift)) * np.float32(factor)
+    np.testing.assert_array_equal(got, expected)
+    assert (exact != 0).sum() == n - 2
+
+
+@pytest.mark.parametrize("kind", ["numpy-float16", "numpy-float32", "numpy-float64", "mlx-float16", "mlx-bfloat16", "mlx-float32"])
+def test_a_store_reads_what_it_was_given(kind: str) -> None:
+    x = helpers.given(helpers.blobs(1, 41, 5, 3), kind)
+    store = Store(x, EUCLIDEAN, True, x.shape)
+    got = read_rows(store.x[0], 0, 41, store.kernel_frame(0), np.empty((41, 5), np.float32))
+    np.testing.assert_array_equal(got, helpers.to_float64(x)[0].astype(np.float32))
+    assert np.shares_memory(store.x, np.asarray(x.view(mx.uint16) if kind == "mlx-bfloat16" else x))
+    with pytest.raises(ValueError, match="read-only"):
+        store.x[0, 0, 0] = 0
+
+
+def best(name: str, x: np.ndarray, c: np.ndarray, bias: np.ndarray, block: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """(scores (N,), labels (N,)) of the best centroids by one of the two kernels."""
+    n, d = x.shape
+    value, label = np.full(n, np.nan, np.float32), np.full(n, -1, np.int32)
+    if name == "product":
+        scores = np.full((min(block, len(c)), n), np.nan, np.float32)
+        with single_threaded():
+            K.best_by_product(SGEMM, x, c, bias, scores, value, label, np.empty(10, np.int32))
+    else:
+        lanes = np.full((d, n), np.nan, np.float32)
+        K.to_lanes(x, lanes)
+        K.best_by_lanes(n, lanes, c, bias, (0,) * d, value, label)
+    return value, label
+
+
+both = pytest.mark.parametrize("name", ["product", "lanes"])
+
+
+@both
+@pytest.mark.parametrize(("n", "k", "d"), [(1, 1, 1), (2, 3, 1), (63, 17, 3), (64, 1, 3), (200, 531, 3), (97, 70, 16)])
+@pytest.mark.parametrize("block", [1, 16, 512])
+def test_the_best_centroid(block: int, n: int, k: int, d: int, name: str) -> None:
+    x, c = normals(n, d), normals(k, d, seed=1)
+    bias = EUCLIDEAN.bias(c)
+    value, label = best(name, x, c, bias, block)
+    scores = x.astype(np.float64) @ c.T.astype(np.float64) + bias
+    limit = helpers.tolerance(d) * (np.square(x).sum(1) + np.square(c).sum(1).max())
+    assert (scores.max(1) - scores[np.arange(n), label] <= limit).all()
+    assert (np.abs(value - scores.max(1)) <= limit).all()
+
+
+@both
+def test_equal_scores_go_to_the_lowest_index(name: str) -> None:
+    x = np.rint(3 * normals(129, 3))
+    c = np.tile(np.rint(3 * normals(9, 3, seed=1)), (61, 1))  # whole numbers: no rounding, whatever the order
+    for block in (7, 64, 512):
+        _, label = best(name, x, c, EUCLIDEAN.bias(c), block)
+        scores = x @ c.T + EUCLIDEAN.bias(c)
+        np.testing.assert_array_equal(label, scores.argmax(1))
+
+
+@both
+def test_centroids_of_bias_minus_infinity_never_win(name: str) -> None:
+    x, c = normals(65, 3), normals(20, 3, seed=1)
+    bias = np.where(np.arange(20) % 4 == 3, 0.0, -np.inf).astype(np.float32)
+    _, label = best(name, x, c, bias)
+    np.testing.assert_array_equal(label, 4 * (x @ c[3::4].T).argmax(1) + 3)
+
+
+def step(x: np.ndarray, c: np.ndarray, labels: np.ndarray, w: np.ndarray, lo: int, hi: int, tile: int = 64) -> Any:
+    """(changed, sums, mass, counts, touched) of one call of step_rows."""
+    n, d = x.shape
+    k = len(c)
+    sums, mass = np.zeros((k, d)), np.zeros(k)
+    counts, touched = np.zeros(k, np.int64), np.zeros(k, np.bool_)
+    scratch = (
+        np.empty((min(k, 8), tile), np.float32), np.empty((tile, d), np.float32), np.empty((1, d, tile), np.float32),
+        np.empty(tile, np.float32), np.empty(tile, np.int32), np.empty(10, np.int32),
+    )  # fmt: skip
+    with single_threaded():
+        changed = K.step_rows(
+            SGEMM, read_only(x), frame(d), w, c, EUCLIDEAN.bias(c), None, lo, hi, labels, True, True, sums, mass, counts,
+            touched, scratch,
+        )  # fmt: skip
+    return changed, sums, mass, counts, touched
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_a_step_adds_only_what_moved(weighted: bool) -> None:
+    x, c, k = normals(301, 17), normals(10, 17, seed=1), 10
+    w = np.where(RNG(2).random(301) < 0.2, 0, RNG(3).random(301)).astype(np.float32) if weighted else np.zeros(0, np.float32)
+    weight = w.astype(np.float64) if weighted else np.ones(301)
+    labels = np.full(301, K.UNSET)
+    labels[200:] = 7
+    rows = slice(50, 250)
+
+    def totals(labels: np.ndarray) -> tuple[np.ndarray, ...]:
+        known = labels[rows] != K.UNSET
+        one_hot = (labels[rows][:, None] == np.arange(k)) & known[:, None]
+        mass = weight[rows][:, None] * one_hot
+        return mass.T @ x[rows].astype(np.float64), mass.sum(0), (mass > 0).sum(0)
+
+    for centroids in (c, c[::-1].copy(), c[::-1].copy()):
+        before = labels.copy()
+        changed, sums, mass, counts, touched = step(x, centroids, labels, w, rows.start, rows.stop)
+        np.testing.assert_array_equal(labels[rows], helpers.costs(x, centroids, "euclidean").argmin(1)[rows])
+        outside = np.ones(301, bool)
+        outside[rows] = False
+        np.testing.assert_array_equal(labels[outside], before[outside])
+        assert changed == (labels != before).sum()
+        for delta, new, old in zip((sums, mass, counts), totals(labels), totals(before), strict=True):
+            np.testing.assert_allclose(delta, new - old, rtol=0, atol=1e-12)  # float64 sums of 200 float32 values
+        assert not sums[~touched].any() and not counts[~touched].any()
+    assert changed == 0 and not touched.any()
+
+
+def test_merge_adds_the_shards_in_order_and_clears_them() -> None:
+    rng = RNG(0)
+    shards = (rng.random((3, 5, 2)), rng.random((3, 5)), rng.integers(0, 9, (3, 5)), np.ones((3, 5), np.bool_))
+    shards[3][:, 4] = shards[3][1, 0] = False
+    for a in shards[:3]:
+        a[~shards[3]] = 0
+    totals = (rng.random((5, 2)), rng.random(5), rng.integers(0, 9, 5))
+    expected = [t + s[0] + s[1] + s[2] for t, s in zip(totals, shards, strict=False)]
+    K.merge(*shards, *totals)
+    for found, right in zip(totals, expected, strict=True):
+        np.testing.assert_array_equal(found, right)
+    assert not any(a.any() for a in shards)
+
+
+@pytest.mark.parametrize("difference", [True, False], ids=["squares", "products"])
+def test_measured_values_and_their_sum(difference: bool) -> None:
+    x, c = normals(301, 17), normals(10, 17, seed=1)
+    labels, w = RNG(2).integers(10, size=301).astype(np.uint32), RNG(3).random(301).astype(np.float32)
+    own = c[labels].astype(np.float64)
+    exact = np.square(x - own).sum(1) if difference else (x * own).sum(1)
+    for weights, factor in ((w, w.astype(np.float64)), (np.zeros(0, np.float32), np.ones(301))):
+        out = np.full(301, np.nan, np.float32)
+        total = K.measure_rows(
+            read_only(x), frame(17), weights, c, labels, 40, 300, difference, out, np.empty((64, 17), np.float32)
+        )
+        np.testing.assert_allclose(out[40:300], exact[40:300], rtol=0, atol=helpers.tolerance(17) * np.abs(exact).max())
+        assert np.isnan(np.delete(out, slice(40, 300))).all()
+        assert total == pytest.approx((factor * exact)[40:300].sum(), abs=helpers.tolerance(17) * np.abs(exact).sum())
+
+
+@pytest.mark.parametrize("n", [1, 511, 512, 513, 2000])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_draws_follow_the_cumulative_potential(weighted: bool, n: int) -> None:
+    nearest = np.rint(9 * RNG(0).random(n)).astype(np.float32)
+    nearest[0] = 1
+    w = RNG(1).integers(0, 3, n).astype(np.float32) if weighted else np.zeros(0, np.float32)
+    w[:1] = 1
+    potential = nearest * (w if weighted else 1)
+    blocks, uniforms = np.zeros(-(-n // K.DRAW)), np.append((np.arange(999) + 0.5) / 999, [0.0, 1 - 2**-53])
+    K.sum_blocks(nearest, w, 0, n, blocks)
+    assert blocks.sum() == potential.sum()
+    out = np.full(len(uniforms), -1, np.int64)
+    K.draw(nearest, w, blocks, uniforms, out)
+    whole = np.cumsum(potential, dtype=np.float64)
+    np.testing.assert_array_equal(out, np.searchsorted(whole, uniforms * whole[-1], side="right"))
+
+
+def test_there_is_nothing_to_draw_from_nothing() -> None:
+    out = np.full(3, -1, np.int64)
+    K.draw(np.zeros(600, np.float32), np.zeros(0, np.float32), np.zeros(2), np.array([0.0, 0.5, 0.9]), out)
+    assert out.tolist() == [-1, -1, -1]

@@ -1,0 +1,214 @@
+"""Accepted input: whatever its type, byte order and strides, the result is that of the same float32 values, contiguous."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from helpers import BACKENDS, FITS, Array
+
+import flash_kmeans_mlx as fk
+from flash_kmeans_mlx import validation
+
+# A whole fit in one kernel with points as lanes, the same with products, and one cut over threads.
+SIZES = [(230, 5, 7), (190, 21, 6), (21000, 24, 22)]
+
+
+def packed(x: Array) -> Array:
+    """The same values at odd addresses."""
+    field = np.zeros(x.shape, np.dtype({"names": ["v"], "formats": ["f4"], "offsets": [1], "itemsize": 5}))
+    field["v"] = x
+    return field["v"]
+
+
+def interleaved(x: Array) -> Array:
+    wide = np.full((x.shape[0] * 2, x.shape[1] * 3), np.nan, np.float32)
+    wide[::2, 1::3] = x
+    return wide[::2, 1::3]
+
+
+def read_only(x: Array) -> Array:
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+class Convertible:
+    """What another library's array looks like to NumPy."""
+
+    def __init__(self, x: Array) -> None:
+        self.x = x
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self.x, dtype, copy=copy)
+
+
+VIEWS: dict[str, Callable[[Array], Any]] = {
+    "fortran": np.asfortranarray,
+    "reversed": lambda x: x[::-1].copy()[::-1],
+    "reversed-columns": lambda x: x[:, ::-1].copy()[:, ::-1],
+    "interleaved": interleaved,
+    "unaligned": packed,
+    "read-only": read_only,
+    "big-endian": lambda x: x.astype(">f4"),
+    "big-endian-float64": lambda x: x.astype(">f8"),
+    "float64": lambda x: x.astype(np.float64),
+    "float64-fortran": lambda x: np.asfortranarray(x.astype(np.float64)),
+    "longdouble": lambda x: x.astype(np.longdouble),
+    "list": lambda x: x.tolist(),
+    "tuples": lambda x: tuple(map(tuple, x.tolist())),
+    "array-protocol": Convertible,
+    "mlx": mx.array,
+    "mlx-transposed": lambda x: mx.array(np.ascontiguousarray(x.T)).T,
+    "mlx-strided": lambda x: mx.array(np.repeat(x, 2, 0))[::2],
+    "mlx-lazy": lambda x: mx.array(x) + 0,
+}
+WHOLE = {
+    "uint8": lambda x: x.astype(np.uint8),
+    "int16": lambda x: x.astype(np.int16),
+    "int64-fortran": lambda x: np.asfortranarray(x.astype(np.int64)),
+    "float16": lambda x: x.astype(np.float16),
+    "float16-strided": lambda x: np.repeat(x.astype(np.float16), 3, 1)[:, ::3],
+    "float16-big-endian": lambda x: x.astype(">f2"),
+    "mlx-uint8": lambda x: mx.array(x.astype(np.uint8)),
+    "mlx-int64": lambda x: mx.array(x.astype(np.int64)),
+    "mlx-float16": lambda x: mx.array(x.astype(np.float16)),
+    "mlx-bfloat16": lambda x: mx.array(x).astype(mx.bfloat16),
+    "mlx-bfloat16-transposed": lambda x: mx.array(np.ascontiguousarray(x.T)).astype(mx.bfloat16).T,
+}
+
+
+def same(x: Any, plain: Array, k: int, metric: str, backend: str) -> None:
+    """The same values read in another way: the same bits."""
+    want = FITS[metric](plain, k, 6, init="k-means++", seed=3, backend=backend)
+    got = FITS[metric](x, k, 6, init="k-means++", seed=3, backend=backend)
+    np.testing.assert_array_equal(np.array(got.labels), want.labels)
+    np.testing.assert_array_equal(np.array(got.centroids), want.centroids)
+    assert got.n_iter == want.n_iter
+    assert got.inertia == pytest.approx(want.inertia, rel=1e-14)  # NumPy adds up in the order of the strides
+    np.testing.assert_array_equal(np.array(fk.assign(x, want.centroids, metric, backend=backend)), want.labels)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_view_of_float_values(backend: str, view: str, size: tuple[int, int, int]) -> None:
+    n, d, k = size
+    if n > 1000 and backend != "cpu":
+        pytest.skip("one size is enough where no plan depends on it")
+    x = np.random.default_rng(n).standard_normal((n, d)).astype(np.float32)
+    for metric in FITS if n < 1000 else ["cosine"]:
+        same(VIEWS[view](x), x, k, metric, backend)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_whole_numbers_in_any_dtype(backend: str, kind: str) -> None:
+    for n, d, k in SIZES[:2]:
+        x = np.random.default_rng(n).integers(0, 200, (n, d)).astype(np.float32)
+        same(WHOLE[kind](x), x, k, "euclidean", backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_booleans(backend: str) -> None:
+    x = np.random.default_rng(0).random((90, 12)) < 0.5
+    same(x, x.astype(np.float32), 4, "euclidean", backend)
+    same(mx.array(x), x.astype(np.float32), 4, "euclidean", backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batches_with_any_strides(backend: str) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 150, 7)).astype(np.float32)
+    want = fk.batch_kmeans_Euclid(x, 5, 6, backend=backend)
+    views = [
+        np.asfortranarray(x),
+        np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1),
+        x[::-1].copy()[::-1],
+        mx.array(np.ascontiguousarray(x.transpose(2, 0, 1))).transpose(1, 2, 0),
+        x.tolist(),
+    ]
+    for view in views:
+        got = fk.batch_kmeans_Euclid(view, 5, 6, backend=backend)
+        np.testing.assert_array_equal(np.array(got.labels), want.labels)
+        np.testing.assert_array_equal(np.array(got.centroids), want.centroids)
+    one = fk.batch_kmeans_Euclid(np.broadcast_to(x[1], x.shape), 5, 6, backend=backend)
+    for member in one.labels:
+        np.testing.assert_array_equal(member, want.labels[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_maps(backend: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((200, 6)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    before = (tmp_path / "x.npy").read_bytes()
+    for mode in ("r", "r+", "c"):
+        same(np.load(tmp_path / "x.npy", mmap_mode=mode), x, 4, "cosine", backend)
+    assert (tmp_path / "x.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_initial_centroids_and_weights_in_any_form(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    x, weights = rng.standard_normal((120, 4)).astype(np.float32), rng.integers(0, 5, 120)
+    start = x[[3, 50, 99]]
+    want = fk.batch_kmeans_Euclid(x, 3, 5, init_centroids=start, sample_weight=weights.astype(np.float32), backend=backend)
+    starts = [start.tolist(), start.astype(np.float64), np.asfortranarray(start), mx.array(start), start[None], lambda *_: start]
+    for value in starts:
+        for w in (weights, weights.tolist(), mx.array(weights), weights[None].astype(">f8"), np.repeat(weights, 2)[::2]):
+            got = fk.batch_kmeans_Euclid(x, 3, 5, init=value, sample_weight=w, backend=backend)
+            np.testing.assert_array_equal(got.centroids, want.centroids)
+            np.testing.assert_array_equal(got.labels, want.labels)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("metric", FITS)
+def test_nothing_given_is_changed(metric: str, backend: str) -> None:
+    rng = np.random.default_rng(0)
+    x, weights = rng.standard_normal((2, 80, 5)).astype(np.float32), rng.random((2, 80)).astype(np.float32)
+    start = x[:, :4].copy()
+    arrays = (x, weights, start)
+    before = [a.tobytes() for a in arrays]
+    for library in (np.asarray, mx.array):
+        given = [library(a) for a in arrays]
+        for empty in ("farthest", "split", "keep"):
+            FITS[metric](given[0], 4, init_centroids=given[2], sample_weight=given[1], backend=backend, empty=empty)
+        fk.assign(given[0], given[2], metric, backend=backend)
+        assert [np.array(a).tobytes() for a in given] == before
+
+
+def test_counts_may_be_numpy_integers() -> None:
+    x = np.random.default_rng(0).standard_normal((30, 2))
+    result = fk.batch_kmeans_Euclid(x, np.int32(3), np.uint8(4), tol=np.float32(0), seed=np.int64(1), n_init=np.int64(2))
+    want = fk.batch_kmeans_Euclid(x, 3, 4, seed=1, n_init=2)
+    np.testing.assert_array_equal(result.centroids, want.centroids)
+
+
+@pytest.mark.parametrize("dtype", ["float16", np.float16, np.dtype("float16"), mx.float16])
+def test_dtype_in_any_spelling_rounds_the_points(dtype: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
+    want = fk.batch_kmeans_Euclid(x.astype(np.float16), 4)
+    for given in (x, x.astype(np.float64), mx.array(x)):
+        got = fk.batch_kmeans_Euclid(given, 4, dtype=dtype)
+        np.testing.assert_array_equal(np.array(got.labels), want.labels)
+        np.testing.assert_array_equal(np.array(got.centroids), want.centroids)
+    assert not np.array_equal(want.centroids, fk.batch_kmeans_Euclid(x, 4).centroids)
+
+
+def test_dtype_bfloat16_of_numpy_points() -> None:
+    x = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
+    want = fk.batch_kmeans_Euclid(mx.array(x).astype(mx.bfloat16), 4)
+    for view in (x, x[::-1].copy()[::-1], x.astype(np.float64)):
+        got = fk.batch_kmeans_Euclid(view, 4, dtype="bfloat16")
+        assert isinstance(got.labels, np.ndarray)
+        np.testing.assert_array_equal(got.centroids, np.array(want.centroids))
+
+
+def test_points_that_passed_say_what_the_caller_wrote() -> None:
+    for x, given_shape, batched in ((np.ones((4, 2)), (4, 2), False), (mx.ones((3, 4, 2)), (3, 4, 2), True)):
+        data = validation.data(x)
+        assert (data.given_shape, data.batched, data.mlx) == (given_shape, batched, isinstance(x, mx.array))
+        assert data.shape == (1, *given_shape)[-3:]
