@@ -28,9 +28,7 @@ def cpu_model() -> str:
         if found:
             return found.group(1).strip()
     if sys.platform == "darwin":
-        brand = subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
-        )
+        brand = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
         if brand.stdout.strip():
             return brand.stdout.strip()
     return platform.processor() or platform.machine()

@@ -131,9 +131,7 @@ def _notes(result: Result) -> list[str]:
         if row.contestant.yardstick and ours is not None and relative:
             notes.append(f"{ours.name} / matmul alone: {1 / relative:.2f}")
     if result.memory is not None:
-        notes.append(
-            f"our peak memory beyond the input: {result.memory / 1e6:.0f} MB (bound {result.bound / 1e6:.0f} MB)"
-        )
+        notes.append(f"our peak memory beyond the input: {result.memory / 1e6:.0f} MB (bound {result.bound / 1e6:.0f} MB)")
     total = result.job.case.B * result.job.case.N
     if result.points_judged:
         notes.append(f"labels judged: {result.points_judged:,} of {total:,}")

@@ -113,9 +113,7 @@ class Result:
         return next(iter(named or exact), None)
 
 
-def run(
-    job: Job, contestants: Sequence[Contestant], settings: Settings, progress: Callable[[Result, str], None]
-) -> Result:
+def run(job: Job, contestants: Sequence[Contestant], settings: Settings, progress: Callable[[Result, str], None]) -> Result:
     """Runs a job.
 
     Args:

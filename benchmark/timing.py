@@ -11,9 +11,7 @@ _MOST_REPEATS = 20
 _LONG_TURN = 4.0
 _RUNS = 3
 _RUNS_IF_LONG = 2
-USUAL_RUNS = (
-    f"{_RUNS} further turns ({_RUNS_IF_LONG} where all contestants together take over {_LONG_TURN:.0f} s a turn)"
-)
+USUAL_RUNS = f"{_RUNS} further turns ({_RUNS_IF_LONG} where all contestants together take over {_LONG_TURN:.0f} s a turn)"
 
 
 @dataclass(frozen=True)

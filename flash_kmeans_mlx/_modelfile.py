@@ -16,7 +16,7 @@ import numpy as np
 FORMAT = "flash-kmeans-mlx model"
 FORMAT_VERSION = 1
 _METADATA = "__metadata__"
-_DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U32": np.dtype("<u4")}
+_DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U32": np.dtype("<u4")}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 1 << 20
 _CHECK_PATH = "check the path: only files written by FlashKMeans.save can be loaded"
@@ -29,7 +29,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata:
 
     Args:
         path: The file to write; replaced if it exists.
-        arrays: float32, int64 or uint32 arrays of any shape (MLX reads no float64 from safetensors).
+        arrays: float32, float64, int64 or uint32 arrays; without float64, which it refuses, `mx.load` reads the file too.
         metadata: Strings to keep with the arrays; `format` and `format_version` are added here.
 
     Raises:
@@ -49,7 +49,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata:
     for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize):
         dtype = array.dtype.newbyteorder("<")
         if dtype not in _CODES:
-            raise TypeError(f"arrays[{name!r}].dtype={array.dtype} must be float32, int64 or uint32")
+            raise TypeError(f"arrays[{name!r}].dtype={array.dtype} must be float32, float64, int64 or uint32")
         chunks.append(array.astype(dtype).tobytes())
         begin, end = end, end + len(chunks[-1])
         header[name] = {"dtype": _CODES[dtype], "shape": list(array.shape), "data_offsets": [begin, end]}

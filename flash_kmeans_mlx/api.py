@@ -200,7 +200,7 @@ def assigned(
         c = kind.start(c).astype(np.float32)
     weights = validation.weights(sample_weight, data, check_finite)
     problem = backends.Problem(
-        data.x, c.shape[1], kind, data.given_shape, weights, validation.cap(max_mem_gb), check_finite
+        data.x, c.shape[1], kind, data.given_shape, weights, validation.cap(max_mem_gb, data), check_finite
     )
     with backends.open_points(backends.resolve(backend), problem) as points:
         points.reset()

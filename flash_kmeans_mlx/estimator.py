@@ -87,11 +87,10 @@ class FlashKMeans:
         """Cluster x (B, N, D) or (N, D); returns self."""
         data = self._check_d(x)
         result = fit(
-            validation.metric(self.metric), data.given, self.k, self.niter, self.tol, init_centroids, self.verbose, init=self.init,
-            seed=self.seed, sample_weight=sample_weight, n_init=self.n_init, empty=self.empty, compiled=self.compiled,
-            max_mem_gb=self.max_mem_gb, backend=self.backend, check_finite=self.check_finite,
+            validation.metric(self.metric), data.given, self.k, self.niter, self.tol, init_centroids, self.verbose,
+            init=self.init, seed=self.seed, sample_weight=sample_weight, n_init=self.n_init, empty=self.empty,
+            compiled=self.compiled, max_mem_gb=self.max_mem_gb, backend=self.backend, check_finite=self.check_finite,
         )  # fmt: skip
-        self.d = data.shape[2]
         self.labels_, self.centroids, self.n_iter_ = result
         self.inertia_ = result.inertia
         self.backend_ = result.backend
@@ -119,12 +118,15 @@ class FlashKMeans:
         Euclidean distance (not squared), ``1 - cos``, or ``-dot``. Computed in float64, in tiles of rows.
         """
         data = self._check_fitted(x)
-        c = np.broadcast_to(self._numpy_centroids(), (data.shape[0], *self._numpy_centroids().shape[-2:]))
+        c = self._numpy_centroids()
+        c = np.broadcast_to(c, (data.shape[0], *c.shape[-2:]))
         out = np.empty((data.shape[0], data.shape[1], c.shape[1]), np.float32)
         step = max(1, (1 << 20) // max(c.shape[1], data.shape[2]))
         for b, member in enumerate(c):
             for s in range(0, data.shape[1], step):
                 rows = np.asarray(validation.to_numpy(data.x[b, s : s + step]), np.float64)
+                if self.check_finite:
+                    validation.check_magnitude(np.abs(rows).max(), data.given_shape)
                 out[b, s : s + step] = validation.metric(self.metric).distances(rows, member.astype(np.float64))
         return data.give(out, array=True)
 
@@ -132,7 +134,7 @@ class FlashKMeans:
         """Write the fitted model to one safetensors file, atomically; `load` reads it on any machine."""
         if self.centroids is None:
             raise NotFittedError("save needs a fitted model: call fit first")
-        parameters = {name: getattr(self, name) for name in _SAVED}
+        parameters = {name: getattr(self, name) for name in _SAVED} | {"d": self.centroids.shape[-1]}
         if isinstance(self.init, str):
             parameters["init"] = self.init
         arrays = {
@@ -166,13 +168,9 @@ class FlashKMeans:
         model.centroids = mx.array(c)
         return model
 
-    def _assigned(
-        self, x: Any, sample_weight: Any
-    ) -> AbstractContextManager[tuple[validation.Data, Points, np.ndarray]]:
+    def _assigned(self, x: Any, sample_weight: Any) -> AbstractContextManager[tuple[validation.Data, Points, np.ndarray]]:
         given = self._check_fitted(x).given
-        return assigned(
-            given, self.centroids, self.metric, sample_weight, self.max_mem_gb, self.backend, self.check_finite
-        )
+        return assigned(given, self.centroids, self.metric, sample_weight, self.max_mem_gb, self.backend, self.check_finite)
 
     def _numpy_centroids(self) -> np.ndarray:
         return np.array(self.centroids, np.float32)
@@ -187,8 +185,11 @@ class FlashKMeans:
         if self.centroids is None:
             raise NotFittedError("this FlashKMeans has no centroids: call fit, or load a model, first")
         data = self._check_d(x)
-        if self.centroids.ndim == 3 and len(self.centroids) != data.shape[0]:
+        if data.shape[2] != self.centroids.shape[-1]:
             raise ValueError(
-                f"x must have B={len(self.centroids)} members like the points of fit (x.shape={data.given_shape})"
+                f"x must have D={self.centroids.shape[-1]} columns like the points of fit, got {data.shape[2]}"
+                f" (x.shape={data.given_shape})"
             )
+        if self.centroids.ndim == 3 and len(self.centroids) != data.shape[0]:
+            raise ValueError(f"x must have B={len(self.centroids)} members like the points of fit (x.shape={data.given_shape})")
         return data

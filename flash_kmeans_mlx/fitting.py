@@ -56,7 +56,7 @@ def fit(
     if not isinstance(init, str) and not callable(init):
         n_init = 1  # every run would be the same
     backend = backends.resolve(backend)
-    max_bytes = validation.cap(max_mem_gb)
+    max_bytes = validation.cap(max_mem_gb, data)
     problem = backends.Problem(
         data.x,
         n_clusters,
@@ -112,6 +112,7 @@ def _best(points: Points, runs: Iterator[Fit], n_init: int) -> tuple[Fit, np.nda
 
 def _print(i: Iteration) -> None:
     print(
-        f"iteration {i.n_iter}: shift {i.shift:.6g}, inertia {i.inertia:.8g}, {i.n_empty} empty clusters, {i.n_running} running",
+        f"iteration {i.n_iter}: shift {i.shift:.6g}, inertia {i.inertia:.8g}, {i.n_empty} empty clusters,"
+        f" {i.n_running} running",
         flush=True,
     )

@@ -75,9 +75,24 @@ def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite variance shifts nothing
             second = np.einsum("bsd,bsd->b", sample, sample, dtype=np.float64) / sample.shape[1]
         square = np.einsum("bd,bd->b", mean, mean)
+        if sample.dtype == np.float64:
+            _refuse_unresolved(mean, second - square)
         far = square > FAR * np.maximum(second - square, 0.0)
         shift = np.where(far[:, None], mean.astype(np.float32), 0.0).astype(np.float64)
     exponent = np.frexp(np.maximum(magnitude, np.finfo(np.float64).tiny))[1]
     outside = (magnitude > LARGE) | ((magnitude < SMALL) & (magnitude > 0))
     scale = np.ldexp(1.0, np.clip(exponent, -126, 126))  # its inverse is a float32 too
     return Frame(shift, np.where(outside, scale, 1.0), metric.spherical)
+
+
+def _refuse_unresolved(mean: np.ndarray, variance: np.ndarray) -> None:
+    """Float64 points so far out that float32 centroids could not tell them apart."""
+    step = np.spacing(np.abs(mean).max(1).astype(np.float32)).astype(np.float64)
+    spread = np.sqrt(np.maximum(variance, 0.0) / mean.shape[1])
+    lost = (spread > 0) & (4 * step > spread)
+    if lost.any():
+        b = int(lost.argmax())
+        raise ValueError(
+            f"x must be resolved by float32 centroids, got a spread of {spread[b]:.3g} around a mean of magnitude"
+            f" {np.abs(mean[b]).max():.3g} (member {b}); subtract the mean first"
+        )

@@ -25,11 +25,13 @@ class Data:
         x: (B, N, D), `mx.array` (float32, float16, bfloat16) or NumPy array (float32, float64, float16), any strides.
         mlx: the caller gave an `mx.array` and gets `mx.array` back.
         batched: the caller gave three dimensions; otherwise B is dropped from results.
+        copied: bytes that converting it took, which count towards `max_mem_gb`.
     """
 
     x: Any
     mlx: bool
     batched: bool
+    copied: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,7 +59,7 @@ class Data:
 
 def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
     """Points as (B, N, D), converted only where a backend could not read them."""
-    is_mlx = isinstance(x, mx.array)
+    is_mlx, given = isinstance(x, mx.array), x
     if not is_mlx:
         x = _numpy(x, name)
     if x.ndim not in (2, 3):
@@ -73,7 +75,8 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
     if dtype is not None:
         x = _cast(x, dtype, name)
     batched = x.ndim == 3
-    return Data(x if batched else x[None], is_mlx, batched)
+    kept = x is given or (isinstance(given, np.ndarray) and np.may_share_memory(x, given))
+    return Data(x if batched else x[None], is_mlx, batched, 0 if kept else x.nbytes)
 
 
 def _numpy(x: Any, name: str) -> np.ndarray:
@@ -98,8 +101,7 @@ def _converted(x: np.ndarray, dtype: Any, name: str) -> np.ndarray:
         y = x.astype(dtype)
     if np.isinf(y).sum() != np.isinf(x).sum():
         raise ValueError(
-            f"{name} must fit in {np.dtype(dtype)}, got a magnitude of {np.abs(x).max():.3g} ({name}.shape={_s(x)});"
-            " rescale it"
+            f"{name} must fit in {np.dtype(dtype)}, got a magnitude of {np.abs(x).max():.3g} ({name}.shape={_s(x)}); rescale it"
         )
     return y
 
@@ -147,9 +149,15 @@ def check_choice(name: str, value: Any, choices: Sequence[str], other: str = "")
     return value
 
 
-def cap(max_mem_gb: Any) -> int:
-    """`max_mem_gb` in bytes."""
-    return int(check_real("max_mem_gb", max_mem_gb) * 1e9)
+def cap(max_mem_gb: Any, data: Data) -> int:
+    """`max_mem_gb` in bytes, less what converting x took."""
+    limit = int(check_real("max_mem_gb", max_mem_gb) * 1e9)
+    if 0 < limit <= data.copied:
+        raise ValueError(
+            f"max_mem_gb={max_mem_gb:g} must be > {data.copied / 1e9:.3g} GB, what converting x to {data.x.dtype} took"
+            f" (x.shape={data.given_shape}); convert it first, or raise it"
+        )
+    return limit - data.copied if limit else 0
 
 
 def metric(value: Any) -> Metric:
@@ -191,9 +199,7 @@ def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
     name = "sample_weight"
     w = _converted(_numpy(value, name), np.float32, name)
     if w.shape not in ((n,), (b, n)):
-        raise ValueError(
-            f"{name} must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape} (x.shape={data.given_shape})"
-        )
+        raise ValueError(f"{name} must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape} (x.shape={data.given_shape})")
     if check_finite and not np.isfinite(w).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={w.shape})")
     if (w < 0).any():

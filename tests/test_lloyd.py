@@ -99,13 +99,13 @@ def test_split_by_hand(backend: str) -> None:
 
 
 @every_backend
-def test_split_fills_several_clusters_from_one(backend: str) -> None:
-    """Ten points in the last cluster, mean 4.5, the farthest from its start 9: cut once per iteration."""
+def test_split_fills_one_cluster_after_the_other(backend: str) -> None:
+    """Ten points in the last cluster: it is cut once an iteration, until none is empty."""
     x = np.arange(10.0)[:, None]
-    start = [[1e3], [2e3], [0.0]]
-    one = batch_kmeans_Euclid(x, 3, 1, init_centroids=start, empty="split", backend=backend)
-    assert one.centroids.ravel().tolist() == [4.5 + 4.5 / 16, 2000.0, 4.5]
-    end = batch_kmeans_Euclid(x, 3, init_centroids=start, empty="split", backend=backend)
+    options = {"init_centroids": [[1e3], [2e3], [0.0]], "empty": "split", "backend": backend}
+    one = batch_kmeans_Euclid(x, 3, 1, **options)
+    assert one.centroids.tolist() == [[4.5 + 4.5 / 16], [2e3], [4.5]]  # towards 9, which cost most
+    end = batch_kmeans_Euclid(x, 3, **options)
     assert end.converged and len(np.unique(end.labels)) == 3
 
 
@@ -225,9 +225,7 @@ PRINTED = re.compile(r"iteration (\d+): shift (\S+), inertia (\S+), (\d+) empty 
 @every_backend
 @every_metric
 @pytest.mark.parametrize("tol", [0.0, 0.1])
-def test_verbose_prints_a_line_per_iteration(
-    tol: float, metric: str, backend: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verbose_prints_a_line_per_iteration(tol: float, metric: str, backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     x = helpers.blobs(3, 211, 17, 7).astype(np.float32)
     options = {"init_centroids": np.concatenate([x[:, :6], x[:, :1]], 1), "tol": tol, "backend": backend}
     quiet = FITS[metric](x, 7, **options)

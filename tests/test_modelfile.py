@@ -17,6 +17,7 @@ OURS = {"format": FORMAT, "format_version": "1"}
 ARRAYS = {
     "counts": np.arange(3, dtype=np.uint32),
     "centroids": np.arange(42, dtype=np.float32).reshape(2, 3, 7) - 20.5,
+    "shift": np.array([1e-300, np.pi]),
     "seen": np.array(2**40 + 1),
     "none": np.zeros((0, 5), np.float32),
 }
@@ -62,10 +63,13 @@ def test_views_and_foreign_byte_order(tmp_path: Path) -> None:
     assert_same(read(str(tmp_path / "model"))[0], arrays)
 
 
-def test_mlx_reads_it(model: Path) -> None:
-    arrays, metadata = mx.load(str(model), return_metadata=True)
+def test_mlx_reads_all_but_float64(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    expected = {name: array for name, array in ARRAYS.items() if array.dtype != np.float64}
+    write(path, expected, METADATA)
+    arrays, metadata = mx.load(str(path), return_metadata=True)
     assert isinstance(arrays, dict)
-    assert_same({name: np.asarray(array) for name, array in arrays.items()}, ARRAYS)
+    assert_same({name: np.asarray(array) for name, array in arrays.items()}, expected)
     assert metadata == OURS | METADATA
 
 
@@ -87,9 +91,7 @@ def test_truncated_at_every_length(model: Path) -> None:
 
 
 @given(st.data())
-def test_flipped_bytes_give_a_value_error_or_a_model(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_flipped_bytes_give_a_value_error_or_a_model(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.getbasetemp() / "flipped"
     write(path, ARRAYS, METADATA)
     content = bytearray(path.read_bytes())
@@ -126,7 +128,7 @@ def test_flipped_bytes_give_a_value_error_or_a_model(
         ({"__metadata__": OURS | {"format_version": "-1"}}, b"", "format_version='-1' must be a positive number"),
         ({"__metadata__": OURS | {"format_version": "2"}}, b"", "format_version=2 must be <= 1; upgrade"),
         ({"a": 1}, b"", "dtype None"),
-        ({"a": entry([1], 0, 4, "BF16")}, b"1234", "dtype 'BF16', not one of F32, I64, U32"),
+        ({"a": entry([1], 0, 4, "BF16")}, b"1234", "dtype 'BF16', not one of F32, F64, I64, U32"),
         ({"a": entry([1], 0, 4, ["F32"])}, b"1234", r"dtype \['F32'\]"),
         ({"a": entry([-1], 0, -4)}, b"", r"has the shape \[-1\]"),
         ({"a": entry([True], 0, 4)}, b"1234", r"has the shape \[True\]"),
@@ -174,7 +176,7 @@ def test_an_interrupted_write_keeps_the_old_file(
     with monkeypatch.context() as patched:
         patched.setattr(*((_modelfile.os, "fsync") if step == "fsync" else (Path, "replace")), fail)
         with pytest.raises(error):
-            write(model, {"x": np.arange(5)}, {})
+            write(model, {"x": np.zeros(5)}, {})
     assert model.read_bytes() == before
     assert list(model.parent.iterdir()) == [model]
 
@@ -182,9 +184,9 @@ def test_an_interrupted_write_keeps_the_old_file(
 def test_a_link_keeps_pointing_to_the_model(model: Path) -> None:
     link = model.with_name("latest")
     link.symlink_to(model)
-    write(link, {"x": np.arange(5)}, {})
+    write(link, {"x": np.zeros(5)}, {})
     assert link.is_symlink()
-    assert_same(read(model)[0], {"x": np.arange(5)})
+    assert_same(read(model)[0], {"x": np.zeros(5)})
 
 
 @pytest.mark.parametrize(
@@ -194,14 +196,14 @@ def test_a_link_keeps_pointing_to_the_model(model: Path) -> None:
             {"x": np.zeros(3, np.float16)},
             {},
             TypeError,
-            r"arrays\['x'\].dtype=float16 must be float32, int64 or uint32",
+            r"arrays\['x'\].dtype=float16 must be float32, float64, int64 or uint32",
         ),
-        ({"x": np.zeros(3)}, {}, TypeError, r"dtype=float64 must be"),
+        ({"x": np.zeros(3, complex)}, {}, TypeError, "dtype=complex128 must be"),
         ({"x": np.array([None])}, {}, TypeError, r"dtype=object must be"),
         ({}, {"k": 3}, TypeError, r"metadata\['k'\]=3 must be a string"),
         ({}, {3: "k"}, TypeError, r"metadata\[3\]='k' must be a string with a string key"),
         ({}, {"format": "x"}, ValueError, "'format' is reserved"),
-        ({"__metadata__": np.arange(3)}, {}, ValueError, "'__metadata__' is reserved"),
+        ({"__metadata__": np.zeros(3)}, {}, ValueError, "'__metadata__' is reserved"),
         ({}, {"long": "x" * (1 << 20)}, ValueError, "names and metadata take .* must be <= .*: shorten them"),
         ({}, {"half": "\ud800"}, ValueError, "surrogates"),
     ],

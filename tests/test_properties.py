@@ -57,9 +57,7 @@ def unit_start(start: np.ndarray, metric: str) -> np.ndarray:
     return start if metric == "euclidean" else helpers.unit(start.astype(np.float64))
 
 
-def first_labels(
-    x: np.ndarray, start: np.ndarray, metric: str, backend: str, w: np.ndarray | None = None
-) -> np.ndarray:
+def first_labels(x: np.ndarray, start: np.ndarray, metric: str, backend: str, w: np.ndarray | None = None) -> np.ndarray:
     """(N,) under the start, once the step that follows was found to be right."""
     options = {"init_centroids": start, "sample_weight": w, "empty": "keep", "backend": backend}
     zero, one = (FITS[metric](x, len(start), i, **options) for i in (0, 1))
@@ -115,9 +113,7 @@ def test_euclidean_follows_translation_and_scale(backend: str, problem: Problem,
     scaled = first_labels(x * scale, start * scale, "euclidean", backend)
     for labels in (moved, scaled):
         helpers.assert_labels_optimal(x, start, labels, "euclidean")
-    one, other = (
-        batch_kmeans_Euclid(v, problem.k, 0, init_centroids=v[: problem.k], backend=backend) for v in (x, x * scale)
-    )
+    one, other = (batch_kmeans_Euclid(v, problem.k, 0, init_centroids=v[: problem.k], backend=backend) for v in (x, x * scale))
     assert other.inertia / float(scale) ** 2 == pytest.approx(one.inertia, abs=2 * slack(x))
 
 

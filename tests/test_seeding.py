@@ -137,8 +137,7 @@ def test_seeds_are_better_than_random_rows(init: str, metric: str, backend: str)
     x = helpers.blobs(1, 700, 17, 30)[0].astype(np.float32)
     options = {"max_iters": 0, "backend": backend}
     ours, random = (
-        np.array([FITS[metric](x, 30, init=i, seed=s, **options).inertia for s in range(SEEDS)])
-        for i in (init, "random")
+        np.array([FITS[metric](x, 30, init=i, seed=s, **options).inertia for s in range(SEEDS)]) for i in (init, "random")
     )
     assert ours.mean() < random.mean() - 3 * np.sqrt((ours.var() + random.var()) / SEEDS)
 

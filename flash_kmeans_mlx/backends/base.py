@@ -149,7 +149,7 @@ class Points(ABC):
 
     @abstractmethod
     def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
-        """(N,) float32: the cost of each point of member b under its label, without weights."""
+        """(N,) float: the cost of each point of member b under its label, without weights, in the frame."""
 
     @abstractmethod
     def inverse_norms(self, b: int) -> np.ndarray:
@@ -160,7 +160,7 @@ class Points(ABC):
         costs = self.costs(centroids, b)
         if self.metric.spherical and not self.metric.unit_points:
             inverse = self.inverse_norms(b)
-            costs += np.divide(self.frame.scale[b], inverse, out=np.zeros_like(costs), where=inverse > 0)
+            costs += np.divide(1, inverse, out=np.zeros_like(costs), where=inverse > 0)
         return np.maximum(costs, 0, out=costs)
 
     def draw_weights(self, b: int) -> np.ndarray | None:
@@ -195,12 +195,11 @@ class Points(ABC):
         """Begin k-means++ with the point first[b] as the only centre of member b; rounds try `trials` candidates."""
 
 
-def cost_of(metric: Metric, value: Any, inverse: Any, scale: Any) -> Any:
-    """A point's cost from ||x - c||^2 or, for spherical metrics, from <x, c>, both of the frame."""
+def cost_of(metric: Metric, value: Any, inverse: Any) -> Any:
+    """A point's cost in the frame from ||x - c||^2 or, for spherical metrics, from <x, c> and 1 / ||x||."""
     if metric.unit_points:
         return 1.0 - value * inverse
-    value = -value if metric.spherical else value
-    return value if np.all(scale == 1.0) else value * (scale if metric.spherical else scale**2)
+    return -value if metric.spherical else value
 
 
 def scoring_bias(metric: Metric, c: np.ndarray) -> np.ndarray:

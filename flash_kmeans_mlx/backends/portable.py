@@ -146,8 +146,8 @@ class PortablePoints(Points):
             labels, *totals = self._step_tile(x, c, bias, weights, old, running)
             mx.eval(labels, *totals)
             parts.append(labels)
-            for total, part in zip((sums, mass, counts, changed), totals, strict=True):
-                total += np.array(part)
+            for whole, part in zip((sums, mass, counts, changed), totals, strict=True):
+                np.add(whole, np.array(part), out=whole)
         self._labels = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
         sums += mass[..., None] * self.frame.inward(centroids)
         status = np.where(changed == 0, STABLE, PENDING)
@@ -176,17 +176,20 @@ class PortablePoints(Points):
         return self.gather(tile)
 
     def _costs(self, centroids: np.ndarray) -> np.ndarray:
-        inverse = None if self.inverse is None else np.array(self.inverse)
-        return cost_of(self.metric, np.array(self._values(centroids)), inverse, self.frame.scale[:, None])
+        return cost_of(self.metric, np.array(self._values(centroids)), None if self.inverse is None else np.array(self.inverse))
 
     def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
-        return self._costs(centroids)[b].astype(np.float32)
+        return self._costs(centroids)[b]
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
         costs = self._costs(centroids)
         if self.point_weights is None:
-            return costs.sum(axis=1, dtype=np.float64)
-        return np.einsum("bn,bn->b", costs, self.point_weights, dtype=np.float64)
+            total = costs.sum(axis=1, dtype=np.float64)
+        else:
+            total = np.einsum("bn,bn->b", costs, self.point_weights, dtype=np.float64)
+        if self.metric.unit_points:
+            return total
+        return total * (self.frame.scale if self.metric.spherical else self.frame.scale**2)
 
     def seeding(self, first: np.ndarray, trials: int) -> PortableSeeding:
         return PortableSeeding(self, first)

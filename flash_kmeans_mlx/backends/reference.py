@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from .. import frame as frames
 from ..frame import Frame
 from ..metrics import unit_rows
 from ..seeding import draw_points
@@ -28,12 +29,14 @@ class ReferencePoints(Points):
         need = b * n * (n_clusters + 3 * d) * 8
         if 0 < problem.max_bytes < need:
             raise ValueError(
-                f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB for x.shape={problem.given_shape} with"
-                f" n_clusters={n_clusters} on the reference backend, which does not tile; use another backend"
+                f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB for x.shape"
+                f"={problem.given_shape} with n_clusters={n_clusters} on the reference backend, which does not tile;"
+                " use another backend"
             )
         raw = np.array(x.astype(mx.float32) if isinstance(x, mx.array) else x, np.float64)
         if problem.check_finite:
             check_magnitude(np.abs(raw).max((1, 2)), problem.given_shape)
+        frames.choose(raw.astype(np.float64 if x.dtype == np.float64 else np.float32), np.ones(b), metric)  # for its refusal
         self.frame = Frame(np.zeros((b, d)), np.ones(b), metric.spherical)
         self.raw = raw
         self.x = unit_rows(raw) if metric.unit_points else raw

@@ -135,9 +135,7 @@ def assign_members(
 
 
 @njit(**JIT)
-def measure_members(
-    x, direct, shifts, factors, left, rescale, weights, inner, labels, difference, m0, m1, totals, out, tile
-):
+def measure_members(x, direct, shifts, factors, left, rescale, weights, inner, labels, difference, m0, m1, totals, out, tile):
     """totals[b] = `measure_rows` of all rows of the members m0:m1."""
     for b in range(m0, m1):
         frame = (direct[b], shifts[b], factors[b], left, rescale)

@@ -31,9 +31,7 @@ def test_a_named_backend_is_that_backend() -> None:
 
 
 @pytest.mark.parametrize(("device", "name"), [(mx.cpu, "cpu"), (mx.gpu, "portable")], ids=["cpu", "gpu"])
-def test_none_is_the_best_for_the_default_device(
-    device: mx.DeviceType, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_none_is_the_best_for_the_default_device(device: mx.DeviceType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(device))
     assert resolve(None) == name
 

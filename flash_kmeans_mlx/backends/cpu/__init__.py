@@ -36,7 +36,7 @@ def _point_arrays(problem: Problem) -> int:
     held = 1 + weighted + (problem.runs > 1)  # labels, weights, the best run's labels
     held += problem.metric.spherical + (weighted and problem.metric.unit_points)  # 1 / norm, times the weight
     seeding = {"random": 4, "k-means||": 10}.get(problem.init, 2 + 2 * problem.metric.spherical)
-    return held + max(3, seeding)  # 3: costs, twice, while clusters are repaired
+    return held + max(5, seeding)  # 5: costs and their order while clusters are repaired
 
 
 def _tables(problem: Problem) -> int:

@@ -11,7 +11,7 @@ __all__ = ["kernels"]
 
 @cache
 def kernels() -> SimpleNamespace:
-    """All functions of kernels/cpu in one namespace. (By name: `kernels/` is part of this package only once installed.)"""
+    """All functions of kernels/cpu in one namespace; by name, as `kernels/` is part of this package only once installed."""
     found: dict[str, object] = {}
     for name in ("tile", "small", "seed"):
         found.update(vars(import_module(f"flash_kmeans_mlx.kernels.cpu.{name}")))

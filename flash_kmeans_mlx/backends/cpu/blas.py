@@ -37,7 +37,7 @@ _limit = None
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Hold BLAS to one thread. The setting is the process's: the first to enter makes it, the last to leave undoes it."""
-    global _users, _limit
+    global _users, _limit  # noqa: PLW0603  # BLAS's setting is global too
     with _lock:
         _users += 1
         if _users == 1:

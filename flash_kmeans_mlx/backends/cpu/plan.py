@@ -7,7 +7,7 @@ from dataclasses import dataclass
 __all__ = ["Plan", "plan"]
 
 BLOCK = 512  # centroids per product: the scores of a tile stay in L2
-SMALL = 10_000_000  # N * K * D below which a whole fit runs on one thread inside one kernel: a round trip to threads costs 0.1 ms
+SMALL = 10_000_000  # N * K * D below which a member's fit is one kernel on one thread: a round trip to threads costs 0.1 ms
 LANE_DIMS = 16  # up to this D points are SIMD lanes: measured 2 to 9 times faster than products
 SHARD_ROWS = 4096
 SHARD_BYTES = 32 << 20  # for the accumulators of all shards

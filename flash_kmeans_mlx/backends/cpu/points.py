@@ -112,9 +112,7 @@ class CpuPoints(Points):
 
         self.run_shards(shard, len(which))
 
-    def _step_rows(
-        self, slot: int, b: int, s: int, inner: np.ndarray, bias: np.ndarray, sums: tuple[np.ndarray, ...]
-    ) -> int:
+    def _step_rows(self, slot: int, b: int, s: int, inner: np.ndarray, bias: np.ndarray, sums: tuple[np.ndarray, ...]) -> int:
         return self.kernels.step_rows(
             self.sgemm, self.store.x[b], self.store.kernel_frame(b), self.weights[b], inner[b], bias[b], self.dims,
             *self.shards[s], self._labels[b], True, sums[0].size > 0, *sums, self.scratch[slot],
@@ -133,7 +131,7 @@ class CpuPoints(Points):
         out = np.empty(self.shape[1], np.float32)
         inner = self.frame.inward(centroids)
         self.run_shards(lambda slot, _m, s: self._measure_rows(slot, b, s, inner, out), 1)
-        return cost_of(self.metric, out, None if self.inverse is None else self.inverse[b], self.frame.scale[b])
+        return cost_of(self.metric, out, None if self.inverse is None else self.inverse[b])
 
     def measure(self, inner: np.ndarray) -> np.ndarray:
         """(B,) weighted sums of ||x - c||^2 or, for spherical metrics, <x, c> under the labels, in the frame."""

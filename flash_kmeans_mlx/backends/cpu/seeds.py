@@ -46,7 +46,8 @@ class CpuSeeding(Seeding):
 
     def take(self, choice: np.ndarray) -> None:
         if not self.tried.shape[2]:
-            return self._add(self.candidates[np.arange(len(choice)), choice])
+            self._add(self.candidates[np.arange(len(choice)), choice])
+            return
 
         def copy(_slot: int, b: int, s: int) -> None:
             lo, hi = self.points.shards[s]

@@ -45,7 +45,8 @@ class Workers:
                 raise
 
         if helpers < 1:
-            return work(0)
+            work(0)
+            return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.n - 1, thread_name_prefix="flash-kmeans")
         futures = [self._pool.submit(work, slot) for slot in range(1, helpers + 1)]

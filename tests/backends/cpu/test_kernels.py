@@ -95,7 +95,9 @@ def test_every_16_bit_float_is_decoded(name: str, shift: float, factor: float) -
     assert (exact != 0).sum() == n - 2
 
 
-@pytest.mark.parametrize("kind", ["numpy-float16", "numpy-float32", "numpy-float64", "mlx-float16", "mlx-bfloat16", "mlx-float32"])
+@pytest.mark.parametrize(
+    "kind", ["numpy-float16", "numpy-float32", "numpy-float64", "mlx-float16", "mlx-bfloat16", "mlx-float32"]
+)
 def test_a_store_reads_what_it_was_given(kind: str) -> None:
     x = helpers.given(helpers.blobs(1, 41, 5, 3), kind)
     store = Store(x, EUCLIDEAN, True, x.shape)
