@@ -17,7 +17,7 @@ from .cases import Array, Job
 from .contestants import Contestant, FlashKMeansMLX
 from .memory import bound
 from .process import WorkerError, WorkerProcess
-from .timing import Times, repeats, turns
+from .timing import Times, repeats, usual_runs
 
 # Threads of OpenBLAS and OpenMP spin for some 30 ms after their last task: the next contestant starts when they sleep.
 _SETTLE = 0.05
@@ -147,7 +147,7 @@ def run(job: Job, contestants: Sequence[Contestant], settings: Settings, progres
             turns.take(kind)
         if observer is not None and ours is not None and not ours.problem:
             progress(result, "memory")
-            result.memory = turns.memory(observer)
+            turns.memory(ours.contestant, observer)
     progress(result, "")
     return result
 
@@ -183,7 +183,7 @@ class _Turns:
         rows = [row for row in self.result.section(kind) if not row.problem]
         begin = time.perf_counter()
         turn, last = 0, 0.0
-        while turn <= self.settings.warmup + (self.settings.runs or turns(last)):
+        while turn <= self.settings.warmup + (self.settings.runs or usual_runs(last)):
             # Seedings and whole fits of many seconds are timed once.
             if kind != "lloyd" and turn > 1 + self.settings.warmup and time.perf_counter() - begin > _LONG:
                 break
@@ -193,14 +193,14 @@ class _Turns:
             turn += 1
         self._compare(rows)
 
-    def memory(self, worker: WorkerProcess) -> int | None:
-        """Our peak memory, in a process that has run nothing else."""
+    def memory(self, contestant: Contestant, worker: WorkerProcess) -> None:
+        """The peak memory of a contestant, in a process that has run nothing else."""
         try:
             worker.receive()
             self._load(worker)
-            return int(worker.ask(op="memory")["bytes"])
-        except WorkerError:
-            return None
+            self.result.memory = int(worker.ask(op="memory")["bytes"])
+        except WorkerError as error:
+            self._drop(contestant, error)
 
     def _load(self, worker: WorkerProcess) -> None:
         case, folder = self.case, self.folder
@@ -252,6 +252,8 @@ class _Turns:
         row.inertias.append(verdict.inertia)
         if not verdict.ok:
             row.problem = f"wrong: {verdict.reason}"
+        elif row.kind == "lloyd" and row.n_iter > self.case.iters:
+            row.problem = f"wrong: {row.n_iter} iterations where {self.case.iters} were asked for"
 
     def _compare(self, rows: list[Row]) -> None:
         """The results of one start, or of the same seeding, may differ by little."""

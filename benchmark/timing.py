@@ -36,7 +36,7 @@ class Times:
         return self.quantile(0.5)
 
 
-def turns(seconds: float) -> int:
+def usual_runs(seconds: float) -> int:
     """How many warm turns are timed unless told, where one of all contestants takes this long."""
     return _RUNS_IF_LONG if seconds > _LONG_TURN else _RUNS
 

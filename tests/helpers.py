@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,11 @@ from flash_kmeans_mlx.backends import available
 Array = npt.NDArray[Any]
 
 BACKENDS = tuple(name for name, reason in available().items() if reason is None)
-FITS = {"euclidean": fk.batch_kmeans_Euclid, "cosine": fk.batch_kmeans_Cosine, "dot": fk.batch_kmeans_Dot}
+FITS: dict[str, Callable[..., Any]] = {
+    "euclidean": fk.batch_kmeans_Euclid,
+    "cosine": fk.batch_kmeans_Cosine,
+    "dot": fk.batch_kmeans_Dot,
+}
 METRICS = tuple(FITS)
 EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 SLACK = 8  # two scores are compared, and data up to two bits off centre are used as they are (frame.FAR)

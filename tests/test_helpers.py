@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import helpers
 import mlx.core as mx
 import numpy as np
 import pytest
-
-import helpers
 from helpers import METRICS, assert_labels_optimal, regret, same_partition
 
 

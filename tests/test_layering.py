@@ -38,17 +38,20 @@ def modules() -> dict[str, Path]:
 
 
 def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
-    """Full dotted names that the source imports, inside functions too, and those that it names in strings."""
-    for node in ast.walk(ast.parse(source)):
+    """Full dotted names that the source imports when it runs, inside functions too, and those that it names in strings."""
+    tree = ast.parse(source)
+    for block in ast.walk(tree):
+        if isinstance(block, ast.If) and ast.unparse(block.test).removeprefix("typing.") == "TYPE_CHECKING":
+            block.body = [ast.Pass()]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parents = module.split(".")[: None if is_package and node.level == 1 else is_package - node.level]
             base = [*(parents if node.level else []), *(node.module.split(".") if node.module else [])]
             yield from (".".join([*base, alias.name]) for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(rf"{PACKAGE}(\.\w+)*\.?", node.value):
-                yield node.value.rstrip(".")
+        elif isinstance(node, ast.Constant) and re.fullmatch(rf"{PACKAGE}(\.\w+)*\.?", str(node.value)):
+            yield str(node.value).rstrip(".")
 
 
 def layer(module: str) -> int:
@@ -79,14 +82,14 @@ def wrong_import(module: str, target: str) -> str | None:
 
 def graph() -> dict[str, set[str]]:
     known = modules()
+
+    def owner(name: str) -> str:
+        return name if name in known or "." not in name else owner(name.rpartition(".")[0])
+
     edges: dict[str, set[str]] = {}
     for module, path in known.items():
-        edges[module] = set()
-        for name in imports(path.read_text(), module, path.name == "__init__.py"):
-            while name not in known and "." in name:
-                name = name.rpartition(".")[0]
-            if name in known and name != module:
-                edges[module].add(name)
+        targets = {owner(name) for name in imports(path.read_text(), module, path.name == "__init__.py")}
+        edges[module] = (targets & known.keys()) - {module}
     return edges
 
 
@@ -150,6 +153,11 @@ def test_importing_the_package_is_cheap() -> None:
 )
 def test_imports_are_found(line: str, expected: str) -> None:
     assert list(imports(line, f"{PACKAGE}.backends.portable", is_package=False)) == [expected]
+
+
+def test_imports_for_types_only_do_not_count() -> None:
+    lines = "if TYPE_CHECKING:\n  from ..lloyd import Fit\nelse:\n  import numpy"
+    assert list(imports(lines, f"{PACKAGE}.backends.portable", is_package=False)) == ["numpy"]
 
 
 def test_imports_of_a_package_are_found() -> None:

@@ -160,7 +160,7 @@ def test_duplicates_are_drawn_once(d: int, offset: float, init: str, backend: st
 def test_more_clusters_than_distinct_points(init: str, backend: str) -> None:
     x = helpers.duplicates(300, 5, 3)
     result = batch_kmeans_Euclid(np.stack([x, x]), 30, init=init, backend=backend)
-    assert result.converged.all()
+    assert np.all(result.converged)
     assert [len(np.unique(labels)) for labels in result.labels] == [5, 5]
 
 
@@ -201,8 +201,8 @@ def test_a_callable_draws_from_the_seed_and_is_called_for_every_run(backend: str
 def test_arrays_start_every_member_or_each_its_own(metric: str, backend: str) -> None:
     x = helpers.blobs(3, 211, 17, 7).astype(np.float32)
     shared, own = x[0, :7], x[:, :7]
-    for init, expected in ((shared, np.stack([shared] * 3)), (mx.array(own), own)):
-        expected = expected if metric == "euclidean" else helpers.unit(expected.astype(np.float64)).astype(np.float32)
+    for init, rows in ((shared, np.stack([shared] * 3)), (mx.array(own), own)):
+        expected = rows if metric == "euclidean" else helpers.unit(rows.astype(np.float64)).astype(np.float32)
         for options in ({"init": init}, {"init_centroids": init}, {"init_centroids": init, "init": "k-means++"}):
             result = FITS[metric](x, 7, 0, backend=backend, **options)
             np.testing.assert_array_equal(result.centroids, expected)

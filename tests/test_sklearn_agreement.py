@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import helpers
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from flash_kmeans_mlx import batch_kmeans_Euclid
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 DATA = {
-    "digits": (lambda: helpers.digits(), 10),
+    "digits": (helpers.digits, 10),
     "blobs": (lambda: helpers.blobs(1, 2000, 17, 12)[0].astype(np.float32), 12),
     "gaussian": (lambda: np.random.default_rng(0).standard_normal((1500, 33)).astype(np.float32), 9),
     "offset": (lambda: (helpers.blobs(1, 2000, 3, 12)[0] + 100).astype(np.float32), 12),
@@ -23,8 +25,8 @@ INERTIA = 1e-4  # relative, from issue 2: float32 parts at near ties
 
 
 def theirs(x: np.ndarray, start: np.ndarray, max_iter: int, weights: np.ndarray | None = None) -> KMeans:
-    model = KMeans(len(start), init=start, n_init=1, max_iter=max_iter, tol=0.0)
-    return model.fit(x, sample_weight=weights)
+    options: dict[str, Any] = {"init": start, "n_init": 1, "max_iter": max_iter, "tol": 0.0}
+    return KMeans(len(start), **options).fit(x, sample_weight=weights)
 
 
 def start_of(x: np.ndarray, k: int) -> np.ndarray:
@@ -65,6 +67,7 @@ def test_their_labels_cost_as_much_under_our_centroids(name: str, backend: str) 
 def test_separated_clusters_are_the_same_partition(backend: str) -> None:
     x = helpers.blobs(1, 800, 17, 6)[0].astype(np.float32)
     ours = batch_kmeans_Euclid(x, 6, init="k-means++", n_init=5, backend=backend)
-    model = KMeans(6, n_init=5, random_state=0).fit(x)
+    options: dict[str, Any] = {"n_init": 5, "random_state": 0}
+    model = KMeans(6, **options).fit(x)
     assert helpers.same_partition(ours.labels, model.labels_)
     assert ours.inertia == pytest.approx(model.inertia_, rel=helpers.tolerance(17))

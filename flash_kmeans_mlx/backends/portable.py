@@ -121,8 +121,8 @@ class PortablePoints(Points):
         return np.array(self._labels)
 
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
-        index = mx.array(index) if isinstance(self._source, mx.array) else index
-        return validation.to_numpy(self._source[b, index]).astype(np.float64)
+        rows = self._source[b, mx.array(index) if isinstance(self._source, mx.array) else index]
+        return validation.to_numpy(rows).astype(np.float64)
 
     def inverse_norms(self, b: int) -> np.ndarray:
         assert self.inverse is not None

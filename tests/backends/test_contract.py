@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import helpers
@@ -40,7 +41,7 @@ def stacked(results: list[KMeansResult]) -> tuple[Any, ...]:
 
 @every_size
 @every_metric
-def test_a_stack_of_fits_is_the_fits_of_the_stack(size: tuple[int, ...], metric: str, backend: str) -> None:
+def test_a_stack_of_fits_is_the_fits_of_the_stack(size: tuple[int, int, int, int], metric: str, backend: str) -> None:
     b, _, _, k = size
     x = data(size)
     x[1] *= 100  # members of different size and pace
@@ -73,7 +74,7 @@ def test_portable_tiles_do_not_depend_on_the_batch(metric: str, monkeypatch: pyt
 @every_size
 @every_metric
 @pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
-def test_the_same_seed_gives_the_same_bits(init: str, size: tuple[int, ...], metric: str, backend: str) -> None:
+def test_the_same_seed_gives_the_same_bits(init: str, size: tuple[int, int, int, int], metric: str, backend: str) -> None:
     x, k = data(size), size[3]
     w = np.random.default_rng(1).gamma(1.0, size=x.shape[:2])
     options = {"max_iters": 3, "init": init, "sample_weight": w, "backend": backend}
@@ -83,7 +84,9 @@ def test_the_same_seed_gives_the_same_bits(init: str, size: tuple[int, ...], met
 @every_metric
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
-def test_threads_do_not_change_a_bit(init: str, size: tuple[int, ...], metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_do_not_change_a_bit(
+    init: str, size: tuple[int, int, int, int], metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, k = data(size), size[3]
     found = []
     for threads in ("1", "2", "5"):
@@ -104,18 +107,19 @@ def test_seeds_differ(backend: str) -> None:
 def test_random_states_are_left_alone(backend: str) -> None:
     mx.random.seed(11)
     np.random.seed(11)  # noqa: NPY002  # the state a careless library would use
-    key, legacy = np.array(mx.random.state[0]), np.random.get_state()[1].copy()  # noqa: NPY002
+    state: Any = mx.random.state
+    key, legacy = np.array(state[0]), np.random.get_state(legacy=False)  # noqa: NPY002
     for init in ("random", "k-means++", "k-means||"):
         FITS["euclidean"](mx.array(data(SMALL)), 7, 3, init=init, backend=backend)
-    assert np.array_equal(np.array(mx.random.state[0]), key)
-    assert np.array_equal(np.random.get_state()[1], legacy)  # noqa: NPY002
+    assert np.array_equal(np.array(state[0]), key)
+    np.testing.assert_equal(np.random.get_state(legacy=False), legacy)  # noqa: NPY002
 
 
 @every_size
 @every_metric
-def test_ties_go_to_the_lowest_index(size: tuple[int, ...], metric: str, backend: str) -> None:
+def test_ties_go_to_the_lowest_index(size: tuple[int, int, int, int], metric: str, backend: str) -> None:
     """Every centroid five times over, far apart and in blocks of their own: only the first of each may win."""
-    b, n, d, k = size
+    b, _, d, k = size
     x = np.rint(4 * data(size))
     few = np.rint(4 * helpers.blobs(b, k // 5 + 1, d, 3, seed=1))
     repeated = np.tile(few, (1, 5, 1))
@@ -136,7 +140,7 @@ def test_a_point_half_way_goes_to_the_lower_index(d: int, backend: str) -> None:
 @every_size
 @every_metric
 @pytest.mark.parametrize("kind", ["numpy-float32", "mlx-float16"])
-def test_labels_are_those_that_assign_gives(kind: str, size: tuple[int, ...], metric: str, backend: str) -> None:
+def test_labels_are_those_that_assign_gives(kind: str, size: tuple[int, int, int, int], metric: str, backend: str) -> None:
     x = helpers.given(data(size), kind)
     result = FITS[metric](x, size[3], 2, backend=backend)
     again = assign(x, result.centroids, metric, backend=backend)
@@ -163,7 +167,7 @@ def test_tol_stops_each_member_at_its_own_shift(empty: str, metric: str, backend
     x = data(SMALL)
     options = {"init_centroids": x[:, :7], "empty": empty, "backend": backend}
     path = [FITS[metric](x, 7, i, **options).centroids.astype(np.float64) for i in range(30)]
-    shifts = np.array([np.linalg.norm(b - a, axis=-1).max(-1) for a, b in zip(path[:-1], path[1:], strict=True)])
+    shifts = np.array([np.linalg.norm(b - a, axis=-1).max(-1) for a, b in itertools.pairwise(path)])
     tol = float(np.median(shifts[:5]))
     result = FITS[metric](x, 7, 29, tol, **options)
     stops = 1 + (shifts <= tol).argmax(0)  # iterations until the first shift within tol

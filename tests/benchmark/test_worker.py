@@ -32,6 +32,7 @@ def test_only_right_results_get_a_time() -> None:
         wrong.Honest(),
         wrong.OneWrongLabel(),
         wrong.Boaster(),
+        wrong.Eager(),
         wrong.Broken(),
         wrong.Talkative(),
         wrong.Absent(),
@@ -39,10 +40,11 @@ def test_only_right_results_get_a_time() -> None:
     rows = {row.name: row for row in run(case, who).rows}
     assert rows["honest"].times is not None and rows["talkative"].times is not None
     assert rows["honest"].cold is not None and rows["honest"].regret == 0
-    for name in ("one wrong label", "boaster", "broken", "absent"):
+    for name in ("one wrong label", "boaster", "eager", "broken", "absent"):
         assert rows[name].times is None
     assert rows["one wrong label"].problem.startswith("wrong: label regret")
     assert rows["boaster"].problem.startswith("wrong: reports inertia")
+    assert rows["eager"].problem == "wrong: 3 iterations where 2 were asked for"
     assert rows["broken"].problem == "failed: RuntimeError: out of order"
     assert rows["absent"].problem == "not installed"
 

@@ -60,6 +60,17 @@ class Boaster(Honest):
 
 
 @dataclass(frozen=True)
+class Eager(Honest):
+    """Runs one iteration more than it was asked for."""
+
+    name: ClassVar[str] = "eager"
+
+    def lloyd(self, x: Any, start: Array, iters: int, metric: str) -> Outcome:
+        """As asked, and once more."""
+        return super().lloyd(x, start, iters + 1, metric)
+
+
+@dataclass(frozen=True)
 class Broken(Honest):
     """Fails at its first run."""
 

@@ -13,17 +13,17 @@ from numba import njit
 from flash_kmeans_mlx.backends.cpu._kernels import kernels
 from flash_kmeans_mlx.backends.cpu.blas import sgemm_address, single_threaded
 from flash_kmeans_mlx.backends.cpu.store import Store
-from flash_kmeans_mlx.kernels.cpu.rows import read_rows as _read_rows
 from flash_kmeans_mlx.metrics import EUCLIDEAN
 
 K = kernels()
 SGEMM = sgemm_address()
 RNG = np.random.default_rng
+READ_ROWS = K.read_rows  # which only compiled code can call
 
 
 @njit
 def read_rows(x, lo, n, frame, out):
-    return _read_rows(x, lo, n, frame, out)
+    return READ_ROWS(x, lo, n, frame, out)
 
 
 def frame(d: int, shift: float = 0.0, factor: float = 1.0, left: int = 0, rescale: float = 1.0, real: type = np.float32) -> Any:
