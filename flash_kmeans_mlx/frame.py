@@ -16,6 +16,7 @@ __all__ = ["Frame", "choose"]
 
 SAMPLE_ROWS = 64  # a mean within an eighth of the spread is all that a shift needs
 FAR = 4.0  # shift where ||mean||^2 is more than this many times the variance: costs at most two bits otherwise
+LARGE_UNIT, SMALL_UNIT = 2.0**100, 2.0**-100  # the same for cosine
 LARGE, SMALL = 2.0**40, 2.0**-40  # magnitudes whose squares, summed over any D, stay inside float32
 
 
@@ -76,11 +77,13 @@ def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
             second = np.einsum("bsd,bsd->b", sample, sample, dtype=np.float64) / sample.shape[1]
         square = np.einsum("bd,bd->b", mean, mean)
         if sample.dtype == np.float64:
-            _refuse_unresolved(mean, second - square)
+            _refuse_unresolved(mean, np.square(sample - mean[:, None]).sum(2).mean(1))
         far = square > FAR * np.maximum(second - square, 0.0)
         shift = np.where(far[:, None], mean.astype(np.float32), 0.0).astype(np.float64)
     exponent = np.frexp(np.maximum(magnitude, np.finfo(np.float64).tiny))[1]
-    outside = (magnitude > LARGE) | ((magnitude < SMALL) & (magnitude > 0))
+    # Cosine squares nothing and looks at each row alone: norms may differ as far as float32 goes.
+    large, small = (LARGE_UNIT, SMALL_UNIT) if metric.unit_points else (LARGE, SMALL)
+    outside = (magnitude > large) | ((magnitude < small) & (magnitude > 0))
     scale = np.ldexp(1.0, np.clip(exponent, -126, 126))  # its inverse is a float32 too
     return Frame(shift, np.where(outside, scale, 1.0), metric.spherical)
 

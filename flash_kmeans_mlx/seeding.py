@@ -93,7 +93,7 @@ def _parallel_member(points: Points, b: int, n_clusters: int, rng: np.random.Gen
     weights = points.draw_weights(b)
     only = np.arange(n_members) == b
     candidates = fresh = np.array([_first(weights, n, rng.random())])
-    cost = np.full(n, np.inf, np.float32)
+    cost = np.zeros(0)
     owner = np.zeros(n, np.uint32)
     for last in [False] * ROUNDS + [True]:
         if len(fresh):
@@ -101,6 +101,7 @@ def _parallel_member(points: Points, b: int, n_clusters: int, rng: np.random.Gen
             centres = np.broadcast_to(centres, (n_members, *centres.shape))
             points.assign(centres, only)
             new = points.excess(centres, b)
+            cost = cost if cost.size else np.full_like(new, np.inf)
             np.add(points.labels()[b], np.uint32(len(candidates) - len(fresh)), out=owner, where=new < cost)
             np.minimum(cost, new, out=cost)
         if not last:

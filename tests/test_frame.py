@@ -28,7 +28,7 @@ def test_moderate_offsets_are_left_alone() -> None:
     assert not chosen(x + np.float32(2.5)).identity.any()
 
 
-@pytest.mark.parametrize("offset", [10.0, 1e4, -3e7])
+@pytest.mark.parametrize("offset", [10.0, 1e4, -3e6])
 def test_far_offsets_are_shifted_away(offset: float) -> None:
     x = helpers.blobs(1, 500, 5, 4) + offset
     found = chosen(x)
@@ -44,11 +44,14 @@ def test_spherical_metrics_have_an_origin(metric: Metric) -> None:
     assert not found.shift.any() and found.identity.all()
 
 
-@pytest.mark.parametrize("size", [1e30, 2.0**40, 2.0**-44, 1e-30, 1e-40])
+@pytest.mark.parametrize("size", [1e31, 2.0**40, 2.0**-44, 1e-31, 1e-40])
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_extreme_sizes_are_scaled_by_powers_of_two(metric: Metric, size: float) -> None:
     x = (size * helpers.blobs(1, 300, 5, 4)).astype(np.float32)
     found = chosen(x, metric)
+    if metric is COSINE and 1e-30 < size < 1e30:  # cosine squares no values: it has more room
+        assert found.identity.all()
+        return
     assert (np.frexp(found.scale)[0] == 0.5).all() and not found.identity.any()
     rows = found.rows(x[0], 0)
     # Denormals are scaled as far as a float32 factor goes: their squares must be normal numbers.

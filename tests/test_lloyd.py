@@ -111,11 +111,13 @@ def test_split_fills_one_cluster_after_the_other(backend: str) -> None:
 
 @every_backend
 @pytest.mark.parametrize("empty", ["farthest", "split"])
-def test_no_cluster_stays_empty_while_points_are_left(empty: str, backend: str) -> None:
-    """Photographs: many copies of few colours."""
-    x = np.repeat(helpers.pixels(120), 9, axis=0)
+@pytest.mark.parametrize("name", ["euclidean", "cosine", "dot", "photograph"])
+def test_no_cluster_stays_empty_while_points_are_left(name: str, empty: str, backend: str) -> None:
+    """Many copies of few points, as the colours of a photograph are."""
+    few = helpers.pixels(120) if name == "photograph" else helpers.blobs(1, 120, 3, 9)[0].astype(np.float32)
+    x = np.repeat(few, 9, axis=0)
     k = len(np.unique(x, axis=0)) * 3 // 4
-    result = batch_kmeans_Euclid(x, k, empty=empty, seed=1, backend=backend)
+    result = FITS.get(name, batch_kmeans_Euclid)(x, k, empty=empty, seed=1, backend=backend)
     assert result.converged and len(np.unique(result.labels)) == k
 
 
@@ -158,12 +160,16 @@ def test_fewer_distinct_points_than_clusters(n: int, d: int, offset: float, empt
 
 
 @every_backend
-def test_one_point_many_times(backend: str) -> None:
-    x = np.full((50_000, 3), np.float32(0.1))
+@every_metric
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [5, 50_000])
+def test_one_point_many_times(n: int, dtype: type, metric: str, backend: str) -> None:
+    x = np.full((n, 3), dtype(0.1))
     with pytest.warns(EmptyClusterWarning):
-        result = batch_kmeans_Euclid(x, 5, backend=backend)
-    assert not result.labels.any() and result.inertia == 0 and result.n_iter <= 2
-    assert (result.centroids == np.float32(0.1)).all()
+        result = FITS[metric](x, 5, backend=backend)
+    assert not result.labels.any() and result.n_iter <= 2
+    size = 0.1 if metric == "euclidean" else 3**-0.5
+    np.testing.assert_allclose(result.centroids, size, rtol=helpers.tolerance(3))
 
 
 @every_backend

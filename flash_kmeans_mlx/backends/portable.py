@@ -109,8 +109,9 @@ class PortablePoints(Points):
 
     def _inverse_norms(self) -> mx.array:
         def tile(x: mx.array, _lo: int, _hi: int) -> mx.array:
-            square = mx.square(x).sum(-1)
-            return mx.where(square > 0, mx.rsqrt(mx.where(square > 0, square, 1.0)), 0.0)
+            largest = mx.abs(x).max(-1)  # squares must not leave float32's range
+            some = mx.where(largest > 0, largest, 1.0)
+            return mx.where(largest > 0, 1 / mx.sqrt(mx.square(x / some[..., None]).sum(-1)) / some, 0.0)
 
         return self.gather(tile)
 
@@ -136,6 +137,8 @@ class PortablePoints(Points):
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         n_members, k, d = centroids.shape
         c, bias = self._inner(centroids)
+        # Sums of x - c: float32 then errs by the spread of a cluster, not by its distance from the origin.
+        origin = mx.zeros(c.shape) if self.metric.spherical else c
         running = mx.array((limits > 0).tolist())[:, None]
         sums, mass = np.zeros((n_members, k, d)), np.zeros((n_members, k))
         counts, changed = np.zeros((n_members, k), np.int64), np.zeros(n_members, np.int64)
@@ -143,13 +146,13 @@ class PortablePoints(Points):
         for x, lo, hi in self.tiles():
             weights = mx.ones((n_members, hi - lo)) if self.weights is None else self.weights[:, lo:hi]
             old = self._labels[:, lo:hi]
-            labels, *totals = self._step_tile(x, c, bias, weights, old, running)
+            labels, *totals = self._step_tile(x, c, bias, origin, weights, old, running)
             mx.eval(labels, *totals)
             parts.append(labels)
             for whole, part in zip((sums, mass, counts, changed), totals, strict=True):
                 np.add(whole, np.array(part), out=whole)
         self._labels = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
-        sums += mass[..., None] * self.frame.inward(centroids)
+        sums += mass[..., None] * np.array(origin)
         status = np.where(changed == 0, STABLE, PENDING)
         return Step((limits > 0).astype(np.int64), status, sums, mass, counts, np.zeros(n_members))
 
@@ -252,9 +255,9 @@ def _best(x: mx.array, c: mx.array, bias: mx.array) -> mx.array:
 
 
 def _step_tile(
-    x: mx.array, c: mx.array, bias: mx.array, weights: mx.array, old: mx.array, running: mx.array
+    x: mx.array, c: mx.array, bias: mx.array, origin: mx.array, weights: mx.array, old: mx.array, running: mx.array
 ) -> tuple[mx.array, ...]:
-    """E-step of a tile and its sums: labels (B, T), sums (B, K, D) of x - c, mass (B, K), counts (B, K), changed (B,)."""
+    """E-step of a tile and its sums: labels (B, T), sums (B, K, D) of x - origin, mass (B, K), counts (B, K), changed (B,)."""
     n_members, t, d = x.shape
     k = c.shape[1]
     labels = mx.where(running, _best(x, c, bias), old)
@@ -267,7 +270,7 @@ def _step_tile(
     cuts = mx.sort(mx.concatenate([ends, pieces.reshape(-1)]))
     last = mx.searchsorted(cuts, ends, side="right").astype(mx.int32)
     w = weights.reshape(-1)[order]
-    x = x.reshape(-1, d)[order] - c.reshape(-1, d)[key[order]]  # from the centroid: float32 sums err by the cluster's spread
+    x = x.reshape(-1, d)[order] - origin.reshape(-1, d)[key[order]]
     x = mx.concatenate([x, mx.ones((w.size, 1))], axis=1)  # the last column sums the weights
     parts = mx.segmented_mm(w[None], x, _segments(cuts))[:, 0]
     sums = mx.segmented_mm(mx.ones((1, len(parts))), parts, _segments(last))[:, 0]

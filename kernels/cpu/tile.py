@@ -149,6 +149,19 @@ def measure_rows(x, frame, weights, c, labels, lo, hi, difference, out, tile):
 
 
 @njit(**JIT)
+def inverse_norm_rows(x, frame, lo, hi, out, tile):
+    """out[lo:hi] = 1 / ||row||, 0 for zero rows."""
+    for s in range(lo, hi, tile.shape[0]):
+        n = min(tile.shape[0], hi - s)
+        rows = read_rows(x, s, n, frame, tile)
+        for i in range(n):
+            v = 0.0
+            for d in range(rows.shape[1]):
+                v += np.float64(rows[i, d]) * np.float64(rows[i, d])
+            out[s + i] = 1.0 / np.sqrt(v) if v > 0.0 else 0.0
+
+
+@njit(**JIT)
 def square_rows(x, frame, lo, hi, out, tile):
     """out[lo:hi] = ||row||^2."""
     for s in range(lo, hi, tile.shape[0]):

@@ -173,6 +173,8 @@ RAW = {  # name: data, metrics that can tell the points apart in float32
     "offset-float64": (lambda: helpers.blobs(2, 600, 17, 5) + 1e4, ("euclidean",)),
     "far-float64": (lambda: helpers.blobs(2, 600, 17, 5) + 1e6, ("euclidean",)),
     "offset-line": (lambda: (helpers.blobs(1, 500, 1, 3) + 1e4).astype(np.float32), ("euclidean",)),
+    "short": (lambda: (1e-6 * helpers.blobs(2, 300, 17, 5)).astype(np.float32), METRICS),
+    "long": (lambda: (1e6 * helpers.blobs(2, 300, 17, 5)).astype(np.float32), METRICS),
     "huge": (lambda: (1e18 * helpers.blobs(2, 300, 17, 5)).astype(np.float32), METRICS),
     "tiny": (lambda: (1e-25 * helpers.blobs(2, 300, 17, 5)).astype(np.float32), METRICS),
     "denormal": (lambda: (1e-41 * helpers.blobs(1, 300, 17, 5)).astype(np.float32), METRICS),

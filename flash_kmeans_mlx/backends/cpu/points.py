@@ -51,7 +51,7 @@ class CpuPoints(Points):
         with ExitStack() as stack:
             stack.callback(self.workers.close)
             stack.enter_context(single_threaded())
-            self.inverse = self._inverse_norms() if self.metric.spherical else None
+            self.inverse = self._per_row(self.kernels.inverse_norm_rows) if self.metric.spherical else None
             self.weights = self._sum_weights()
             self._exit = stack.pop_all()
         return self
@@ -151,11 +151,13 @@ class CpuPoints(Points):
 
     def squares(self) -> np.ndarray:
         """(B, N) float32: ||row||^2 in the frame."""
+        return self._per_row(self.kernels.square_rows)
+
+    def _per_row(self, kernel: Callable) -> np.ndarray:
         out = np.empty(self.shape[:2], np.float32)
 
         def shard(slot: int, b: int, s: int) -> None:
-            frame, tile = self.store.kernel_frame(b), self.scratch[slot][1]
-            self.kernels.square_rows(self.store.x[b], frame, *self.shards[s], out[b], tile)
+            kernel(self.store.x[b], self.store.kernel_frame(b), *self.shards[s], out[b], self.scratch[slot][1])
 
         self.run_shards(shard, len(out))
         return out
@@ -171,12 +173,6 @@ class CpuPoints(Points):
         self.workers.run(lambda slot, i: task(slot, *divmod(i, n)), n_members * n)
 
     # Memory
-
-    def _inverse_norms(self) -> np.ndarray:
-        """(B, N) float32: 1 / ||row|| in the frame, 0 for zero rows."""
-        norms = self.squares()
-        np.sqrt(norms, out=norms)
-        return np.divide(1, norms, out=norms, where=norms > 0)
 
     def _sum_weights(self) -> np.ndarray:
         """(B, N) float32, what a point weighs in the sums, or (B, 0) for all ones."""

@@ -159,7 +159,7 @@ def test_centroids_of_bias_minus_infinity_never_win(name: str) -> None:
 
 def step(x: np.ndarray, c: np.ndarray, labels: np.ndarray, w: np.ndarray, lo: int, hi: int, tile: int = 64) -> Any:
     """(changed, sums, mass, counts, touched) of one call of step_rows."""
-    n, d = x.shape
+    d = x.shape[1]
     k = len(c)
     sums, mass = np.zeros((k, d)), np.zeros(k)
     counts, touched = np.zeros(k, np.int64), np.zeros(k, np.bool_)

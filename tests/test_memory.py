@@ -1,0 +1,191 @@
+"""Peak memory beyond the input, measured: NumPy reports what it allocates to tracemalloc, MLX counts its own."""
+
+from __future__ import annotations
+
+import gc
+import re
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from helpers import FITS, assert_labels_optimal
+
+import flash_kmeans_mlx as fk
+
+Call = Callable[[float], Any]
+
+# (B, N, D, K): many points, many clusters, many dimensions, a batch of small problems, a batch of large ones, a small one.
+CPU_SHAPES = [
+    (1, 700_000, 4, 4),
+    (1, 5000, 16, 400),
+    (1, 1800, 1500, 5),
+    (60, 400, 16, 8),
+    (3, 20_000, 16, 33),
+    (1, 3000, 5, 30),
+]
+PORTABLE_SHAPES = [(1, 100_000, 4, 4), (1, 3000, 16, 90), (1, 700, 1500, 5), (20, 400, 16, 8)]
+
+
+def points(b: int, n: int, d: int) -> np.ndarray:
+    return np.random.default_rng([b, n, d]).standard_normal((b, n, d), np.float32)
+
+
+def options(x: np.ndarray, k: int) -> list[dict[str, Any]]:
+    weights = np.random.default_rng(0).random(x.shape[:2], np.float32)
+    far = x[:, :k] + np.where(np.arange(k) % 2, 100, 0)[:, None]  # half of the clusters start empty
+    return [
+        {},
+        {"sample_weight": weights, "n_init": 2},
+        {"init": "k-means++"},
+        {"init": "k-means++", "sample_weight": weights, "n_init": 2},
+        {"init": "k-means||"},
+        {"init": "k-means||", "sample_weight": weights},
+        {"init_centroids": far, "empty": "farthest"},
+        {"init_centroids": far, "empty": "split", "sample_weight": weights},
+    ]
+
+
+def peak(call: Callable[[], Any]) -> int:
+    """Bytes that a second call takes at its highest point, MLX's and NumPy's peaks added up; the first one loads code."""
+    call()
+    gc.collect()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1] + mx.get_peak_memory() - before
+    finally:
+        tracemalloc.stop()
+
+
+def stated_need(call: Call) -> float:
+    """What the refusal of an impossible cap asks for, in GB."""
+    with pytest.raises(ValueError, match=r"^max_mem_gb=1e-09 must be >= ") as caught:
+        call(1e-9)
+    found = re.match(r"max_mem_gb=1e-09 must be >= (\S+) GB", str(caught.value))
+    assert found
+    return float(found[1])
+
+
+def check_cap(call: Call) -> Any:
+    """The least cap that is said to suffice does, and it and a roomier one hold."""
+    need = stated_need(call)
+    result = call(need)
+    for cap in (need, 3 * need):
+        assert peak(lambda cap=cap: call(cap)) <= cap * 1e9
+    return result
+
+
+def sized(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+@pytest.mark.parametrize("shape", CPU_SHAPES, ids=sized)
+@pytest.mark.parametrize("metric", FITS)
+def test_a_cap_on_the_cpu_backend(metric: str, shape: tuple[int, int, int, int]) -> None:
+    *size, k = shape
+    x = points(*size)
+    for o in options(x, k):
+        result = check_cap(lambda cap, o=o: FITS[metric](x, k, 3, max_mem_gb=cap, backend="cpu", **o))
+        assert_labels_optimal(x, result.centroids, result.labels, metric)
+
+
+@pytest.mark.parametrize("shape", PORTABLE_SHAPES, ids=sized)
+@pytest.mark.parametrize("metric", FITS)
+def test_a_cap_on_the_portable_backend(metric: str, shape: tuple[int, int, int, int]) -> None:
+    *size, k = shape
+    x = points(*size)
+    for o in options(x, k):
+        given = mx.array(x)
+        result = check_cap(lambda cap, o=o, given=given: FITS[metric](given, k, 2, max_mem_gb=cap, backend="portable", **o))
+        assert_labels_optimal(x, result.centroids, result.labels, metric)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float64", "big-endian", "mlx-int32", "mlx-bfloat16", "mlx-transposed"])
+def test_a_cap_counts_conversions(dtype: str, backend: str) -> None:
+    x = np.random.default_rng(0).integers(0, 200, (30_000, 24))
+    if dtype == "mlx-transposed":
+        given = mx.array(np.ascontiguousarray(x.T).astype(np.float32)).T
+    elif dtype.startswith("mlx"):
+        given = mx.array(x).astype(getattr(mx, dtype.removeprefix("mlx-")))
+        mx.eval(given)
+    else:
+        given = x.astype(">f4" if dtype == "big-endian" else dtype)
+    check_cap(lambda cap: fk.batch_kmeans_Euclid(given, 5, 2, max_mem_gb=cap, backend=backend))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+@pytest.mark.parametrize("library", [np.asarray, mx.array], ids=["numpy", "mlx"])
+def test_a_cap_counts_casts(library: Callable[[Any], Any], backend: str) -> None:
+    x = library(points(1, 30_000, 24)[0])
+    for dtype in ("float16", "bfloat16"):
+        check_cap(lambda cap, dtype=dtype: fk.batch_kmeans_Euclid(x, 5, 2, max_mem_gb=cap, backend=backend, dtype=dtype))
+
+
+def test_a_cap_on_the_reference_backend() -> None:
+    x = points(2, 3000, 11)
+    for metric, fit in FITS.items():
+        for o in options(x, 7):
+            result = check_cap(lambda cap, o=o, fit=fit: fit(x, 7, 2, max_mem_gb=cap, backend="reference", **o))
+            assert_labels_optimal(x, result.centroids, result.labels, metric)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+@pytest.mark.parametrize("metric", FITS)
+@pytest.mark.parametrize("shape", [(1, 200_000, 4, 15), (1, 3000, 16, 500), (20, 400, 16, 8)], ids=sized)
+def test_a_cap_on_every_verb(shape: tuple[int, int, int, int], metric: str, backend: str) -> None:
+    *size, k = shape
+    x = points(*size)
+    given = mx.array(x) if backend == "portable" else x
+    model = fk.FlashKMeans(k=k, niter=2, metric=metric, init="random", backend=backend).fit(x)
+
+    def verb(name: str, *arguments: Any) -> Call:
+        def call(cap: float) -> Any:
+            model.max_mem_gb = cap
+            return getattr(model, name)(given, *arguments)
+
+        return call
+
+    labels = check_cap(verb("predict"))
+    assert_labels_optimal(x, model.centroids, labels, metric)
+    np.testing.assert_array_equal(np.array(check_cap(verb("fit_predict"))), np.array(model.labels_))
+    check_cap(verb("score", np.ones(size[:2], np.float32)))
+    distances = check_cap(verb("transform"))
+    assert tuple(distances.shape) == (*size[:2], k)
+    centroids = np.array(model.centroids)
+    check_cap(lambda cap: fk.assign(given, centroids, metric, max_mem_gb=cap, backend=backend))
+
+
+N = 6_000_000  # 64 MB are 11 bytes per point
+
+
+@pytest.mark.parametrize("metric", FITS)
+@pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_bound_without_a_cap_for_many_points(weighted: bool, init: str, metric: str) -> None:
+    x = points(1, N, 2)[0]
+    weights = np.random.default_rng(0).random(N, np.float32) if weighted else None
+
+    def call(rows: int = N) -> None:
+        w = None if weights is None else weights[:rows]
+        FITS[metric](x[:rows], 4, 2, init=init, sample_weight=w, backend="cpu")
+
+    call(1_300_000)  # N * K * D > 1e7, the same kernels
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 64e6 + 16 * N + 4 * 4 * 2 * 8
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000, 900, 600), (1, 20_000, 8, 9000), (200, 500, 16, 8)], ids=sized)
+def test_the_bound_without_a_cap_for_large_tables(shape: tuple[int, int, int, int]) -> None:
+    b, n, d, k = shape
+    x = points(b, n, d)
+    assert peak(lambda: fk.batch_kmeans_Euclid(x, k, 1, backend="cpu")) <= 64e6 + 16 * b * n + 4 * b * k * d * 8

@@ -1,0 +1,102 @@
+"""What users may rely on: names, signatures and defaults, exactly."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from helpers import FITS
+
+import flash_kmeans_mlx as fk
+
+ALL = [
+    "BackendUnavailableError",
+    "EmptyClusterWarning",
+    "FlashKMeans",
+    "KMeansResult",
+    "NotFittedError",
+    "assign",
+    "batch_kmeans_Cosine",
+    "batch_kmeans_Dot",
+    "batch_kmeans_Euclid",
+]
+FIT = (
+    "(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None, verbose=False, *, init='random', seed=0, "
+    "sample_weight=None, n_init=1, empty='farthest', compiled=True, max_mem_gb=0.0, dtype=None, backend=None, "
+    "check_finite=True)"
+)
+ASSIGN = "(x, centroids, metric='euclidean', *, max_mem_gb=0.0, backend=None, check_finite=True)"
+ESTIMATOR = (
+    "(d=None, k=8, niter=25, tol=1e-08, seed=0, verbose=False, dtype=None, metric='euclidean', compiled=True, "
+    "max_mem_gb=0.0, init='k-means++', *, n_init=1, empty='farthest', backend=None, check_finite=True)"
+)
+VERBS = {
+    "fit": "(self, x, sample_weight=None, init_centroids=None)",
+    "fit_predict": "(self, x, sample_weight=None, init_centroids=None)",
+    "load": "(path)",
+    "predict": "(self, x)",
+    "save": "(self, path)",
+    "score": "(self, x, sample_weight=None)",
+    "train": "(self, x, sample_weight=None, init_centroids=None)",
+    "transform": "(self, x)",
+}
+
+
+def signature(function: Callable[..., Any]) -> str:
+    """Without annotations."""
+    bare = inspect.signature(function)
+    parameters = [p.replace(annotation=inspect.Parameter.empty) for p in bare.parameters.values()]
+    return str(bare.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+def test_all() -> None:
+    assert sorted(fk.__all__) == ALL
+    assert {name for name in vars(fk) if not name.startswith("_")} - set(ALL) <= submodules()
+    for name in ALL:
+        assert getattr(fk, name).__module__.startswith("flash_kmeans_mlx.")
+
+
+def submodules() -> set[str]:
+    return {name for name, value in vars(fk).items() if inspect.ismodule(value)}
+
+
+def test_star_import() -> None:
+    names: dict[str, Any] = {}
+    exec("from flash_kmeans_mlx import *", names)
+    assert sorted(names.keys() - {"__builtins__"}) == ALL
+
+
+def test_version() -> None:
+    assert fk.__version__ == importlib.metadata.version("flash-kmeans-mlx")
+
+
+@pytest.mark.parametrize("metric", FITS)
+def test_the_fits_take_the_same_arguments(metric: str) -> None:
+    assert signature(FITS[metric]) == FIT
+    assert inspect.signature(FITS[metric]).return_annotation == "KMeansResult"
+
+
+def test_assign_takes() -> None:
+    assert signature(fk.assign) == ASSIGN
+
+
+def test_the_estimator_takes() -> None:
+    assert signature(fk.FlashKMeans) == ESTIMATOR
+    public = {name: getattr(fk.FlashKMeans, name) for name in vars(fk.FlashKMeans) if not name.startswith("_")}
+    assert {name: signature(verb) for name, verb in sorted(public.items())} == VERBS
+
+
+def test_the_result_holds() -> None:
+    names = [field.name for field in fields(fk.KMeansResult)]
+    assert names == ["labels", "centroids", "n_iter", "inertia", "converged", "n_iter_per_batch", "backend"]
+
+
+def test_errors_can_be_caught_by_what_they_are() -> None:
+    assert issubclass(fk.NotFittedError, ValueError)
+    assert issubclass(fk.NotFittedError, AttributeError)
+    assert issubclass(fk.BackendUnavailableError, RuntimeError)
+    assert issubclass(fk.EmptyClusterWarning, UserWarning)
