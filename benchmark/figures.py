@@ -99,7 +99,8 @@ class _Bar:
     def text(self) -> str:
         """The ratio, with the inertia where it differs by more than 0.5%."""
         excess = 0.0 if self.inertia is None else self.inertia - 1
-        return f" {self.ratio:.2g}x " + (f"(inertia {excess:+.1%}) " if abs(excess) > 0.005 else "")
+        ratio = f"{self.ratio:.0f}" if self.ratio >= 10 else f"{self.ratio:.2g}"
+        return f" {ratio}x " + (f"(inertia {excess:+.1%}) " if abs(excess) > 0.005 else "")
 
 
 def _bars(results: dict[str, Any], kind: str) -> dict[str, list[_Bar]]:
@@ -172,7 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plot_colours(options.out / "colours.png")
     plot_digits(options.out / "digits.png")
     if options.results is not None:
-        plot_ratios(json.loads(options.results.read_text()), options.out / "ratios.png")
+        try:
+            plot_ratios(json.loads(options.results.read_text()), options.out / "ratios.png")
+        except (OSError, ValueError) as error:
+            parser.error(f"{options.results}: {error}")
     for path in sorted(options.out.glob("*.png")):
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
     return 0

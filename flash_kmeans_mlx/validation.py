@@ -75,7 +75,7 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
     if dtype is not None:
         x = _cast(x, dtype, name)
     batched = x.ndim == 3
-    kept = x is given or (isinstance(given, np.ndarray) and np.may_share_memory(x, given))
+    kept = x is given or (isinstance(x, np.ndarray) and isinstance(given, np.ndarray) and np.may_share_memory(x, given))
     return Data(x if batched else x[None], is_mlx, batched, 0 if kept else x.nbytes)
 
 

@@ -44,12 +44,12 @@ def test_spherical_metrics_have_an_origin(metric: Metric) -> None:
     assert not found.shift.any() and found.identity.all()
 
 
-@pytest.mark.parametrize("size", [1e31, 2.0**40, 2.0**-44, 1e-31, 1e-40])
+@pytest.mark.parametrize("size", [1e31, 2.0**40, 2.0**-44, 1e-33, 1e-40])
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_extreme_sizes_are_scaled_by_powers_of_two(metric: Metric, size: float) -> None:
     x = (size * helpers.blobs(1, 300, 5, 4)).astype(np.float32)
     found = chosen(x, metric)
-    if metric is COSINE and 1e-30 < size < 1e30:  # cosine squares no values: it has more room
+    if metric is COSINE and 1e-32 < size < 1e30:  # cosine squares no values: it has more room
         assert found.identity.all()
         return
     assert (np.frexp(found.scale)[0] == 0.5).all() and not found.identity.any()

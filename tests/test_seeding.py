@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import helpers
@@ -35,10 +36,10 @@ def potential(x: np.ndarray, centroids: np.ndarray) -> float:
 @every_backend
 @every_init
 @every_metric
-@pytest.mark.parametrize("k", [1, 2, 40, 211], ids=lambda k: f"K{k}")
+@pytest.mark.parametrize("k", [1, 40, 211], ids=lambda k: f"K{k}")
 def test_initial_centroids_are_distinct_rows(k: int, metric: str, init: str, backend: str) -> None:
     x = helpers.blobs(1, 211, 17, 7)[0].astype(np.float32)
-    for seed in range(3):
+    for seed in range(2):
         rows = chosen(x, k, metric, init=init, seed=seed, backend=backend)
         assert len(set(rows.tolist())) == k
 
@@ -108,7 +109,7 @@ def test_draws_follow_the_weights(init: str, backend: str) -> None:
     assert (np.abs(np.bincount(rows, minlength=8) - n * p) <= 4 * np.sqrt(n * p * (1 - p))).all()
 
 
-SEEDS = 20
+SEEDS = 15
 QUALITY = {
     "digits": (lambda: helpers.digits()[:600], 20),
     "blobs": (lambda: helpers.blobs(1, 1500, 3, 30)[0].astype(np.float32) * 10, 30),
@@ -117,13 +118,20 @@ QUALITY = {
 }
 
 
+@cache
+def scikit_learn(name: str) -> list[float]:
+    make, k = QUALITY[name]
+    x = make().astype(np.float64)
+    return [potential(x, kmeans_plusplus(x, k, random_state=s)[0]) for s in range(SEEDS)]
+
+
 @every_backend
 @pytest.mark.parametrize("init", ["k-means++", "k-means||"])
 @pytest.mark.parametrize("name", QUALITY)
 def test_seeds_are_as_good_as_those_of_scikit_learn(name: str, init: str, backend: str) -> None:
     """The means over the seeds may differ by three standard errors: chance, in 999 of 1000 cases."""
-    x, k = QUALITY[name][0](), QUALITY[name][1]
-    theirs = [potential(x, kmeans_plusplus(x.astype(np.float64), k, random_state=s)[0]) for s in range(SEEDS)]
+    make, k = QUALITY[name]
+    x, theirs = make(), scikit_learn(name)
     every = [batch_kmeans_Euclid(x, k, 0, init=init, seed=s, backend=backend).centroids for s in range(SEEDS)]
     ours = [potential(x, c) for c in every]
     assert np.mean(ours) <= np.mean(theirs) + 3 * np.sqrt((np.var(ours) + np.var(theirs)) / SEEDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import helpers
@@ -24,15 +25,20 @@ DATA = {
 INERTIA = 1e-4  # relative, from issue 2: float32 parts at near ties
 
 
-def theirs(x: np.ndarray, start: np.ndarray, max_iter: int, weights: np.ndarray | None = None) -> KMeans:
-    options: dict[str, Any] = {"init": start, "n_init": 1, "max_iter": max_iter, "tol": 0.0}
-    return KMeans(len(start), **options).fit(x, sample_weight=weights)
-
-
-def start_of(x: np.ndarray, k: int) -> np.ndarray:
-    """(K, D) rows that all differ."""
+@cache
+def problem(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points (N, D), a start (K, D) of rows that all differ, weights (N,)."""
+    make, k = DATA[name]
+    x, rng = make(), np.random.default_rng(1)
     rows = np.unique(x, axis=0)
-    return rows[np.random.default_rng(1).choice(len(rows), k, replace=False)]
+    return x, rows[rng.choice(len(rows), k, replace=False)], rng.gamma(2.0, size=len(x)).astype(np.float32)
+
+
+@cache
+def theirs(name: str, max_iter: int, weighted: bool = False) -> KMeans:
+    x, start, w = problem(name)
+    options: dict[str, Any] = {"init": start, "n_init": 1, "max_iter": max_iter, "tol": 0.0}
+    return KMeans(len(start), **options).fit(x, sample_weight=w if weighted else None)
 
 
 @every_backend
@@ -40,21 +46,20 @@ def start_of(x: np.ndarray, k: int) -> np.ndarray:
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters:sklearn.exceptions.ConvergenceWarning")
 def test_the_same_iterations_end_at_the_same_inertia(weighted: bool, name: str, backend: str) -> None:
-    x, k = DATA[name][0](), DATA[name][1]
-    start = start_of(x, k)
-    w = np.random.default_rng(2).gamma(2.0, size=len(x)).astype(np.float32) if weighted else None
+    x, start, w = problem(name)
+    options: dict[str, Any] = {"init_centroids": start, "sample_weight": w if weighted else None, "backend": backend}
     for n in (1, 5, 25):
-        ours = batch_kmeans_Euclid(x, k, n, init_centroids=start, sample_weight=w, backend=backend)
-        assert ours.inertia == pytest.approx(theirs(x, start, n, w).inertia_, rel=INERTIA)
+        ours = batch_kmeans_Euclid(x, len(start), n, **options)
+        assert ours.inertia == pytest.approx(theirs(name, n, weighted).inertia_, rel=INERTIA)
 
 
 @every_backend
 @pytest.mark.parametrize("name", DATA)
 def test_their_labels_cost_as_much_under_our_centroids(name: str, backend: str) -> None:
     """Where both converged to the same place: their labels, judged against our centroids, and ours against theirs."""
-    x, k = DATA[name][0](), DATA[name][1]
-    start = start_of(x, k)
-    ours, model = batch_kmeans_Euclid(x, k, 300, init_centroids=start, backend=backend), theirs(x, start, 300)
+    x, start, _ = problem(name)
+    ours = batch_kmeans_Euclid(x, len(start), 300, init_centroids=start, backend=backend)
+    model = theirs(name, 300)
     assert ours.converged
     spread = helpers.inertia_scale(x, ours.centroids, ours.labels, "euclidean")
     for c, labels in ((ours.centroids, model.labels_), (model.cluster_centers_, ours.labels)):
