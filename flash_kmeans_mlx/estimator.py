@@ -134,7 +134,7 @@ class FlashKMeans:
         """Write the fitted model to one safetensors file, atomically; `load` reads it on any machine."""
         if self.centroids is None:
             raise NotFittedError("save needs a fitted model: call fit first")
-        parameters = {name: getattr(self, name) for name in _SAVED} | {"d": self.centroids.shape[-1]}
+        parameters = {name: getattr(self, name) for name in _SAVED}
         if isinstance(self.init, str):
             parameters["init"] = self.init
         arrays = {
@@ -157,7 +157,7 @@ class FlashKMeans:
                 raise ValueError(f"it holds a {metadata['class']}")
             model = cls(**json.loads(metadata["parameters"]))
             c, inertia = arrays["centroids"], arrays["inertia"]
-            if c.ndim not in (2, 3) or c.shape[-2:] != (model.k, model.d) or c.dtype != np.float32:
+            if c.ndim not in (2, 3) or c.shape[-2] != model.k or model.d not in (None, c.shape[-1]) or c.dtype != np.float32:
                 raise ValueError(f"centroids of shape {c.shape} do not fit k={model.k}, d={model.d}")
             if not np.isfinite(c).all():
                 raise ValueError("centroids are not finite")

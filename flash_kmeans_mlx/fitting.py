@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -82,7 +83,7 @@ def fit(
             f"fewer distinct points than n_clusters={n_clusters} in {int(best.exhausted.sum())} of {len(best.exhausted)}"
             f" members (x.shape={data.given_shape}): the extra clusters are empty",
             EmptyClusterWarning,
-            stacklevel=3,
+            stacklevel=_caller_level(),
         )
     return KMeansResult(
         labels=data.give(labels, array=True),
@@ -108,6 +109,14 @@ def _best(points: Points, runs: Iterator[Fit], n_init: int) -> tuple[Fit, np.nda
         for kept, found in zip(best, new, strict=True):
             kept[better] = found[better]
     return best, labels, inertia
+
+
+def _caller_level() -> int:
+    """The stacklevel, for a warning in `fit`, of the first caller outside this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _print(i: Iteration) -> None:

@@ -92,7 +92,7 @@ def _refuse_unresolved(mean: np.ndarray, variance: np.ndarray) -> None:
     """Float64 points so far out that float32 centroids could not tell them apart."""
     step = np.spacing(np.abs(mean).max(1).astype(np.float32)).astype(np.float64)
     spread = np.sqrt(np.maximum(variance, 0.0) / mean.shape[1])
-    lost = (spread > 0) & (4 * step > spread)
+    lost = (spread > 2.0**-40 * np.abs(mean).max(1)) & (4 * step > spread)  # less is rounding of equal points
     if lost.any():
         b = int(lost.argmax())
         raise ValueError(

@@ -13,6 +13,7 @@ from .backends.base import PENDING, SETTLED, STABLE, Points, Step
 __all__ = ["EMPTY_POLICIES", "Fit", "Iteration", "lloyd"]
 
 EMPTY_POLICIES = ("farthest", "split", "keep")
+HALF_ULP = 0.51 * float(np.finfo(np.float32).eps)
 SPLIT_STEP = 1 / 16  # how far towards its farthest point a split cluster's twin starts, as a share of the way
 
 
@@ -125,7 +126,7 @@ def _relocate(points: Points, c: np.ndarray, b: int, sums: np.ndarray, mass: np.
 
 def _farthest(points: Points, c: np.ndarray, b: int, n: int) -> np.ndarray:
     """The n points of member b that count and cost most, in order; ties to the lowest index."""
-    cost = points.costs(c, b)
+    cost = points.excess(c, b)
     if points.point_weights is not None:
         cost = np.where(points.point_weights[b] > 0, cost, -np.inf)
     n = min(n, int((cost > -np.inf).sum()))
@@ -139,7 +140,8 @@ def _apart(points: Points, c: np.ndarray, b: int, i: int, k: int) -> bool:
     if points.metric.spherical and not row.any():
         return False
     gap = row - (c[b, k] - points.frame.shift[b])
-    return float(gap @ gap) > points.rounding**2 * float(row @ row)
+    own = row + points.frame.shift[b]  # rounded to float32, a centroid misses its point by up to HALF_ULP
+    return float(gap @ gap) > max(points.rounding**2 * float(row @ row), HALF_ULP**2 * float(own @ own))
 
 
 def _split(points: Points, c: np.ndarray, new: np.ndarray, b: int, counts: np.ndarray) -> bool:

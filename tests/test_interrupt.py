@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_info
 
 rng = np.random.default_rng(0)
 x = {x}
-fk.batch_kmeans_Euclid(x[..., :1000, :], {k}, 2, init={init!r}, backend={backend!r})
+fk.batch_kmeans_Euclid(x[..., :1000, :], 99, 2, init={init!r}, backend={backend!r})
 before = [i["num_threads"] for i in threadpool_info()]
 
 def init(x, n_clusters, rng):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +49,10 @@ def test_fits_at_once_give_the_bits_of_fits_in_turn(backend: str, library: Any) 
     points = [SMALL[: 800 + i] for i in range(8)]
     if backend == "cpu":
         points += [LARGE[: 20_000 + i] for i in range(8)]
-    jobs = [(library(x), 22, metric, init) for x, metric, init in zip(points, 6 * [*FITS], 8 * ["random", "k-means++"], strict=False)]
+    jobs = [
+        (library(x), 22, metric, init)
+        for x, metric, init in zip(points, 6 * [*FITS], 8 * ["random", "k-means++"], strict=False)
+    ]
 
     def fit(job: tuple[Any, int, str, str]) -> tuple[Any, ...]:
         x, k, metric, init = job
@@ -96,7 +102,7 @@ def test_threads_exist_only_inside_a_fit(blas_threads: int, monkeypatch: pytest.
         return x[:n_clusters]
 
     fk.batch_kmeans_Cosine(LARGE, 22, 2, init=init, backend="cpu")  # the norms are computed before the seeding
-    (threads, setting), = seen
+    ((threads, setting),) = seen
     assert 1 <= threads <= 3  # the caller is the fourth
     assert setting == {1}
     assert (ours(), blas()) == ([], {blas_threads})
@@ -140,6 +146,48 @@ def test_blas_keeps_its_setting_while_fits_overlap_and_fail(blas_threads: int) -
         errors = [f.exception() for f in futures]
     assert sorted(str(e) for e in errors if e) == 3 * ["half of them fail"]
     assert (ours(), blas()) == ([], {blas_threads})
+
+
+def test_the_last_fit_to_leave_restores_blas() -> None:
+    code = """
+import threading
+import numpy as np
+import scipy.linalg.cython_blas
+import flash_kmeans_mlx as fk
+from threadpoolctl import threadpool_info
+
+blas = lambda: [i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"]
+before = blas()
+inside, left, done = threading.Event(), threading.Event(), threading.Event()
+
+def first(x, n_clusters, _):
+    second.start()
+    assert inside.wait(60)
+    return x[:n_clusters]
+
+def last(x, n_clusters, _):
+    inside.set()
+    assert left.wait(60)
+    return x[:n_clusters]
+
+def fit(init, after, until=None):
+    fk.batch_kmeans_Euclid(np.eye(9), 3, init=init, backend="cpu")
+    after.set()
+    assert until is None or until.wait(60)  # the thread that came first is still there
+
+finished = threading.Event()
+one = threading.Thread(target=fit, args=(first, left, finished))
+second = threading.Thread(target=fit, args=(last, done))
+one.start()
+assert done.wait(60)
+during = blas()
+finished.set()
+one.join()
+second.join()
+assert during == blas() == before, (before, during, blas())
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "3"}
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=environment, timeout=120)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " ", "1e2", "²"])
