@@ -79,6 +79,8 @@ def lloyd(
         fresh |= stable
         converged |= stable | settled
         if report:
+            points.assign(c, settled)  # the next line counts these members' inertia too
+            fresh |= settled
             n_empty = int((step.counts[running] == 0).sum())
             report(Iteration(int(n_iter.max()), float(shift.max()), float(inertia), n_empty, int(running.sum())))
     if not fresh.all():

@@ -105,7 +105,7 @@ def test_tol_is_the_shift_at_which_a_member_stops(backend: str) -> None:
     free = fk.batch_kmeans_Euclid(X, 5, 50, backend=backend)
     loose = fk.batch_kmeans_Euclid(X, 5, 50, tol=1e9, backend=backend)
     assert free.n_iter > 2
-    assert (loose.n_iter, loose.converged.all()) == (1, True)
+    assert (loose.n_iter, loose.converged.all()) == (1, True)  # pyright: ignore[reportAttributeAccessIssue]
     assert_labels_optimal(X, loose.centroids, loose.labels, "euclidean")
 
 

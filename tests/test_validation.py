@@ -119,7 +119,7 @@ def test_whole_numbers_in_any_dtype(backend: str, kind: str) -> None:
 def test_booleans(backend: str) -> None:
     x = np.random.default_rng(0).random((90, 12)) < 0.5
     same(x, x.astype(np.float32), 4, "euclidean", backend)
-    same(mx.array(x), x.astype(np.float32), 4, "euclidean", backend)
+    same(mx.array(x), x.astype(np.float32), 4, "euclidean", backend)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -191,7 +191,8 @@ def test_nothing_given_is_changed(metric: str, backend: str) -> None:
 
 def test_counts_may_be_numpy_integers() -> None:
     x = np.random.default_rng(0).standard_normal((30, 2))
-    result = fk.batch_kmeans_Euclid(x, np.int32(3), np.uint8(4), tol=np.float32(0), seed=np.int64(1), n_init=np.int64(2))
+    numbers: dict[str, Any] = {"tol": np.float32(0), "seed": np.int64(1), "n_init": np.int64(2), "max_iters": np.uint8(4)}
+    result = fk.batch_kmeans_Euclid(x, n_clusters=np.int32(3), **numbers)  # pyright: ignore[reportArgumentType]
     want = fk.batch_kmeans_Euclid(x, 3, 4, seed=1, n_init=2)
     np.testing.assert_array_equal(result.centroids, want.centroids)
 

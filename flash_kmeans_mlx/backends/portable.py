@@ -17,7 +17,6 @@ __all__ = ["PortablePoints"]
 UNSET = 0xFFFFFFFF
 TILE_BYTES = 32 << 20  # for a member's scores and rows in a tile; a function of N, K and D alone keeps batches exact
 PIECE = 256  # rows that are summed in one chain of float32 additions
-CHECKED = 1 << 20  # values looked at, or converted, at a time
 LEAST_TILE = 64  # rows: below that a cap would be held at the price of a crawl
 NOISE = 1e-6  # as in kernels/cpu/seed.py: an expanded distance below this share of the norms is rounding
 
@@ -32,13 +31,11 @@ class PortablePoints(Points):
         super().__init__(problem)
         b, n, _ = self.shape
         x, metric, weights = problem.x, problem.metric, problem.weights
+        self.tile = self._tile_rows(0 if isinstance(x, mx.array) else 2 * 4 * x.size)
         self._choose_frame(x, problem.check_finite)
-        self._source = x
-        self.x, copied = x, 0
+        self._source = self.x = x
         if not isinstance(x, mx.array):
             self.x, self._plain = self._framed(x), True
-            copied = 2 * self.x.nbytes
-        self.tile = self._tile_rows(copied)
         self.inverse = self._inverse_norms() if metric.spherical else None  # (B, N)
         self.weights = None if weights is None else mx.array(weights)
         if metric.unit_points and self.inverse is not None:
@@ -67,13 +64,12 @@ class PortablePoints(Points):
     # Reading points
 
     def _choose_frame(self, x: mx.array | np.ndarray, check_finite: bool) -> None:
-        n, d = self.shape[1:]
+        n = self.shape[1]
         sample = validation.to_numpy(x[:, :: frames.sample_step(n)])
         magnitude = np.abs(sample).max((1, 2)).astype(np.float64)
         if check_finite:
-            step = max(1, CHECKED // (self.shape[0] * d))
-            for lo in range(0, n, step):
-                magnitude = np.maximum(magnitude, _largest(x[:, lo : lo + step]))
+            for lo, hi in self._bounds():
+                magnitude = np.maximum(magnitude, _largest(x[:, lo:hi]))
             validation.check_magnitude(magnitude, self.problem.given_shape)
         self.frame = frames.choose(sample, magnitude, self.metric)
         self._plain = bool(self.frame.identity.all())
@@ -84,9 +80,8 @@ class PortablePoints(Points):
         """NumPy points as float32 in the frame, shifted and scaled before they are rounded."""
         out = np.empty(self.shape, np.float32)
         for b, member in enumerate(x):
-            step = max(1, CHECKED // self.shape[2])
-            for lo in range(0, len(member), step):
-                out[b, lo : lo + step] = self.frame.rows(member[lo : lo + step], b)
+            for lo, hi in self._bounds():
+                out[b, lo:hi] = self.frame.rows(member[lo:hi], b)
         return mx.array(out)
 
     def _bounds(self) -> Iterator[tuple[int, int]]:
