@@ -5,7 +5,7 @@
 //       score  (R,)   float               -inf likewise
 //   T: float, half or bfloat. LANES: lanes that share a row, a power of two up to 32. W: elements per load, 1 if the
 //   scores may be in `constant` memory.
-//   Grid: threads (R * LANES rounded up to threadgroups), at most 2^32: R <= 2^27. Ties: the lowest index.
+//   Grid: threads (R * LANES rounded up to threadgroups), at most 2^31: R < 2^26. Ties: the lowest index.
 
 template <typename T, int LANES, int W, typename P>
 METAL_FUNC void best_of_rows(P scores, device uint* label, device float* score, uint R, uint K, uint thread_in_grid) {

@@ -31,8 +31,12 @@ __all__ = [
 
 MAX_THREADS = 1024  # of a threadgroup
 MAX_THREADGROUP_BYTES = 32768
-MAX_GRID = 2**32 - 1  # threads along one axis: MLX dispatches in threads, uint32
-MAX_ROWS = 2**27  # of argmax and of topk over rows: up to 32 threads a row
+MAX_GRID = 2**31 - 1  # threads along one axis: Metal takes a uint32, MLX's Python call an int
+MAX_ROWS = 2**26 - 4  # of argmax and of topk over rows: up to 32 threads a row
+MAX_POINTS = 2**30 - 2**16  # of a member: two threads a row, and what pads them
+MAX_CLUSTERS = 2**23  # 128 threads each where sums are finished
+MAX_BATCH = 65535
+MAX_FEATURES = 2**24
 MAX_REGISTERS = 104  # leaves 24 of 128 for addresses
 SIMD = 32
 DTYPES = ("float32", "float16", "bfloat16")
@@ -194,14 +198,14 @@ def supports(b: int, n: int, k: int, d: int, dtype: str) -> str | None:
         return f"dtype={dtype} must be one of {', '.join(DTYPES)}"
     if min(b, n, k, d) < 1:
         return f"B={b}, N={n}, K={k}, D={d} must all be >= 1"
-    if n >= 2**31 - 2**16:
-        return f"N={n} must be < 2**31 - 2**16: rows are indexed by uint32 and counted with what pads them"
-    if k > 2**24:
-        return f"K={k} must be <= 2**24"
-    if d > 2**24:
-        return f"D={d} must be <= 2**24"
-    if b > 65535:
-        return f"B={b} must be <= 65535"
+    for name, value, limit in (
+        ("B", b, MAX_BATCH),
+        ("N", n, MAX_POINTS),
+        ("K", k, MAX_CLUSTERS),
+        ("D", d, MAX_FEATURES),
+    ):
+        if value > limit:
+            return f"{name}={value} must be <= {limit}, the most that a launch takes"
     return None
 
 
