@@ -1,4 +1,5 @@
-// accumulate: sums of x' = (x - shift) * factor per cluster, without atomics and with the same bits every time. Needs common.
+// accumulate: sums of x' = (x - shift) * factor per cluster, without atomics and with the same bits every time.
+// Needs common.
 //
 //   IN  x       (B, N, D) T
 //       labels  (B, N)     uint    rows whose label is not below K are left out
@@ -85,8 +86,9 @@ METAL_FUNC void add_lanes(thread Sum<W>& sum) {
 //
 //   IN  order   (B, N)               uint   rows sorted by label
 //       offsets (B, K + 1)           uint   where each cluster begins in it
-//   OUT partial (B, chunks, 2, S)    float  S = D, or D + 1 if WEIGHTED: slot 0 for the cluster of the chunk's first row,
-//                                           slot 1 for that of its last row if it is another; unwritten if not larger
+//   OUT partial (B, chunks, 2, S)    float  S = D, or D + 1 if WEIGHTED; slot 0 for the cluster of the chunk's first
+//                                           row, slot 1 for that of its last row if it is another; unwritten if the
+//                                           cluster is not larger than a chunk
 //   Grid: a simdgroup per (chunk, block of LANES * W features, B).
 template <typename T, int LANES, int W, bool WEIGHTED, bool FRAMED, typename P, typename PL, typename PO, typename PG>
 METAL_FUNC void sum_chunk(
@@ -168,13 +170,13 @@ METAL_FUNC void sum_cluster(
   }
 }
 
-// Sums of a chunk of consecutive rows, for K <= KT <= 64. Lane l of a simdgroup alone owns column l of the table, so there
-// is no race and no barrier; lanes of the first slice also own a cluster or two each, whose rows they count.
+// Sums of a chunk of consecutive rows, for K <= 64. Lane l of a simdgroup alone owns column l of the table, so there is
+// no race and no barrier; lanes of the first slice also own a cluster or two each, whose rows they count.
 //
 //   OUT partial (B, chunks, K, D) float
 //       mass    (B, chunks, K)    float   the sum of weights, or zero if not WEIGHTED
 //       counts  (B, chunks, K)    uint
-//   Grid: a simdgroup per (chunk, slice of LANES features, B). `table`: KT * 32 of this simdgroup.
+//   Grid: a simdgroup per (chunk, slice of LANES features, B). `table`: K * 32 or more, of this simdgroup.
 template <typename T, int LANES, bool WEIGHTED, bool FRAMED, typename P, typename PL>
 METAL_FUNC void sum_dense(
     P p, PL labels, device float* partial, device float* mass, device uint* counts, uint K, uint chunk_rows,

@@ -59,8 +59,8 @@ METAL_FUNC void assign_rows(
   }
 }
 
-// D <= 8: padding to the matrix unit would waste it. A thread holds PT points; centroids, each followed by its bias, pass
-// through threadgroup memory BN at a time. `tile`: BN * (D + 1).
+// D <= 8: padding to the matrix unit would waste it. A thread holds PT points; centroids, each followed by its bias,
+// pass through threadgroup memory BN at a time. `tile`: BN * (D + 1).
 template <typename T, int D, int PT, int BN, bool FRAMED, typename P>
 METAL_FUNC void assign_points(
     P p, device uint* label, device float* score, threadgroup float* tile, uint3 group, uint3 groups, uint t,

@@ -1,8 +1,8 @@
 // Helpers that the kernels of this folder share. MLX's preamble has included <metal_stdlib> and opened `metal`.
 //
-// The files are headers of mx.fast.metal_kernel: `backends/metal/kernels.py` joins the ones that a kernel needs and adds
-// the entry point. Pointers to inputs are template parameters, because MLX passes an input of fewer than 8 elements as
-// `constant` instead of `device`.
+// The files are headers of mx.fast.metal_kernel: `backends/metal/sources.py` joins the ones that a kernel needs and
+// adds the entry point. Pointers to inputs are template parameters, because MLX passes an input of fewer than 8
+// elements as `constant` instead of `device`.
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 

@@ -1,8 +1,8 @@
 // order: a stable counting sort of labels; two launches and MLX's scan between them, no atomics. Needs common.
 //
-// Labels are sorted by one digit, (label >> shift) & mask, which is the whole label up to 8192 clusters; above, by the low
-// digit, then by the high one (a least significant digit radix sort; stability makes it exact). Rows whose label is not
-// below K are left out: they count nowhere and are placed nowhere.
+// Labels are sorted by one digit, (label >> shift) & mask, which is the whole label up to 8192 clusters; above, by the
+// low digit, then by the high one (a least significant digit radix sort; stability makes it exact). Rows whose label is
+// not below K are left out: they count nowhere and are placed nowhere.
 //
 //   IN  labels (B, N)               uint
 //       order  (B, N)               uint  INDEXED: the rows in the order of the digits sorted so far

@@ -120,8 +120,9 @@ struct Scores {
     }
   }
 
-  // Calls take(k0, acc, busy) for every tile in [first, last), in ascending order of centroids; one barrier per chunk of
-  // features. A simdgroup without rows is not busy: it loads centroids and meets the barriers, but multiplies nothing.
+  // Calls take(k0, acc, busy) for every tile in [first, last), in ascending order of centroids; one barrier per chunk
+  // of features. A simdgroup without rows is not busy: it loads centroids and meets the barriers, and multiplies
+  // nothing.
   template <typename P, typename Take>
   static METAL_FUNC void sweep(
       thread const P& p, uint batch, uint row0, uint first, uint last, threadgroup float* tile,

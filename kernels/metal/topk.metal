@@ -1,9 +1,9 @@
 // topk: the k <= 32 best of each row, best first. Needs common; the fused form needs scores too.
 //
-// A list is spread over a simdgroup, one entry a lane. A batch of 32 candidates is sorted by a bitonic network (Batcher,
-// 1968) and merged in only if one of them beats the k-th entry. The order is total, so ties are exact however the
-// candidates are cut into parts; NaN counts as -inf. More than 32 are found in rounds: with AFTER, only candidates that
-// the last entry of the round before beats are looked at.
+// A list is spread over a simdgroup, one entry a lane. A batch of 32 candidates is sorted by a bitonic network
+// (Batcher, 1968) and merged in only if one of them beats the k-th entry. The order is total, so ties are exact however
+// the candidates are cut into parts; NaN counts as -inf. More than 32 are found in rounds: with AFTER, only candidates
+// that the last entry of the round before beats are looked at.
 
 constant constexpr uint NONE = 0xFFFFFFFFu;
 

@@ -15,7 +15,7 @@ from . import launch as launches
 from .launch import Device, Launch, PointTiles, Tiles
 from .sources import build
 
-__all__ = ["Order", "Sums", "accumulate", "argmax", "assign", "counting_sort", "top_of_rows", "topk"]
+__all__ = ["Order", "Sums", "accumulate", "argmax", "assign", "counting_sort", "move_centroids", "top_of_rows", "topk"]
 
 BEST = (mx.uint32, mx.float32)
 
@@ -192,6 +192,34 @@ def _accumulate_dense(
     )
     number = counts.sum(axis=1)
     return Sums(partial.sum(axis=1), number.astype(mx.float32) if weights is None else mass.sum(axis=1), number)
+
+
+def move_centroids(
+    sums: mx.array,
+    mass: mx.array,
+    old: mx.array,
+    going: mx.array,
+    shift: mx.array | None = None,
+    scale: mx.array | None = None,
+    *,
+    spherical: bool,
+) -> tuple[mx.array, ...]:
+    """The M-step for members going (B,): centroids, the same in the frame, bias (B, K) and squared moves (B, K).
+
+    Sums are in the frame, `old` centroids in the user's coordinates. A member at rest keeps its centroids.
+    """
+    b, k, d = sums.shape
+    return tuple(
+        _call(
+            "move_centroids",
+            [sums, mass, old, *_frame(shift, scale, mass), going.astype(mx.uint32)],
+            Launch((k * launches.SIMD, b, 1), (launches.SIMD, 1, 1)),
+            [(b, k, d), (b, k, d), (b, k), (b, k)],
+            [mx.float32] * 4,
+            SPHERICAL=spherical,
+            FRAMED=shift is not None,
+        )
+    )
 
 
 def topk(

@@ -114,6 +114,16 @@ DEFINITIONS = {
       {POSITION}.x, {GROUPS}.x, {POSITION}.y * NSG + {SIMDGROUP}, {POSITION}.z, {LANE});
 """,
     ),
+    "move_centroids": Definition(
+        ("common", "move"),
+        ("sums", "mass", "old", "shift", "scale", "going"),
+        ("c", "inner", "bias", "moved"),
+        f"""
+  move_centroid<SPHERICAL, FRAMED>(
+      sums, mass, old, shift, scale, going, c, inner, bias, moved, sums_shape[1], sums_shape[2],
+      {POSITION}.x, {POSITION}.y, {LANE});
+""",
+    ),
     "top_rows": Definition(
         ("common", "scores", "topk"),
         (*POINTS_IN, "after_score", "after_index", "sizes"),

@@ -53,8 +53,8 @@ class Data(NamedTuple):
     rows: np.ndarray
 
     @property
-    def frame(self) -> dict[str, mx.array | None]:
-        return {"shift": self.shift, "factor": self.factor}
+    def frame(self) -> tuple[mx.array | None, mx.array | None]:
+        return self.shift, self.factor
 
     @property
     def scores(self) -> np.ndarray:
@@ -107,7 +107,7 @@ def check_best(data: Data, label: np.ndarray, score: np.ndarray) -> None:
 def test_assign(b: int, n: int, k: int, d: int) -> None:
     dtype, framed = variant(d)
     data = make(b, n, k, d, dtype, framed=framed)
-    check_best(data, *run(lambda: kernels.assign(data.x, data.c, data.bias, **data.frame)))
+    check_best(data, *run(lambda: kernels.assign(data.x, data.c, data.bias, *data.frame)))
 
 
 @pytest.mark.parametrize("d", [3, 17, 130])
@@ -117,7 +117,7 @@ def test_assign_ties_go_to_the_lowest_index(d: int, dtype: mx.Dtype) -> None:
         data = make(1, 133, 150, d, dtype, framed=framed, integers=True)
         c = mx.concatenate([data.c, data.c], axis=1)
         bias = mx.concatenate([data.bias, data.bias], axis=1)
-        label, _ = run(lambda data=data, c=c, bias=bias: kernels.assign(data.x, c, bias, **data.frame))
+        label, _ = run(lambda data=data, c=c, bias=bias: kernels.assign(data.x, c, bias, *data.frame))
         np.testing.assert_array_equal(label, data.scores.argmax(-1))
 
 
@@ -133,7 +133,7 @@ def test_assign_in_parts(d: int) -> None:
     data = make(1, 33, 2500, d, mx.float32, framed=True, integers=True)
     gpu = Device("applegpu_g13s")
     assert launch.assign_launch(launch.assign_configs(d)[0], 1, 33, 2500, gpu).grid[2] > 1
-    label, _ = run(lambda: kernels.assign(data.x, data.c, data.bias, **data.frame, device=gpu))
+    label, _ = run(lambda: kernels.assign(data.x, data.c, data.bias, *data.frame, device=gpu))
     np.testing.assert_array_equal(label, data.scores.argmax(-1))
 
 
@@ -193,7 +193,7 @@ def test_counting_sort(n: int, k: int) -> None:
 
 def check_sums(data: Data, labels: np.ndarray, k: int, weights: np.ndarray | None) -> None:
     given = None if weights is None else mx.array(weights)
-    sums, mass, counts = run(lambda: kernels.accumulate(data.x, mx.array(labels), k, given, **data.frame))
+    sums, mass, counts = run(lambda: kernels.accumulate(data.x, mx.array(labels), k, given, *data.frame))
     for b, rows in enumerate(data.rows):
         w = np.ones(len(rows)) if weights is None else np.maximum(weights[b], 0.0).astype(np.float64)
         w = np.where(labels[b] < k, w, 0.0)
@@ -239,6 +239,36 @@ def test_accumulate_at_the_edges_of_chunks(k: int, weighted: bool, framed: bool,
     check_sums(data, np.full_like(labels, k), k, weights)
 
 
+@pytest.mark.parametrize("d", [3, 130])
+@pytest.mark.parametrize(("spherical", "framed"), [(False, False), (False, True), (True, False)])
+def test_move_centroids(d: int, spherical: bool, framed: bool) -> None:
+    """As float64 would: equal to the rounded quotient, but for the last bit of very few."""
+    rng = np.random.default_rng(d)
+    b, k = 3, 70
+    sums, old = rng.standard_normal((2, b, k, d)).astype(np.float32)
+    mass = rng.integers(1, 100, (b, k)).astype(np.float32)
+    mass[0, 3], sums[0, 3] = 0, 0
+    going = np.array([True, True, False])
+    shift = rng.normal(1000, 1, (b, d)).astype(np.float32) if framed else np.zeros((b, d), np.float32)
+    scale = np.ldexp(1.0, np.arange(b) - 1).astype(np.float32) if framed else np.ones(b, np.float32)
+    frame = [mx.array(shift), mx.array(scale)] if framed else []
+    c, inner, bias, moved = run(
+        lambda: kernels.move_centroids(
+            mx.array(sums), mx.array(mass), mx.array(old), mx.array(going), *frame, spherical=spherical
+        )
+    )
+    size = np.linalg.norm(sums.astype(np.float64), axis=-1) if spherical else mass.astype(np.float64)
+    truth = sums / np.where(size > 0, size, 1)[..., None] * scale[:, None, None].astype(np.float64) + shift[:, None]
+    truth = np.where((going[:, None] & (mass > 0))[..., None], truth, old).astype(np.float32)
+    assert (c != truth).mean() <= 1e-4
+    np.testing.assert_allclose(c, truth, rtol=EPS["float32"])
+    own = (c.astype(np.float64) - shift[:, None]) / scale[:, None, None]
+    np.testing.assert_array_equal(inner, own.astype(np.float32))
+    square = np.square(inner.astype(np.float64)).sum(-1)
+    np.testing.assert_allclose(bias, 0 * square if spherical else -0.5 * square, rtol=EPS["float32"])
+    np.testing.assert_allclose(moved, np.square(c.astype(np.float64) - old).sum(-1), rtol=tolerance(d))
+
+
 def check_top(truth: np.ndarray, label: np.ndarray, score: np.ndarray, k: int, atol: float) -> None:
     best = -np.sort(-truth, axis=-1)[..., :k]
     chosen = np.take_along_axis(truth, label.astype(np.int64), -1)
@@ -254,7 +284,7 @@ def test_topk(k: int, d: int) -> None:
     for b, n in ((1, 1), (3, 33)):
         data = make(b, n, k, d, dtype, framed=framed)
         for top in sorted({1, min(k, 5), min(k, 32), min(k, 40)}):
-            label, score = run(lambda data=data, top=top: kernels.topk(data.x, data.c, data.bias, top, **data.frame))
+            label, score = run(lambda data=data, top=top: kernels.topk(data.x, data.c, data.bias, top, *data.frame))
             check_top(data.scores, label, score, top, data.tolerance)
 
 
@@ -264,7 +294,7 @@ def test_topk_ties_in_order_and_parts(k: int, top: int) -> None:
     data = make(1, 33, k, 17, mx.float32, framed=True, integers=True)
     gpu = Device("applegpu_g13s")
     assert (launch.topk_launch(launch.topk_config(17), 1, 33, k, gpu).grid[2] > 1) == (k == 1000)
-    label, _ = run(lambda: kernels.topk(data.x, data.c, data.bias, top, **data.frame, device=gpu))
+    label, _ = run(lambda: kernels.topk(data.x, data.c, data.bias, top, *data.frame, device=gpu))
     np.testing.assert_array_equal(label, np.argsort(-data.scores, -1, kind="stable")[..., :top])
 
 
