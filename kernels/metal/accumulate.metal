@@ -7,9 +7,10 @@
 //       shift   (B, D)     float   read only if FRAMED
 //       factor  (B,)       float   read only if FRAMED
 //
-// Sorted, for any K: the rows in the order of `order` are cut into chunks. sum_chunks sums the clusters that are larger
-// than a chunk, chunk by chunk; sum_clusters adds up those partial sums in a fixed order and sums the other clusters
-// itself. No simdgroup has more than a chunk of rows to do, however unequal the clusters are.
+// Sorted, for any K: the rows in the order of `order` are cut into chunks. sum_chunk sums the clusters of more than
+// `whole_rows` rows, chunk by chunk; sum_cluster adds up those partial sums in a fixed order and sums the other
+// clusters itself. With whole_rows = NSG * chunk_rows no simdgroup has more than a chunk of rows to do, however unequal
+// the clusters are, and small clusters leave no partial sums.
 // LANES lanes share a row, W features each, so that a simdgroup reads 32 / LANES rows at a time.
 //
 // Dense, for K <= 64: sum_dense takes rows as they come, with a table of all clusters per simdgroup.
@@ -82,18 +83,18 @@ METAL_FUNC void add_lanes(thread Sum<W>& sum) {
   }
 }
 
-// Partial sums of clusters larger than a chunk.
+// Partial sums of clusters of more than `whole_rows` rows, which is at least `chunk_rows`.
 //
 //   IN  order   (B, N)               uint   rows sorted by label
 //       offsets (B, K + 1)           uint   where each cluster begins in it
 //   OUT partial (B, chunks, 2, S)    float  S = D, or D + 1 if WEIGHTED; slot 0 for the cluster of the chunk's first
-//                                           row, slot 1 for that of its last row if it is another; unwritten if the
-//                                           cluster is not larger than a chunk
+//                                           row, slot 1 for that of its last row if it is another; unwritten for
+//                                           clusters that are summed whole
 //   Grid: a simdgroup per (chunk, block of LANES * W features, B).
 template <typename T, int LANES, int W, bool WEIGHTED, bool FRAMED, typename P, typename PL, typename PO, typename PG>
 METAL_FUNC void sum_chunk(
-    P p, PL labels, PO order, PG offsets, device float* partial, uint K, uint chunk_rows, uint chunk, uint block,
-    uint batch, uint lane) {
+    P p, PL labels, PO order, PG offsets, device float* partial, uint K, uint chunk_rows, uint whole_rows, uint chunk,
+    uint block, uint batch, uint lane) {
   const uint chunks = (p.N + chunk_rows - 1) / chunk_rows, S = p.D + (WEIGHTED ? 1 : 0);
   const ulong rows = ulong(batch) * p.N, bounds = ulong(batch) * (K + 1);
   const uint sorted = offsets[bounds + K];
@@ -105,7 +106,7 @@ METAL_FUNC void sum_chunk(
   for (uint slot = 0; slot < (first_label == last_label ? 1u : 2u); slot++) {
     const uint k = slot == 0 ? first_label : last_label;
     const uint begin = offsets[bounds + k], stop = offsets[bounds + k + 1];
-    if (stop - begin <= chunk_rows) continue;
+    if (stop - begin <= whole_rows) continue;
     Sum<W> sum = sum_rows<T, W, WEIGHTED, FRAMED>(
         p, order, batch, max(begin, first), min(stop, end), r, 32 / LANES, col);
     add_lanes<LANES, W>(sum);
@@ -128,12 +129,12 @@ template <typename T, int LANES, int W, int NSG, bool WEIGHTED, bool FRAMED, typ
           typename PP>
 METAL_FUNC void sum_cluster(
     P p, PO order, PG offsets, PP partial, device float* sums, device float* mass, uint K, uint chunk_rows,
-    threadgroup float* scratch, uint k, uint block, uint batch, uint simdgroup, uint lane) {
+    uint whole_rows, threadgroup float* scratch, uint k, uint block, uint batch, uint simdgroup, uint lane) {
   constexpr uint ROWS = 32 / LANES;
   const uint begin = offsets[ulong(batch) * (K + 1) + k], end = offsets[ulong(batch) * (K + 1) + k + 1];
   const uint col = (block * LANES + lane % LANES) * W, r = lane / LANES;
   Sum<W> sum;
-  if (end - begin <= chunk_rows) {
+  if (end - begin <= whole_rows) {
     sum = sum_rows<T, W, WEIGHTED, FRAMED>(p, order, batch, begin, end, simdgroup * ROWS + r, NSG * ROWS, col);
   } else {
     const uint chunks = (p.N + chunk_rows - 1) / chunk_rows, S = p.D + (WEIGHTED ? 1 : 0);

@@ -144,7 +144,7 @@ def accumulate(
     plan = launches.segments(b, n, n_clusters, d, narrow=x.size < 8)
     # `partial` has at least 2 * 8 elements unless D is so small that loads are of one element anyway.
     rows = [x, x if weights is None else weights, *_frame(shift, factor, x)]
-    sizes = mx.array([plan.chunk], mx.uint32)
+    sizes = mx.array([plan.chunk, plan.whole], mx.uint32)
     flags = {"T": x.dtype, "LANES": plan.lanes, "W": plan.width, "NSG": plan.nsg}
     flags |= {"WEIGHTED": weights is not None, "FRAMED": shift is not None}
     (partial,) = _call(

@@ -44,7 +44,7 @@ SMALL_D = 8  # up to here one thread holds whole points
 DENSE_CLUSTERS = 64  # up to here sums need no sort
 TABLE = 8192  # buckets of a sort by one digit: 32 KiB of uint32
 FUSED_K = 32  # entries of a list of topk: one a lane
-CHUNKS = 2048  # of sorted rows, from N = 262144 up: enough for the widest GPU, and few to add up
+CHUNKS = 2048  # of sorted rows at most, up to N = 2**23: enough for the widest GPU, and few to add up
 
 
 @dataclass(frozen=True)
@@ -169,12 +169,13 @@ class Sort:
 
 @dataclass(frozen=True)
 class Segments:
-    """Sums over sorted rows: `lanes` share a row, `width` features each."""
+    """Sums over sorted rows: `lanes` share a row, `width` features each; clusters up to `whole` rows are summed whole."""
 
     lanes: int
     width: int
     nsg: int
     chunk: int
+    whole: int
     chunks: int
     sum_chunks: Launch
     sum_clusters: Launch
@@ -285,7 +286,7 @@ def segments(b: int, n: int, k: int, d: int, *, narrow: bool = False) -> Segment
     lanes = _lanes(d, width)
     blocks = _ceil(d, lanes * width)
     nsg = 4
-    chunk = min(max(128, _power_of_two(_ceil(n, CHUNKS))), 4096)
+    chunk = min(max(256, _power_of_two(_ceil(n, CHUNKS))), 4096)
     chunks = _ceil(n, chunk)
     threads = nsg * SIMD
     return Segments(
@@ -293,6 +294,7 @@ def segments(b: int, n: int, k: int, d: int, *, narrow: bool = False) -> Segment
         width,
         nsg,
         chunk,
+        nsg * chunk,
         chunks,
         Launch((_ceil(chunks, nsg) * threads, blocks, b), (threads, 1, 1)),
         Launch((k * threads, blocks, b), (threads, 1, 1), 4 * nsg * (lanes * width + 1)),

@@ -88,7 +88,7 @@ DEFINITIONS = {
         ("partial",),
         f"""
   sum_chunk<T, LANES, W, WEIGHTED, FRAMED>(
-      {ROWS}, labels, order, offsets, partial, offsets_shape[1] - 1, sizes[0],
+      {ROWS}, labels, order, offsets, partial, offsets_shape[1] - 1, sizes[0], sizes[1],
       {POSITION}.x * NSG + {SIMDGROUP}, {POSITION}.y, {POSITION}.z, {LANE});
 """,
     ),
@@ -99,7 +99,7 @@ DEFINITIONS = {
         f"""
   threadgroup float scratch[NSG * (LANES * W + 1)];
   sum_cluster<T, LANES, W, NSG, WEIGHTED, FRAMED>(
-      {ROWS}, order, offsets, partial, sums, mass, offsets_shape[1] - 1, sizes[0], scratch,
+      {ROWS}, order, offsets, partial, sums, mass, offsets_shape[1] - 1, sizes[0], sizes[1], scratch,
       {POSITION}.x, {POSITION}.y, {POSITION}.z, {SIMDGROUP}, {LANE});
 """,
     ),

@@ -222,14 +222,16 @@ def test_accumulate(b: int, n: int, k: int, d: int) -> None:
     check_sums(data, labels, k, random_weights(b, n) if d in (3, 8, 64) else None)
 
 
-@pytest.mark.parametrize("k", [7, 70])
+@pytest.mark.parametrize("k", [8, 70])
 @pytest.mark.parametrize(
     ("weighted", "framed", "dtype"), [(True, True, 1), (False, True, 2), (True, False, 0), (False, False, 0)]
 )
 def test_accumulate_at_the_edges_of_chunks(k: int, weighted: bool, framed: bool, dtype: int) -> None:
-    sizes = [128, 129, 0, 256, 384, 1, 103]
+    sizes = [1024, 1025, 0, 1280, 1, 600, 2049, 255]
     labels = np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)[None]
     n = labels.size
+    plan = launch.segments(1, n, k, 17)
+    assert (plan.chunk, plan.whole) == (256, 1024)
     data = make(1, n, k, 17, DTYPES[dtype], framed=framed)
     weights = random_weights(1, n) if weighted else None
     check_sums(data, labels, k, weights)
