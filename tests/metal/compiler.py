@@ -17,7 +17,14 @@ from metal.source import EmulationError
 
 SHIM = Path(__file__).parent / "msl"
 COMMON = ("-std=c++17", "-march=native", "-fno-strict-aliasing", "-pthread", "-Wno-attributes", "-Wno-unknown-pragmas")
-OPTIMISED = ("-O2", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-ftrivial-auto-var-init=pattern")
+OPTIMISED = (
+    "-O2",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-gnu-unique",
+    "-ftrivial-auto-var-init=pattern",
+    "-Werror=frame-larger-than=131072",  # half of a fiber's stack (emu_fiber.h)
+)
 SANITIZERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
     "thread": ("-fsanitize=thread",),

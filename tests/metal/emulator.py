@@ -68,7 +68,7 @@ class Emulation:
     launches: list[Launch] = field(default_factory=list)
 
 
-_current: ContextVar[Emulation] = ContextVar("emulation", default=Emulation())  # noqa: B039
+_current: ContextVar[Emulation | None] = ContextVar("emulation", default=None)
 
 
 @contextmanager
@@ -81,13 +81,16 @@ def emulation(
     if sanitizer and count:
         raise ValueError("bytes can't be counted under a sanitizer")
     run = Emulation(order, threads, sanitizer, count)
+    outermost = _current.get() is None
     token = _current.set(run)
-    mx.disable_compile()
+    if outermost:
+        mx.disable_compile()
     try:
         yield run
     finally:
-        mx.enable_compile()
         _current.reset(token)
+        if outermost:
+            mx.enable_compile()
 
 
 def _buffer(x: mx.array) -> Buffer:
@@ -159,7 +162,7 @@ class EmulatedKernel:
         source, cpp, slots = self._translate(arrays, call)
         if verbose:
             print(source.msl)
-        self._run(source, cpp, slots, [_buffer(x) for x in arrays], outputs, call, _current.get(), 0)
+        self._run(source, cpp, slots, [_buffer(x) for x in arrays], outputs, call, _current.get() or Emulation(), 0)
         results = [mx.array(out) for out in outputs]
         return [r.view(d) if d == mx.bfloat16 else r for r, d in zip(results, output_dtypes, strict=True)]
 

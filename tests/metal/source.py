@@ -41,6 +41,8 @@ def generated(kernel: Callable[..., Any], inputs: Sequence[mx.array], **call: An
             found.append(Source(function, msl))
 
     mx.export_function(record, lambda *arrays: kernel(inputs=list(arrays), **call), *inputs)
+    if not found:
+        raise EmulationError("this build of MLX does not hand out the Metal source of a kernel (0.32.0 and later do)")
     return found[0]
 
 
@@ -66,11 +68,11 @@ def share_threadgroup_memory(msl: str, name: str) -> str:
     def reference(match: re.Match[str]) -> str:
         nonlocal count
         count += 1
-        key, kind = f"emu_key_{count}", f"emu_type_{count}"
-        variable = match["name"]
+        key, kind, variable = f"emu_key_{count}", f"emu_type_{count}", match["name"]
+        declared = " ".join(f"typedef {match['type']} {kind}{match['dims']};".split())
         lines = "\n" * match[0].count("\n")
         return (
-            f"{match['before']}{match['space']}static const char {key} = 0; typedef {match['type']} {kind}{match['dims']}; "
+            f"{match['before']}{match['space']}static const char {key} = 0; {declared} "
             f"{kind}& {variable} = emu::shared<{kind}>(&{key});{lines}"
         )
 

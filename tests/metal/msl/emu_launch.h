@@ -76,13 +76,6 @@ struct Shared {
   ulong threadgroup_bytes;
 };
 
-// The lowest word of a stack is zero until something grows over it.
-EMU_RUNTIME inline void check_stacks(const Threadgroup& g, int threads, Shared& s) {
-  for (int i = 0; i < threads; i++)
-    if (*reinterpret_cast<const long*>(g.threads[i].fiber.stack) && !__atomic_exchange_n(&s.failed, 1, __ATOMIC_RELAXED))
-      snprintf(s.message, s.message_size, "the stack of a thread (%zu KiB) overflowed", STACK >> 10);
-}
-
 EMU_RUNTIME inline void* work(void* argument) {
   Shared& s = *static_cast<Shared*>(argument);
   const Grid& l = s.launch;
@@ -107,7 +100,6 @@ EMU_RUNTIME inline void* work(void* argument) {
          !__atomic_compare_exchange_n(&s.threadgroup_bytes, &bytes, g.most_bytes, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
 #ifndef EMU_TSAN
-  check_stacks(g, most, s);
   permit(g.arena, ARENA);
   munmap(g.arena, ARENA);
   permit(g.stacks, most * STACK);
@@ -134,6 +126,7 @@ extern "C" __attribute__((visibility("default"))) EMU_RUNTIME int emu_run(void* 
   l.order = order;
   s.message = message;
   s.message_size = message_size;
+  if (ulong(workers) > l.total - l.first) workers = int(l.total - l.first);
   if (workers <= 1) {
     emu::work(&s);
   } else {
