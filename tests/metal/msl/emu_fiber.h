@@ -4,9 +4,11 @@
 
 #include "emu_sanitizer.h"
 
-#if !defined(__x86_64__)
-#include <ucontext.h>
+#if !defined(__x86_64__) && !defined(EMU_UCONTEXT)
 #define EMU_UCONTEXT 1
+#endif
+#ifdef EMU_UCONTEXT  // slower, for other processors
+#include <ucontext.h>
 #endif
 
 namespace emu {
