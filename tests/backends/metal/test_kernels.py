@@ -201,7 +201,8 @@ def check_sums(data: Data, labels: np.ndarray, k: int, weights: np.ndarray | Non
         truth, size = np.zeros((2, k, rows.shape[1]))
         np.add.at(truth, own, rows * w[:, None])
         np.add.at(size, own, np.abs(rows) * w[:, None])
-        assert (np.abs(sums[b] - truth) <= 8 * EPS["float32"] * size).all()
+        growth = 8 + np.sqrt(len(rows)) / 4  # hundreds of rows are added one after another where K is small
+        assert (np.abs(sums[b] - truth) <= growth * EPS["float32"] * size).all()
         np.testing.assert_allclose(mass[b], np.bincount(own, w, k), rtol=8 * EPS["float32"])
         np.testing.assert_array_equal(counts[b], np.bincount(own[w > 0], minlength=k))
 
