@@ -102,6 +102,13 @@ def test_an_offset_that_the_centroids_cannot_hold_is_not_one_silent_cluster(back
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_integers_that_the_centroids_cannot_tell_apart(backend: str) -> None:
+    nanoseconds = (spread(*SIZES[0]) * 1e4).astype(np.int64) + 1_700_000_000_000_000_000
+    with pytest.raises(ValueError, match=r"^x must be resolved by float32 centroids, got .*; subtract the mean first"):
+        fk.batch_kmeans_Euclid(nanoseconds, 5, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_members_of_a_batch_with_different_offsets_and_magnitudes(backend: str) -> None:
     n, d, k = SIZES[0]
     base = spread(n, d, k)
@@ -214,6 +221,20 @@ def test_a_constant_coordinate_far_away(backend: str) -> None:
 def test_assign_at_extreme_magnitudes(metric: str, scale: float, backend: str) -> None:
     x = (spread(400, 6, 5) * scale).astype(np.float32)
     assert_labels_optimal(x, x[:9], fk.assign(x, x[:9], metric, backend=backend), metric)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("points", "centroids"), [(1.0, 1e18), (1.0, 1e25), (1e-30, 1.0), (1e-40, 1e18), (1e18, 1.0), (1e18, 1e-20)]
+)
+@pytest.mark.parametrize("metric", FITS)
+def test_assign_to_centroids_of_another_magnitude(metric: str, points: float, centroids: float, backend: str) -> None:
+    x = (np.random.default_rng(0).standard_normal((50, 3)) * points).astype(np.float32)
+    c = (np.array([[3, 0, 0], [1, 0, 0], [2, 0, 0]]) * centroids).astype(np.float32)
+    labels = fk.assign(x, c, metric, backend=backend)
+    assert_labels_optimal(x, c, labels, metric)
+    if metric == "euclidean" and centroids > points:
+        assert (labels == 1).all()  # the nearest by far
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

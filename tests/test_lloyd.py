@@ -209,7 +209,7 @@ def test_weighted_is_repeated(metric: str, backend: str) -> None:
 
 @every_backend
 @every_metric
-@pytest.mark.parametrize("factor", [1e-6, 0.25, 3.0, 1e6])
+@pytest.mark.parametrize("factor", [1e-30, 1e-6, 0.25, 3.0, 1e6, 1e30])
 def test_scaled_weights_scale_the_inertia_only(factor: float, metric: str, backend: str) -> None:
     x = helpers.blobs(1, 211, 17, 7)[0].astype(np.float32)
     w = np.random.default_rng(2).gamma(2.0, size=211)

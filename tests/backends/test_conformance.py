@@ -131,6 +131,23 @@ def test_weights(shape: Shape, metric: str, backend: str) -> None:
 
 @every_backend
 @every_metric
+@pytest.mark.parametrize("size", [1e-28, 1.0, 1e18])
+@pytest.mark.parametrize("weight", [1e-25, 1e15])
+def test_extreme_weights_on_extreme_data(weight: float, size: float, metric: str, backend: str) -> None:
+    shape = SHAPES[4]
+    x, w = (size * helpers.blobs(*shape)).astype(np.float32), (weight * weights(shape)).astype(np.float32)
+    for init in ("random", "k-means++", "k-means||"):
+        result = FITS[metric](x, shape.k, ITERATIONS, init=init, sample_weight=w, empty="keep", backend=backend)
+        w64, x64 = w.astype(np.float64), x.astype(np.float64)
+        limit = check(x64, result, metric, w64)
+        starts = FITS[metric](x, shape.k, 0, init=init, sample_weight=w, backend=backend).centroids.astype(np.float64)
+        for b in range(shape.b):
+            best = helpers.lloyd(x64[b], starts[b], metric, ITERATIONS, w64[b])
+            assert abs(result.inertia[b] - helpers.inertia(x64[b], *best, metric, w64[b])) <= limit[b]
+
+
+@every_backend
+@every_metric
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 def test_a_converged_fit_is_a_fixed_point(weighted: bool, kind: str, metric: str, backend: str) -> None:

@@ -1,0 +1,1 @@
+"""The Metal backend: kernels of `kernels/metal/` through `mx.fast.metal_kernel`."""

@@ -1,0 +1,175 @@
+"""What MLX is given to build each kernel: files, inputs, outputs and the few lines that call into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import mlx.core as mx
+
+__all__ = ["DEFINITIONS", "Definition", "build", "source_text"]
+
+POSITION = "threadgroup_position_in_grid"
+GROUPS = "threadgroups_per_grid"
+SIMDGROUP = "simdgroup_index_in_threadgroup"
+LANE = "thread_index_in_simdgroup"
+PROBLEM = "make_problem(x, c, bias, shift, factor, x_shape[1], c_shape[1], x_shape[2])"
+ROWS = "make_rows(x, weight, shift, factor, x_shape[1], x_shape[2])"
+SCORES = "typedef Scores<T, NSG, RB, CB, BK, RES, VEC, FRAMED> S;"
+POINTS_IN = ("x", "c", "bias", "shift", "factor")
+BEST = ("label", "score")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """The arguments of `mx.fast.metal_kernel`, with the names of header files for the header."""
+
+    headers: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    source: str
+
+
+DEFINITIONS = {
+    "assign_rows": Definition(
+        ("common", "scores", "assign"),
+        POINTS_IN,
+        BEST,
+        f"""
+  {SCORES}
+  threadgroup float tile[2 * S::TILE];
+  threadgroup float bias_tile[2 * S::BN];
+  assign_rows<S>({PROBLEM}, label, score, tile, bias_tile, {POSITION}, {GROUPS}, {SIMDGROUP}, {LANE});
+""",
+    ),
+    "assign_points": Definition(
+        ("common", "scores", "assign"),
+        POINTS_IN,
+        BEST,
+        f"""
+  threadgroup float tile[BN * (D + 1)];
+  assign_points<T, D, PT, BN, FRAMED>(
+      {PROBLEM}, label, score, tile, {POSITION}, {GROUPS}, thread_index_in_threadgroup, threads_per_threadgroup.x);
+""",
+    ),
+    "argmax": Definition(
+        ("common", "argmax"),
+        ("scores",),
+        BEST,
+        """
+  best_of_rows<T, LANES, W>(scores, label, score, scores_shape[0], scores_shape[1], thread_position_in_grid.x);
+""",
+    ),
+    "sort_chunk": Definition(
+        ("common", "order"),
+        ("labels", "order", "limits", "base", "sizes"),
+        ("out",),
+        f"""
+  threadgroup uint table[TABLE];
+  sort_chunk<PLACE, INDEXED>(
+      labels, order, limits, base, sizes, out, labels_shape[1], table, {POSITION}.x, {GROUPS}.x, {POSITION}.y, {LANE});
+""",
+    ),
+    "find_offsets": Definition(
+        ("common", "order"),
+        ("labels", "order", "limits", "sizes"),
+        ("offsets",),
+        """
+  find_offsets(
+      labels, order, limits, sizes, offsets, labels_shape[1], thread_position_in_grid.x, thread_position_in_grid.y);
+""",
+    ),
+    "sum_chunks": Definition(
+        ("common", "accumulate"),
+        ("x", "weight", "shift", "factor", "labels", "order", "offsets", "sizes"),
+        ("partial",),
+        f"""
+  sum_chunk<T, LANES, W, WEIGHTED, FRAMED>(
+      {ROWS}, labels, order, offsets, partial, offsets_shape[1] - 1, sizes[0], sizes[1],
+      {POSITION}.x * NSG + {SIMDGROUP}, {POSITION}.y, {POSITION}.z, {LANE});
+""",
+    ),
+    "sum_clusters": Definition(
+        ("common", "accumulate"),
+        ("x", "weight", "shift", "factor", "order", "offsets", "partial", "sizes"),
+        ("sums", "mass"),
+        f"""
+  threadgroup float scratch[NSG * (LANES * W + 1)];
+  sum_cluster<T, LANES, W, NSG, WEIGHTED, FRAMED>(
+      {ROWS}, order, offsets, partial, sums, mass, offsets_shape[1] - 1, sizes[0], sizes[1], scratch,
+      {POSITION}.x, {POSITION}.y, {POSITION}.z, {SIMDGROUP}, {LANE});
+""",
+    ),
+    "sum_dense": Definition(
+        ("common", "accumulate"),
+        ("x", "weight", "shift", "factor", "labels", "sizes"),
+        ("partial", "mass", "counts"),
+        f"""
+  threadgroup float table[NSG * TABLE * 32];
+  sum_dense<T, LANES, WEIGHTED, FRAMED>(
+      {ROWS}, labels, partial, mass, counts, sizes[0], sizes[1], table + {SIMDGROUP} * (TABLE * 32),
+      {POSITION}.x, {GROUPS}.x, {POSITION}.y * NSG + {SIMDGROUP}, {POSITION}.z, {LANE});
+""",
+    ),
+    "move_centroids": Definition(
+        ("common", "move"),
+        ("sums", "mass", "old", "shift", "scale", "going"),
+        ("c", "inner", "bias", "moved"),
+        f"""
+  move_centroid<SPHERICAL, FRAMED>(
+      sums, mass, old, shift, scale, going, c, inner, bias, moved, sums_shape[1], sums_shape[2],
+      {POSITION}.x, {POSITION}.y, {LANE});
+""",
+    ),
+    "top_rows": Definition(
+        ("common", "scores", "topk"),
+        (*POINTS_IN, "after_score", "after_index", "sizes"),
+        BEST,
+        f"""
+  {SCORES}
+  threadgroup float tile[2 * S::TILE];
+  threadgroup float bias_tile[2 * S::BN];
+  threadgroup float scratch[NSG * 8 * S::BN];
+  threadgroup float list_score[S::BM * 32];
+  threadgroup uint list_index[S::BM * 32];
+  top_rows<S, AFTER>(
+      {PROBLEM}, after_score, after_index, label, score, sizes[0], tile, bias_tile, scratch, list_score, list_index,
+      {POSITION}, {GROUPS}, {SIMDGROUP}, {LANE});
+""",
+    ),
+    "top_of_rows": Definition(
+        ("common", "topk"),
+        ("scores", "index", "after_score", "after_index", "sizes"),
+        BEST,
+        f"""
+  top_of_row<T, W, INDEXED, AFTER>(
+      scores, index, after_score, after_index, label, score, scores_shape[0], scores_shape[1], sizes[0],
+      {POSITION}.x * 4 + {SIMDGROUP}, {LANE});
+""",
+    ),
+}
+
+
+def source_text(name: str) -> str:
+    """A file of kernels/metal."""
+    return (files("flash_kmeans_mlx.kernels.metal") / f"{name}.metal").read_text(encoding="utf-8")
+
+
+def build(name: str) -> Callable[..., list[mx.array]]:
+    """The kernel of that name, made once by whatever `mx.fast.metal_kernel` is at the time."""
+    return _build(mx.fast.metal_kernel, name)
+
+
+@lru_cache(maxsize=64)
+def _build(factory: Any, name: str) -> Callable[..., list[mx.array]]:
+    definition = DEFINITIONS[name]
+    return factory(
+        name=f"flash_kmeans_{name}",
+        input_names=list(definition.inputs),
+        output_names=list(definition.outputs),
+        source=definition.source,
+        header="\n".join(source_text(header) for header in definition.headers),
+    )

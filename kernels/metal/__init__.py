@@ -1,0 +1,1 @@
+"""Metal sources, read as text; `backends/metal` launches them."""

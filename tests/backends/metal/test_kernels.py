@@ -1,0 +1,332 @@
+"""Every Metal kernel against float64, at three orders of thread execution; on a Mac the same on the GPU."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from helpers import EPS, tolerance
+from metal.compiler import why_not
+from metal.emulator import EmulatedKernel, emulation
+
+from flash_kmeans_mlx.backends.metal import kernels, launch
+from flash_kmeans_mlx.backends.metal.launch import Device
+
+DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+DIMS = (1, 3, 8, 17, 64, 130)
+SHAPES = tuple(itertools.product((1, 3), (1, 33, 1000), (1, 7, 65)))
+HIGHEST = np.uint32(0xFFFFFFFF)
+
+
+@pytest.fixture(autouse=True)
+def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not mx.metal.is_available():
+        if reason := why_not():
+            pytest.skip(reason)
+        monkeypatch.setattr(mx.fast, "metal_kernel", EmulatedKernel)
+
+
+def run(kernel: Callable[[], tuple[mx.array, ...]]) -> tuple[np.ndarray, ...]:
+    """The kernel's arrays, the same bits whatever the order of threads."""
+    results = []
+    for order in range(3):
+        with emulation(order=order):
+            results.append([np.array(a) for a in kernel()])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    return tuple(results[0])
+
+
+class Data(NamedTuple):
+    """Points, centroids and bias, with the frame or None; `rows` are the points in the frame, exactly."""
+
+    x: mx.array
+    c: mx.array
+    bias: mx.array
+    shift: mx.array | None
+    factor: mx.array | None
+    rows: np.ndarray
+
+    @property
+    def frame(self) -> tuple[mx.array | None, mx.array | None]:
+        return self.shift, self.factor
+
+    @property
+    def scores(self) -> np.ndarray:
+        return np.einsum("bnd,bkd->bnk", self.rows, np.array(self.c, np.float64)) + np.array(self.bias, np.float64)[:, None]
+
+    @property
+    def tolerance(self) -> float:
+        """Rounding of a score, absolute."""
+        largest = np.linalg.norm(self.rows, axis=-1).max() * np.linalg.norm(np.array(self.c), axis=-1).max()
+        return tolerance(self.x.shape[2]) * (largest + np.abs(np.array(self.bias)).max() + 1e-30)
+
+
+def make(b: int, n: int, k: int, d: int, dtype: mx.Dtype, *, framed: bool, integers: bool = False) -> Data:
+    rng = np.random.default_rng(1000 * n + 10 * k + d)
+
+    def draw(*shape: int) -> np.ndarray:
+        values = rng.integers(-2, 3, shape) if integers else rng.standard_normal(shape)
+        return values.astype(np.float32)
+
+    x, c = mx.array(draw(b, n, d) + (3 if framed else 0)).astype(dtype), draw(b, k, d)
+    rows = np.array(x.astype(mx.float32), np.float64)
+    bias = (-0.5 * np.square(c.astype(np.float64)).sum(-1)).astype(np.float32)
+    if not framed:
+        return Data(x, mx.array(c), mx.array(bias), None, None, rows)
+    shift = np.full((b, d), 3, np.float32) + np.arange(d, dtype=np.float32) % 2
+    factor = np.ldexp(1.0, np.arange(b) - 1).astype(np.float32)
+    rows = (rows - shift[:, None]) * factor[:, None, None]
+    return Data(x, mx.array(c), mx.array(bias), mx.array(shift), mx.array(factor), rows)
+
+
+def variant(d: int) -> tuple[mx.Dtype, bool]:
+    """One dtype, and framed or not, for each D, so that few kernels are compiled."""
+    at = DIMS.index(d)
+    return DTYPES[at % 3], at % 2 == 0
+
+
+def check_best(data: Data, label: np.ndarray, score: np.ndarray) -> None:
+    truth = data.scores
+    assert label.max() < truth.shape[-1]
+    chosen = np.take_along_axis(truth, label[..., None].astype(np.int64), -1)[..., 0]
+    assert (truth.max(-1) - chosen).max() <= data.tolerance
+    assert np.abs(score - truth.max(-1)).max() <= data.tolerance
+
+
+@pytest.mark.parametrize("d", DIMS)
+@pytest.mark.parametrize(("b", "n", "k"), SHAPES)
+def test_assign(b: int, n: int, k: int, d: int) -> None:
+    dtype, framed = variant(d)
+    data = make(b, n, k, d, dtype, framed=framed)
+    check_best(data, *run(lambda: kernels.assign(data.x, data.c, data.bias, *data.frame)))
+
+
+@pytest.mark.parametrize("d", [3, 17, 130])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_assign_ties_go_to_the_lowest_index(d: int, dtype: mx.Dtype) -> None:
+    for framed in (False, True):
+        data = make(1, 133, 150, d, dtype, framed=framed, integers=True)
+        c = mx.concatenate([data.c, data.c], axis=1)
+        bias = mx.concatenate([data.bias, data.bias], axis=1)
+        label, _ = run(lambda data=data, c=c, bias=bias: kernels.assign(data.x, c, bias, *data.frame))
+        np.testing.assert_array_equal(label, data.scores.argmax(-1))
+
+
+@pytest.mark.parametrize("d", [17, 64, 128, 130])
+def test_assign_by_the_second_candidate(d: int) -> None:
+    data = make(2, 300, 130, d, mx.float32, framed=False)
+    config = launch.assign_configs(d)[1]
+    check_best(data, *run(lambda: kernels.assign(data.x, data.c, data.bias, config=config)))
+
+
+@pytest.mark.parametrize("d", [3, 17])
+def test_assign_in_parts(d: int) -> None:
+    data = make(1, 33, 2500, d, mx.float32, framed=True, integers=True)
+    gpu = Device("applegpu_g13s")
+    assert launch.assign_launch(launch.assign_configs(d)[0], 1, 33, 2500, gpu).grid[2] > 1
+    label, _ = run(lambda: kernels.assign(data.x, data.c, data.bias, *data.frame, device=gpu))
+    np.testing.assert_array_equal(label, data.scores.argmax(-1))
+
+
+@pytest.mark.parametrize("d", [3, 17, 130])
+def test_bad_rows_and_excluded_centroids(d: int) -> None:
+    data = make(1, 100, 65, d, mx.float32, framed=False)
+    bias = np.array(data.bias)
+    bias[0, [0, 64]] = -np.inf
+    with emulation():
+        clean = np.array(kernels.assign(data.x, data.c, mx.array(bias))[0])
+    assert not np.isin(clean, [0, 64]).any()
+    x = np.array(data.x)
+    x[0, 5, d - 1] = np.nan
+    x[0, 7] = np.inf
+    label, score = run(lambda: kernels.assign(mx.array(x), data.c, mx.array(bias)))
+    others = np.delete(np.arange(100), [5, 7])
+    np.testing.assert_array_equal(label[0, others], clean[0, others])
+    assert label.max() < 65
+    assert label[0, 5] == 0
+    assert score[0, 5] == -np.inf
+    none = mx.full(bias.shape, -mx.inf)
+    label, score = run(lambda: kernels.assign(data.x, data.c, none))
+    assert not label.any()
+    assert (score == -np.inf).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("k", [1, 7, 8, 65, 1001])
+def test_argmax(k: int, dtype: mx.Dtype) -> None:
+    rng = np.random.default_rng(k)
+    for r in (1, 33, 200):
+        values = rng.integers(-4, 0, (r, k)).astype(np.float32)
+        values[rng.random((r, k)) < 0.1] = -np.inf
+        label, score = run(lambda values=values: kernels.argmax(mx.array(values).astype(dtype)))
+        np.testing.assert_array_equal(label, values.argmax(1))
+        np.testing.assert_array_equal(score, values.max(1))
+
+
+def test_argmax_skips_nan() -> None:
+    values = np.array([[np.nan, -1, 3, 3], [np.nan] * 4], np.float32)
+    label, score = run(lambda: kernels.argmax(mx.array(values)))
+    np.testing.assert_array_equal(label, [2, 0])
+    np.testing.assert_array_equal(score, [3, -np.inf])
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (33, 7), (1000, 65), (2500, 300), (1, 20000), (3000, 20000)])
+def test_counting_sort(n: int, k: int) -> None:
+    labels = np.random.default_rng(n).integers(0, k + k // 4 + 1, (3, n)).astype(np.uint32)
+    labels[1] = np.where(np.arange(n) % 20, k // 2, labels[1])
+    labels[2, : n // 2] = HIGHEST
+    order, offsets = run(lambda: kernels.counting_sort(mx.array(labels), k))
+    for b in range(3):
+        rows = np.flatnonzero(labels[b] < k)
+        np.testing.assert_array_equal(order[b, : len(rows)], rows[np.argsort(labels[b, rows], kind="stable")])
+        np.testing.assert_array_equal(offsets[b], np.searchsorted(np.sort(labels[b, rows]), np.arange(k + 1)))
+
+
+def check_sums(data: Data, labels: np.ndarray, k: int, weights: np.ndarray | None) -> None:
+    given = None if weights is None else mx.array(weights)
+    sums, mass, counts = run(lambda: kernels.accumulate(data.x, mx.array(labels), k, given, *data.frame))
+    for b, rows in enumerate(data.rows):
+        w = np.ones(len(rows)) if weights is None else np.maximum(weights[b], 0.0).astype(np.float64)
+        w = np.where(labels[b] < k, w, 0.0)
+        own = np.minimum(labels[b], k - 1)
+        truth, size = np.zeros((2, k, rows.shape[1]))
+        np.add.at(truth, own, rows * w[:, None])
+        np.add.at(size, own, np.abs(rows) * w[:, None])
+        growth = 8 + np.sqrt(len(rows)) / 4  # hundreds of rows are added one after another where K is small
+        assert (np.abs(sums[b] - truth) <= growth * EPS["float32"] * size).all()
+        np.testing.assert_allclose(mass[b], np.bincount(own, w, k), rtol=8 * EPS["float32"])
+        np.testing.assert_array_equal(counts[b], np.bincount(own[w > 0], minlength=k))
+
+
+def random_weights(b: int, n: int) -> np.ndarray:
+    rng = np.random.default_rng(n)
+    return (rng.random((b, n)) * (rng.random((b, n)) < 0.8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("d", DIMS)
+@pytest.mark.parametrize(("b", "n", "k"), SHAPES)
+def test_accumulate(b: int, n: int, k: int, d: int) -> None:
+    dtype, framed = variant(d)
+    data = make(b, n, k, d, dtype, framed=framed)
+    rng = np.random.default_rng(k)
+    labels = rng.integers(0, k, (b, n)).astype(np.uint32)
+    labels[0, rng.random(n) < 0.95] = k // 2
+    check_sums(data, labels, k, random_weights(b, n) if d in (3, 8, 64) else None)
+
+
+@pytest.mark.parametrize("k", [8, 70])
+@pytest.mark.parametrize(
+    ("weighted", "framed", "dtype"), [(True, True, 1), (False, True, 2), (True, False, 0), (False, False, 0)]
+)
+def test_accumulate_at_the_edges_of_chunks(k: int, weighted: bool, framed: bool, dtype: int) -> None:
+    sizes = [1024, 1025, 0, 1280, 1, 600, 2049, 255]
+    labels = np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)[None]
+    n = labels.size
+    plan = launch.segments(1, n, k, 17)
+    assert (plan.chunk, plan.whole) == (256, 1024)
+    data = make(1, n, k, 17, DTYPES[dtype], framed=framed)
+    weights = random_weights(1, n) if weighted else None
+    check_sums(data, labels, k, weights)
+    labels[0, ::10] = HIGHEST
+    check_sums(data, labels, k, weights)
+    check_sums(data, np.full_like(labels, k - 1), k, weights)
+    check_sums(data, np.full_like(labels, k), k, weights)
+
+
+@pytest.mark.parametrize("d", [3, 130])
+@pytest.mark.parametrize(("spherical", "framed"), [(False, False), (False, True), (True, False)])
+def test_move_centroids(d: int, spherical: bool, framed: bool) -> None:
+    """As float64 would: equal to the rounded quotient, but for the last bit of very few."""
+    rng = np.random.default_rng(d)
+    b, k = 3, 70
+    sums, old = rng.standard_normal((2, b, k, d)).astype(np.float32)
+    mass = rng.integers(1, 100, (b, k)).astype(np.float32)
+    mass[0, 3], sums[0, 3] = 0, 0
+    going = np.array([True, True, False])
+    shift = rng.normal(0, 1, (b, d)).astype(np.float32) if framed else np.zeros((b, d), np.float32)
+    scale = np.ldexp(1.0, np.arange(b) - 1).astype(np.float32) if framed else np.ones(b, np.float32)
+    frame = [mx.array(shift), mx.array(scale)] if framed else []
+    c, inner, bias, moved = run(
+        lambda: kernels.move_centroids(
+            mx.array(sums), mx.array(mass), mx.array(old), mx.array(going), *frame, spherical=spherical
+        )
+    )
+    size = np.linalg.norm(sums.astype(np.float64), axis=-1) if spherical else mass.astype(np.float64)
+    truth = sums / np.where(size > 0, size, 1)[..., None] * scale[:, None, None].astype(np.float64) + shift[:, None]
+    truth = np.where((going[:, None] & (mass > 0))[..., None], truth, old).astype(np.float32)
+    assert (c != truth).mean() <= 1e-4
+    np.testing.assert_allclose(c, truth, rtol=EPS["float32"])
+    own = (c.astype(np.float64) - shift[:, None]) / scale[:, None, None]
+    np.testing.assert_array_equal(inner, own.astype(np.float32))
+    square = np.square(inner.astype(np.float64)).sum(-1)
+    np.testing.assert_allclose(bias, 0 * square if spherical else -0.5 * square, rtol=EPS["float32"])
+    np.testing.assert_allclose(moved, np.square(c.astype(np.float64) - old).sum(-1), rtol=tolerance(d))
+
+
+def check_top(truth: np.ndarray, label: np.ndarray, score: np.ndarray, k: int, atol: float) -> None:
+    best = -np.sort(-truth, axis=-1)[..., :k]
+    chosen = np.take_along_axis(truth, label.astype(np.int64), -1)
+    assert np.abs(chosen - best).max() <= atol
+    assert np.abs(score - best).max() <= atol
+    assert all(len(set(row)) == k for row in label.reshape(-1, k).tolist())
+
+
+@pytest.mark.parametrize("d", [3, 17, 130])
+@pytest.mark.parametrize("k", [1, 7, 65])
+def test_topk(k: int, d: int) -> None:
+    dtype, framed = variant(d)
+    for b, n in ((1, 1), (3, 33)):
+        data = make(b, n, k, d, dtype, framed=framed)
+        for top in sorted({1, min(k, 5), min(k, 32), min(k, 40)}):
+            label, score = run(lambda data=data, top=top: kernels.topk(data.x, data.c, data.bias, top, *data.frame))
+            check_top(data.scores, label, score, top, data.tolerance)
+
+
+@pytest.mark.parametrize("top", [5, 40])
+@pytest.mark.parametrize("k", [150, 1000])
+def test_topk_ties_in_order_and_parts(k: int, top: int) -> None:
+    data = make(1, 33, k, 17, mx.float32, framed=True, integers=True)
+    gpu = Device("applegpu_g13s")
+    assert (launch.topk_launch(launch.topk_config(17), 1, 33, k, gpu).grid[2] > 1) == (k == 1000)
+    label, _ = run(lambda: kernels.topk(data.x, data.c, data.bias, top, *data.frame, device=gpu))
+    np.testing.assert_array_equal(label, np.argsort(-data.scores, -1, kind="stable")[..., :top])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_top_of_rows(dtype: mx.Dtype) -> None:
+    rng = np.random.default_rng(0)
+    for r, m, top in ((1, 1, 1), (1, 7, 7), (33, 65, 32), (33, 150, 100)):
+        values = rng.integers(-4, 4, (r, m)).astype(np.float32)
+        values[rng.random((r, m)) < 0.1] = -np.inf
+        label, score = run(lambda values=values, top=top: kernels.top_of_rows(mx.array(values).astype(dtype), top))
+        order = np.argsort(-values, -1, kind="stable")[:, :top]
+        np.testing.assert_array_equal(label, order)
+        np.testing.assert_array_equal(score, np.take_along_axis(values, order, -1))
+
+
+def test_top_of_rows_ranks_nan_last() -> None:
+    values = np.array([[np.nan, -1, 3, np.nan, 3, 2, 0, 1, -np.inf]], np.float32)
+    label, _ = run(lambda: kernels.top_of_rows(mx.array(values), 9))
+    np.testing.assert_array_equal(label, [[2, 4, 5, 7, 6, 1, 0, 3, 8]])
+
+
+def test_kernels_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by what mx.fast.metal_kernel is at the time of the call."""
+    made: list[str] = []
+
+    def factory(**arguments: Any) -> Callable[..., list[mx.array]]:
+        made.append(arguments["name"])
+        return lambda **call: [
+            mx.zeros(shape, dtype) for shape, dtype in zip(call["output_shapes"], call["output_dtypes"], strict=True)
+        ]
+
+    monkeypatch.setattr(mx.fast, "metal_kernel", factory)
+    for k in (10, 100):
+        kernels.argmax(mx.zeros((3, k)))
+    assert made == ["flash_kmeans_argmax"]
