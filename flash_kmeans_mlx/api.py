@@ -199,9 +199,8 @@ def assigned(
     if kind.unit_points:
         c = kind.start(c).astype(np.float32)
     weights = validation.weights(sample_weight, data, check_finite)
-    problem = backends.Problem(
-        data.x, c.shape[1], kind, data.given_shape, weights, validation.cap(max_mem_gb, data), check_finite
-    )
+    max_bytes = validation.cap(max_mem_gb)
+    problem = backends.Problem(data.x, c.shape[1], kind, data.given_shape, weights, max_bytes, data.copied, check_finite)
     with backends.open_points(backends.resolve(backend), problem) as points:
         points.reset()
         points.assign(c, np.ones(len(c), bool))

@@ -86,8 +86,10 @@ class FlashKMeans:
     def fit(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> FlashKMeans:
         """Cluster x (B, N, D) or (N, D); returns self."""
         data = self._check_d(x)
+        validation.check_count("k", self.k, 1, data.shape[1], "N", data.given_shape)
+        validation.check_count("niter", self.niter, 0)
         result = fit(
-            validation.metric(self.metric), data.given, self.k, self.niter, self.tol, init_centroids, self.verbose,
+            validation.metric(self.metric), data, self.k, self.niter, self.tol, init_centroids, self.verbose,
             init=self.init, seed=self.seed, sample_weight=sample_weight, n_init=self.n_init, empty=self.empty,
             compiled=self.compiled, max_mem_gb=self.max_mem_gb, backend=self.backend, check_finite=self.check_finite,
         )  # fmt: skip
@@ -120,8 +122,8 @@ class FlashKMeans:
         data = self._check_fitted(x)
         c = self._numpy_centroids()
         c = np.broadcast_to(c, (data.shape[0], *c.shape[-2:]))
+        step = self._transform_rows(data, c.shape[1])
         out = np.empty((data.shape[0], data.shape[1], c.shape[1]), np.float32)
-        step = max(1, (1 << 20) // max(c.shape[1], data.shape[2]))
         for b, member in enumerate(c):
             for s in range(0, data.shape[1], step):
                 rows = np.asarray(validation.to_numpy(data.x[b, s : s + step]), np.float64)
@@ -129,6 +131,15 @@ class FlashKMeans:
                     validation.check_magnitude(np.abs(rows).max(), data.given_shape)
                 out[b, s : s + step] = validation.metric(self.metric).distances(rows, member.astype(np.float64))
         return data.give(out, array=True)
+
+    def _transform_rows(self, data: validation.Data, k: int) -> int:
+        """Rows of a tile of `transform`, so that tiles and the result stay under the cap."""
+        (b, n, d), limit = data.shape, validation.cap(self.max_mem_gb)
+        held = data.copied + 4 * b * n * k * (1 + data.mlx) + 64 * b * k * d + (1 << 16)
+        row = 8 * (6 * d + 4 * k)
+        validation.check_cap(limit, held + min(n, 64) * row, data.given_shape, k, "for its distances", "transform fewer points")
+        most = max(64, (1 << 20) // max(k, d))
+        return min(most, (limit - held) // row) if limit else most
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to one safetensors file, atomically; `load` reads it on any machine."""
@@ -169,8 +180,8 @@ class FlashKMeans:
         return model
 
     def _assigned(self, x: Any, sample_weight: Any) -> AbstractContextManager[tuple[validation.Data, Points, np.ndarray]]:
-        given = self._check_fitted(x).given
-        return assigned(given, self.centroids, self.metric, sample_weight, self.max_mem_gb, self.backend, self.check_finite)
+        data = self._check_fitted(x)
+        return assigned(data, self.centroids, self.metric, sample_weight, self.max_mem_gb, self.backend, self.check_finite)
 
     def _numpy_centroids(self) -> np.ndarray:
         return np.array(self.centroids, np.float32)

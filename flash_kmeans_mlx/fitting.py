@@ -57,14 +57,14 @@ def fit(
     if not isinstance(init, str) and not callable(init):
         n_init = 1  # every run would be the same
     backend = backends.resolve(backend)
-    max_bytes = validation.cap(max_mem_gb, data)
     problem = backends.Problem(
         data.x,
         n_clusters,
         metric,
         data.given_shape,
         weights,
-        max_bytes,
+        validation.cap(max_mem_gb),
+        data.copied,
         check_finite,
         compiled,
         n_init,

@@ -18,6 +18,7 @@ SAMPLE_ROWS = 64  # a mean within an eighth of the spread is all that a shift ne
 FAR = 4.0  # shift where ||mean||^2 is more than this many times the variance: costs at most two bits otherwise
 LARGE_UNIT, SMALL_UNIT = 2.0**100, 2.0**-100  # the same for cosine
 LARGE, SMALL = 2.0**40, 2.0**-40  # magnitudes whose squares, summed over any D, stay inside float32
+REACH = 2.0**60  # norms of centroids whose squares do
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,12 @@ class Frame:
 
     def inward(self, c: np.ndarray) -> np.ndarray:
         """Centroids (B, K, D) in the frame, float32."""
-        if self.spherical or self.identity.all():
+        if self.spherical:
             return np.ascontiguousarray(c, np.float32)
-        return ((c.astype(np.float64) - self.shift[:, None]) / self.scale[:, None, None]).astype(np.float32)
+        inner = c if self.identity.all() else (c.astype(np.float64) - self.shift[:, None]) / self.scale[:, None, None]
+        if np.abs(inner).max() > REACH / 64:  # so may the norm, up to 4096 dimensions
+            inner = _drawn_in(inner.astype(np.float64))
+        return np.ascontiguousarray(inner, np.float32)
 
     def outward(self, c: np.ndarray) -> np.ndarray:
         """Centroids (B, K, D) float64 of the frame in the user's coordinates, float32."""
@@ -54,6 +58,16 @@ class Frame:
     def rows(self, x: np.ndarray, b: int) -> np.ndarray:
         """Rows (n, D) of member b in the frame, float64."""
         return (x.astype(np.float64) - self.shift[b]) / self.scale[b]
+
+
+def _drawn_in(c: np.ndarray) -> np.ndarray:
+    """Centroids with norms beyond REACH, whose squares would overflow, in the same order just beyond it.
+
+    Seen from there, all points are at the origin: the order of the norms is the order of the distances.
+    """
+    norm = np.linalg.norm(c, axis=-1, keepdims=True)
+    excess = np.log2(np.maximum(norm, REACH) / REACH)
+    return np.where(excess > 0, c / np.maximum(norm, REACH) * (REACH * (1 + excess / 512)), c)
 
 
 def sample_step(n: int) -> int:
@@ -92,7 +106,7 @@ def _refuse_unresolved(mean: np.ndarray, variance: np.ndarray) -> None:
     """Float64 points so far out that float32 centroids could not tell them apart."""
     step = np.spacing(np.abs(mean).max(1).astype(np.float32)).astype(np.float64)
     spread = np.sqrt(np.maximum(variance, 0.0) / mean.shape[1])
-    lost = (spread > 2.0**-40 * np.abs(mean).max(1)) & (4 * step > spread)  # less is rounding of equal points
+    lost = (spread > 2.0**-48 * np.abs(mean).max(1)) & (4 * step > spread)  # less is rounding of equal points
     if lost.any():
         b = int(lost.argmax())
         raise ValueError(

@@ -110,14 +110,16 @@ def _parallel_member(points: Points, b: int, n_clusters: int, rng: np.random.Gen
     if len(candidates) < n_clusters:
         unused = np.setdiff1d(np.arange(n), candidates)
         return np.concatenate([candidates, rng.choice(unused, n_clusters - len(candidates), replace=False)])
-    mass = np.bincount(owner, weights=weights, minlength=len(candidates)).astype(np.float32)
-    with points.like(points.rows(b, candidates)[None], mass[None]) as few:
+    mass = np.zeros(len(candidates))
+    for c in _chunks(n):
+        mass += np.bincount(owner[c], weights=None if weights is None else weights[c], minlength=len(candidates))
+    with points.like(points.rows(b, candidates)[None], mass[None].astype(np.float32)) as few:
         return candidates[kmeans_plusplus(few, n_clusters, rng)[0]]
 
 
 def _oversample(cost: np.ndarray, weights: np.ndarray | None, k: int, rng: np.random.Generator) -> np.ndarray:
     """Points drawn independently, about OVERSAMPLING * k of them, by weight times cost."""
-    chunks = [slice(lo, lo + CHUNK) for lo in range(0, len(cost), CHUNK)]
+    chunks = _chunks(len(cost))
 
     def potential(c: slice) -> np.ndarray:
         return cost[c] * (np.float64(1) if weights is None else weights[c].astype(np.float64))
@@ -134,8 +136,20 @@ def _first(weights: np.ndarray | None, n: int, uniform: float) -> int:
 
 def draw_points(potential: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """Indices at uniforms (L,) in [0, 1) of the cumulative potential (N,), or -1 where there is none."""
-    total = np.cumsum(potential, dtype=np.float64)
-    if total[-1] <= 0:
+    sums = np.array([potential[c].sum(dtype=np.float64) for c in _chunks(len(potential))])
+    ends = np.cumsum(sums)
+    if ends[-1] <= 0:
         return np.full(len(uniforms), -1, np.int64)
-    last = len(potential) - 1 - int((potential[::-1] > 0).argmax())  # rounding must not draw beyond it
-    return np.minimum(np.searchsorted(total, uniforms * total[-1], side="right"), last)
+    drawn = uniforms * ends[-1]
+    chunk = np.minimum(np.searchsorted(ends, drawn, side="right"), np.flatnonzero(sums)[-1])
+    out = np.empty(len(uniforms), np.int64)
+    for c in np.unique(chunk):
+        inside = potential[c * CHUNK : (c + 1) * CHUNK]
+        last = len(inside) - 1 - int((inside[::-1] > 0).argmax())  # rounding must not draw beyond it
+        within = np.searchsorted(np.cumsum(inside, dtype=np.float64), drawn[chunk == c] - (ends[c] - sums[c]), side="right")
+        out[chunk == c] = c * CHUNK + np.minimum(within, last)
+    return out
+
+
+def _chunks(n: int) -> list[slice]:
+    return [slice(lo, min(lo + CHUNK, n)) for lo in range(0, n, CHUNK)]

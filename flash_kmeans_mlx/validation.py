@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class Data:
         x: (B, N, D), `mx.array` (float32, float16, bfloat16) or NumPy array (float32, float64, float16), any strides.
         mlx: the caller gave an `mx.array` and gets `mx.array` back.
         batched: the caller gave three dimensions; otherwise B is dropped from results.
-        copied: bytes that converting it took, which count towards `max_mem_gb`.
+        copied: bytes that converting it took at most, which count towards `max_mem_gb`.
     """
 
     x: Any
@@ -37,11 +37,6 @@ class Data:
     def shape(self) -> tuple[int, int, int]:
         """(B, N, D)."""
         return tuple(self.x.shape)
-
-    @property
-    def given(self) -> Any:
-        """x without the batch dimension that the caller did not write; passes `data` again as it is."""
-        return self.x if self.batched else self.x[0]
 
     @property
     def given_shape(self) -> tuple[int, ...]:
@@ -59,6 +54,8 @@ class Data:
 
 def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
     """Points as (B, N, D), converted only where a backend could not read them."""
+    if isinstance(x, Data):
+        return x
     is_mlx, given = isinstance(x, mx.array), x
     if not is_mlx:
         x = _numpy(x, name)
@@ -70,40 +67,52 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
         if x.dtype not in _MLX_FLOATS:
             if x.dtype == mx.complex64:
                 raise TypeError(f"{name} must be real, got {x.dtype}")
-            x = x.astype(mx.float32)
-        mx.eval(x)
-    if dtype is not None:
-        x = _cast(x, dtype, name)
-    batched = x.ndim == 3
+            x = _numpy(np.asarray(x), name)
+        else:
+            mx.eval(x)
     kept = x is given or (isinstance(x, np.ndarray) and isinstance(given, np.ndarray) and np.may_share_memory(x, given))
-    return Data(x if batched else x[None], is_mlx, batched, 0 if kept else x.nbytes)
+    copied = 0 if kept else x.nbytes
+    if dtype is not None:
+        before, x = x, _cast(x, dtype, name)
+        copied += 0 if x is before else 2 * x.nbytes  # strides or libraries may take a second copy on the way
+    batched = x.ndim == 3
+    return Data(x if batched else x[None], is_mlx, batched, copied)
 
 
 def _numpy(x: Any, name: str) -> np.ndarray:
     if isinstance(x, mx.array):
         return to_numpy(x)
+    if np.ma.isMaskedArray(x):
+        raise TypeError(f"{name} must not be a masked array; fill or drop its masked values first")
     try:
         x = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from error
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
+    if x.dtype.kind in "iub" and not _exact_in_float32(x):
+        return x.astype(np.float64)
     if x.dtype.kind in "iub" or x.dtype.itemsize > np.dtype(np.float64).itemsize:
         return _converted(x, np.float32, name)
-    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+    return x if x.dtype.isnative and x.flags.aligned else x.astype(x.dtype.newbyteorder("="))
+
+
+def _exact_in_float32(x: np.ndarray) -> bool:
+    """Whether these integers are float32 numbers for sure."""
+    return x.dtype.itemsize <= 2 or x.size == 0 or max(int(x.max()), -int(x.min())) <= 1 << 24
 
 
 def _converted(x: np.ndarray, dtype: Any, name: str) -> np.ndarray:
     """`x.astype(dtype)` without a copy if it has that dtype, refusing finite values that would become Inf."""
     if x.dtype == dtype:
         return x
-    with np.errstate(over="ignore"):
-        y = x.astype(dtype)
-    if np.isinf(y).sum() != np.isinf(x).sum():
+    try:
+        with np.errstate(over="raise"):
+            return x.astype(dtype)
+    except FloatingPointError:
         raise ValueError(
             f"{name} must fit in {np.dtype(dtype)}, got a magnitude of {np.abs(x).max():.3g} ({name}.shape={_s(x)}); rescale it"
-        )
-    return y
+        ) from None
 
 
 def _cast(x: Any, dtype: Any, name: str) -> Any:
@@ -111,13 +120,32 @@ def _cast(x: Any, dtype: Any, name: str) -> Any:
     if key not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)} or None for x's own")
     if isinstance(x, mx.array):
-        y = mx.contiguous(x.astype(DTYPES[key]))
-        if mx.isinf(y).sum().item() != mx.isinf(x).sum().item():
-            raise ValueError(f"{name} must fit in {key}, got larger values ({name}.shape={_s(x)}); rescale it")
-        return y
-    if key == "bfloat16":
-        return mx.array(np.ascontiguousarray(_converted(x, np.float32, name))).astype(mx.bfloat16)
-    return _converted(x, np.dtype(key), name)
+        return x if x.dtype == DTYPES[key] else _cast_mlx(x, key, name)
+    if key != "bfloat16":
+        return _converted(x, np.dtype(key), name)
+    bits = np.empty(x.shape, np.uint16)  # which NumPy has no floats for
+    for index, rows in _pieces(x):
+        bits[index] = mx.array(np.ascontiguousarray(_converted(rows, np.float32, name))).astype(mx.bfloat16).view(mx.uint16)
+    return mx.array(bits).view(mx.bfloat16)
+
+
+def _cast_mlx(x: mx.array, key: str, name: str) -> mx.array:
+    y = mx.contiguous(x.astype(DTYPES[key]))
+    mx.eval(y)
+    if key == "float16":  # the others reach as far as float32
+        for index, rows in _pieces(x):
+            if (mx.isinf(y[index]) != mx.isinf(rows)).any():
+                raise ValueError(f"{name} must fit in {key}, got larger values ({name}.shape={_s(x)}); rescale it")
+    return y
+
+
+def _pieces(x: Any) -> Iterator[tuple[Any, Any]]:
+    """(index, x[index]) along the rows, 256K values or one row at a time."""
+    step = max(1, (1 << 18) // x.shape[-1])
+    for lead in np.ndindex(*x.shape[:-2]):
+        for lo in range(0, x.shape[-2], step):
+            index = (*lead, slice(lo, lo + step))
+            yield index, x[index]
 
 
 def check_count(name: str, value: Any, low: int, high: int | None = None, bound: str = "", shape: Any = None) -> int:
@@ -149,15 +177,19 @@ def check_choice(name: str, value: Any, choices: Sequence[str], other: str = "")
     return value
 
 
-def cap(max_mem_gb: Any, data: Data) -> int:
-    """`max_mem_gb` in bytes, less what converting x took."""
-    limit = int(check_real("max_mem_gb", max_mem_gb) * 1e9)
-    if 0 < limit <= data.copied:
+def cap(max_mem_gb: Any) -> int:
+    """`max_mem_gb` in bytes."""
+    value = check_real("max_mem_gb", max_mem_gb)
+    return max(1, int(value * 1e9)) if value else 0
+
+
+def check_cap(max_bytes: int, need: float, shape: tuple[int, ...], n_clusters: int, where: str, cure: str) -> None:
+    """Refuse a cap (0: none) below what x of this shape needs."""
+    if 0 < max_bytes < need:
         raise ValueError(
-            f"max_mem_gb={max_mem_gb:g} must be > {data.copied / 1e9:.3g} GB, what converting x to {data.x.dtype} took"
-            f" (x.shape={data.given_shape}); convert it first, or raise it"
+            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that x.shape={shape} with"
+            f" n_clusters={n_clusters} needs {where}; {cure}"
         )
-    return limit - data.copied if limit else 0
 
 
 def metric(value: Any) -> Metric:

@@ -104,16 +104,34 @@ def test_a_cap_on_the_portable_backend(metric: str, shape: tuple[int, int, int, 
         assert_labels_optimal(x, result.centroids, result.labels, metric)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "transposed"])
-@pytest.mark.parametrize("metric", FITS)
-def test_a_cap_on_points_that_need_no_conversion(metric: str, dtype: str) -> None:
-    x = points(1, 30_000, 24)[0]
-    if dtype.startswith("float"):
-        given = x.astype(dtype)
-    else:
-        given = mx.array(x).astype(mx.bfloat16) if dtype == "bfloat16" else mx.array(np.ascontiguousarray(x.T)).T
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float64", "big-endian", "mlx-int32", "mlx-bfloat16", "mlx-transposed"])
+def test_a_cap_counts_conversions(dtype: str, backend: str) -> None:
+    x = np.random.default_rng(0).integers(0, 200, (30_000, 24))
+    if dtype == "mlx-transposed":
+        given = mx.array(np.ascontiguousarray(x.T).astype(np.float32)).T
+    elif dtype.startswith("mlx"):
+        given = mx.array(x).astype(getattr(mx, dtype.removeprefix("mlx-")))
         mx.eval(given)
-    check_cap(lambda cap: FITS[metric](given, 5, 2, max_mem_gb=cap, backend="cpu"))
+    else:
+        given = x.astype(">f4" if dtype == "big-endian" else dtype)
+    check_cap(lambda cap: fk.batch_kmeans_Euclid(given, 5, 2, max_mem_gb=cap, backend=backend))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+@pytest.mark.parametrize("library", [np.asarray, mx.array], ids=["numpy", "mlx"])
+def test_a_cap_counts_casts(library: Callable[[Any], Any], backend: str) -> None:
+    x = library(points(1, 30_000, 24)[0])
+    for dtype in ("float16", "bfloat16"):
+        check_cap(lambda cap, dtype=dtype: fk.batch_kmeans_Euclid(x, 5, 2, max_mem_gb=cap, backend=backend, dtype=dtype))
+
+
+def test_a_cap_on_the_reference_backend() -> None:
+    x = points(2, 3000, 11)
+    for metric, fit in FITS.items():
+        for o in options(x, 7, metric):
+            result = check_cap(lambda cap, o=o, fit=fit: fit(x, 7, 2, max_mem_gb=cap, backend="reference", **o))
+            assert_labels_optimal(x, result.centroids, result.labels, metric)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "portable"])
@@ -157,12 +175,17 @@ def test_a_cap_on_transform_counts_its_result(metric: str, library: Callable[[An
 N = 6_000_000  # 64 MB are 11 bytes per point
 
 
-N = 6_000_000  # 64 MB are 11 bytes per point
-
-
 @pytest.mark.parametrize(
     ("metric", "init", "weighted"),
-    [("euclidean", "random", True), ("euclidean", "k-means++", False), ("cosine", "random", True), ("dot", "k-means++", True)],
+    [
+        ("euclidean", "random", True),
+        ("euclidean", "k-means++", False),
+        ("euclidean", "k-means||", True),
+        ("cosine", "random", True),
+        ("cosine", "k-means++", True),
+        ("cosine", "k-means||", False),
+        ("dot", "k-means++", True),
+    ],
 )
 def test_the_bound_without_a_cap_for_many_points(metric: str, init: str, weighted: bool) -> None:
     x = points(1, N, 2)[0]

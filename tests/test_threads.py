@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +128,66 @@ def test_nothing_is_left_after_an_error(x: np.ndarray, blas_threads: int, monkey
         with pytest.raises((RuntimeError, ValueError), match=r"own|must"):
             call()
         assert (ours(), blas(), threading.active_count()) == ([], {blas_threads}, before)
+
+
+def test_blas_keeps_its_setting_while_fits_overlap_and_fail(blas_threads: int) -> None:
+    barrier = threading.Barrier(6)
+
+    def init(x: Any, n_clusters: int, rng: Any) -> Any:
+        turn = barrier.wait(60)  # all six are inside
+        assert blas() == {1}
+        barrier.wait(60)
+        if turn % 2:
+            raise RuntimeError("half of them fail")
+        return x[rng.choice(len(x), n_clusters, replace=False)]
+
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(fk.batch_kmeans_Euclid, LARGE, 22, 3, init=init, backend="cpu") for _ in range(6)]
+        errors = [f.exception() for f in futures]
+    assert sorted(str(e) for e in errors if e) == 3 * ["half of them fail"]
+    assert (ours(), blas()) == ([], {blas_threads})
+
+
+def test_the_last_fit_to_leave_restores_blas() -> None:
+    code = """
+import threading
+import numpy as np
+import scipy.linalg.cython_blas
+import flash_kmeans_mlx as fk
+from threadpoolctl import threadpool_info
+
+blas = lambda: [i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"]
+before = blas()
+inside, left, done = threading.Event(), threading.Event(), threading.Event()
+
+def first(x, n_clusters, _):
+    second.start()
+    assert inside.wait(60)
+    return x[:n_clusters]
+
+def last(x, n_clusters, _):
+    inside.set()
+    assert left.wait(60)
+    return x[:n_clusters]
+
+def fit(init, after, until=None):
+    fk.batch_kmeans_Euclid(np.eye(9), 3, init=init, backend="cpu")
+    after.set()
+    assert until is None or until.wait(60)  # the thread that came first is still there
+
+finished = threading.Event()
+one = threading.Thread(target=fit, args=(first, left, finished))
+second = threading.Thread(target=fit, args=(last, done))
+one.start()
+assert done.wait(60)
+during = blas()
+finished.set()
+one.join()
+second.join()
+assert during == blas() == before, (before, during, blas())
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "3"}
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=environment, timeout=120)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " ", "1e2", "²"])

@@ -14,7 +14,7 @@ from ..metrics import Metric
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "cost_of", "scoring_bias"]
+__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "cost_of", "scoring_bias", "unit_weights"]
 
 PENDING, STABLE, SETTLED = 0, 1, 2
 
@@ -29,7 +29,8 @@ class Problem:
         metric: the metric.
         given_shape: x.shape as the caller wrote it, for messages.
         weights: (B, N) float32, or None for ones.
-        max_bytes: cap on what is allocated beyond x; 0 for none.
+        max_bytes: cap on what is allocated beyond what the caller gave; 0 for none.
+        held: how much of it is in use already.
         check_finite: whether to look for NaN and Inf.
         compiled: whether MLX's graphs go through `mx.compile`.
         runs, init: how many times it will be fitted and how it will be seeded, for what that takes of `max_bytes`.
@@ -41,6 +42,7 @@ class Problem:
     given_shape: tuple[int, ...]
     weights: np.ndarray | None = None
     max_bytes: int = 0
+    held: int = 0
     check_finite: bool = True
     compiled: bool = True
     runs: int = 1
@@ -195,11 +197,20 @@ class Points(ABC):
         """Begin k-means++ with the point first[b] as the only centre of member b; rounds try `trials` candidates."""
 
 
-def cost_of(metric: Metric, value: Any, inverse: Any) -> Any:
-    """A point's cost in the frame from ||x - c||^2 or, for spherical metrics, from <x, c> and 1 / ||x||."""
+def unit_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (B, N) over a power of two per member, 1 at most, and those powers (B, 1): products stay inside float32."""
+    unit = np.exp2(np.ceil(np.log2(weights.max(1, keepdims=True)))).astype(np.float32)
+    return weights / unit, unit
+
+
+def cost_of(metric: Metric, value: np.ndarray, inverse: np.ndarray | None) -> np.ndarray:
+    """A point's cost in the frame from ||x - c||^2 or, for spherical metrics, from <x, c> and 1 / ||x||; in place."""
     if metric.unit_points:
-        return 1.0 - value * inverse
-    return -value if metric.spherical else value
+        value *= inverse
+        np.subtract(1.0, value, out=value)
+    elif metric.spherical:
+        np.negative(value, out=value)
+    return value
 
 
 def scoring_bias(metric: Metric, c: np.ndarray) -> np.ndarray:

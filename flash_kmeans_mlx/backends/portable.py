@@ -10,7 +10,7 @@ import numpy as np
 from .. import frame as frames
 from .. import validation
 from ..seeding import draw_points
-from .base import PENDING, STABLE, Points, Problem, Seeding, Step, cost_of, scoring_bias
+from .base import PENDING, STABLE, Points, Problem, Seeding, Step, cost_of, scoring_bias, unit_weights
 
 __all__ = ["PortablePoints"]
 
@@ -39,7 +39,7 @@ class PortablePoints(Points):
         self.inverse = self._inverse_norms() if metric.spherical else None  # (B, N)
         self.weights = None if weights is None else mx.array(weights)
         if metric.unit_points and self.inverse is not None:
-            self.weights = self.inverse if self.weights is None else self.weights * self.inverse
+            self.weights = self.inverse if weights is None else mx.array(unit_weights(weights)[0]) * self.inverse
         self._labels = mx.full((b, n), UNSET, mx.uint32)
         self._step_tile = mx.compile(_step_tile) if problem.compiled else _step_tile
         self._best = mx.compile(_best) if problem.compiled else _best
@@ -50,14 +50,13 @@ class PortablePoints(Points):
         problem, k = self.problem, self.problem.n_clusters
         arrays = 6 + problem.runs + 2 * (problem.weights is not None) + 2 * self.metric.spherical
         arrays += {"random": 4, "k-means++": 6, "k-means||": 12}.get(problem.init, 0)
-        held += 4 * b * n * arrays + (12 + (80 if problem.init == "k-means||" else 0)) * 4 * b * k * d + (1 << 18)
-        per_row = 4 * (3 * max(k, 2 + int(np.log(k))) + 5 * d + 8)
+        tables = 12 + (80 if problem.init == "k-means||" else 0)
+        held += problem.held + 4 * b * (n * arrays + k * d * tables) + (1 << 18)
+        rows = 5 if isinstance(problem.x, mx.array) else 12  # NumPy points pass through float64
+        per_row = 4 * (3 * max(k, 2 + int(np.log(k))) + rows * d + 8)
         least = held + min(n, LEAST_TILE) * b * per_row
-        if 0 < problem.max_bytes < least:
-            raise ValueError(
-                f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {least * 1.005 / 1e9:.3g} GB, the least that x.shape="
-                f"{problem.given_shape} with n_clusters={k} needs on the portable backend; raise it"
-            )
+        where = f"on the {self.backend} backend"
+        validation.check_cap(problem.max_bytes, least, problem.given_shape, k, where, "raise it")
         room = min(TILE_BYTES, (problem.max_bytes - held) // b) if problem.max_bytes else TILE_BYTES
         return max(min(n, LEAST_TILE), min(n, room // per_row))
 

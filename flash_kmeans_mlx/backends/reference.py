@@ -9,7 +9,7 @@ from .. import frame as frames
 from ..frame import Frame
 from ..metrics import unit_rows
 from ..seeding import draw_points
-from ..validation import check_magnitude
+from ..validation import check_cap, check_magnitude
 from .base import PENDING, STABLE, Points, Problem, Seeding, Step
 
 __all__ = ["ReferencePoints"]
@@ -26,13 +26,9 @@ class ReferencePoints(Points):
         super().__init__(problem)
         b, n, d = self.shape
         x, n_clusters, metric, weights = problem.x, problem.n_clusters, problem.metric, problem.weights
-        need = b * n * (n_clusters + 3 * d) * 8
-        if 0 < problem.max_bytes < need:
-            raise ValueError(
-                f"max_mem_gb={problem.max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB for x.shape"
-                f"={problem.given_shape} with n_clusters={n_clusters} on the reference backend, which does not tile;"
-                " use another backend"
-            )
+        need = problem.held + b * n * (2 * n_clusters + 6 * d + 8) * 8 + (1 << 18)
+        where = "on the reference backend, which does not tile"
+        check_cap(problem.max_bytes, need, problem.given_shape, n_clusters, where, "use another backend")
         raw = np.array(x.astype(mx.float32) if isinstance(x, mx.array) else x, np.float64)
         if problem.check_finite:
             check_magnitude(np.abs(raw).max((1, 2)), problem.given_shape)

@@ -1,61 +1,89 @@
-"""Rows of x as float32, shifted and scaled: how every kernel reads its points, whatever their dtype and strides."""
+"""Rows of x as float32, shifted and scaled: how every kernel reads its points, whatever their dtype and strides.
+
+Kernels take x by address, so that one compilation serves all. A source is the tuple (address, row_stride, column_stride,
+kind, direct, shift (D,) float64, factor); strides are in bytes, `direct` says that the rows can be used where they are.
+Sources of a batch are (address, member_stride, row_stride, column_stride, kind, direct (B,), shifts (B, D), factors (B,)).
+"""
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import carray, njit, types
+from numba.extending import intrinsic
 
 from .blas import JIT
 
+FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 0, 1, 2, 3
+
+
+@intrinsic
+def _pointer(_typing, address, dtype):
+    """The address as a pointer to values of dtype."""
+
+    def generate(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(dtype.dtype)(types.int64, dtype), generate
+
 
 @njit(**JIT)
-def _convert(x, lo, n, shift, factor, out):
+def member(sources, b):
+    """The source of member b."""
+    address, member_stride, row_stride, column_stride, kind, direct, shifts, factors = sources
+    return address + b * member_stride, row_stride, column_stride, kind, direct[b], shifts[b], factors[b]
+
+
+@njit(**JIT)
+def _convert(first, row_stride, column_stride, dtype, width, n, shift, factor, out):
     for i in range(n):
-        for d in range(x.shape[1]):
-            out[i, d] = (x[lo + i, d] - shift[d]) * factor
+        row = first + i * row_stride
+        if column_stride == width:
+            values = carray(_pointer(row, dtype), shift.size)
+            for d in range(shift.size):
+                out[i, d] = (values[d] - shift[d]) * factor
+        else:
+            for d in range(shift.size):
+                out[i, d] = (carray(_pointer(row + d * column_stride, dtype), 1)[0] - shift[d]) * factor
 
 
 @njit(**JIT)
-def _decode16(x, lo, n, shift, factor, left, rescale, out):
+def _decode16(first, row_stride, column_stride, left, rescale, n, shift, factor, out):
     # float16 and bfloat16 have the float32 layout but for the width of their exponent: moved into place as integers,
     # they are off by one power of two (`rescale`), denormals included.
     bits = out.view(np.int32)
     for i in range(n):
-        for d in range(x.shape[1]):
-            h = np.int32(x[lo + i, d])
-            bits[i, d] = ((h & 0x7FFF) << left) | ((h & 0x8000) << 16)
-        for d in range(x.shape[1]):
+        row = first + i * row_stride
+        if column_stride == 2:
+            values = carray(_pointer(row, np.uint16), shift.size)
+            for d in range(shift.size):
+                h = np.int32(values[d])
+                bits[i, d] = ((h & 0x7FFF) << left) | ((h & 0x8000) << 16)
+        else:
+            for d in range(shift.size):
+                h = np.int32(carray(_pointer(row + d * column_stride, np.uint16), 1)[0])
+                bits[i, d] = ((h & 0x7FFF) << left) | ((h & 0x8000) << 16)
+        for d in range(shift.size):
             out[i, d] = (out[i, d] * rescale - shift[d]) * factor
 
 
-def read_rows(x, lo, n, frame, out):
-    """Rows lo:lo+n of x (N, D) in the frame, float32 (n, D): in `out`, or x's own memory where nothing needs doing.
-
-    frame: (direct, shift (D,), factor, left, rescale); x: float32 or float64, or uint16 holding the bits of float16
-    (left=13, rescale=2**112) or bfloat16 (left=16, rescale=1).
-    """
-    raise NotImplementedError  # compiled only: the overload below
-
-
-@overload(read_rows)
-def _read_rows(x, lo, n, frame, out):
-    if x.dtype == types.uint16:
-
-        def read(x, lo, n, frame, out):
-            _decode16(x, lo, n, frame[1], frame[2], frame[3], frame[4], out)
-            return out[:n]
-
-    elif x.dtype == types.float32 and x.layout == "C":
-
-        def read(x, lo, n, frame, out):
-            if frame[0]:
-                return x[lo : lo + n]
-            _convert(x, lo, n, frame[1], frame[2], out)
-            return out[:n]
-
+@njit(**JIT)
+def read_rows(source, lo, n, out):
+    """Rows lo:lo+n in the frame, float32 (n, D): in `out`, or x's own memory where nothing needs doing."""
+    address, row_stride, column_stride, kind, direct, shift, factor = source
+    first = address + lo * row_stride
+    if direct:
+        return carray(_pointer(first, np.float32), (n, shift.size))
+    if kind == FLOAT32:
+        _convert(first, row_stride, column_stride, np.float32, 4, n, shift, factor, out)
+    elif kind == FLOAT64:
+        _convert(first, row_stride, column_stride, np.float64, 8, n, shift, factor, out)
+    elif kind == FLOAT16:
+        _decode16(first, row_stride, column_stride, 13, np.float32(2.0**112), n, shift, factor, out)
     else:
+        _decode16(first, row_stride, column_stride, 16, np.float32(1.0), n, shift, factor, out)
+    return out[:n]
 
-        def read(x, lo, n, frame, out):
-            _convert(x, lo, n, frame[1], frame[2], out)
-            return out[:n]
 
-    return read
+@njit(**JIT)
+def kept_rows(source, rows):
+    """The source of rows (N, D) that were read into an array."""
+    _, shift, factor = source[4:]
+    return np.int64(rows.ctypes.data), 4 * shift.size, 4, FLOAT32, True, shift, factor

@@ -12,7 +12,7 @@ NOISE = np.float32(1e-6)  # relative to the norms: below it an expanded distance
 
 @njit(**JIT)
 def try_rows(
-    sgemm, x, frame, square, inverse, potential, candidates, candidate_square, dims, lo, hi, nearest, out, totals, scratch
+    sgemm, source, square, inverse, potential, candidates, candidate_square, dims, lo, hi, nearest, out, totals, scratch
 ):  # fmt: skip
     """Potentials of rows lo:hi if each candidate in turn became a centre; out (L, N) or (1, 0): the distances behind them.
 
@@ -23,7 +23,7 @@ def try_rows(
     products, tile, work = scratch
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
-        rows = read_rows(x, s, n, frame, tile)
+        rows = read_rows(source, s, n, tile)
         product = products[: candidates.shape[0], :n]
         if dims is None:
             gemm_nt(sgemm, candidates, rows, product, work)

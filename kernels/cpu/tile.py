@@ -1,8 +1,9 @@
 """One pass over the points of a problem: the best centroid of every row, and the sums of the rows that moved.
 
 A block of centroids times a tile of rows, with sgemm, gives scores with the rows along SIMD lanes; the running best of every
-row follows while they are in cache. With few dimensions (`dims`) no product is formed: the tile is transposed, and the
-scores never leave the registers. Shapes: x (N, D); c (K, D) float32 centroids in the frame; bias (K,) float32.
+row follows while they are in cache. Or the tile is transposed first, and the products are our own: on few dimensions, and on
+problems small enough to keep what was transposed, that is faster. Shapes: source, x (N, D) as in rows.py;
+c (K, D) float32 centroids in the frame; bias (K,) float32.
 """
 
 import numpy as np
@@ -35,15 +36,50 @@ def best_by_product(sgemm, rows, c, bias, scores, best, label, work):
 
 @njit(**JIT)
 def to_lanes(rows, lanes):
-    """lanes (D, n) = rows (n, D) transposed."""
-    for d in range(rows.shape[1]):
-        for i in range(rows.shape[0]):
-            lanes[d, i] = rows[i, d]
+    """lanes (D, n) = rows (n, D) transposed, in squares of a cache line's width."""
+    for i0 in range(0, rows.shape[0], 16):
+        for d0 in range(0, rows.shape[1], 16):
+            for d in range(d0, min(d0 + 16, rows.shape[1])):
+                for i in range(i0, min(i0 + 16, rows.shape[0])):
+                    lanes[d, i] = rows[i, d]
 
 
 @njit(**JIT)
-def best_by_lanes(n, lanes, c, bias, dims, best, label):
-    """The same for n points of few dimensions. dims: a tuple of length D, so that the loop over D is unrolled."""
+def best_by_lanes(n, lanes, c, bias, scores, best, label):
+    """The same from n points along lanes (D, n): two centroids at a time, eight dimensions at a time, held in registers."""
+    d8 = c.shape[1] // 8 * 8
+    last = c.shape[0] - 1
+    first, second = scores[0], scores[1]
+    for i in range(n):
+        best[i] = NEG_INF
+        label[i] = 0
+    for k in range(0, c.shape[0], 2):
+        j = min(k + 1, last)
+        for i in range(n):
+            first[i], second[i] = bias[k], bias[j]
+        for d in range(0, d8, 8):
+            for i in range(n):
+                v, w = first[i], second[i]
+                for e in range(8):
+                    v += lanes[d + e, i] * c[k, d + e]
+                    w += lanes[d + e, i] * c[j, d + e]
+                first[i], second[i] = v, w
+        for d in range(d8, c.shape[1]):
+            for i in range(n):
+                first[i] += lanes[d, i] * c[k, d]
+                second[i] += lanes[d, i] * c[j, d]
+        for i in range(n):
+            better = first[i] > best[i]
+            v = first[i] if better else best[i]
+            index = np.int32(k) if better else label[i]
+            better = second[i] > v
+            label[i] = np.int32(j) if better else index
+            best[i] = second[i] if better else v
+
+
+@njit(**JIT)
+def best_by_few_lanes(n, lanes, c, bias, dims, best, label):
+    """The same on few dimensions. dims: a tuple of length D, so that the loop over D is unrolled."""
     for i in range(n):
         best[i] = NEG_INF
         label[i] = 0
@@ -59,27 +95,30 @@ def best_by_lanes(n, lanes, c, bias, dims, best, label):
 
 @njit(**JIT)
 def step_rows(
-    sgemm, x, frame, weights, c, bias, dims, lo, hi, labels, fill, update, sums, mass, counts, touched,
-    scratch,
+    sgemm, source, weights, c, bias, dims, lanes, fill, lo, hi, labels, update, sums, mass, counts, touched, scratch
 ):  # fmt: skip
     """E-step of rows lo:hi and, if `update`, the change of the M-step's sums; returns how many labels changed.
 
     IN weights (N,) float32 or (0,) for all ones; INOUT labels (N,) uint32, sums (K, D) and mass (K,) float64, counts (K,)
     int64 of the points with weight, touched (K,) bool. A row that moved is subtracted where it was and added where it is.
-    scratch: scores, tile, lanes (1 or the number of tiles, D, n), best, label, work; unless `fill`, lanes hold the rows.
+    lanes: (tiles of x, D, tile) to hold all rows, filled already unless `fill`; (1, D, tile) to hold a tile at a time; or
+    (0, ...) for products by sgemm. scratch: scores (block of centroids, tile), tile, best, label, work.
     """
-    scores, tile, lanes, best, label, work = scratch
+    scores, tile, best, label, work = scratch
     changed = 0
     for s in range(lo, hi, best.size):
         n = min(best.size, hi - s)
-        rows = read_rows(x, s, n, frame, tile)
-        if dims is None:
+        rows = read_rows(source, s, n, tile)
+        if lanes.shape[0] == 0:
             best_by_product(sgemm, rows, c, bias, scores, best, label, work)
         else:
-            lane = lanes[(s - lo) // best.size if lanes.shape[0] > 1 else 0]
+            lane = lanes[s // best.size if lanes.shape[0] > 1 else 0]
             if fill:
                 to_lanes(rows, lane)
-            best_by_lanes(n, lane, c, bias, dims, best, label)
+            if dims is None:
+                best_by_lanes(n, lane, c, bias, scores, best, label)
+            else:
+                best_by_few_lanes(n, lane, c, bias, dims, best, label)
         for i in range(n):
             new, old = np.uint32(label[i]), labels[s + i]
             if new == old:
@@ -123,7 +162,7 @@ def merge(sums, mass, counts, touched, total_sums, total_mass, total_counts):
 
 
 @njit(**JIT)
-def measure_rows(x, frame, weights, c, labels, lo, hi, difference, out, tile):
+def measure_rows(source, weights, c, labels, lo, hi, difference, out, tile):
     """Sum of weights * v over rows lo:hi, in float64; v = ||row - c||^2 or <row, c> for the row's centroid c.
 
     OUT out: (N,) float32 receives v, or (0,) to leave it out.
@@ -131,7 +170,7 @@ def measure_rows(x, frame, weights, c, labels, lo, hi, difference, out, tile):
     total = 0.0
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
-        rows = read_rows(x, s, n, frame, tile)
+        rows = read_rows(source, s, n, tile)
         for i in range(n):
             k = labels[s + i]
             v = np.float32(0.0)
@@ -149,11 +188,11 @@ def measure_rows(x, frame, weights, c, labels, lo, hi, difference, out, tile):
 
 
 @njit(**JIT)
-def inverse_norm_rows(x, frame, lo, hi, out, tile):
+def inverse_norm_rows(source, lo, hi, out, tile):
     """out[lo:hi] = 1 / ||row||, 0 for zero rows."""
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
-        rows = read_rows(x, s, n, frame, tile)
+        rows = read_rows(source, s, n, tile)
         for i in range(n):
             v = 0.0
             for d in range(rows.shape[1]):
@@ -162,11 +201,11 @@ def inverse_norm_rows(x, frame, lo, hi, out, tile):
 
 
 @njit(**JIT)
-def square_rows(x, frame, lo, hi, out, tile):
+def square_rows(source, lo, hi, out, tile):
     """out[lo:hi] = ||row||^2."""
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
-        rows = read_rows(x, s, n, frame, tile)
+        rows = read_rows(source, s, n, tile)
         for i in range(n):
             v = np.float32(0.0)
             for d in range(rows.shape[1]):

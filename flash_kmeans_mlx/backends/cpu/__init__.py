@@ -6,9 +6,9 @@ import numpy as np
 
 from ...seeding import OVERSAMPLING, ROUNDS
 from ..base import Problem
+from .looped import LoopedCpuPoints
 from .plan import plan
 from .points import CpuPoints
-from .small import SmallCpuPoints
 from .workers import thread_count
 
 __all__ = ["open_cpu"]
@@ -26,8 +26,9 @@ def open_cpu(problem: Problem) -> CpuPoints:
         trials,
         thread_count(),
         problem.max_bytes,
+        problem.held,
     )
-    return (SmallCpuPoints if cut.small else CpuPoints)(problem, cut)
+    return (LoopedCpuPoints if cut.looped else CpuPoints)(problem, cut)
 
 
 def _point_arrays(problem: Problem) -> int:

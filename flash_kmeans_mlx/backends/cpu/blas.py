@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -22,31 +23,43 @@ def sgemm_address() -> np.uintp:
 
 
 @cache
-def _controller():  # threadpoolctl has no types
+def _libraries() -> list[Any]:  # threadpoolctl has no types
     import scipy.linalg.cython_blas  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController().select(user_api="blas")
+    return [lib for lib in ThreadpoolController().select(user_api="blas").lib_controllers if lib.num_threads]
+
+
+def _set_threads(counts: list[int]) -> None:
+    import threadpoolctl
+
+    # From threadpoolctl 3.8 on, the thread that set OpenBLAS's number last owns it; here a lock decides instead.
+    openblas: Any = threadpoolctl.OpenBLASController
+    release = getattr(openblas, "clear_controlling_thread", lambda force: None)
+    release(force=True)
+    for library, count in zip(_libraries(), counts, strict=True):
+        library.set_num_threads(count)
+    release(force=True)
 
 
 _lock = threading.Lock()
 _users = 0
-_limit = None
+_before: list[int] = []
 
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Hold BLAS to one thread. The setting is the process's: the first to enter makes it, the last to leave undoes it."""
-    global _users, _limit  # noqa: PLW0603  # BLAS's setting is global too
+    global _users, _before  # noqa: PLW0603  # BLAS's setting is global too
     with _lock:
+        if _users == 0:
+            _before = [library.num_threads for library in _libraries()]
+            _set_threads([1] * len(_before))
         _users += 1
-        if _users == 1:
-            _limit = _controller().limit(limits=1)
     try:
         yield
     finally:
         with _lock:
             _users -= 1
-            if _users == 0 and _limit is not None:
-                _limit.restore_original_limits()
-                _limit = None
+            if _users == 0:
+                _set_threads(_before)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...validation import check_cap
+
 __all__ = ["Plan", "plan"]
 
+CURE = "raise it, or fit fewer members at a time"
+
 BLOCK = 512  # centroids per product: the scores of a tile stay in L2
-SMALL = 10_000_000  # N * K * D below which a member's fit is one kernel on one thread: a round trip to threads costs 0.1 ms
+SMALL = 10_000_000  # N * K * D below which one thread per member is enough
+LOOPED = 300_000_000  # below which a member's whole loop is one kernel: Python costs 0.3 ms an iteration
 LANE_DIMS = 16  # up to this D points are SIMD lanes: measured 2 to 9 times faster than products
-SHARD_ROWS = 4096
+SHARD_ROWS, SHARDS = 4096, 64
+LOOPED_SHARD_ROWS, LOOPED_SHARDS = 512, 16
 SHARD_BYTES = 32 << 20  # for the accumulators of all shards
 SEED_BYTES = 32 << 20  # for keeping the distances of a round's candidates
-TILE = 256  # rows per product
+TILE, LANES_TILE = 256, 128  # rows at a time
+RESIDENT_BYTES = 32 << 20  # for keeping points as lanes
 
 
 @dataclass(frozen=True)
@@ -20,8 +27,10 @@ class Plan:
     """Sizes of one fit.
 
     Attributes:
-        small: one thread and one kernel per member.
-        lanes: tiles of points held as SIMD lanes per thread; 0: scores come from products.
+        looped: one kernel per member runs all its iterations.
+        team: all threads run that kernel together; otherwise each has members of its own.
+        lanes: points are SIMD lanes; otherwise scores are products by BLAS.
+        resident: those lanes are kept from one iteration to the next.
         tile: rows per tile.
         block: centroids per product.
         shards: parts of a member's rows with accumulators of their own.
@@ -30,8 +39,10 @@ class Plan:
         keep_seeds: whether a round of k-means++ keeps its distances, or computes the winner's again.
     """
 
-    small: bool
-    lanes: int
+    looped: bool
+    team: bool
+    lanes: bool
+    resident: bool
     tile: int
     block: int
     shards: int
@@ -49,6 +60,7 @@ def plan(
     trials: int,
     threads: int,
     max_bytes: int,
+    held: int = 0,
 ) -> Plan:
     """Cut up a problem so that what is allocated beyond the input stays under `max_bytes` (0: no limit).
 
@@ -61,29 +73,27 @@ def plan(
         trials: candidates per round of k-means++.
         threads: threads that may be used.
         max_bytes: the cap, 0 for none.
+        held: how much of it is in use already.
     """
     b, n, d = shape
-    small = n * n_clusters * d < SMALL
-    tile = max(64, min(TILE, (1 << 19) // d))
-    lanes = (-(-n // tile) if small else 1) if d <= LANE_DIMS else 0
+    products = n * n_clusters * d
+    small, looped = products < SMALL, products < LOOPED
+    lanes = looped or d <= LANE_DIMS
+    tile = max(64, min(LANES_TILE if lanes and d > LANE_DIMS else TILE, (1 << 19) // d))
     block = max(min(BLOCK, n_clusters), trials)
     table = n_clusters * d * 8
-    per_thread = tile * (block + 2 * d + 4) * 4
-    if small:
-        per_thread += 2 * n * d * 4 + n_clusters * (d + 1) * 4
-    shards = 1 if small else max(1, min(64, -(-n // SHARD_ROWS), SHARD_BYTES // table))
-    fixed = 4 * b * n * point_arrays + tables * b * table + (1 << 20)
+    per_thread = tile * (block + 3 * d + 4) * 4 + (2 * table if looped else 0)
+    fixed = held + 4 * b * n * point_arrays + tables * b * table + (1 << 20)
+    check_cap(max_bytes, fixed + per_thread + table, given_shape, n_clusters, "on the cpu backend", CURE)
     room = max_bytes - fixed if max_bytes else 1 << 62
-    if room < per_thread + (0 if small else table):
-        need = fixed + per_thread + table
-        raise ValueError(
-            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that x.shape={given_shape} with"
-            f" n_clusters={n_clusters} needs on the cpu backend; raise it, or fit fewer members at a time"
-        )
     half = room // 2  # threads get one, and change nothing in the other
+    rows, most = (LOOPED_SHARD_ROWS, LOOPED_SHARDS) if looped else (SHARD_ROWS, SHARDS)
+    shards = 1 if small else max(1, min(most, -(-n // rows), SHARD_BYTES // table, half // 2 // table))
+    shards = max(1, min(shards, (room - per_thread) // table))
+    per_thread += shards * table if looped else 0
     threads = max(1, min(threads, half // per_thread))
-    if not small:
-        shards = max(1, min(shards, half // 2 // table))
+    team = looped and shards > 1 and b < threads
+    resident = looped and 8 * (n + tile) * d * (1 if team else threads) <= min(RESIDENT_BYTES, half // 2)
     group = max(1, min(b, min(SHARD_BYTES, half // 2) // (shards * table)))
     keep = 4 * b * n * trials <= min(SEED_BYTES, half // 2)
-    return Plan(small, lanes, tile, block, shards, group, threads, keep)
+    return Plan(looped, team, lanes, resident, tile, block, shards, group, threads, keep)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import PENDING, STABLE, Points, Problem, Step, cost_of, scoring_bias
+from ..base import PENDING, STABLE, Points, Problem, Step, cost_of, scoring_bias, unit_weights
 from ._kernels import kernels
 from .blas import sgemm_address, single_threaded
-from .plan import Plan
+from .plan import LANE_DIMS, Plan
 from .seeds import CpuSeeding
 from .store import Store
 from .workers import Workers
@@ -41,8 +41,9 @@ class CpuPoints(Points):
         self.sgemm = sgemm_address()
         self.workers = Workers(plan.threads)
         self.shards = self._cut(plan.shards)
-        self.dims = (0,) * d if plan.lanes else None
+        self.dims = (0,) * d if d <= LANE_DIMS else None
         self.scratch = [self._scratch() for _ in range(plan.threads)]
+        self.lanes = [np.empty((int(plan.lanes), d, plan.tile), np.float32) for _ in range(plan.threads)]
         self._labels = np.empty((b, n), np.uint32)
         self.sums, self.mass, self.counts = np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
         self._changes: tuple[np.ndarray, ...] = ()
@@ -114,8 +115,8 @@ class CpuPoints(Points):
 
     def _step_rows(self, slot: int, b: int, s: int, inner: np.ndarray, bias: np.ndarray, sums: tuple[np.ndarray, ...]) -> int:
         return self.kernels.step_rows(
-            self.sgemm, self.store.x[b], self.store.kernel_frame(b), self.weights[b], inner[b], bias[b], self.dims,
-            *self.shards[s], self._labels[b], True, sums[0].size > 0, *sums, self.scratch[slot],
+            self.sgemm, self.store.source(b), self.weights[b], inner[b], bias[b], self.dims,
+            self.lanes[slot], True, *self.shards[s], self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
         )  # fmt: skip
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
@@ -125,7 +126,9 @@ class CpuPoints(Points):
         if not self.metric.unit_points:
             return -totals * self.frame.scale
         weights = self.point_weights
-        return (self.shape[1] if weights is None else weights.sum(axis=1, dtype=np.float64)) - totals
+        if weights is None:
+            return self.shape[1] - totals
+        return weights.sum(axis=1, dtype=np.float64) - totals * self._weight_unit[:, 0]
 
     def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
         out = np.empty(self.shape[1], np.float32)
@@ -145,7 +148,7 @@ class CpuPoints(Points):
 
     def _measure_rows(self, slot: int, b: int, s: int, inner: np.ndarray, out: np.ndarray) -> float:
         return self.kernels.measure_rows(
-            self.store.x[b], self.store.kernel_frame(b), self.weights[b], inner[b], self._labels[b], *self.shards[s],
+            self.store.source(b), self.weights[b], inner[b], self._labels[b], *self.shards[s],
             not self.metric.spherical, out, self.scratch[slot][1],
         )  # fmt: skip
 
@@ -157,7 +160,7 @@ class CpuPoints(Points):
         out = np.empty(self.shape[:2], np.float32)
 
         def shard(slot: int, b: int, s: int) -> None:
-            kernel(self.store.x[b], self.store.kernel_frame(b), *self.shards[s], out[b], self.scratch[slot][1])
+            kernel(self.store.source(b), *self.shards[s], out[b], self.scratch[slot][1])
 
         self.run_shards(shard, len(out))
         return out
@@ -165,7 +168,7 @@ class CpuPoints(Points):
     def inner(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centroids in the frame, and their bias."""
         inner = self.frame.inward(centroids)
-        return inner, self.metric.bias(inner) if self.plan.lanes else scoring_bias(self.metric, inner)
+        return inner, self.metric.bias(inner) if self.dims else scoring_bias(self.metric, inner)
 
     def run_shards(self, task: Callable[[int, int, int], object], n_members: int) -> None:
         """task(slot, m, s) for every m < n_members and every shard s."""
@@ -178,22 +181,17 @@ class CpuPoints(Points):
         """(B, N) float32, what a point weighs in the sums, or (B, 0) for all ones."""
         weights = self.point_weights
         if self.metric.unit_points and self.inverse is not None:
-            return self.inverse if weights is None else weights * self.inverse
+            if weights is None:
+                return self.inverse
+            weights, self._weight_unit = unit_weights(weights)
+            return np.multiply(weights, self.inverse, out=weights)
         return np.zeros((self.shape[0], 0), np.float32) if weights is None else weights
 
     def _scratch(self) -> tuple[np.ndarray, ...]:
-        """(scores, tile, lanes, best, label, work) of kernels/cpu/tile.py for one thread."""
-        t, d = self.plan.tile, self.shape[2]
-        lanes = np.empty((self.plan.lanes, d, t), np.float32)
-        tile, best = np.empty((t, d), np.float32), np.empty(t, np.float32)
-        return (
-            np.empty((self.plan.block, t), np.float32),
-            tile,
-            lanes,
-            best,
-            np.empty(t, np.int32),
-            np.empty(10, np.int32),
-        )
+        """(scores, tile, best, label, work) of kernels/cpu/tile.py for one thread."""
+        t = self.plan.tile
+        tile, best = np.empty((t, self.shape[2]), np.float32), np.empty(t, np.float32)
+        return np.empty((self.plan.block, t), np.float32), tile, best, np.empty(t, np.int32), np.empty(10, np.int32)
 
     def _accumulators(self, k: int) -> Sequence[np.ndarray]:
         """Zeroed (group, S, K, ...) sums, mass, counts, touched; `merge` leaves them zeroed."""

@@ -73,7 +73,7 @@ class CpuSeeding(Seeding):
         def shard(slot: int, b: int, s: int) -> None:
             products, tile, *_, work = points.scratch[slot]
             points.kernels.try_rows(
-                points.sgemm, points.store.x[b], points.store.kernel_frame(b), self.square[b], self.inverse[b],
+                points.sgemm, points.store.source(b), self.square[b], self.inverse[b],
                 self.weights[b], candidates[b], squares[b], points.dims, *points.shards[s], self.nearest[b], out[b],
                 totals[b, s], (products, tile, work),
             )  # fmt: skip

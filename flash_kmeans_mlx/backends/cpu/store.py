@@ -13,9 +13,8 @@ from ...validation import check_magnitude
 
 __all__ = ["Store"]
 
-# How the bits of float16 and bfloat16 become float32: (shift left, factor); see kernels/cpu/rows.py.
-_DECODE = {"float16": (13, 2.0**112), "bfloat16": (16, 1.0)}
-_CHUNK = 1 << 18  # values decoded at a time
+_KINDS = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}  # as in kernels/cpu/rows.py
+_CHUNK = 1 << 16  # values decoded at a time
 
 
 class Store:
@@ -24,7 +23,8 @@ class Store:
     Attributes:
         x: read-only view, float32, float64, or uint16 holding the bits of a 16-bit float.
         frame: the frame chosen for it.
-        direct: (B,) bool, members that need neither shift nor scale.
+        direct: (B,) bool, members whose memory holds the rows that kernels want.
+        sources: all members as kernels take them; see kernels/cpu/rows.py.
     """
 
     def __init__(self, x: Any, metric: Metric, check_finite: bool, given_shape: tuple[int, ...]) -> None:
@@ -32,14 +32,11 @@ class Store:
         if isinstance(x, mx.array) and x.dtype == mx.bfloat16:
             x, name = x.view(mx.uint16), "bfloat16"
         array = np.asarray(x)
-        if array.dtype == np.float16:
-            array, name = array.view(np.uint16), "float16"
-        array = array.view()
-        array.flags.writeable = False  # one type for Numba, and a promise: memory maps and MLX's own buffers come here
+        name = name or str(array.dtype)
+        array = array.view(np.uint16) if name == "float16" else array.view()
+        array.flags.writeable = False  # memory maps and MLX's own buffers come here
         self.x = array
         self.kind = name
-        left, rescale = _DECODE.get(name, (0, 1.0))
-        self._left, self._rescale = np.int32(left), np.float32(rescale)
         sample = self.decode(array[:, :: frames.sample_step(array.shape[1])])
         magnitude = np.abs(sample).max((1, 2)).astype(np.float64)
         if check_finite and not self._surely_fine(magnitude):
@@ -47,19 +44,13 @@ class Store:
         if check_finite:
             check_magnitude(magnitude, given_shape)
         self.frame = frames.choose(sample, magnitude, metric)
-        real = np.float64 if array.dtype == np.float64 else np.float32
-        self.direct = self.frame.identity
-        self.factors = (1.0 / self.frame.scale).astype(real)
-        self.shifts = self.frame.shift.astype(real)
+        self.direct = self.frame.identity & (name == "float32" and array[0].flags.c_contiguous)
+        self.sources = (array.ctypes.data, *array.strides, _KINDS[name], self.direct, self.frame.shift, 1.0 / self.frame.scale)
 
-    def kernel_frame(self, b: int) -> tuple:
-        """Member b's frame as kernels take it: (direct, shift, factor, left, rescale)."""
-        return self.direct[b], self.shifts[b], self.factors[b], self._left, self._rescale
-
-    @property
-    def kernel_frames(self) -> tuple:
-        """x and all members' frames: (x, direct (B,), shifts (B, D), factors (B,), left, rescale)."""
-        return self.x, self.direct, self.shifts, self.factors, self._left, self._rescale
+    def source(self, b: int) -> tuple:
+        """Member b as kernels take it."""
+        address, member_stride, row_stride, column_stride, kind, direct, shift, factor = self.sources
+        return address + b * member_stride, row_stride, column_stride, kind, direct[b], shift[b], factor[b]
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """Some of x's values as floats."""
@@ -71,7 +62,7 @@ class Store:
 
     def _surely_fine(self, magnitude: np.ndarray) -> bool:
         """One pass of BLAS: a finite sum of squares means finite values, and bounds them all."""
-        if self.kind or not self.x.flags.c_contiguous or (magnitude < frames.SMALL).any():
+        if self.x.dtype == np.uint16 or not self.x.flags.c_contiguous or (magnitude < frames.SMALL).any():
             return False
         flat = self.x.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -29,8 +29,11 @@ class Workers:
         self.n = n
         self._pool: ThreadPoolExecutor | None = None
 
-    def run(self, task: Callable[[int, int], object], n_tasks: int) -> None:
-        """Call task(slot, i) for i in range(n_tasks); slot < n is the thread's own number. Raises what a task raised."""
+    def run(self, task: Callable[[int, int], object], n_tasks: int, abort: Callable[[], object] = lambda: None) -> None:
+        """Call task(slot, i) for i in range(n_tasks); slot < n is the thread's own number. Raises what a task raised.
+
+        Tasks that wait for one another, at most n, go on without those that failed once `abort` has been called.
+        """
         helpers = min(self.n, n_tasks) - 1
         queue = itertools.count()  # next() is atomic
         stop = False
@@ -42,6 +45,7 @@ class Workers:
                     task(slot, i)
             except BaseException:
                 stop = True  # Ctrl-C and errors: the others finish the task they are at
+                abort()
                 raise
 
         if helpers < 1:
@@ -49,9 +53,14 @@ class Workers:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.n - 1, thread_name_prefix="flash-kmeans")
-        futures = [self._pool.submit(work, slot) for slot in range(1, helpers + 1)]
+        futures = []
         try:
+            for slot in range(1, helpers + 1):
+                futures.append(self._pool.submit(work, slot))
             work(0)
+        except BaseException:
+            abort()
+            raise
         finally:  # nobody writes after we return
             wait(futures)
         for future in futures:

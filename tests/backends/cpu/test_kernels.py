@@ -22,19 +22,15 @@ READ_ROWS = K.read_rows  # which only compiled code can call
 
 
 @njit
-def read_rows(x, lo, n, frame, out):
-    return READ_ROWS(x, lo, n, frame, out)
+def read_rows(source, lo, n, out):
+    return READ_ROWS(source, lo, n, out)
 
 
-def frame(d: int, shift: float = 0.0, factor: float = 1.0, left: int = 0, rescale: float = 1.0, real: type = np.float32) -> Any:
-    direct = shift == 0 and factor == 1
-    return np.bool_(direct), np.full(d, shift, real), real(factor), np.int32(left), np.float32(rescale)
-
-
-def read_only(x: np.ndarray) -> np.ndarray:
-    x = x.view()
-    x.flags.writeable = False
-    return x
+def source(x: np.ndarray, shift: float = 0.0, factor: float = 1.0, kind: str = "") -> tuple:
+    """x (N, D) as kernels take it."""
+    code = {"float32": K.FLOAT32, "float64": K.FLOAT64, "float16": K.FLOAT16, "bfloat16": K.BFLOAT16}[kind or str(x.dtype)]
+    direct = shift == 0 and factor == 1 and code == K.FLOAT32 and x.flags.c_contiguous
+    return x.ctypes.data, *x.strides, code, np.bool_(direct), np.full(x.shape[1], shift), np.float64(factor)
 
 
 def normals(*shape: int, seed: int = 0) -> np.ndarray:
@@ -62,15 +58,15 @@ def test_rows_of_any_strides_in_any_frame(order: str, real: type) -> None:
     seen = {"C": x, "F": np.asfortranarray(x), "strided": np.repeat(x, 3, axis=0)[::3]}[order]
     for shift, factor in ((0.0, 1.0), (2.5, 1.0), (0.0, 0.25), (-1.5, 4.0)):
         out = np.full((6, 5), np.nan, np.float32)
-        got = read_rows(read_only(seen), 3, 6, frame(5, shift, factor, real=real), out)
-        np.testing.assert_array_equal(got, ((x[3:9] - real(shift)) * real(factor)).astype(np.float32))
-    got = read_rows(read_only(seen), 3, 6, frame(5, real=real), np.empty((6, 5), np.float32))
+        got = read_rows(source(seen, shift, factor), 3, 6, out)
+        np.testing.assert_array_equal(got, ((x[3:9].astype(np.float64) - shift) * factor).astype(np.float32))
+    got = read_rows(source(seen), 3, 6, np.empty((6, 5), np.float32))
     assert np.shares_memory(got, seen) == (order == "C" and real is np.float32), "copied, or not converted"
 
 
 def test_float64_is_shifted_before_it_is_rounded() -> None:
     x = np.array([[1e9 + 0.25, 1e9 - 0.5]])
-    out = read_rows(read_only(x), 0, 1, frame(2, 1e9, real=np.float64), np.empty((1, 2), np.float32))
+    out = read_rows(source(x, 1e9), 0, 1, np.empty((1, 2), np.float32))
     assert out.tolist() == [[0.25, -0.5]]
 
 
@@ -81,17 +77,15 @@ def test_every_16_bit_float_is_decoded(name: str, shift: float, factor: float) -
     bits = np.arange(1 << 16, dtype=np.uint16)
     if name == "float16":
         exact = bits.view(np.float16).astype(np.float32)
-        left, rescale = 13, 2.0**112
     else:
         exact = (bits.astype(np.uint32) << 16).view(np.float32)
-        left, rescale = 16, 1.0
     finite = np.isfinite(exact)
-    x, exact = bits[finite][:, None], exact[finite]
+    x, exact = bits[finite], exact[finite]
     n = len(x)
-    given = frame(1, shift, factor, left, rescale)
-    got = read_rows(read_only(x), 0, n, given, np.empty((n, 1), np.float32))[:, 0]
-    expected = (exact - np.float32(shift)) * np.float32(factor)
-    np.testing.assert_array_equal(got, expected)
+    expected = ((exact.astype(np.float64) - shift) * factor).astype(np.float32)
+    for seen in (x[:, None], np.repeat(x, 3)[::3][:, None], np.stack([x, x, x], axis=1)[:, ::2]):
+        got = read_rows(source(seen, shift, factor, name), 0, n, np.empty((n, seen.shape[1]), np.float32))
+        np.testing.assert_array_equal(got, np.broadcast_to(expected[:, None], got.shape))
     assert (exact != 0).sum() == n - 2
 
 
@@ -101,7 +95,7 @@ def test_every_16_bit_float_is_decoded(name: str, shift: float, factor: float) -
 def test_a_store_reads_what_it_was_given(kind: str) -> None:
     x = helpers.given(helpers.blobs(1, 41, 5, 3), kind)
     store = Store(x, EUCLIDEAN, True, x.shape)
-    got = read_rows(store.x[0], 0, 41, store.kernel_frame(0), np.empty((41, 5), np.float32))
+    got = read_rows(store.source(0), 0, 41, np.empty((41, 5), np.float32))
     np.testing.assert_array_equal(got, helpers.to_float64(x)[0].astype(np.float32))
     assert np.shares_memory(store.x, np.asarray(x.view(mx.uint16) if kind == "mlx-bfloat16" else x))
     with pytest.raises(ValueError, match="read-only"):
@@ -119,11 +113,14 @@ def best(name: str, x: np.ndarray, c: np.ndarray, bias: np.ndarray, block: int =
     else:
         lanes = np.full((d, n), np.nan, np.float32)
         K.to_lanes(x, lanes)
-        K.best_by_lanes(n, lanes, c, bias, (0,) * d, value, label)
+        if name == "lanes":
+            K.best_by_lanes(n, lanes, c, bias, np.full((2, n), np.nan, np.float32), value, label)
+        else:
+            K.best_by_few_lanes(n, lanes, c, bias, (0,) * d, value, label)
     return value, label
 
 
-both = pytest.mark.parametrize("name", ["product", "lanes"])
+both = pytest.mark.parametrize("name", ["product", "lanes", "few lanes"])
 
 
 @both
@@ -157,32 +154,34 @@ def test_centroids_of_bias_minus_infinity_never_win(name: str) -> None:
     np.testing.assert_array_equal(label, 4 * (x @ c[3::4].T).argmax(1) + 3)
 
 
-def step(x: np.ndarray, c: np.ndarray, labels: np.ndarray, w: np.ndarray, lo: int, hi: int, tile: int = 64) -> Any:
+def step(x: np.ndarray, c: np.ndarray, labels: np.ndarray, w: np.ndarray, lo: int, hi: int, tiles: int) -> Any:
     """(changed, sums, mass, counts, touched) of one call of step_rows."""
-    d = x.shape[1]
+    d, tile = x.shape[1], 64
     k = len(c)
     sums, mass = np.zeros((k, d)), np.zeros(k)
     counts, touched = np.zeros(k, np.int64), np.zeros(k, np.bool_)
     scratch = (
-        np.empty((min(k, 8), tile), np.float32), np.empty((tile, d), np.float32), np.empty((1, d, tile), np.float32),
-        np.empty(tile, np.float32), np.empty(tile, np.int32), np.empty(10, np.int32),
+        np.empty((min(k, 8), tile), np.float32), np.empty((tile, d), np.float32), np.empty(tile, np.float32),
+        np.empty(tile, np.int32), np.empty(10, np.int32),
     )  # fmt: skip
+    lanes = np.empty((tiles, d, tile), np.float32)
     with single_threaded():
         changed = K.step_rows(
-            SGEMM, read_only(x), frame(d), w, c, EUCLIDEAN.bias(c), None, lo, hi, labels, True, True, sums, mass, counts,
-            touched, scratch,
+            SGEMM, source(x), w, c, EUCLIDEAN.bias(c), None, lanes, True, lo, hi, labels, True, sums, mass, counts, touched,
+            scratch,
         )  # fmt: skip
     return changed, sums, mass, counts, touched
 
 
+@pytest.mark.parametrize("tiles", [0, 1, 5], ids=["product", "a tile of lanes", "all lanes"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-def test_a_step_adds_only_what_moved(weighted: bool) -> None:
+def test_a_step_adds_only_what_moved(weighted: bool, tiles: int) -> None:
     x, c, k = normals(301, 17), normals(10, 17, seed=1), 10
     w = np.where(RNG(2).random(301) < 0.2, 0, RNG(3).random(301)).astype(np.float32) if weighted else np.zeros(0, np.float32)
     weight = w.astype(np.float64) if weighted else np.ones(301)
     labels = np.full(301, K.UNSET)
     labels[200:] = 7
-    rows = slice(50, 250)
+    rows = slice(64, 250)
 
     def totals(labels: np.ndarray) -> tuple[np.ndarray, ...]:
         known = labels[rows] != K.UNSET
@@ -192,7 +191,7 @@ def test_a_step_adds_only_what_moved(weighted: bool) -> None:
 
     for centroids in (c, c[::-1].copy(), c[::-1].copy()):
         before = labels.copy()
-        changed, sums, mass, counts, touched = step(x, centroids, labels, w, rows.start, rows.stop)
+        changed, sums, mass, counts, touched = step(x, centroids, labels, w, rows.start, rows.stop, tiles)
         np.testing.assert_array_equal(labels[rows], helpers.costs(x, centroids, "euclidean").argmin(1)[rows])
         outside = np.ones(301, bool)
         outside[rows] = False
@@ -226,9 +225,7 @@ def test_measured_values_and_their_sum(difference: bool) -> None:
     exact = np.square(x - own).sum(1) if difference else (x * own).sum(1)
     for weights, factor in ((w, w.astype(np.float64)), (np.zeros(0, np.float32), np.ones(301))):
         out = np.full(301, np.nan, np.float32)
-        total = K.measure_rows(
-            read_only(x), frame(17), weights, c, labels, 40, 300, difference, out, np.empty((64, 17), np.float32)
-        )
+        total = K.measure_rows(source(x), weights, c, labels, 40, 300, difference, out, np.empty((64, 17), np.float32))
         np.testing.assert_allclose(out[40:300], exact[40:300], rtol=0, atol=helpers.tolerance(17) * np.abs(exact).max())
         assert np.isnan(np.delete(out, slice(40, 300))).all()
         assert total == pytest.approx((factor * exact)[40:300].sum(), abs=helpers.tolerance(17) * np.abs(exact).sum())

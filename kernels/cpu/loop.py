@@ -1,0 +1,175 @@
+"""Lloyd's whole loop for problems so small that a call per iteration would cost about as much as the iteration."""
+
+import numpy as np
+from numba import njit
+
+from .blas import JIT, NEG_INF
+from .rows import kept_rows, member, read_rows
+from .team import NEXT, add, meet
+from .tile import measure_rows, merge, step_rows
+
+# What a member's run ended with.
+PENDING = 0  # labels and sums are those of the centroids; the centroids have not moved yet
+STABLE = 1  # an E-step changed no label
+SETTLED = 2  # no centroid moved by more than tol; the labels are one step behind
+
+
+@njit(**JIT)
+def _inward(c, shift, scale, spherical, bias, inner):
+    for k in range(c.shape[0]):
+        square = 0.0
+        for d in range(c.shape[1]):
+            v = np.float64(c[k, d])
+            if not spherical:
+                v = (v - shift[d]) / scale
+            inner[k, d] = v
+            square += np.float64(inner[k, d]) * np.float64(inner[k, d])
+        bias[k] = 0.0 if spherical else -0.5 * square
+
+
+@njit(**JIT)
+def _drop_copies(c, bias, keys):
+    """bias = -inf for a centroid that equals an earlier one: see `scoring_bias` of backends/base.py."""
+    for k in range(c.shape[0]):
+        key = 0.0
+        for d in range(c.shape[1]):
+            key += np.float64(c[k, d]) * (1.0 + 0.1 * (d % 13) + 0.01 * (d % 7))
+        keys[k] = key
+        for j in range(k):
+            if keys[j] == key and np.array_equal(c[j], c[k]):
+                bias[k] = NEG_INF
+
+
+@njit(**JIT)
+def _move(c, sums, mass, counts, shift, scale, spherical):
+    """M-step in place; returns the largest shift. Clusters without points, and sums without a direction, stay."""
+    largest = 0.0
+    for k in range(c.shape[0]):
+        if counts[k] == 0:
+            continue
+        if spherical:
+            square = 0.0
+            for d in range(c.shape[1]):
+                square += sums[k, d] * sums[k, d]
+            if square == 0.0:
+                continue
+            factor = 1.0 / np.sqrt(square)
+        else:
+            factor = scale / mass[k]
+        moved = 0.0
+        for d in range(c.shape[1]):
+            v = np.float32(sums[k, d] * factor if spherical else sums[k, d] * factor + shift[d])
+            u = np.float64(v) - np.float64(c[k, d])
+            moved += u * u
+            c[k, d] = v
+        largest = max(largest, moved)
+    return np.sqrt(largest)
+
+
+@njit(**JIT)
+def fit_member(
+    sgemm, source, shift, scale, weights, spherical, tol, limit, skip_empty, dims, cuts, c, labels, totals, shared, outcome,
+    team, lanes, scratch,
+):  # fmt: skip
+    """Up to `limit` E-steps of one member; stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster.
+
+    All threads of a team call it with the same arguments but `team` = (state, slot, size, address of sched_yield) and
+    scratch. Shards, the rows between neighbouring cuts (S + 1,), have sums of their own, so the result does not depend on
+    the size of the team.
+
+    INOUT c (K, D) float32, labels (N,) uint32, totals = sums (K, D), mass (K,), counts (K,): consistent with labels on entry
+    and exit. OUT outcome (3,) float64: E-steps; PENDING, STABLE or SETTLED; the last shift. shared: rows (N, D) to keep the
+    points in or (0, D), kept lanes as in `step_rows`, or none, inner (K, D), bias (K,), keys (K,), changed (S,), and cleared
+    sums (S, K, D), mass, counts and touched (S, K). lanes: a thread's own, where none are kept.
+    """
+    state, slot, size, sched_yield = team
+    rows, kept, inner, bias, keys, changed = shared[:6]
+    changes = shared[6:]
+    keep = kept.shape[0] > 0
+    read = rows.shape[0] > 0 and not source[4]
+    if slot == 0:
+        outcome[:] = (0.0, -1.0, 0.0)
+        if read:
+            read_rows(source, 0, rows.shape[0], rows)
+        _begin(c, shift, scale, spherical, dims, inner, bias, keys, state)
+    if not meet(state, size, sched_yield):
+        return
+    if read:
+        source = kept_rows(source, rows)
+    while True:
+        s = add(state, NEXT, 1)
+        while s < cuts.size - 1:
+            sums, mass, counts, touched = changes
+            changed[s] = step_rows(
+                sgemm, source, weights, inner, bias, dims, kept if keep else lanes, not keep or outcome[0] == 0.0, cuts[s],
+                cuts[s + 1], labels, True, sums[s], mass[s], counts[s], touched[s], scratch,
+            )  # fmt: skip
+            s = add(state, NEXT, 1)
+        if not meet(state, size, sched_yield):
+            return
+        if slot == 0:
+            _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, changes, outcome)
+            _begin(c, shift, scale, spherical, dims, inner, bias, keys, state)
+        if not meet(state, size, sched_yield) or outcome[1] >= 0.0:
+            return
+
+
+@njit(**JIT)
+def _begin(c, shift, scale, spherical, dims, inner, bias, keys, state):
+    _inward(c, shift, scale, spherical, bias, inner)
+    if dims is None:
+        _drop_copies(inner, bias, keys)
+    state[NEXT] = 0
+
+
+@njit(**JIT)
+def _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, changes, outcome):
+    """The M-step, unless the E-step before it is one to stop at; outcome[1] stays negative as long as the loop goes on."""
+    sums, mass, counts = totals
+    outcome[0] += 1.0
+    if not changed.any():
+        outcome[1] = STABLE
+        return
+    merge(*changes, sums, mass, counts)
+    if outcome[0] == limit or (not skip_empty and (counts == 0).any()):
+        outcome[1] = PENDING
+        return
+    outcome[2] = _move(c, sums, mass, counts, shift, scale, spherical)
+    if outcome[2] <= tol:
+        outcome[1] = SETTLED
+
+
+@njit(**JIT)
+def fit_members(
+    sgemm, sources, shift, scale, weights, spherical, tol, limits, skip_empty, dims, cuts, b0, b1, c, labels, totals, outcomes,
+    shared, team, lanes, scratch,
+):  # fmt: skip
+    """`fit_member` for the members b0:b1 with limits[b] > 0; OUT outcomes (B, 3).
+
+    IN sources as in rows.py; shift (B, D) and scale (B,) the same frames in float64; weights (B, N) or (B, 0).
+    """
+    sums, mass, counts = totals
+    for b in range(b0, b1):
+        if limits[b] > 0:
+            fit_member(
+                sgemm, member(sources, b), shift[b], scale[b], weights[b], spherical, tol, limits[b], skip_empty, dims, cuts,
+                c[b], labels[b], (sums[b], mass[b], counts[b]), shared, outcomes[b], team, lanes, scratch,
+            )  # fmt: skip
+
+
+@njit(**JIT)
+def assign_members(sgemm, sources, dims, members, m0, m1, inner, bias, labels, unused, lanes, scratch):
+    """Label the points of members[m0:m1] by their centroids `inner` (B, K, D) in the frame; unused: empty accumulators."""
+    weights, sums, mass, counts, touched = unused
+    for b in members[m0:m1]:
+        step_rows(
+            sgemm, member(sources, b), weights, inner[b], bias[b], dims, lanes, True, 0, labels.shape[1], labels[b], False,
+            sums, mass, counts, touched, scratch,
+        )  # fmt: skip
+
+
+@njit(**JIT)
+def measure_members(sources, weights, inner, labels, difference, m0, m1, totals, out, tile):
+    """totals[b] = `measure_rows` of all rows of the members m0:m1."""
+    for b in range(m0, m1):
+        totals[b] = measure_rows(member(sources, b), weights[b], inner[b], labels[b], 0, labels.shape[1], difference, out, tile)
