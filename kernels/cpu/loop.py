@@ -130,7 +130,7 @@ def _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, ch
     if not changed.any():
         outcome[1] = STABLE
         return
-    merge(*changes, sums, mass, counts)
+    merge(changes[0], changes[1], changes[2], changes[3], sums, mass, counts)
     if outcome[0] == limit or (not skip_empty and (counts == 0).any()):
         outcome[1] = PENDING
         return

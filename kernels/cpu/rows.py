@@ -6,7 +6,7 @@ Sources of a batch are (address, member_stride, row_stride, column_stride, kind,
 """
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, njit, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.extending import intrinsic
 
 from .blas import JIT
@@ -25,6 +25,11 @@ def _pointer(_typing, address, dtype):
 
 
 @njit(**JIT)
+def _values(address, dtype, shape):
+    return carray(_pointer(address, dtype), shape)  # pyright: ignore[reportCallIssue]
+
+
+@njit(**JIT)
 def member(sources, b):
     """The source of member b."""
     address, member_stride, row_stride, column_stride, kind, direct, shifts, factors = sources
@@ -36,12 +41,12 @@ def _convert(first, row_stride, column_stride, dtype, width, n, shift, factor, o
     for i in range(n):
         row = first + i * row_stride
         if column_stride == width:
-            values = carray(_pointer(row, dtype), shift.size)
+            values = _values(row, dtype, shift.size)
             for d in range(shift.size):
                 out[i, d] = (values[d] - shift[d]) * factor
         else:
             for d in range(shift.size):
-                out[i, d] = (carray(_pointer(row + d * column_stride, dtype), 1)[0] - shift[d]) * factor
+                out[i, d] = (_values(row + d * column_stride, dtype, 1)[0] - shift[d]) * factor
 
 
 @njit(**JIT)
@@ -52,13 +57,13 @@ def _decode16(first, row_stride, column_stride, left, rescale, n, shift, factor,
     for i in range(n):
         row = first + i * row_stride
         if column_stride == 2:
-            values = carray(_pointer(row, np.uint16), shift.size)
+            values = _values(row, np.uint16, shift.size)
             for d in range(shift.size):
                 h = np.int32(values[d])
                 bits[i, d] = ((h & 0x7FFF) << left) | ((h & 0x8000) << 16)
         else:
             for d in range(shift.size):
-                h = np.int32(carray(_pointer(row + d * column_stride, np.uint16), 1)[0])
+                h = np.int32(_values(row + d * column_stride, np.uint16, 1)[0])
                 bits[i, d] = ((h & 0x7FFF) << left) | ((h & 0x8000) << 16)
         for d in range(shift.size):
             out[i, d] = (out[i, d] * rescale - shift[d]) * factor
@@ -70,7 +75,7 @@ def read_rows(source, lo, n, out):
     address, row_stride, column_stride, kind, direct, shift, factor = source
     first = address + lo * row_stride
     if direct:
-        return carray(_pointer(first, np.float32), (n, shift.size))
+        return _values(first, np.float32, (n, shift.size))
     if kind == FLOAT32:
         _convert(first, row_stride, column_stride, np.float32, 4, n, shift, factor, out)
     elif kind == FLOAT64:

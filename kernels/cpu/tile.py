@@ -94,6 +94,16 @@ def best_by_few_lanes(n, lanes, c, bias, dims, best, label):
 
 
 @njit(**JIT)
+def _best_in_lanes(rows, c, bias, dims, lanes, fill, scores, best, label):
+    if fill:
+        to_lanes(rows, lanes)
+    if dims is None:
+        best_by_lanes(rows.shape[0], lanes, c, bias, scores, best, label)
+    else:
+        best_by_few_lanes(rows.shape[0], lanes, c, bias, dims, best, label)
+
+
+@njit(**JIT)
 def step_rows(
     sgemm, source, weights, c, bias, dims, lanes, fill, lo, hi, labels, update, sums, mass, counts, touched, scratch
 ):  # fmt: skip
@@ -112,13 +122,7 @@ def step_rows(
         if lanes.shape[0] == 0:
             best_by_product(sgemm, rows, c, bias, scores, best, label, work)
         else:
-            lane = lanes[s // best.size if lanes.shape[0] > 1 else 0]
-            if fill:
-                to_lanes(rows, lane)
-            if dims is None:
-                best_by_lanes(n, lane, c, bias, scores, best, label)
-            else:
-                best_by_few_lanes(n, lane, c, bias, dims, best, label)
+            _best_in_lanes(rows, c, bias, dims, lanes[s // best.size if lanes.shape[0] > 1 else 0], fill, scores, best, label)
         for i in range(n):
             new, old = np.uint32(label[i]), labels[s + i]
             if new == old:

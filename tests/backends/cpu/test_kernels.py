@@ -75,10 +75,9 @@ def test_float64_is_shifted_before_it_is_rounded() -> None:
 def test_every_16_bit_float_is_decoded(name: str, shift: float, factor: float) -> None:
     """All 65536 patterns but NaN and Inf, denormals and both zeros included."""
     bits = np.arange(1 << 16, dtype=np.uint16)
-    if name == "float16":
-        exact = bits.view(np.float16).astype(np.float32)
-    else:
-        exact = (bits.astype(np.uint32) << 16).view(np.float32)
+    exact = {"float16": bits.view(np.float16).astype(np.float32), "bfloat16": (bits.astype(np.uint32) << 16).view(np.float32)}[
+        name
+    ]
     finite = np.isfinite(exact)
     x, exact = bits[finite], exact[finite]
     n = len(x)
