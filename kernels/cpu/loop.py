@@ -123,15 +123,31 @@ def _begin(c, shift, scale, spherical, dims, inner, bias, keys, state):
 
 
 @njit(**JIT)
+def _all_zero(values):
+    for v in values:
+        if v != 0:
+            return False
+    return True
+
+
+@njit(**JIT)
+def _any_zero(values):
+    for v in values:
+        if v == 0:
+            return True
+    return False
+
+
+@njit(**JIT)
 def _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, changes, outcome):
     """The M-step, unless the E-step before it is one to stop at; outcome[1] stays negative as long as the loop goes on."""
     sums, mass, counts = totals
     outcome[0] += 1.0
-    if not changed.any():
+    if _all_zero(changed):
         outcome[1] = STABLE
         return
     merge(changes[0], changes[1], changes[2], changes[3], sums, mass, counts)
-    if outcome[0] == limit or (not skip_empty and (counts == 0).any()):
+    if outcome[0] == limit or (not skip_empty and _any_zero(counts)):
         outcome[1] = PENDING
         return
     outcome[2] = _move(c, sums, mass, counts, shift, scale, spherical)

@@ -36,12 +36,10 @@ def best_by_product(sgemm, rows, c, bias, scores, best, label, work):
 
 @njit(**JIT)
 def to_lanes(rows, lanes):
-    """lanes (D, n) = rows (n, D) transposed, in squares of a cache line's width."""
-    for i0 in range(0, rows.shape[0], 16):
-        for d0 in range(0, rows.shape[1], 16):
-            for d in range(d0, min(d0 + 16, rows.shape[1])):
-                for i in range(i0, min(i0 + 16, rows.shape[0])):
-                    lanes[d, i] = rows[i, d]
+    """lanes (D, n) = rows (n, D) transposed."""
+    for i in range(rows.shape[0]):
+        for d in range(rows.shape[1]):
+            lanes[d, i] = rows[i, d]
 
 
 @njit(**JIT)
@@ -104,6 +102,27 @@ def _best_in_lanes(rows, c, bias, dims, lanes, fill, scores, best, label):
 
 
 @njit(**JIT)
+def _move_rows(rows, s, moved, weights, label, labels, sums, mass, counts, touched):
+    """Subtract the moved rows from the sums of their old labels (N,) and add them to the new ones' (n,); row 0 is point s."""
+    for i in moved:
+        new, old = label[i], labels[s + i]
+        w = np.float64(weights[s + i]) if weights.size else 1.0
+        if w == 0.0:
+            continue
+        touched[new] = True
+        counts[new] += 1
+        mass[new] += w
+        for d in range(rows.shape[1]):
+            sums[new, d] += w * rows[i, d]
+        if old != UNSET:
+            touched[old] = True
+            counts[old] -= 1
+            mass[old] -= w
+            for d in range(rows.shape[1]):
+                sums[old, d] -= w * rows[i, d]
+
+
+@njit(**JIT)
 def step_rows(
     sgemm, source, weights, c, bias, dims, lanes, fill, lo, hi, labels, update, sums, mass, counts, touched, scratch
 ):  # fmt: skip
@@ -112,9 +131,9 @@ def step_rows(
     IN weights (N,) float32 or (0,) for all ones; INOUT labels (N,) uint32, sums (K, D) and mass (K,) float64, counts (K,)
     int64 of the points with weight, touched (K,) bool. A row that moved is subtracted where it was and added where it is.
     lanes: (tiles of x, D, tile) to hold all rows, filled already unless `fill`; (1, D, tile) to hold a tile at a time; or
-    (0, ...) for products by sgemm. scratch: scores (block of centroids, tile), tile, best, label, work.
+    (0, ...) for products by sgemm. scratch: scores (block of centroids, tile), tile, best, label, moved, work.
     """
-    scores, tile, best, label, work = scratch
+    scores, tile, best, label, moved, work = scratch
     changed = 0
     for s in range(lo, hi, best.size):
         n = min(best.size, hi - s)
@@ -123,28 +142,15 @@ def step_rows(
             best_by_product(sgemm, rows, c, bias, scores, best, label, work)
         else:
             _best_in_lanes(rows, c, bias, dims, lanes[s // best.size if lanes.shape[0] > 1 else 0], fill, scores, best, label)
+        count = 0
+        for i in range(n):  # without a branch, which would be mispredicted
+            moved[count] = i
+            count += np.uint32(label[i]) != labels[s + i]
+        changed += count
+        if update:
+            _move_rows(rows, s, moved[:count], weights, label, labels, sums, mass, counts, touched)
         for i in range(n):
-            new, old = np.uint32(label[i]), labels[s + i]
-            if new == old:
-                continue
-            changed += 1
-            labels[s + i] = new
-            if not update:
-                continue
-            w = np.float64(weights[s + i]) if weights.size else 1.0
-            if w == 0.0:
-                continue
-            touched[new] = True
-            counts[new] += 1
-            mass[new] += w
-            for d in range(rows.shape[1]):
-                sums[new, d] += w * rows[i, d]
-            if old != UNSET:
-                touched[old] = True
-                counts[old] -= 1
-                mass[old] -= w
-                for d in range(rows.shape[1]):
-                    sums[old, d] -= w * rows[i, d]
+            labels[s + i] = label[i]
     return changed
 
 

@@ -9,8 +9,8 @@ from functools import cache
 import numpy as np
 
 from ..base import Problem, Step
-from .plan import Plan
-from .points import NO_SUMS, NOTHING, CpuPoints
+from .plan import PAD, Plan
+from .points import NO_SUMS, NOTHING, CpuPoints, empty_lines
 
 __all__ = ["LoopedCpuPoints"]
 
@@ -70,7 +70,7 @@ class LoopedCpuPoints(CpuPoints):
         tiles = -(-n // self.plan.tile) if self.plan.resident else 0
         changes = (np.zeros((s, k, d)), np.zeros((s, k)), np.zeros((s, k), np.int64), np.zeros((s, k), np.bool_))
         return (
-            np.empty((rows, d), np.float32), np.empty((tiles, d, self.plan.tile), np.float32), np.empty((k, d), np.float32),
+            np.empty((rows, d), np.float32), empty_lines((tiles, d, self.plan.tile + PAD)), np.empty((k, d), np.float32),
             np.empty(k, np.float32), np.empty(k), np.zeros(s, np.int64), *changes,
         )  # fmt: skip
 

@@ -18,7 +18,8 @@ SHARD_ROWS, SHARDS = 4096, 64
 LOOPED_SHARD_ROWS, LOOPED_SHARDS = 512, 16
 SHARD_BYTES = 32 << 20  # for the accumulators of all shards
 SEED_BYTES = 32 << 20  # for keeping the distances of a round's candidates
-TILE, LANES_TILE = 256, 128  # rows at a time
+TILE, LANES_TILE, FEW_LANES_TILE = 256, 128, 512  # rows at a time
+PAD = 16  # between the lanes of one dimension and the next: powers of two apart, they would share few lines of the cache
 RESIDENT_BYTES = 32 << 20  # for keeping points as lanes
 
 
@@ -79,10 +80,11 @@ def plan(
     products = n * n_clusters * d
     small, looped = products < SMALL, products < LOOPED
     lanes = looped or d <= LANE_DIMS
-    tile = max(64, min(LANES_TILE if lanes and d > LANE_DIMS else TILE, (1 << 19) // d))
+    tile = FEW_LANES_TILE if d <= LANE_DIMS else LANES_TILE if lanes else TILE
+    tile = max(64, min(tile, (1 << 19) // d))
     block = max(min(BLOCK, n_clusters), trials)
     table = n_clusters * d * 8
-    per_thread = tile * (block + 3 * d + 4) * 4 + (2 * table if looped else 0)
+    per_thread = tile * (block + 3 * d + 4) * 4 + 4 * PAD * d + (2 * table if looped else 0)
     fixed = held + 4 * b * n * point_arrays + tables * b * table + (1 << 20)
     check_cap(max_bytes, fixed + per_thread + table, given_shape, n_clusters, "on the cpu backend", CURE)
     room = max_bytes - fixed if max_bytes else 1 << 62
@@ -93,7 +95,7 @@ def plan(
     per_thread += shards * table if looped else 0
     threads = max(1, min(threads, half // per_thread))
     team = looped and shards > 1 and b < threads
-    resident = looped and 8 * (n + tile) * d * (1 if team else threads) <= min(RESIDENT_BYTES, half // 2)
+    resident = looped and 9 * (n + tile) * d * (1 if team else threads) <= min(RESIDENT_BYTES, half // 2)
     group = max(1, min(b, min(SHARD_BYTES, half // 2) // (shards * table)))
     keep = 4 * b * n * trials <= min(SEED_BYTES, half // 2)
     return Plan(looped, team, lanes, resident, tile, block, shards, group, threads, keep)

@@ -11,7 +11,7 @@ import numpy as np
 from ..base import PENDING, STABLE, Points, Problem, Step, cost_of, scoring_bias, unit_weights
 from ._kernels import kernels
 from .blas import sgemm_address, single_threaded
-from .plan import LANE_DIMS, Plan
+from .plan import LANE_DIMS, PAD, Plan
 from .seeds import CpuSeeding
 from .store import Store
 from .workers import Workers
@@ -19,7 +19,7 @@ from .workers import Workers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NOTHING", "CpuPoints"]
+__all__ = ["NOTHING", "NO_SUMS", "CpuPoints", "empty_lines"]
 
 NOTHING = np.zeros(0, np.float32)
 NO_SUMS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_))
@@ -43,7 +43,7 @@ class CpuPoints(Points):
         self.shards = self._cut(plan.shards)
         self.dims = (0,) * d if d <= LANE_DIMS else None
         self.scratch = [self._scratch() for _ in range(plan.threads)]
-        self.lanes = [np.empty((int(plan.lanes), d, plan.tile), np.float32) for _ in range(plan.threads)]
+        self.lanes = [empty_lines((int(plan.lanes), d, plan.tile + PAD)) for _ in range(plan.threads)]
         self._labels = np.empty((b, n), np.uint32)
         self.sums, self.mass, self.counts = np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
         self._changes: tuple[np.ndarray, ...] = ()
@@ -188,10 +188,11 @@ class CpuPoints(Points):
         return np.zeros((self.shape[0], 0), np.float32) if weights is None else weights
 
     def _scratch(self) -> tuple[np.ndarray, ...]:
-        """(scores, tile, best, label, work) of kernels/cpu/tile.py for one thread."""
+        """(scores, tile, best, label, moved, work) of kernels/cpu/tile.py for one thread."""
         t = self.plan.tile
-        tile, best = np.empty((t, self.shape[2]), np.float32), np.empty(t, np.float32)
-        return np.empty((self.plan.block, t), np.float32), tile, best, np.empty(t, np.int32), np.empty(10, np.int32)
+        scores, tile = empty_lines((self.plan.block, t)), empty_lines((t, self.shape[2]))
+        best, label, moved = empty_lines((t,)), empty_lines((t,), np.int32), empty_lines((t,), np.int32)
+        return scores, tile, best, label, moved, np.empty(10, np.int32)
 
     def _accumulators(self, k: int) -> Sequence[np.ndarray]:
         """Zeroed (group, S, K, ...) sums, mass, counts, touched; `merge` leaves them zeroed."""
@@ -207,3 +208,11 @@ class CpuPoints(Points):
         size = -(-n // shards)
         size = -(-size // self.kernels.DRAW) * self.kernels.DRAW
         return [(lo, min(lo + size, n)) for lo in range(0, n, size)]
+
+
+def empty_lines(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """An empty array of 4-byte values that begins with a line of the cache: vectors across two lines load at half the rate."""
+    size = int(np.prod(shape))
+    buffer = np.empty(size + 16, dtype)
+    skip = -buffer.ctypes.data % 64 // 4
+    return buffer[skip : skip + size].reshape(shape)

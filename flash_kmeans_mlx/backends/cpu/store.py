@@ -38,7 +38,7 @@ class Store:
         self.x = array
         self.kind = name
         sample = self.decode(array[:, :: frames.sample_step(array.shape[1])])
-        magnitude = np.abs(sample).max((1, 2)).astype(np.float64)
+        magnitude = np.abs(sample).reshape(len(sample), -1).max(1).astype(np.float64)
         if check_finite and not self._surely_fine(magnitude):
             magnitude = np.array([self._magnitude(member) for member in array])
         if check_finite:

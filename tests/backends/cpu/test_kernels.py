@@ -161,7 +161,7 @@ def step(x: np.ndarray, c: np.ndarray, labels: np.ndarray, w: np.ndarray, lo: in
     counts, touched = np.zeros(k, np.int64), np.zeros(k, np.bool_)
     scratch = (
         np.empty((min(k, 8), tile), np.float32), np.empty((tile, d), np.float32), np.empty(tile, np.float32),
-        np.empty(tile, np.int32), np.empty(10, np.int32),
+        np.empty(tile, np.int32), np.empty(tile, np.int32), np.empty(10, np.int32),
     )  # fmt: skip
     lanes = np.empty((tiles, d, tile), np.float32)
     with single_threaded():
