@@ -124,7 +124,7 @@ def _begin(c, shift, scale, spherical, dims, inner, bias, keys, state):
 
 @njit(**JIT)
 def _all_zero(values):
-    for v in values:
+    for v in values:  # noqa: SIM110  # Numba has no generator expressions
         if v != 0:
             return False
     return True
@@ -132,7 +132,7 @@ def _all_zero(values):
 
 @njit(**JIT)
 def _any_zero(values):
-    for v in values:
+    for v in values:  # noqa: SIM110
         if v == 0:
             return True
     return False

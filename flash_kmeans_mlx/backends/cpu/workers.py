@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 
 __all__ = ["Workers", "thread_count"]
 
@@ -20,6 +23,23 @@ def thread_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@cache
+def _sched_getcpu() -> Callable[[], int]:
+    """The C function on Linux; elsewhere one that says -1."""
+    return getattr(ctypes.CDLL(None), "sched_getcpu", lambda: -1) if sys.platform == "linux" else lambda: -1
+
+
+def _leave(cpu: int, slot: int) -> None:
+    """Move this thread off the caller's CPU, where Linux likes to wake it and may leave it for milliseconds."""
+    if cpu < 0 or _sched_getcpu()() != cpu:
+        return
+    allowed = os.sched_getaffinity(0)
+    others = sorted(allowed - {cpu})
+    if others:
+        os.sched_setaffinity(0, {others[slot % len(others)]})
+        os.sched_setaffinity(0, allowed)
 
 
 class Workers:
@@ -38,9 +58,13 @@ class Workers:
         queue = itertools.count()  # next() is atomic
         stop = False
 
+        here = _sched_getcpu()()
+
         def work(slot: int) -> None:
             nonlocal stop
             try:
+                if slot:
+                    _leave(here, slot)
                 while not stop and (i := next(queue)) < n_tasks:
                     task(slot, i)
             except BaseException:
