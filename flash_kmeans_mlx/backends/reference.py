@@ -32,7 +32,8 @@ class ReferencePoints(Points):
         raw = np.array(x.astype(mx.float32) if isinstance(x, mx.array) else x, np.float64)
         if problem.check_finite:
             check_magnitude(np.abs(raw).max((1, 2)), problem.given_shape)
-        frames.choose(raw.astype(np.float64 if x.dtype == np.float64 else np.float32), np.ones(b), metric)  # for its refusal
+        sample = raw[:, :: frames.sample_step(n)].astype(np.float64 if x.dtype == np.float64 else np.float32)
+        frames.choose(sample, np.ones(b), metric)  # for its refusal
         self.frame = Frame(np.zeros((b, d)), np.ones(b), metric.spherical)
         self.raw = raw
         self.x = unit_rows(raw) if metric.unit_points else raw
