@@ -6,9 +6,11 @@ import ctypes
 import itertools
 import os
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
+from queue import SimpleQueue
 
 __all__ = ["Workers", "thread_count"]
 
@@ -26,20 +28,59 @@ def thread_count() -> int:
 
 
 @cache
-def _sched_getcpu() -> Callable[[], int]:
-    """The C function on Linux; elsewhere one that says -1."""
-    return getattr(ctypes.CDLL(None), "sched_getcpu", lambda: -1) if sys.platform == "linux" else lambda: -1
+def _current_cpu() -> Callable[[], int]:
+    """Linux's sched_getcpu; elsewhere a function that says -1."""
+    return ctypes.PyDLL(None).sched_getcpu if sys.platform == "linux" else lambda: -1
 
 
-def _leave(cpu: int, slot: int) -> None:
-    """Move this thread off the caller's CPU, where Linux likes to wake it and may leave it for milliseconds."""
-    if cpu < 0 or _sched_getcpu()() != cpu:
+@contextmanager
+def _only_on(cpus: set[int], allowed: set[int]) -> Iterator[None]:
+    """Keep this thread on some of the CPUs that it is allowed."""
+    if len(allowed) < 2:
+        yield
         return
-    allowed = os.sched_getaffinity(0)
-    others = sorted(allowed - {cpu})
-    if others:
-        os.sched_setaffinity(0, {others[slot % len(others)]})
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
         os.sched_setaffinity(0, allowed)
+
+
+class _Job:
+    """The tasks of one call of `Workers.run`."""
+
+    def __init__(self, task: Callable[[int, int], object], n_tasks: int, abort: Callable[[], object] | None) -> None:
+        self._task = task
+        self._n = n_tasks
+        self._abort = abort
+        self._next = itertools.count()  # next() is atomic
+        self._stopped = False
+        self.done: SimpleQueue[BaseException | None] = SimpleQueue()  # what each helper ended with
+
+    def work(self, slot: int, cpus: set[int], allowed: set[int]) -> None:
+        """Take tasks until there are no more, or one has failed."""
+        try:
+            with _only_on(cpus, allowed):
+                while not self._stopped and (i := next(self._next)) < self._n:
+                    self._task(slot, i)
+        except BaseException:
+            self.stop()
+            raise
+
+    def help(self, slot: int, cpus: set[int], allowed: set[int]) -> None:
+        """`work` for another thread than the caller's."""
+        try:
+            self.work(slot, cpus, allowed)
+        except BaseException as error:  # noqa: BLE001  # raised again in the caller
+            self.done.put(error)
+        else:
+            self.done.put(None)
+
+    def stop(self) -> None:
+        """After an error or Ctrl-C: the others finish the task they are at."""
+        self._stopped = True
+        if self._abort:
+            self._abort()
 
 
 class Workers:
@@ -47,51 +88,52 @@ class Workers:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads: list[threading.Thread] = []
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
-    def run(self, task: Callable[[int, int], object], n_tasks: int, abort: Callable[[], object] = lambda: None) -> None:
+    def run(self, task: Callable[[int, int], object], n_tasks: int, abort: Callable[[], object] | None = None) -> None:
         """Call task(slot, i) for i in range(n_tasks); slot < n is the thread's own number. Raises what a task raised.
 
-        Tasks that wait for one another, at most n, go on without those that failed once `abort` has been called.
+        With `abort`, tasks wait for one another: no more than n, they go on without those that failed once it was called.
+        The caller keeps its CPU to itself meanwhile. Linux likes to wake threads where the one that woke them runs, and
+        leaves them there for milliseconds; those that wait for one another would take twice as long.
         """
         helpers = min(self.n, n_tasks) - 1
-        queue = itertools.count()  # next() is atomic
-        stop = False
-
-        here = _sched_getcpu()()
-
-        def work(slot: int) -> None:
-            nonlocal stop
-            try:
-                if slot:
-                    _leave(here, slot)
-                while not stop and (i := next(queue)) < n_tasks:
-                    task(slot, i)
-            except BaseException:
-                stop = True  # Ctrl-C and errors: the others finish the task they are at
-                abort()
-                raise
-
-        if helpers < 1:
-            work(0)
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.n - 1, thread_name_prefix="flash-kmeans")
-        futures = []
+        here = _current_cpu()() if abort and helpers > 0 else -1
+        allowed = os.sched_getaffinity(0) if here >= 0 else set()
+        job = _Job(task, n_tasks, abort)
+        busy, errors = 0, []
         try:
+            self._start(helpers)
             for slot in range(1, helpers + 1):
-                futures.append(self._pool.submit(work, slot))
-            work(0)
+                self._jobs.put(partial(job.help, slot, allowed - {here}, allowed))
+                busy += 1
+            job.work(0, {here}, allowed)
         except BaseException:
-            abort()
+            job.stop()
             raise
         finally:  # nobody writes after we return
-            wait(futures)
-        for future in futures:
-            future.result()
+            while busy:
+                errors.append(job.done.get())
+                busy -= 1
+        for error in filter(None, errors):
+            raise error
+
+    def _start(self, n: int) -> None:
+        while len(self._threads) < n:
+            thread = threading.Thread(target=self._serve, name="flash-kmeans")
+            self._threads.append(thread)  # before it starts: Ctrl-C must not make us forget it
+            thread.start()
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
 
     def close(self) -> None:
         """Join the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            with suppress(RuntimeError):  # it never started
+                thread.join()
+        self._threads = []
