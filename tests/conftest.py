@@ -1,5 +1,36 @@
-"""Runs before any test module: MLX reads this variable once, when it is imported."""
+"""Runs before any test module: MLX reads MLX_ENABLE_TF32 once, when it is imported. Emulates Metal where a test asks for it."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["MLX_ENABLE_TF32"] = "0"
+
+import mlx.core as mx
+import pytest
+
+
+@pytest.fixture
+def metal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Backend "metal" runs: on the GPU, or without one in the emulator; skips where there is neither."""
+    if mx.metal.is_available():
+        yield
+        return
+    from metal.compiler import why_not
+    from metal.emulator import EmulatedKernel, emulation
+
+    from flash_kmeans_mlx.backends import metal as backend
+
+    if reason := why_not():
+        pytest.skip(reason)
+    monkeypatch.setattr(mx.fast, "metal_kernel", EmulatedKernel)
+    monkeypatch.setattr(backend, "missing", lambda: None)
+    with emulation():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _metal_where_named(request: pytest.FixtureRequest) -> None:
+    """Tests with a parameter "metal" need not say more."""
+    call = getattr(request.node, "callspec", None)
+    if call is not None and "metal" in [value for value in call.params.values() if isinstance(value, str)]:
+        request.getfixturevalue("metal")

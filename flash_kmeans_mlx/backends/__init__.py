@@ -5,22 +5,25 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ..errors import BackendUnavailableError
+from . import metal
 from .base import Points, Problem
 
 __all__ = ["BACKENDS", "Points", "Problem", "available", "open_points", "resolve"]
 
-BACKENDS = ("reference", "portable", "cpu")
+BACKENDS = ("reference", "portable", "cpu", "metal")
 
 
 def available() -> dict[str, str | None]:
     """Every backend with None if it can run here, or the reason why not."""
-    return dict.fromkeys(BACKENDS)
+    return dict.fromkeys(BACKENDS) | {"metal": metal.missing()}
 
 
 def resolve(name: str | None) -> str:
     """The backend to use: the named one or an error, or for None the best for MLX's default device."""
     if name is None:
-        return "cpu" if mx.default_device().type == mx.DeviceType.cpu else "portable"
+        if mx.default_device().type == mx.DeviceType.cpu:
+            return "cpu"
+        return "metal" if metal.missing() is None else "portable"
     if name not in BACKENDS:
         raise ValueError(f"backend={name!r} must be one of {', '.join(map(repr, BACKENDS))} or None")
     reason = available()[name]
@@ -35,6 +38,10 @@ def open_points(backend: str, problem: Problem) -> Points:
         from .cpu import open_cpu
 
         return open_cpu(problem)
+    if backend == "metal":
+        from .metal.points import MetalPoints
+
+        return MetalPoints(problem)
     if backend == "portable":
         from .portable import PortablePoints
 

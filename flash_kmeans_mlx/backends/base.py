@@ -34,6 +34,7 @@ class Problem:
         check_finite: whether to look for NaN and Inf.
         compiled: whether MLX's graphs go through `mx.compile`.
         runs, init: how many times it will be fitted and how it will be seeded, for what that takes of `max_bytes`.
+        strategy: how the backend assigns, by name, or None for its own choice.
     """
 
     x: Any
@@ -47,6 +48,7 @@ class Problem:
     compiled: bool = True
     runs: int = 1
     init: str = ""
+    strategy: str | None = None
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Points(ABC):
 
     Attributes:
         backend: the backend's name.
+        strategy: how it assigns, where it has a choice.
         rounding: by how much, relative to a point's norm, the mean of copies of that point may miss it.
         problem: what it was made from.
         shape: (B, N, D).
@@ -110,6 +113,7 @@ class Points(ABC):
 
     backend: ClassVar[str]
     rounding: ClassVar[float] = 1e-6
+    strategy: str = ""
     frame: Frame
 
     def __init__(self, problem: Problem) -> None:

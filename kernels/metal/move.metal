@@ -9,7 +9,7 @@
 //   OUT c     (B, K, D) float    in the user's coordinates; `old` at rest, and where a cluster has no mass or direction
 //       inner (B, K, D) float    in the frame
 //       bias  (B, K)    float    -||inner||^2 / 2, or 0 if SPHERICAL
-//       moved (B, K)    float    ||c - old||^2
+//       moved (B, K)    float    ||c - old||^2, in units of scale^2 unless SPHERICAL: squares stay inside float
 //   SPHERICAL: sum / ||sum||, else sum / mass.
 //   Grid: a simdgroup per (cluster, B).
 //
@@ -87,7 +87,8 @@ METAL_FUNC void move_centroid(
     c[base + d] = value;
     inner[base + d] = own;
     norm = add(norm, square(own));
-    far = fma(value - before, value - before, far);
+    const float step = SPHERICAL ? value - before : (value - before) / unit;
+    far = fma(step, step, far);
   }
   norm = add_simdgroup(norm);
   far = simd_sum(far);

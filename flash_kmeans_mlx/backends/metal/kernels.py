@@ -7,17 +7,26 @@ template arguments, so that the number of pipelines is bounded however many shap
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from . import launch as launches
-from .launch import Device, Launch, PointTiles, Tiles
-from .sources import build
+from .device import SIMD, Device, Launch
+from .launch import PointTiles, Tiles
+from .sources import BEST_TYPES, call
 
-__all__ = ["Order", "Sums", "accumulate", "argmax", "assign", "counting_sort", "move_centroids", "top_of_rows", "topk"]
-
-BEST = (mx.uint32, mx.float32)
+__all__ = [
+    "Order",
+    "Sums",
+    "accumulate",
+    "argmax",
+    "assign",
+    "counting_sort",
+    "frame_inputs",
+    "move_centroids",
+    "tile_arguments",
+]
 
 
 class Order(NamedTuple):
@@ -60,13 +69,13 @@ def assign(
     if isinstance(config, PointTiles):
         name, tiles = "assign_points", {"D": config.d, "PT": config.points, "BN": config.centroids}
     else:
-        name, tiles = "assign_rows", _scores(config)
-    label, score = _call(
+        name, tiles = "assign_rows", tile_arguments(config)
+    label, score = call(
         name,
-        [x, c, bias, *_frame(shift, factor, c)],
+        [x, c, bias, *frame_inputs(shift, factor, c)],
         launch,
         [(parts, b, n)] * 2,
-        BEST,
+        BEST_TYPES,
         T=x.dtype,
         **tiles,
         FRAMED=shift is not None,
@@ -81,7 +90,7 @@ def argmax(scores: mx.array) -> tuple[mx.array, mx.array]:
     """Index (R,) uint32 and value (R,) float32 of the best of each row of scores (R, K); ties to the lowest index."""
     r, k = scores.shape
     rows = launches.argmax_rows(r, k, scores.dtype.size)
-    label, score = _call("argmax", [scores], rows.launch, [(r,)] * 2, BEST, T=scores.dtype, LANES=rows.lanes, W=rows.width)
+    label, score = call("argmax", [scores], rows.launch, [(r,)] * 2, BEST_TYPES, T=scores.dtype, LANES=rows.lanes, W=rows.width)
     return label, score
 
 
@@ -95,7 +104,7 @@ def counting_sort(labels: mx.array, n_clusters: int) -> Order:
         sizes = mx.array([n_clusters, *digit, plan.chunk], mx.uint32)
         flags = {"INDEXED": i > 0, "TABLE": plan.table}
         cells = (b, plan.chunks, buckets)
-        (counts,) = _call(
+        (counts,) = call(
             "sort_chunk",
             [labels, order, limits, labels, sizes],
             plan.launch,
@@ -109,7 +118,7 @@ def counting_sort(labels: mx.array, n_clusters: int) -> Order:
         ends = mx.cumsum(totals, axis=1)
         starts = ends - totals
         base = upto - counts + starts[:, None]
-        (order,) = _call(
+        (order,) = call(
             "sort_chunk", [labels, order, limits, base, sizes], plan.launch, [(b, n)], [mx.uint32], PLACE=True, **flags
         )
         limits = ends[:, -1]
@@ -117,7 +126,7 @@ def counting_sort(labels: mx.array, n_clusters: int) -> Order:
         return Order(order, mx.concatenate([starts, limits[:, None]], axis=1))
     grid = Launch((n + 1, b, 1), (256, 1, 1))
     sizes = mx.array([n_clusters], mx.uint32)
-    (offsets,) = _call("find_offsets", [labels, order, limits, sizes], grid, [(b, n_clusters + 1)], [mx.uint32])
+    (offsets,) = call("find_offsets", [labels, order, limits, sizes], grid, [(b, n_clusters + 1)], [mx.uint32])
     return Order(order, offsets)
 
 
@@ -141,11 +150,11 @@ def accumulate(
     order, offsets = counting_sort(labels, n_clusters)
     plan = launches.segments(b, n, n_clusters, d, narrow=x.size < 8)
     # `partial` has at least 2 * 8 elements unless D is so small that loads are of one element anyway.
-    rows = [x, x if weights is None else weights, *_frame(shift, factor, x)]
+    rows = [x, x if weights is None else weights, *frame_inputs(shift, factor, x)]
     sizes = mx.array([plan.chunk, plan.whole], mx.uint32)
     flags = {"T": x.dtype, "LANES": plan.lanes, "W": plan.width, "NSG": plan.nsg}
     flags |= {"WEIGHTED": weights is not None, "FRAMED": shift is not None}
-    (partial,) = _call(
+    (partial,) = call(
         "sum_chunks",
         [*rows, labels, order, offsets, sizes],
         plan.sum_chunks,
@@ -153,7 +162,7 @@ def accumulate(
         [mx.float32],
         **flags,
     )
-    sums, mass = _call(
+    sums, mass = call(
         "sum_clusters",
         [*rows, order, offsets, partial, sizes],
         plan.sum_clusters,
@@ -175,9 +184,9 @@ def _accumulate_dense(
     b, n, d = x.shape
     plan = launches.dense_launch(b, n, k, d)
     cells = (b, plan.chunks, k)
-    partial, mass, counts = _call(
+    partial, mass, counts = call(
         "sum_dense",
-        [x, x if weights is None else weights, *_frame(shift, factor, x), labels, mx.array([k, plan.chunk], mx.uint32)],
+        [x, x if weights is None else weights, *frame_inputs(shift, factor, x), labels, mx.array([k, plan.chunk], mx.uint32)],
         plan.launch,
         [(*cells, d), cells, cells],
         [mx.float32, mx.float32, mx.uint32],
@@ -208,10 +217,10 @@ def move_centroids(
     """
     b, k, d = sums.shape
     return tuple(
-        _call(
+        call(
             "move_centroids",
-            [sums, mass, old, *_frame(shift, scale, mass), going.astype(mx.uint32)],
-            Launch((k * launches.SIMD, b, 1), (launches.SIMD, 1, 1)),
+            [sums, mass, old, *frame_inputs(shift, scale, mass), going.astype(mx.uint32)],
+            Launch((k * SIMD, b, 1), (SIMD, 1, 1)),
             [(b, k, d), (b, k, d), (b, k), (b, k)],
             [mx.float32] * 4,
             SPHERICAL=spherical,
@@ -220,102 +229,11 @@ def move_centroids(
     )
 
 
-def topk(
-    x: mx.array,
-    c: mx.array,
-    bias: mx.array,
-    k: int,
-    shift: mx.array | None = None,
-    factor: mx.array | None = None,
-    device: Device | None = None,
-) -> tuple[mx.array, mx.array]:
-    """The k best centroids of each point, best first: (B, N, k) uint32 and their scores (B, N, k) float32.
-
-    Ties go to the lowest index; NaN counts as -inf. Every 32 of k take one more pass over the scores, which are computed
-    anew: none is ever stored.
-    """
-    b, n, d = x.shape
-    framed = shift is not None
-    narrow = min(x.size, c.size, c.size if shift is None else shift.size) < 8
-    config = launches.topk_config(d, narrow=narrow)
-    launch = launches.topk_launch(config, b, n, c.shape[1], device or Device())
-    parts = launch.grid[2]
-    points = [x, c, bias, *_frame(shift, factor, c)]
-
-    def some(count: int, after: list[mx.array] | None) -> tuple[mx.array, mx.array]:
-        label, score = _call(
-            "top_rows",
-            [*points, *(after or [bias, bias]), mx.array([count], mx.uint32)],
-            launch,
-            [(parts, b, n, count)] * 2,
-            BEST,
-            T=x.dtype,
-            **_scores(config),
-            FRAMED=framed,
-            AFTER=after is not None,
-        )
-        if parts == 1:
-            return label[0], score[0]
-        flat = (b * n, parts * count)
-        label, score = (a.transpose(1, 2, 0, 3).reshape(flat) for a in (label, score))
-        label, score = _top_of_rows(score, count, label, None)
-        return label.reshape(b, n, count), score.reshape(b, n, count)
-
-    return _in_rounds(k, some)
-
-
-def top_of_rows(scores: mx.array, k: int) -> tuple[mx.array, mx.array]:
-    """The k best of each row of scores (R, M), best first: (R, k) uint32 and (R, k) float32; ties to the lowest index."""
-    return _in_rounds(k, lambda count, after: _top_of_rows(scores, count, None, after))
-
-
-def _top_of_rows(scores: mx.array, k: int, index: mx.array | None, after: list[mx.array] | None) -> tuple[mx.array, mx.array]:
-    r, m = scores.shape
-    rows = launches.topk_rows_launch(r, m)
-    label, score = _call(
-        "top_of_rows",
-        [scores, scores if index is None else index, *(after or [scores, scores]), mx.array([k], mx.uint32)],
-        rows.launch,
-        [(r, k)] * 2,
-        BEST,
-        T=scores.dtype,
-        W=rows.width,
-        INDEXED=index is not None,
-        AFTER=after is not None,
-    )
-    return label, score
-
-
-def _in_rounds(k: int, some: Any) -> tuple[mx.array, mx.array]:
-    """k entries, 32 at a time; every round looks beyond the last entry of the one before."""
-    labels, scores, after = [], [], None
-    for done in range(0, k, launches.FUSED_K):
-        label, score = some(min(launches.FUSED_K, k - done), after)
-        labels.append(label)
-        scores.append(score)
-        after = [score[..., -1], label[..., -1]]
-    if len(labels) == 1:
-        return labels[0], scores[0]
-    return mx.concatenate(labels, axis=-1), mx.concatenate(scores, axis=-1)
-
-
-def _scores(tiles: Tiles) -> dict[str, int]:
+def tile_arguments(tiles: Tiles) -> dict[str, int]:
+    """Template arguments of Scores."""
     return {"NSG": tiles.nsg, "RB": tiles.rb, "CB": tiles.cb, "BK": tiles.bk, "RES": tiles.res, "VEC": tiles.vec}
 
 
-def _frame(shift: mx.array | None, factor: mx.array | None, unread: mx.array) -> list[mx.array]:
+def frame_inputs(shift: mx.array | None, factor: mx.array | None, unread: mx.array) -> list[mx.array]:
     """The inputs shift and factor, or an array at hand in their place: without FRAMED kernels don't read them."""
     return [unread if shift is None else shift, unread if factor is None else factor]
-
-
-def _call(
-    name: str, inputs: list[mx.array], launch: Launch, shapes: list[tuple[int, ...]], dtypes: Any, **template: Any
-) -> list[mx.array]:
-    return build(name)(
-        inputs=inputs,
-        output_shapes=shapes,
-        output_dtypes=list(dtypes),
-        grid=launch.grid,
-        threadgroup=launch.threadgroup,
-        template=list(template.items()),
-    )

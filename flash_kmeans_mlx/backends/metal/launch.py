@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .device import MAX_ROWS, SIMD, Device, Launch, ceil_div, power_of_two
+
 __all__ = [
     "Dense",
-    "Device",
-    "Launch",
     "PointTiles",
     "Rows",
     "Segments",
@@ -21,69 +21,21 @@ __all__ = [
     "assign_configs",
     "assign_launch",
     "dense_launch",
+    "score_rows",
     "segments",
     "sort",
-    "supports",
     "topk_config",
     "topk_launch",
     "topk_rows_launch",
 ]
 
-MAX_THREADS = 1024  # of a threadgroup
-MAX_THREADGROUP_BYTES = 32768
-MAX_GRID = 2**31 - 1  # threads along one axis: Metal takes a uint32, MLX's Python call an int
-MAX_ROWS = 2**26 - 4  # of argmax and of topk over rows: up to 32 threads a row
-MAX_POINTS = 2**30 - 2**16  # of a member: two threads a row, and what pads them
-MAX_CLUSTERS = 2**23  # 128 threads each where sums are finished
-MAX_BATCH = 65535
-MAX_FEATURES = 2**24
 MAX_REGISTERS = 104  # leaves 24 of 128 for addresses
-SIMD = 32
-DTYPES = ("float32", "float16", "bfloat16")
 SMALL_D = 8  # up to here one thread holds whole points
 DENSE_CLUSTERS = 64  # up to here sums need no sort
 TABLE = 8192  # buckets of a sort by one digit: 32 KiB of uint32
 FUSED_K = 32  # entries of a list of topk: one a lane
+LEAST_ROWS = 64  # of a product
 CHUNKS = 2048  # of sorted rows at most, up to N = 2**23: enough for the widest GPU, and few to add up
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a launch needs to know of a GPU.
-
-    Attributes:
-        architecture: `mx.device_info()["architecture"]`, such as applegpu_g13s; the last letter is the size of the chip.
-    """
-
-    architecture: str = "applegpu_g13g"
-
-    @property
-    def threadgroups(self) -> int:
-        """How many threadgroups keep every core busy: 8 a core."""
-        cores = {"p": 6, "g": 10, "s": 32, "c": 40, "d": 64}
-        return 8 * cores.get(self.architecture[-1:], 10)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A checked grid, in threads.
-
-    Raises:
-        ValueError: more threads or threadgroup memory than Metal takes.
-    """
-
-    grid: tuple[int, int, int]
-    threadgroup: tuple[int, int, int]
-    threadgroup_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        threads = self.threadgroup[0] * self.threadgroup[1] * self.threadgroup[2]
-        if threads > MAX_THREADS:
-            raise ValueError(f"a threadgroup of {threads} threads must be <= {MAX_THREADS}")
-        if self.threadgroup_bytes > MAX_THREADGROUP_BYTES:
-            raise ValueError(f"{self.threadgroup_bytes} bytes of threadgroup memory must be <= {MAX_THREADGROUP_BYTES}")
-        if not all(0 < side <= MAX_GRID for side in self.grid):
-            raise ValueError(f"a grid of {self.grid} threads must be in [1, {MAX_GRID}] along every axis; cut the rows")
 
 
 @dataclass(frozen=True)
@@ -193,23 +145,6 @@ class Dense:
     launch: Launch
 
 
-def supports(b: int, n: int, k: int, d: int, dtype: str) -> str | None:
-    """None if the kernels take this shape, else the reason why not."""
-    if dtype not in DTYPES:
-        return f"dtype={dtype} must be one of {', '.join(DTYPES)}"
-    if min(b, n, k, d) < 1:
-        return f"B={b}, N={n}, K={k}, D={d} must all be >= 1"
-    for name, value, limit in (
-        ("B", b, MAX_BATCH),
-        ("N", n, MAX_POINTS),
-        ("K", k, MAX_CLUSTERS),
-        ("D", d, MAX_FEATURES),
-    ):
-        if value > limit:
-            return f"{name}={value} must be <= {limit}, the most that a launch takes"
-    return None
-
-
 def assign_configs(d: int) -> tuple[Tiles | PointTiles, ...]:
     """The candidates for points of d features, the one to take without a measurement first."""
     if d <= SMALL_D:
@@ -241,12 +176,12 @@ def topk_launch(config: Tiles, b: int, n: int, k: int, device: Device) -> Launch
 
 
 def _parts(config: Tiles | PointTiles, b: int, n: int, k: int, device: Device) -> int:
-    groups = b * _ceil(n, config.rows)
-    return max(1, min(_ceil(device.threadgroups, groups), _ceil(k, config.centroids) // 4, 32))
+    groups = b * ceil_div(n, config.rows)
+    return max(1, min(ceil_div(device.threadgroups, groups), ceil_div(k, config.centroids) // 4, 32))
 
 
 def _row_tiles(config: Tiles | PointTiles, b: int, n: int, parts: int, threadgroup_bytes: int) -> Launch:
-    return Launch((_ceil(n, config.rows) * config.threads, b, parts), (config.threads, 1, 1), threadgroup_bytes)
+    return Launch((ceil_div(n, config.rows) * config.threads, b, parts), (config.threads, 1, 1), threadgroup_bytes)
 
 
 def argmax_rows(rows: int, k: int, itemsize: int) -> Rows:
@@ -254,13 +189,18 @@ def argmax_rows(rows: int, k: int, itemsize: int) -> Rows:
     _check_rows(rows)
     lanes = 32 if k > 64 else 8 if k > 8 else 2
     width = 1 if rows * k < 8 else 16 // itemsize
-    return Rows(lanes, width, Launch((_ceil(rows * lanes, 128) * 128, 1, 1), (128, 1, 1)))
+    return Rows(lanes, width, Launch((ceil_div(rows * lanes, 128) * 128, 1, 1), (128, 1, 1)))
+
+
+def score_rows(k: int, device: Device) -> int:
+    """Rows whose scores exist at a time under the addmm strategy: as many as stay in the GPU's cache, but no crawl."""
+    return min(max(LEAST_ROWS, device.cache_bytes // (4 * k)), MAX_ROWS)
 
 
 def topk_rows_launch(rows: int, m: int) -> Rows:
     """Launch of topk over rows of scores."""
     _check_rows(rows)
-    return Rows(SIMD, 1 if rows * m < 8 else 4, Launch((_ceil(rows, 4) * 128, 1, 1), (128, 1, 1)))
+    return Rows(SIMD, 1 if rows * m < 8 else 4, Launch((ceil_div(rows, 4) * 128, 1, 1), (128, 1, 1)))
 
 
 def _check_rows(rows: int) -> None:
@@ -274,11 +214,11 @@ def sort(b: int, n: int, k: int) -> Sort:
         digits = ((k, 0, 2**32 - 1),)
     else:
         bits = ((k - 1).bit_length() + 1) // 2
-        digits = ((1 << bits, 0, (1 << bits) - 1), (_ceil(k, 1 << bits), bits, 2**32 - 1))
+        digits = ((1 << bits, 0, (1 << bits) - 1), (ceil_div(k, 1 << bits), bits, 2**32 - 1))
     buckets = max(digit[0] for digit in digits)
     table = next(size for size in (256, 2048, TABLE) if buckets <= size)
-    chunk = min(max(1024, 2 * _power_of_two(buckets)), TABLE)
-    chunks = _ceil(n, chunk)
+    chunk = min(max(1024, 2 * power_of_two(buckets)), TABLE)
+    chunks = ceil_div(n, chunk)
     return Sort(digits, table, chunk, chunks, Launch((chunks * SIMD, b, 1), (SIMD, 1, 1), 4 * table))
 
 
@@ -286,10 +226,10 @@ def segments(b: int, n: int, k: int, d: int, *, narrow: bool = False) -> Segment
     """Chunks of sorted rows, so many that they feed the GPU and so few that adding them up is short."""
     width = 1 if narrow or d < 4 else 4
     lanes = _lanes(d, width)
-    blocks = _ceil(d, lanes * width)
+    blocks = ceil_div(d, lanes * width)
     nsg = 4
-    chunk = min(max(256, _power_of_two(_ceil(n, CHUNKS))), 4096)
-    chunks = _ceil(n, chunk)
+    chunk = min(max(256, power_of_two(ceil_div(n, CHUNKS))), 4096)
+    chunks = ceil_div(n, chunk)
     threads = nsg * SIMD
     return Segments(
         lanes,
@@ -298,30 +238,22 @@ def segments(b: int, n: int, k: int, d: int, *, narrow: bool = False) -> Segment
         chunk,
         nsg * chunk,
         chunks,
-        Launch((_ceil(chunks, nsg) * threads, blocks, b), (threads, 1, 1)),
+        Launch((ceil_div(chunks, nsg) * threads, blocks, b), (threads, 1, 1)),
         Launch((k * threads, blocks, b), (threads, 1, 1), 4 * nsg * (lanes * width + 1)),
     )
 
 
 def dense_launch(b: int, n: int, k: int, d: int) -> Dense:
     """Chunks of 32 rows a cluster: the partial sums are then a thirty-second of x."""
-    table = max(16, _power_of_two(k))
+    table = max(16, power_of_two(k))
     lanes = _lanes(d, 1)
-    slices = _ceil(d, lanes)
+    slices = ceil_div(d, lanes)
     nsg = min(128 // table, slices)
     chunk = 32 * table
-    chunks = _ceil(n, chunk)
-    launch = Launch((chunks * SIMD * nsg, _ceil(slices, nsg), b), (SIMD * nsg, 1, 1), 4 * SIMD * table * nsg)
+    chunks = ceil_div(n, chunk)
+    launch = Launch((chunks * SIMD * nsg, ceil_div(slices, nsg), b), (SIMD * nsg, 1, 1), 4 * SIMD * table * nsg)
     return Dense(lanes, nsg, table, chunk, chunks, launch)
 
 
 def _lanes(columns: int, width: int) -> int:
-    return min(SIMD, _power_of_two(_ceil(columns, width)))
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
+    return min(SIMD, power_of_two(ceil_div(columns, width)))

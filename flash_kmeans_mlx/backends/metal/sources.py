@@ -10,7 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 
-__all__ = ["DEFINITIONS", "Definition", "build", "source_text"]
+from .device import Launch
+
+__all__ = ["BEST_TYPES", "DEFINITIONS", "Definition", "build", "call", "source_text"]
 
 POSITION = "threadgroup_position_in_grid"
 GROUPS = "threadgroups_per_grid"
@@ -21,6 +23,7 @@ ROWS = "make_rows(x, weight, shift, factor, x_shape[1], x_shape[2])"
 SCORES = "typedef Scores<T, NSG, RB, CB, BK, RES, VEC, FRAMED> S;"
 POINTS_IN = ("x", "c", "bias", "shift", "factor")
 BEST = ("label", "score")
+BEST_TYPES = (mx.uint32, mx.float32)
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,20 @@ def source_text(name: str) -> str:
     return (files("flash_kmeans_mlx.kernels.metal") / f"{name}.metal").read_text(encoding="utf-8")
 
 
+def call(
+    name: str, inputs: list[mx.array], launch: Launch, shapes: list[tuple[int, ...]], dtypes: Any, **template: Any
+) -> list[mx.array]:
+    """The outputs of a kernel."""
+    return build(name)(
+        inputs=inputs,
+        output_shapes=shapes,
+        output_dtypes=list(dtypes),
+        grid=launch.grid,
+        threadgroup=launch.threadgroup,
+        template=list(template.items()),
+    )
+
+
 def build(name: str) -> Callable[..., list[mx.array]]:
     """The kernel of that name, made once by whatever `mx.fast.metal_kernel` is at the time."""
     return _build(mx.fast.metal_kernel, name)
@@ -171,5 +188,6 @@ def _build(factory: Any, name: str) -> Callable[..., list[mx.array]]:
         input_names=list(definition.inputs),
         output_names=list(definition.outputs),
         source=definition.source,
-        header="\n".join(source_text(header) for header in definition.headers),
+        # The compiler's messages then name the kernel.
+        header="\n".join([f'#line 2 "flash_kmeans_{name}"', *(source_text(header) for header in definition.headers)]),
     )

@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 
-from flash_kmeans_mlx.backends.metal import launch
-from flash_kmeans_mlx.backends.metal.launch import Device, Launch, PointTiles, Tiles
+from flash_kmeans_mlx.backends.metal import device, launch
+from flash_kmeans_mlx.backends.metal.device import Device, Launch
+from flash_kmeans_mlx.backends.metal.launch import PointTiles, Tiles
 
 DIMS = (1, 2, 3, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 784, 4096)
 COUNTS = (1, 2, 7, 64, 65, 1000, 8192, 8193, 2**20)
-ROWS = (1, 33, 1000, 10**6, launch.MAX_POINTS)
+ROWS = (1, 33, 1000, 10**6, device.MAX_POINTS)
 DEVICES = tuple(Device(f"applegpu_g16{size}") for size in "pgsd")
 
 
@@ -19,14 +20,14 @@ DEVICES = tuple(Device(f"applegpu_g16{size}") for size in "pgsd")
 def test_tiles_fit(d: int) -> None:
     for tiles in (*launch.assign_configs(d), launch.topk_config(d), launch.topk_config(d, narrow=True)):
         assert tiles.registers() <= launch.MAX_REGISTERS
-        assert tiles.threads <= launch.MAX_THREADS
+        assert tiles.threads <= device.MAX_THREADS
         if isinstance(tiles, PointTiles):
             assert tiles.d == d <= launch.SMALL_D
             continue
         assert tiles.centroids * tiles.bk % (tiles.threads * tiles.vec) == 0  # Scores asserts it too
         assert tiles.centroids <= tiles.threads  # each stages at most one bias
         assert tiles.res == 0 or tiles.res * tiles.bk >= d
-    assert launch.topk_config(d).centroids % launch.SIMD == 0  # lists take 32 candidates at a time
+    assert launch.topk_config(d).centroids % device.SIMD == 0  # lists take 32 candidates at a time
 
 
 def test_registers_of_known_tiles() -> None:
@@ -37,7 +38,7 @@ def test_registers_of_known_tiles() -> None:
 
 @pytest.mark.parametrize("d", DIMS)
 def test_assign_covers_every_row_and_part(d: int) -> None:
-    for n, k, device, b in itertools.product(ROWS, COUNTS, DEVICES, (1, 3)):
+    for n, k, gpu, b in itertools.product(ROWS, COUNTS, DEVICES, (1, 3)):
         for config in launch.assign_configs(d):
             plan = launch.assign_launch(config, b, n, k, device)
             tiles, parts = plan.grid[0] // plan.threadgroup[0], plan.grid[2]
@@ -72,9 +73,9 @@ def test_sums_cover_every_row_and_feature(d: int) -> None:
     for n, k, narrow in itertools.product(ROWS, COUNTS, (False, True)):
         plan = launch.segments(3, n, k, d, narrow=narrow)
         assert plan.chunks * plan.chunk >= n
-        assert plan.sum_chunks.grid[0] >= plan.chunks * launch.SIMD
+        assert plan.sum_chunks.grid[0] >= plan.chunks * device.SIMD
         assert plan.sum_chunks.grid[1] * plan.lanes * plan.width >= d
-        assert plan.sum_clusters.grid == (k * plan.nsg * launch.SIMD, plan.sum_chunks.grid[1], 3)
+        assert plan.sum_clusters.grid == (k * plan.nsg * device.SIMD, plan.sum_chunks.grid[1], 3)
     for n, k in itertools.product(ROWS, (1, 17, 64)):
         dense = launch.dense_launch(3, n, k, d)
         assert dense.chunks * dense.chunk >= n
@@ -95,7 +96,7 @@ def test_rows_of_scores() -> None:
     assert launch.argmax_rows(10, 1000, 4).width == 4
     assert launch.argmax_rows(10, 1000, 2).width == 8
     assert launch.argmax_rows(1, 7, 4).width == 1  # fewer than 8 elements: `constant` memory
-    assert launch.argmax_rows(launch.MAX_ROWS, 1000, 4).launch.grid[0] <= launch.MAX_GRID
+    assert launch.argmax_rows(device.MAX_ROWS, 1000, 4).launch.grid[0] <= device.MAX_GRID
     for plan in (lambda: launch.argmax_rows(2**26, 2, 4), lambda: launch.topk_rows_launch(2**26, 2)):
         with pytest.raises(ValueError, match=r"67108864 rows must be <= 67108860"):
             plan()
@@ -116,19 +117,19 @@ def test_launch_refuses(grid: tuple[int, int, int], threadgroup: tuple[int, int,
 
 
 def test_supports() -> None:
-    assert launch.supports(3, 1000, 65, 130, "bfloat16") is None
-    assert launch.supports(1, 1, 1, 1, "float32") is None
-    assert "dtype=float64" in str(launch.supports(1, 10, 2, 3, "float64"))
-    assert "N=2147483647" in str(launch.supports(1, 2**31 - 1, 2, 3, "float32"))
-    assert "K=8388609" in str(launch.supports(1, 2**25, 2**23 + 1, 3, "float32"))
-    assert "must all be >= 1" in str(launch.supports(1, 10, 0, 3, "float32"))
-    assert "B=65536" in str(launch.supports(65536, 10, 2, 3, "float32"))
+    assert device.supports(3, 1000, 65, 130, "bfloat16") is None
+    assert device.supports(1, 1, 1, 1, "float32") is None
+    assert "dtype=float64" in str(device.supports(1, 10, 2, 3, "float64"))
+    assert "N=2147483647" in str(device.supports(1, 2**31 - 1, 2, 3, "float32"))
+    assert "K=8388609" in str(device.supports(1, 2**25, 2**23 + 1, 3, "float32"))
+    assert "must all be >= 1" in str(device.supports(1, 10, 0, 3, "float32"))
+    assert "B=65536" in str(device.supports(65536, 10, 2, 3, "float32"))
 
 
-@pytest.mark.parametrize("shape", [(3, launch.MAX_POINTS, launch.MAX_CLUSTERS, 4096), (65535, 1, 1, 1)])
+@pytest.mark.parametrize("shape", [(3, device.MAX_POINTS, device.MAX_CLUSTERS, 4096), (65535, 1, 1, 1)])
 def test_what_is_supported_can_be_launched(shape: tuple[int, int, int, int]) -> None:
     b, n, k, d = shape
-    assert launch.supports(b, n, k, d, "float32") is None
+    assert device.supports(b, n, k, d, "float32") is None
     for config in launch.assign_configs(d):
         launch.assign_launch(config, b, n, k, DEVICES[3])
     launch.topk_launch(launch.topk_config(d), b, n, k, DEVICES[3])

@@ -1,0 +1,96 @@
+"""What Metal and a GPU allow: limits, checked launches, which problems the kernels take."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["Device", "Launch", "ceil_div", "power_of_two", "supports"]
+
+MAX_THREADS = 1024  # of a threadgroup
+MAX_THREADGROUP_BYTES = 32768
+MAX_GRID = 2**31 - 1  # threads along one axis: Metal takes a uint32, MLX's Python call an int
+MAX_ROWS = 2**26 - 4  # of argmax and of topk over rows: up to 32 threads a row
+MAX_POINTS = 2**30 - 2**16  # of a member: two threads a row, and what pads them
+MAX_CLUSTERS = 2**23  # 128 threads each where sums are finished
+MAX_BATCH = 65535
+MAX_FEATURES = 2**24
+SIMD = 32
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a launch needs to know of a GPU.
+
+    Attributes:
+        architecture: `mx.device_info()["architecture"]`, such as applegpu_g13s; the last letter is the size of the chip.
+    """
+
+    architecture: str = "applegpu_g13g"
+
+    @property
+    def threadgroups(self) -> int:
+        """How many threadgroups keep every core busy: 8 a core."""
+        cores = {"p": 6, "g": 10, "s": 32, "c": 40, "d": 64}
+        return 8 * cores.get(self.architecture[-1:], 10)
+
+    @property
+    def cache_bytes(self) -> int:
+        """About half of the cache that all cores share."""
+        return {"p": 2, "s": 24, "c": 24, "d": 48}.get(self.architecture[-1:], 4) << 20
+
+    @property
+    def rounds_products(self) -> bool:
+        """Whether MLX may compute float32 products in TF32: from the M5 on, unless told otherwise."""
+        generation = re.search(r"g(\d+)\w$", self.architecture)
+        return bool(generation and int(generation[1]) >= 17)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A checked grid, in threads.
+
+    Raises:
+        ValueError: more threads or threadgroup memory than Metal takes.
+    """
+
+    grid: tuple[int, int, int]
+    threadgroup: tuple[int, int, int]
+    threadgroup_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        threads = self.threadgroup[0] * self.threadgroup[1] * self.threadgroup[2]
+        if threads > MAX_THREADS:
+            raise ValueError(f"a threadgroup of {threads} threads must be <= {MAX_THREADS}")
+        if self.threadgroup_bytes > MAX_THREADGROUP_BYTES:
+            raise ValueError(f"{self.threadgroup_bytes} bytes of threadgroup memory must be <= {MAX_THREADGROUP_BYTES}")
+        if not all(0 < side <= MAX_GRID for side in self.grid):
+            raise ValueError(f"a grid of {self.grid} threads must be in [1, {MAX_GRID}] along every axis; cut the rows")
+
+
+def supports(b: int, n: int, k: int, d: int, dtype: str) -> str | None:
+    """None if the kernels take this shape, else the reason why not."""
+    if dtype not in DTYPES:
+        return f"dtype={dtype} must be one of {', '.join(DTYPES)}"
+    if min(b, n, k, d) < 1:
+        return f"B={b}, N={n}, K={k}, D={d} must all be >= 1"
+    for name, value, limit in (
+        ("B", b, MAX_BATCH),
+        ("N", n, MAX_POINTS),
+        ("K", k, MAX_CLUSTERS),
+        ("D", d, MAX_FEATURES),
+    ):
+        if value > limit:
+            return f"{name}={value} must be <= {limit}, the most that a launch takes"
+    return None
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is >= n."""
+    return 1 << (n - 1).bit_length()
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)

@@ -1,0 +1,202 @@
+"""MetalPoints under Lloyd's loop: the same fit however it is cut into blocks, and that of the portable backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from flash_kmeans_mlx import batch_kmeans_Euclid
+from flash_kmeans_mlx.backends.base import Points, Problem
+from flash_kmeans_mlx.backends.metal import points, sources
+from flash_kmeans_mlx.backends.metal.block import Held, Rules, State, block
+from flash_kmeans_mlx.backends.metal.device import Device
+from flash_kmeans_mlx.backends.metal.points import MetalPoints
+from flash_kmeans_mlx.backends.metal.strategy import Strategy
+from flash_kmeans_mlx.backends.portable import PortablePoints
+from flash_kmeans_mlx.errors import BackendUnavailableError
+from flash_kmeans_mlx.lloyd import Fit, lloyd
+from flash_kmeans_mlx.metrics import COSINE, DOT, EUCLIDEAN, Metric
+
+B, N, D, K = 2, 700, 17, 9
+
+
+pytestmark = pytest.mark.usefixtures("metal")
+
+
+def blobs(offset: float = 0.0) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    centers = 2 * rng.standard_normal((B, K, D))
+    own = np.take_along_axis(centers, rng.integers(0, K, (B, N, 1)), axis=1)
+    return (own + rng.standard_normal((B, N, D)) + offset).astype(np.float32)
+
+
+def start(x: np.ndarray, k: int = K) -> np.ndarray:
+    return x[:, np.random.default_rng(0).choice(x.shape[1], k, replace=False)].copy()
+
+
+def fit(
+    cls: type[Points],
+    x: np.ndarray,
+    c: np.ndarray,
+    metric: Metric = EUCLIDEAN,
+    *,
+    step_by_step: bool = False,
+    **options: Any,
+) -> tuple[Fit, np.ndarray, np.ndarray]:
+    arguments = {"max_iters": 30, "tol": 0.0, "empty": "farthest"} | options
+    weights = arguments.pop("weights", None)
+    report = (lambda _: None) if step_by_step else None
+    with cls(Problem(mx.array(x), c.shape[1], metric, x.shape, weights)) as held:
+        result = lloyd(held, c, **arguments, report=report)
+        return result, held.labels(), held.inertia(result.centroids)
+
+
+def same(a: tuple[Fit, np.ndarray, np.ndarray], b: tuple[Fit, np.ndarray, np.ndarray]) -> None:
+    np.testing.assert_array_equal(a[0].n_iter, b[0].n_iter)
+    np.testing.assert_array_equal(a[0].converged, b[0].converged)
+    np.testing.assert_array_equal(a[1], b[1])
+    np.testing.assert_array_equal(a[0].centroids, b[0].centroids)
+
+
+@pytest.mark.parametrize("metric", [EUCLIDEAN, COSINE, DOT], ids=lambda m: m.name)
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_blocks_equal_single_steps(metric: Metric, offset: float) -> None:
+    x = blobs(offset)
+    blocks = fit(MetalPoints, x, start(x), metric)
+    same(blocks, fit(MetalPoints, x, start(x), metric, step_by_step=True))
+    assert blocks[0].n_iter.max() > 4
+
+
+@pytest.mark.parametrize("metric", [EUCLIDEAN, COSINE, DOT], ids=lambda m: m.name)
+@pytest.mark.parametrize("k", [K, 70])
+def test_same_fit_as_portable(metric: Metric, k: int) -> None:
+    x = blobs()
+    weights = (np.random.default_rng(1).random((B, N)) * (np.arange(N) % 5 > 0)).astype(np.float32)
+    options = {"weights": weights, "max_iters": 30 if k == K else 4}  # many clusters part where two are all but equally far
+    ours, theirs = (fit(cls, x, start(x, k), metric, **options) for cls in (MetalPoints, PortablePoints))
+    np.testing.assert_array_equal(ours[0].n_iter, theirs[0].n_iter)
+    assert (ours[1] != theirs[1]).mean() <= 2e-3
+    np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("empty", ["farthest", "split", "keep"])
+def test_empty_clusters(empty: str) -> None:
+    x = blobs()
+    c = start(x)
+    c[1, :3] += 1000
+    blocks = fit(MetalPoints, x, c, empty=empty)
+    same(blocks, fit(MetalPoints, x, c, empty=empty, step_by_step=True))
+    np.testing.assert_allclose(blocks[2], fit(PortablePoints, x, c, empty=empty)[2], rtol=1e-5)
+
+
+def test_stack_of_fits_is_the_fits_of_the_stack() -> None:
+    x = blobs()
+    c = start(x)
+    both = fit(MetalPoints, x, c)
+    for b in range(B):
+        alone = fit(MetalPoints, x[b : b + 1], c[b : b + 1])
+        np.testing.assert_array_equal(alone[0].centroids[0], both[0].centroids[b])
+        np.testing.assert_array_equal(alone[1][0], both[1][b])
+        assert alone[0].n_iter[0] == both[0].n_iter[b]
+
+
+@pytest.mark.parametrize("max_iters", [1, 2, 5])
+def test_limit(max_iters: int) -> None:
+    x = blobs()
+    blocks = fit(MetalPoints, x, start(x), max_iters=max_iters)
+    same(blocks, fit(MetalPoints, x, start(x), max_iters=max_iters, step_by_step=True))
+    np.testing.assert_array_equal(blocks[0].n_iter, max_iters)
+
+
+def test_tolerance() -> None:
+    x = blobs()
+    blocks = fit(MetalPoints, x, start(x), tol=0.3)
+    same(blocks, fit(MetalPoints, x, start(x), tol=0.3, step_by_step=True))
+    assert blocks[0].converged.all()
+    assert blocks[0].n_iter.max() < fit(MetalPoints, x, start(x))[0].n_iter.max()
+
+
+def test_blocks_grow_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    real = points.block
+
+    def spy(length: int, *rest: Any) -> Any:
+        lengths.append(length)
+        return real(length, *rest)
+
+    monkeypatch.setattr(points, "block", spy)
+    x = blobs()
+    fit(MetalPoints, x, start(x), max_iters=9)
+    assert lengths[:3] == [1, 2, 4][: len(lengths)]
+    assert sum(lengths) <= 9
+
+
+@pytest.fixture
+def block_arguments() -> tuple[Held, State]:
+    x = blobs()
+    with MetalPoints(Problem(mx.array(x), K, EUCLIDEAN, x.shape)) as some:
+        return some._held, some._start(start(x), np.full(B, 8))
+
+
+RULES = Rules(spherical=False, skip_empty=True, strategy=Strategy("fused"), gpu=Device())
+
+
+def test_block_is_one_graph(block_arguments: tuple[Held, State], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing runs without data, and on a machine without Metal: nothing inside a block waits for the device."""
+    monkeypatch.undo()
+    held, state = block_arguments
+    used = [i for i, a in enumerate(held) if a is not None]
+
+    def flat(*arrays: mx.array) -> list[mx.array]:
+        given: list[Any] = [None] * len(held)
+        for i, a in zip(used, arrays, strict=False):
+            given[i] = a
+        return list(block(8, RULES, False)(Held(*given), State(*arrays[len(used) :])))
+
+    names: list[str] = []
+    mx.export_function(lambda event: names.append(str(event.get("name"))), flat, *(held[i] for i in used), *state)
+    assert names.count("CustomKernel") == 3 * 8
+
+
+def test_block_compiles(block_arguments: tuple[Held, State], monkeypatch: pytest.MonkeyPatch) -> None:
+    def factory(**_: Any) -> Any:
+        return lambda **call: [mx.zeros(s, t) for s, t in zip(call["output_shapes"], call["output_dtypes"], strict=True)]
+
+    monkeypatch.setattr(mx.fast, "metal_kernel", factory)
+    mx.enable_compile()  # the emulator has turned it off
+    try:
+        run = block(2, RULES, True)
+        for _ in range(2):
+            state = run(*block_arguments)
+            mx.eval(*state)
+            np.testing.assert_array_equal(np.array(state.left), 6)
+    finally:
+        mx.disable_compile()
+        block.cache_clear()  # it holds the stand-in
+
+
+def test_refuses_what_kernels_cannot_take() -> None:
+    x = mx.zeros((65536, 1, 1))
+    message = (
+        r"backend='metal' can't take x.shape=\(65536, 1, 1\) with n_clusters=1: B=65536 must be <= 65535, the most that a"
+        r" launch takes; use backend='portable'"
+    )
+    with pytest.raises(BackendUnavailableError, match=message):
+        batch_kmeans_Euclid(x, 1, backend="metal")
+
+
+def test_a_kernel_that_does_not_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(mx.fast, "metal_kernel", lambda **arguments: made.append(arguments["header"]))
+    sources.build("argmax")
+    assert made[0].startswith('#line 2 "flash_kmeans_argmax"\n')
+
+    def refuse(*_: mx.array) -> None:
+        raise RuntimeError("[metal::Device] Unable to build: flash_kmeans_argmax:7:1: error")
+
+    monkeypatch.setattr(mx, "eval", refuse)
+    with pytest.raises(RuntimeError, match=rf"under MLX {mx.__version__}: .* flash_kmeans_argmax:7:1"):
+        points._evaluate(mx.zeros(1))
