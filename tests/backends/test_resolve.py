@@ -21,19 +21,34 @@ def test_every_name_is_available_or_says_why() -> None:
     assert all(reason is None or reason for reason in found.values())
 
 
-def test_a_named_backend_is_that_backend() -> None:
-    for name in BACKENDS:
-        assert resolve(name) == name
-        with open_points(name, Problem(X[None], 4, EUCLIDEAN, X.shape)) as points:
-            assert points.backend == name and points.shape == (1, 41, 3)
-        for fit in FITS.values():
-            assert fit(X, 4, 2, backend=name).backend == name
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_named_backend_is_that_backend(name: str) -> None:
+    assert resolve(name) == name
+    with open_points(name, Problem(X[None], 4, EUCLIDEAN, X.shape)) as points:
+        assert points.backend == name and points.shape == (1, 41, 3)
+    for fit in FITS.values():
+        assert fit(X, 4, 2, backend=name).backend == name
 
 
-@pytest.mark.parametrize(("device", "name"), [(mx.cpu, "cpu"), (mx.gpu, "portable")], ids=["cpu", "gpu"])
-def test_none_is_the_best_for_the_default_device(device: mx.DeviceType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("device", "has_metal", "name"),
+    [(mx.cpu, False, "cpu"), (mx.cpu, True, "cpu"), (mx.gpu, True, "metal"), (mx.gpu, False, "portable")],
+    ids=["cpu", "cpu-of-a-mac", "apple-gpu", "other-gpu"],
+)
+def test_none_is_the_best_for_the_default_device(
+    device: mx.DeviceType, has_metal: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(device))
+    monkeypatch.setattr(mx.metal, "is_available", lambda: has_metal)
     assert resolve(None) == name
+
+
+@pytest.mark.parametrize(("has_metal", "reason"), [(False, "no Metal device"), (True, r"mx.set_default_device\(mx.gpu\)")])
+def test_metal_says_what_it_lacks(has_metal: bool, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.cpu))
+    monkeypatch.setattr(mx.metal, "is_available", lambda: has_metal)
+    with pytest.raises(BackendUnavailableError, match=rf"backend='metal' can't run here: .*{reason}"):
+        batch_kmeans_Euclid(X, 4, backend="metal")
 
 
 def test_none_never_is_the_reference() -> None:

@@ -17,12 +17,13 @@ __all__ = ["Held", "Rules", "State", "block"]
 
 
 class Held(NamedTuple):
-    """What iterations read and never change; None for weights of one, and for a frame that is the user's."""
+    """What iterations read and never change; None for weights of one, and where there is nothing to shift or scale."""
 
     x: mx.array
     weights: mx.array | None
-    shift: mx.array | None
+    shift: mx.array | None  # of points on their way into the frame
     factor: mx.array | None
+    origin: mx.array | None  # of the frame that centroids come out of
     scale: mx.array | None
     tol: mx.array
 
@@ -80,10 +81,10 @@ def _iterate(held: Held, state: State, rules: Rules) -> State:
         stop = stop | (sums.counts == 0).any(axis=1)
     going = running & ~stop
     c, inner, bias, moved = kernels.move_centroids(
-        sums.sums, sums.mass, state.c, going, held.shift, held.scale, spherical=rules.spherical
+        sums.sums, sums.mass, state.c, going, held.origin, held.scale, spherical=rules.spherical
     )
     shift = mx.sqrt(moved.max(axis=1))
-    if held.scale is not None and not rules.spherical:
+    if held.scale is not None:
         shift = shift * held.scale
     rests = (c == state.c).all(axis=(1, 2)) | ((held.tol > 0) & (shift <= held.tol))  # squares of tiny moves are zero
     settled = going & rests

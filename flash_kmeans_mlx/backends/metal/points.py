@@ -45,11 +45,11 @@ class MetalPoints(PortablePoints):
         if isinstance(x, mx.array) and not _contiguous(x):  # kernels would copy it at every call
             problem, self._copied = replace(problem, x=mx.contiguous(x)), x.nbytes
         super().__init__(problem)
-        shift, factor, scale = None, None, None
-        if not self._plain:
-            shift, factor = self._shift[:, 0], self._factor[:, 0, 0]
-            scale = mx.array(self.frame.scale.astype(np.float32))
-        self._held = Held(self.x, self.weights, shift, factor, scale, mx.array(0.0))
+        shift, factor = (None, None) if self._plain else (self._shift[:, 0], self._factor[:, 0, 0])
+        origin, scale = None, None
+        if not self.metric.spherical and not self.frame.identity.all():
+            origin, scale = self._shift[:, 0], mx.array(self.frame.scale.astype(np.float32))
+        self._held = Held(self.x, self.weights, shift, factor, origin, scale, mx.array(0.0))
         capped = problem.max_bytes > 0
         self._strategy = choose(problem.strategy, self.x, k, shift, factor, self.gpu, capped=capped)
         self.strategy = self._strategy.name

@@ -40,13 +40,13 @@ def test_registers_of_known_tiles() -> None:
 def test_assign_covers_every_row_and_part(d: int) -> None:
     for n, k, gpu, b in itertools.product(ROWS, COUNTS, DEVICES, (1, 3)):
         for config in launch.assign_configs(d):
-            plan = launch.assign_launch(config, b, n, k, device)
+            plan = launch.assign_launch(config, b, n, k, gpu)
             tiles, parts = plan.grid[0] // plan.threadgroup[0], plan.grid[2]
             assert plan.grid[0] % plan.threadgroup[0] == 0
             assert (tiles - 1) * config.rows < n <= tiles * config.rows
             assert plan.grid[1] == b
             assert parts == 1 or parts * config.centroids <= k
-        launch.topk_launch(launch.topk_config(d), b, n, k, device)
+        launch.topk_launch(launch.topk_config(d), b, n, k, gpu)
 
 
 def test_small_problems_split_the_centroids() -> None:
