@@ -34,6 +34,7 @@ def batch_kmeans_Euclid(
     max_mem_gb: float = 0.0,
     dtype: Any = None,
     backend: str | None = None,
+    strategy: str | None = None,
     check_finite: bool = True,
 ) -> KMeansResult:
     """k-means under the squared Euclidean distance, by Lloyd's algorithm (Lloyd, 1982): centroids are means.
@@ -59,8 +60,11 @@ def batch_kmeans_Euclid(
         max_mem_gb: hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none. ValueError if it can't be held.
         dtype: cast x first: float32, float16 or bfloat16, as a string, MLX or NumPy dtype. Products and sums are in
             float32 or better whatever the dtype; centroids are always float32.
-        backend: "cpu", "portable" (MLX operations only, any device), "reference" (NumPy, float64), or None for the best
-            one on MLX's default device; a named one runs or raises.
+        backend: "cpu", "metal" (Apple GPUs), "portable" (MLX operations only, any device), "reference" (NumPy, float64), or
+            None for the best one on MLX's default device; a named one runs or raises.
+        strategy: how "metal" assigns: "fused" (scores stay in registers) or "addmm" (MLX's own products). None takes the
+            faster one, measured once per class of shapes in a process: they may round apart, so name one to pin the bits.
+            Other backends take None only.
         check_finite: refuse NaN and Inf in x; without it they give undefined results.
 
     Returns:
@@ -84,7 +88,7 @@ def batch_kmeans_Euclid(
         EUCLIDEAN,
         x, n_clusters, max_iters, tol, init_centroids, verbose, init=init, seed=seed, sample_weight=sample_weight,
         n_init=n_init, empty=empty, compiled=compiled, max_mem_gb=max_mem_gb, dtype=dtype, backend=backend,
-        check_finite=check_finite,
+        strategy=strategy, check_finite=check_finite,
     )  # fmt: skip
 
 
@@ -105,6 +109,7 @@ def batch_kmeans_Cosine(
     max_mem_gb: float = 0.0,
     dtype: Any = None,
     backend: str | None = None,
+    strategy: str | None = None,
     check_finite: bool = True,
 ) -> KMeansResult:
     """Spherical k-means (Dhillon and Modha, 2001): points count by their direction, centroids are unit vectors.
@@ -116,7 +121,7 @@ def batch_kmeans_Cosine(
         COSINE,
         x, n_clusters, max_iters, tol, init_centroids, verbose, init=init, seed=seed, sample_weight=sample_weight,
         n_init=n_init, empty=empty, compiled=compiled, max_mem_gb=max_mem_gb, dtype=dtype, backend=backend,
-        check_finite=check_finite,
+        strategy=strategy, check_finite=check_finite,
     )  # fmt: skip
 
 
@@ -137,6 +142,7 @@ def batch_kmeans_Dot(
     max_mem_gb: float = 0.0,
     dtype: Any = None,
     backend: str | None = None,
+    strategy: str | None = None,
     check_finite: bool = True,
 ) -> KMeansResult:
     """k-means under the dot product: a point belongs to the centroid of largest ``<x, c>``; its cost is ``-<x, c>``.
@@ -149,7 +155,7 @@ def batch_kmeans_Dot(
         DOT,
         x, n_clusters, max_iters, tol, init_centroids, verbose, init=init, seed=seed, sample_weight=sample_weight,
         n_init=n_init, empty=empty, compiled=compiled, max_mem_gb=max_mem_gb, dtype=dtype, backend=backend,
-        check_finite=check_finite,
+        strategy=strategy, check_finite=check_finite,
     )  # fmt: skip
 
 
@@ -188,6 +194,7 @@ def assigned(
     max_mem_gb: float,
     backend: str | None,
     check_finite: bool,
+    strategy: str | None = None,
 ) -> Iterator[tuple[validation.Data, Points, np.ndarray]]:
     """What `assign` does, up to what is asked of it: (x, points labelled by their best centroids, centroids (B, K, D))."""
     data = validation.data(x)
@@ -199,9 +206,13 @@ def assigned(
     if kind.unit_points:
         c = kind.start(c).astype(np.float32)
     weights = validation.weights(sample_weight, data, check_finite)
+    backend = backends.resolve(backend)
+    backends.check_strategy(strategy, backend)
     max_bytes = validation.cap(max_mem_gb)
-    problem = backends.Problem(data.x, c.shape[1], kind, data.given_shape, weights, max_bytes, data.copied, check_finite)
-    with backends.open_points(backends.resolve(backend), problem) as points:
+    problem = backends.Problem(
+        data.x, c.shape[1], kind, data.given_shape, weights, max_bytes, data.copied, check_finite, strategy=strategy
+    )
+    with backends.open_points(backend, problem) as points:
         points.reset()
         points.assign(c, np.ones(len(c), bool))
         yield data, points, c

@@ -28,7 +28,8 @@ class FlashKMeans:
         d: dimensions of the points; checked if given.
         k: number of clusters.
         niter: most iterations.
-        tol, seed, verbose, dtype, compiled, max_mem_gb, n_init, empty, backend, check_finite: as in `batch_kmeans_Euclid`.
+        tol, seed, verbose, dtype, compiled, max_mem_gb, n_init: as in `batch_kmeans_Euclid`.
+        empty, backend, strategy, check_finite: as in `batch_kmeans_Euclid`.
         metric: "euclidean", "cosine" or "dot".
         init: as in `batch_kmeans_Euclid`; here k-means++ is the default.
 
@@ -64,6 +65,7 @@ class FlashKMeans:
         n_init: int = 1,
         empty: str = "farthest",
         backend: str | None = None,
+        strategy: str | None = None,
         check_finite: bool = True,
     ) -> None:
         self.d = None if d is None else validation.check_count("d", d, 1)
@@ -80,6 +82,7 @@ class FlashKMeans:
         self.n_init = n_init
         self.empty = empty
         self.backend = backend
+        self.strategy = strategy
         self.check_finite = check_finite
         self.centroids: Any = None
 
@@ -91,7 +94,8 @@ class FlashKMeans:
         result = fit(
             validation.metric(self.metric), data, self.k, self.niter, self.tol, init_centroids, self.verbose,
             init=self.init, seed=self.seed, sample_weight=sample_weight, n_init=self.n_init, empty=self.empty,
-            compiled=self.compiled, max_mem_gb=self.max_mem_gb, backend=self.backend, check_finite=self.check_finite,
+            compiled=self.compiled, max_mem_gb=self.max_mem_gb, backend=self.backend,
+            strategy=self.strategy, check_finite=self.check_finite,
         )  # fmt: skip
         self.labels_, self.centroids, self.n_iter_ = result
         self.inertia_ = result.inertia
@@ -181,7 +185,9 @@ class FlashKMeans:
 
     def _assigned(self, x: Any, sample_weight: Any) -> AbstractContextManager[tuple[validation.Data, Points, np.ndarray]]:
         data = self._check_fitted(x)
-        return assigned(data, self.centroids, self.metric, sample_weight, self.max_mem_gb, self.backend, self.check_finite)
+        return assigned(
+            data, self.centroids, self.metric, sample_weight, self.max_mem_gb, self.backend, self.check_finite, self.strategy
+        )
 
     def _numpy_centroids(self) -> np.ndarray:
         return np.array(self.centroids, np.float32)

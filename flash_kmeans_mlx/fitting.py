@@ -38,6 +38,7 @@ def fit(
     max_mem_gb: float = 0.0,
     dtype: Any = None,
     backend: str | None = None,
+    strategy: str | None = None,
     check_finite: bool = True,
 ) -> KMeansResult:
     """`batch_kmeans_*` of `api` for any metric, with the same arguments."""
@@ -57,6 +58,7 @@ def fit(
     if not isinstance(init, str) and not callable(init):
         n_init = 1  # every run would be the same
     backend = backends.resolve(backend)
+    backends.check_strategy(strategy, backend)
     problem = backends.Problem(
         data.x,
         n_clusters,
@@ -69,6 +71,7 @@ def fit(
         compiled,
         n_init,
         init if isinstance(init, str) else "",
+        strategy,
     )
     with backends.open_points(backend, problem) as points:
         report = _print if verbose else None
@@ -93,6 +96,7 @@ def fit(
         converged=data.give(best.converged),
         n_iter_per_batch=data.give(best.n_iter),
         backend=backend,
+        strategy=points.strategy,
     )
 
 

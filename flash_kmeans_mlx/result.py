@@ -27,6 +27,7 @@ class KMeansResult:
         converged: (B,) bool; False where `max_iters` ended the loop.
         n_iter_per_batch: (B,) int64.
         backend: name of the backend that ran.
+        strategy: how it assigned, where it has a choice: "fused" or "addmm" on "metal".
     """
 
     labels: Any
@@ -36,6 +37,7 @@ class KMeansResult:
     converged: np.ndarray | bool
     n_iter_per_batch: np.ndarray | int
     backend: str
+    strategy: str = ""
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.labels, self.centroids, self.n_iter))

@@ -27,12 +27,12 @@ ALL = [
 FIT = (
     "(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None, verbose=False, *, init='random', seed=0, "
     "sample_weight=None, n_init=1, empty='farthest', compiled=True, max_mem_gb=0.0, dtype=None, backend=None, "
-    "check_finite=True)"
+    "strategy=None, check_finite=True)"
 )
 ASSIGN = "(x, centroids, metric='euclidean', *, max_mem_gb=0.0, backend=None, check_finite=True)"
 ESTIMATOR = (
     "(d=None, k=8, niter=25, tol=1e-08, seed=0, verbose=False, dtype=None, metric='euclidean', compiled=True, "
-    "max_mem_gb=0.0, init='k-means++', *, n_init=1, empty='farthest', backend=None, check_finite=True)"
+    "max_mem_gb=0.0, init='k-means++', *, n_init=1, empty='farthest', backend=None, strategy=None, check_finite=True)"
 )
 VERBS = {
     "fit": "(self, x, sample_weight=None, init_centroids=None)",
@@ -92,7 +92,7 @@ def test_the_estimator_takes() -> None:
 
 def test_the_result_holds() -> None:
     names = [field.name for field in fields(fk.KMeansResult)]
-    assert names == ["labels", "centroids", "n_iter", "inertia", "converged", "n_iter_per_batch", "backend"]
+    assert names == ["labels", "centroids", "n_iter", "inertia", "converged", "n_iter_per_batch", "backend", "strategy"]
 
 
 def test_errors_can_be_caught_by_what_they_are() -> None:

@@ -8,9 +8,10 @@ from ..errors import BackendUnavailableError
 from . import metal
 from .base import Points, Problem
 
-__all__ = ["BACKENDS", "Points", "Problem", "available", "open_points", "resolve"]
+__all__ = ["BACKENDS", "Points", "Problem", "available", "check_strategy", "open_points", "resolve"]
 
 BACKENDS = ("reference", "portable", "cpu", "metal")
+STRATEGIES = {"metal": ("fused", "addmm")}
 
 
 def available() -> dict[str, str | None]:
@@ -30,6 +31,14 @@ def resolve(name: str | None) -> str:
     if reason is not None:
         raise BackendUnavailableError(f"backend={name!r} can't run here: {reason}")
     return name
+
+
+def check_strategy(strategy: str | None, backend: str) -> None:
+    """Refuse a strategy that the backend doesn't have; None leaves the choice to it."""
+    known = STRATEGIES.get(backend, ())
+    if strategy is not None and strategy not in known:
+        choices = f"one of {', '.join(map(repr, known))} or None" if known else "None"
+        raise ValueError(f"strategy={strategy!r} must be {choices} on backend={backend!r}")
 
 
 def open_points(backend: str, problem: Problem) -> Points:

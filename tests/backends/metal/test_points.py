@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from metal.emulator import emulation
 
 from flash_kmeans_mlx import batch_kmeans_Euclid
 from flash_kmeans_mlx.backends.base import Points, Problem
@@ -101,6 +102,20 @@ def test_stack_of_fits_is_the_fits_of_the_stack() -> None:
         np.testing.assert_array_equal(alone[0].centroids[0], both[0].centroids[b])
         np.testing.assert_array_equal(alone[1][0], both[1][b])
         assert alone[0].n_iter[0] == both[0].n_iter[b]
+
+
+@pytest.mark.parametrize("shape", [(2, 700, 17, 9), (1, 900, 3, 70), (1, 300, 130, 100)], ids=str)
+@pytest.mark.parametrize("metric", [EUCLIDEAN, COSINE], ids=lambda m: m.name)
+def test_any_order_of_threads_gives_the_same_bits(metric: Metric, shape: tuple[int, int, int, int]) -> None:
+    *size, k = shape
+    x = np.random.default_rng(0).standard_normal(size, np.float32) + np.float32(5)
+    fits = []
+    for order in range(3):
+        with emulation(order=order):
+            fits.append(fit(MetalPoints, x, start(x, k), metric))
+    same(fits[0], fits[1])
+    same(fits[0], fits[2])
+    np.testing.assert_array_equal(fits[0][2], fits[1][2])
 
 
 @pytest.mark.parametrize("max_iters", [1, 2, 5])

@@ -1,0 +1,101 @@
+"""Memory of the Metal backend, by MLX's own count: under a cap, and over many iterations."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from helpers import FITS, assert_labels_optimal
+
+from flash_kmeans_mlx.backends import Problem, open_points
+from flash_kmeans_mlx.backends.metal.device import Device
+from flash_kmeans_mlx.backends.metal.memory import step_bytes
+from flash_kmeans_mlx.metrics import EUCLIDEAN
+
+pytestmark = pytest.mark.usefixtures("metal")
+
+# (B, N, D, K): dense sums, sorted sums, two digits of sort, many dimensions, centroids in parts, a batch.
+SHAPES = [(1, 5000, 4, 4), (1, 3000, 16, 300), (1, 9000, 3, 8200), (1, 300, 300, 5), (2, 40, 17, 36), (10, 300, 16, 8)]
+
+
+def points(b: int, n: int, d: int) -> mx.array:
+    x = mx.array(np.random.default_rng([b, n, d]).standard_normal((b, n, d), np.float32))
+    mx.eval(x)
+    return x
+
+
+def peak(call: Callable[[], Any]) -> int:
+    gc.collect()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    call()
+    return mx.get_peak_memory() - before
+
+
+def check_cap(call: Callable[[float], Any]) -> Any:
+    """The least cap that is said to suffice does."""
+    with pytest.raises(ValueError, match=r"^max_mem_gb=1e-09 must be >= .* needs on the metal backend") as caught:
+        call(1e-9)
+    found = re.match(r"max_mem_gb=1e-09 must be >= (\S+) GB", str(caught.value))
+    assert found
+    need = float(found[1])
+    results: list[Any] = []
+    assert peak(lambda: results.append(call(need))) <= need * 1e9
+    return results[0]
+
+
+@pytest.mark.parametrize("strategy", ["fused", "addmm"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+def test_a_cap(shape: tuple[int, int, int, int], strategy: str) -> None:
+    *size, k = shape
+    x = points(*size)
+    w = np.random.default_rng(0).random(size[:2], np.float32)
+
+    def call(cap: float) -> Any:
+        return FITS["euclidean"](x, k, 2, sample_weight=w, max_mem_gb=cap, empty="keep", strategy=strategy, backend="metal")
+
+    result = check_cap(call)
+    assert result.strategy == strategy
+    assert_labels_optimal(np.array(x), result.centroids, result.labels, "euclidean")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("strategy", ["fused", "addmm"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+def test_an_iteration_takes_what_is_said(shape: tuple[int, int, int, int], strategy: str, weighted: bool) -> None:
+    *size, k = shape
+    x = points(*size)
+    w = np.ones(size[:2], np.float32) if weighted else None
+    start = np.array(x[:, :k])
+    with open_points("metal", Problem(x, k, EUCLIDEAN, x.shape, w, strategy=strategy)) as held:
+        taken = peak(lambda: held.step(start, np.ones(size[0], int), 0.0, True))
+        said = step_bytes(held.shape, k, Device(), products=strategy == "addmm")
+    assert taken <= said + 4096  # small arrays of a few bytes each
+    assert strategy == "addmm" or taken >= said / 4  # products may need copies of rows, here they do not
+
+
+@pytest.mark.parametrize("metric", FITS)
+def test_a_cap_counts_the_copy_of_strided_points(metric: str) -> None:
+    x = points(1, 17, 4000).swapaxes(1, 2)
+    result = check_cap(lambda cap: FITS[metric](x, 5, 2, max_mem_gb=cap, backend="metal"))
+    assert_labels_optimal(np.array(x), result.centroids, result.labels, metric)
+
+
+def test_memory_does_not_grow_with_iterations() -> None:
+    x = points(1, 4000, 16)
+    start = np.array(x[:, :40])
+
+    def run(limit: int) -> None:
+        with open_points("metal", Problem(x, 40, EUCLIDEAN, x.shape)) as held:
+            held.reset()
+            step = held.step(start.copy(), np.array([limit]), 0.0, True)
+            assert step.iterations[0] == limit
+
+    run(1)
+    assert peak(lambda: run(31)) <= 1.02 * peak(lambda: run(3))

@@ -1,0 +1,140 @@
+"""Strategies: all assign alike, one is chosen once per class of shapes, and the result names it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import helpers
+import mlx.core as mx
+import numpy as np
+import pytest
+from helpers import FITS, METRICS, blobs, given
+
+import flash_kmeans_mlx as fk
+from flash_kmeans_mlx.backends.metal import kernels, launch, strategy
+from flash_kmeans_mlx.backends.metal.device import Device
+from flash_kmeans_mlx.backends.metal.strategy import Strategy, candidates, choose
+
+M1, M5 = Device("applegpu_g13g"), Device("applegpu_g17g")
+
+
+@pytest.mark.usefixtures("metal")
+@pytest.mark.parametrize("kind", ["mlx-float32", "mlx-bfloat16", "numpy-float64"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_both_strategies_follow_lloyd(metric: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "LEAST_ROWS", 50)
+    monkeypatch.setattr(Device, "cache_bytes", 0)  # chunks of 50 rows
+    x = given(blobs(2, 211, 17, 7) + (20 if metric == "euclidean" else 0), kind)
+    start = helpers.to_float64(x)[:, ::31][:, :7]
+    for name in ("fused", "addmm"):
+        result = FITS[metric](x, 7, 4, init_centroids=start, empty="keep", backend="metal", strategy=name)
+        assert result.strategy == name
+        helpers.assert_labels_optimal(x, result.centroids, result.labels, metric)
+        for b, member in enumerate(helpers.to_float64(x)):
+            best = helpers.inertia(member, *helpers.lloyd(member, start[b], metric, 4), metric)
+            assert result.inertia[b] == pytest.approx(best, rel=1e-4)
+
+
+@pytest.mark.usefixtures("metal")
+def test_a_stack_of_fits_by_products_is_the_fits_of_the_stack() -> None:
+    x = blobs(3, 150, 17, 7).astype(np.float32)
+    options = {"max_iters": 6, "backend": "metal", "strategy": "addmm"}
+    stack = fk.batch_kmeans_Euclid(x, 7, **options)
+    for b in range(3):
+        np.testing.assert_array_equal(fk.batch_kmeans_Euclid(x[b], 7, **options).centroids, stack.centroids[b])
+
+
+@pytest.mark.usefixtures("metal")
+@pytest.mark.parametrize("d", [17, 64, 128, 130])
+def test_tiles_do_not_change_a_bit(d: int) -> None:
+    rng = np.random.default_rng(d)
+    x, c = (mx.array(rng.standard_normal((1, n, d), np.float32)) for n in (300, 130))
+    bias = -0.5 * mx.square(c).sum(-1)
+    one, other = (kernels.assign(x, c, bias, config=config) for config in launch.assign_configs(d))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(np.array(a), np.array(b))
+
+
+@pytest.mark.usefixtures("metal")
+def test_the_estimator_passes_it_on() -> None:
+    x = blobs(1, 100, 5, 3)[0].astype(np.float32)
+    model = fk.FlashKMeans(k=3, backend="metal", strategy="addmm").fit(x)
+    np.testing.assert_array_equal(model.predict(x), model.labels_)
+    model.strategy = "fast"
+    with pytest.raises(ValueError, match=r"strategy='fast' must be one of 'fused', 'addmm' or None on backend='metal'"):
+        model.predict(x)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "portable", "reference"])
+def test_other_backends_have_none(backend: str) -> None:
+    x = blobs(1, 20, 3, 2)
+    assert fk.batch_kmeans_Euclid(x, 2, 1, backend=backend).strategy == ""
+    with pytest.raises(ValueError, match=rf"strategy='fused' must be None on backend='{backend}'"):
+        fk.batch_kmeans_Euclid(x, 2, backend=backend, strategy="fused")
+
+
+def names(found: list[Strategy]) -> list[str]:
+    return [option.name for option in found]
+
+
+def test_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert names(candidates(None, 64, M1, capped=False)) == ["fused", "fused", "addmm"]
+    assert names(candidates(None, 3, M1, capped=False)) == ["fused", "addmm"]
+    assert names(candidates("fused", 64, M1, capped=False)) == ["fused", "fused"]
+    assert candidates("addmm", 64, M5, capped=True) == [Strategy("addmm", waits=True)]
+    assert names(candidates(None, 64, M1, capped=True)) == ["fused", "fused"]
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
+    assert names(candidates(None, 64, M1, capped=False)) == ["fused", "fused", "addmm"]
+    assert names(candidates(None, 64, M5, capped=False)) == ["fused", "fused"]  # its products are rounded to TF32
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[Strategy]:
+    """What was timed; addmm always wins."""
+    seen: list[Strategy] = []
+
+    def seconds(option: Strategy, *_: Any) -> float:
+        seen.append(option)
+        return 0.0 if option.name == "addmm" else 1.0
+
+    monkeypatch.setattr(strategy, "_seconds", seconds)
+    monkeypatch.setattr(strategy, "_fastest", {})
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    return seen
+
+
+def pick(n: int, k: int = 1000, b: int = 1, name: str | None = None) -> Strategy:
+    return choose(name, mx.zeros((b, n, 64)), k, None, None, M1, capped=False)
+
+
+def test_the_fastest_is_remembered_by_class_of_shapes(timed: list[Strategy]) -> None:
+    assert pick(2000).name == "addmm"
+    assert timed == candidates(None, 64, M1, capped=False)
+    assert pick(2040, 1010).name == pick(2000, b=3).name == "addmm"
+    assert len(timed) == 3
+    assert pick(5000).name == "addmm" and len(timed) == 6
+    assert pick(2000, name="fused").name == "fused" and len(timed) == 8
+
+
+def test_small_problems_and_machines_without_a_gpu_are_not_timed(
+    timed: list[Strategy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pick(100) == candidates(None, 64, M1, capped=False)[0]
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    assert pick(2000) == candidates(None, 64, M1, capped=False)[0]
+    assert not timed
+
+
+def test_what_is_remembered_is_bounded(timed: list[Strategy], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategy, "REMEMBERED", 2)
+    for n in (2000, 5000, 9000, 9000, 2000):
+        pick(n)
+    assert len(strategy._fastest) == 2
+    assert len(timed) == 3 * 4  # 2000 had been forgotten
+
+
+@pytest.mark.usefixtures("metal")
+def test_a_turn_is_timed_by_running_it() -> None:
+    x = mx.array(blobs(1, 50, 5, 3).astype(np.float32))
+    for option in candidates(None, 5, M1, capped=False):
+        assert strategy._seconds(option, x, x[:, :7], mx.zeros((1, 7)), None, None, M1) > 0
