@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import version
 
 import mlx.core as mx
 import numpy as np
@@ -118,7 +119,7 @@ class MetalPoints(PortablePoints):
 
 
 def _contiguous(x: mx.array) -> bool:
-    return memoryview(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x).c_contiguous
+    return np.asarray(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x).flags.c_contiguous
 
 
 def _evaluate(*arrays: mx.array) -> None:
@@ -128,4 +129,4 @@ def _evaluate(*arrays: mx.array) -> None:
     except RuntimeError as error:
         if "[metal::" not in str(error):
             raise
-        raise RuntimeError(f"Metal refused a kernel of backend='metal' under MLX {mx.__version__}: {error}") from error
+        raise RuntimeError(f"Metal refused a kernel of backend='metal' under MLX {version('mlx')}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import mlx.core as mx
@@ -213,5 +214,5 @@ def test_a_kernel_that_does_not_compile_is_named(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("[metal::Device] Unable to build: flash_kmeans_argmax:7:1: error")
 
     monkeypatch.setattr(mx, "eval", refuse)
-    with pytest.raises(RuntimeError, match=rf"under MLX {mx.__version__}: .* flash_kmeans_argmax:7:1"):
+    with pytest.raises(RuntimeError, match=rf"under MLX {version('mlx')}: .* flash_kmeans_argmax:7:1"):
         points._evaluate(mx.zeros(1))

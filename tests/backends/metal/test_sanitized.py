@@ -1,0 +1,107 @@
+"""Every Metal kernel on awkward shapes under the sanitizers, and its Metal source before the lint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from metal import lint
+from metal.emulator import emulation
+from metal.kit import needs_gpp
+
+from flash_kmeans_mlx.backends.metal import kernels, launch, topk
+from flash_kmeans_mlx.backends.metal.device import Device
+
+pytestmark = [needs_gpp, pytest.mark.usefixtures("metal")]
+
+Kernel = Callable[[], tuple[mx.array, ...]]
+
+
+def draw(*shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
+    return mx.array(np.random.default_rng(shape).standard_normal(shape).astype(np.float32)).astype(dtype)
+
+
+def labels(b: int, n: int, k: int) -> mx.array:
+    found = np.random.default_rng(n).integers(0, k, (b, n))
+    found[:, ::2] = k // 2  # half of the points in one cluster
+    return mx.array(found.astype(np.uint32))
+
+
+def assign(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32, config: int = 0) -> Kernel:
+    frame = () if d % 2 else (draw(b, d), mx.ones((b,)))
+    tiles = launch.assign_configs(d)[config]
+    return lambda: kernels.assign(draw(b, n, d, dtype=dtype), draw(b, k, d), draw(b, k), *frame, config=tiles)
+
+
+def accumulate(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32) -> Kernel:
+    weights = mx.abs(draw(b, n)) if d % 2 else None
+    frame = (None, None) if d % 2 else (draw(b, d), mx.ones((b,)))
+    return lambda: tuple(kernels.accumulate(draw(b, n, d, dtype=dtype), labels(b, n, k), k, weights, *frame))
+
+
+def move(b: int, k: int, d: int, *, spherical: bool) -> Kernel:
+    mass, going = mx.array(np.arange(b * k).reshape(b, k).astype(np.float32)), mx.array([True, False])
+    frame = () if spherical else (draw(b, d), mx.full((b,), 2.0))
+    return lambda: kernels.move_centroids(draw(b, k, d), mass, draw(b, k, d), going, *frame, spherical=spherical)
+
+
+CASES: dict[str, Kernel] = {
+    "assign: one of everything": assign(1, 1, 1, 1),
+    "assign: points": assign(2, 700, 259, 3, mx.float16),
+    "assign: rows, few features": assign(1, 133, 37, 9, mx.bfloat16),
+    "assign: rows": assign(2, 67, 70, 33),
+    "assign: rows, second tiles": assign(1, 130, 35, 66, config=1),
+    "assign: streamed": assign(1, 65, 65, 131, mx.float16),
+    "assign: in parts": lambda: kernels.assign(draw(1, 3, 17), draw(1, 600, 17), draw(1, 600), device=Device("applegpu_g13s")),
+    "argmax: short rows": lambda: kernels.argmax(draw(1, 5)),
+    "argmax: long rows": lambda: kernels.argmax(draw(7, 133, dtype=mx.bfloat16)),
+    "sums: one of everything": accumulate(1, 1, 1, 1),
+    "sums: dense": accumulate(2, 513, 33, 35),
+    "sums: dense, half": accumulate(1, 1100, 5, 6, mx.float16),
+    "sums: sorted": accumulate(2, 1300, 65, 17),
+    "sums: sorted, half": accumulate(1, 1100, 70, 130, mx.float16),
+    "sort: by two digits": lambda: tuple(kernels.counting_sort(labels(1, 700, 9000), 9000)),
+    "move: means": move(2, 5, 33, spherical=False),
+    "move: directions": move(2, 3, 1, spherical=True),
+    "topk: fused": lambda: topk.topk(draw(2, 35, 17), draw(2, 70, 17), draw(2, 70), 5),
+    "topk: in rounds": lambda: topk.topk(draw(1, 3, 2), draw(1, 41, 2), draw(1, 41), 40),
+    "topk: of rows": lambda: topk.top_of_rows(draw(5, 133), 7),
+    "topk: of one row": lambda: topk.top_of_rows(draw(1, 5), 3),
+}
+
+
+def arrays(kernel: Kernel) -> list[np.ndarray]:
+    return [np.array(a) for a in kernel()]
+
+
+@pytest.mark.skipif(mx.metal.is_available(), reason="on a GPU kernels are not emulated")
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_are_clean_under_sanitizers(case: str, sanitizer: str) -> None:
+    plain = arrays(CASES[case])
+    with emulation(sanitizer=sanitizer, order=2) as run:
+        for a, b in zip(plain, arrays(CASES[case]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # another optimiser contracts other products
+    assert run.launches
+
+
+@pytest.mark.skipif(lint.why_not() is not None, reason=lint.why_not() or "")
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_pass_the_lint(case: str) -> None:
+    with emulation() as run:
+        CASES[case]()
+    assert run.launches
+    for found in run.launches:
+        assert lint.lint(found.source, found.name) == []
+
+
+def test_every_kernel_is_among_the_cases() -> None:
+    from flash_kmeans_mlx.backends.metal.sources import DEFINITIONS
+
+    with emulation() as run:
+        for case in CASES.values():
+            case()
+    assert {found.name.removeprefix("flash_kmeans_") for found in run.launches} == set(DEFINITIONS)
