@@ -96,7 +96,7 @@ def rows_of(kernel: str, case: str, dtype: mx.Dtype, d: int, k: int, n: int) -> 
     c, bias = draw(1, k, d), draw(1, k)
     if kernel == "move":
         sums, going = c + 1, mx.array([True])
-        moved = count(lambda: kernels.move_centroids(sums, bias, c, going, spherical=False), once=True)
+        moved = count(lambda: kernels.move_centroids(sums, mx.abs(bias), c, going, spherical=False), once=True)
         return Row(kernel, case, name, k, moved, 4 * 4 * k * d + 3 * 4 * k, 4 * k * d)
     top = min(TOP, k) if kernel.startswith("topk") else 1
     if kernel in ("argmax", "topk of rows"):
