@@ -97,7 +97,7 @@ def rows_of(kernel: str, case: str, dtype: mx.Dtype, d: int, k: int, n: int) -> 
     if kernel == "move":
         sums, going = c + 1, mx.array([True])
         moved = count(lambda: kernels.move_centroids(sums, mx.abs(bias), c, going, spherical=False), once=True)
-        return Row(kernel, case, name, k, moved, 4 * 4 * k * d + 3 * 4 * k, 4 * k * d)
+        return Row(kernel, case, name, k, moved, 4 * 4 * k * (d + 1), 4 * k * d)
     top = min(TOP, k) if kernel.startswith("topk") else 1
     if kernel in ("argmax", "topk of rows"):
         scores = draw(n, k).astype(dtype)
