@@ -127,12 +127,15 @@ class FlashKMeansMLX(Contestant):
         import flash_kmeans_mlx  # noqa: F401
 
     def convert(self, x: Array, dtype: str) -> Any:
+        """On a GPU, and as bfloat16, an `mx.array`."""
+        from flash_kmeans_mlx.backends import resolve
+
         if len(x) == 1:
             x = x[0]
-        if dtype == "bfloat16":
+        if dtype == "bfloat16" or resolve(self.backend) == "metal":
             import mlx.core as mx
 
-            converted = mx.array(x).astype(mx.bfloat16)
+            converted = mx.array(x).astype(getattr(mx, dtype))
             mx.eval(converted)
             return converted
         return x.astype(dtype, copy=False)

@@ -34,6 +34,19 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+_BANDWIDTH = {  # GB/s of memory as Apple publishes them, of the largest configuration
+    "Apple M1": 68, "Apple M1 Pro": 200, "Apple M1 Max": 400, "Apple M1 Ultra": 800,
+    "Apple M2": 100, "Apple M2 Pro": 200, "Apple M2 Max": 400, "Apple M2 Ultra": 800,
+    "Apple M3": 100, "Apple M3 Pro": 150, "Apple M3 Max": 400, "Apple M3 Ultra": 819,
+    "Apple M4": 120, "Apple M4 Pro": 273, "Apple M4 Max": 546,
+}  # fmt: skip
+
+
+def bandwidth() -> int | None:
+    """GB/s that the memory can do by its maker's word, None if unknown."""
+    return _BANDWIDTH.get(cpu_model())
+
+
 def load() -> float:
     """How busy the machine was in the last minute, 1 for every CPU busy; 0 where the system doesn't say."""
     return os.getloadavg()[0] / usable_cpus() if hasattr(os, "getloadavg") else 0.0

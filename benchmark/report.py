@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from . import machine
 from .cases import CASES, GROUPS
 from .runner import Result, Row
 from .timing import USUAL_RUNS, Times
@@ -135,8 +136,21 @@ def _notes(result: Result) -> list[str]:
     total = result.job.case.B * result.job.case.N
     if result.points_judged:
         notes.append(f"labels judged: {result.points_judged:,} of {total:,}")
+    notes += [rates(result, row) for row in result.section("lloyd") if row.backend == "metal" and row.times]
     problems = dict.fromkeys(f"{row.name}: {row.problem}" for row in result.rows if ":" in row.problem)
     return ["; ".join(notes), *problems] if notes else [*problems]
+
+
+def rates(result: Result, row: Row) -> str:
+    """What a time means for the device: products of the assignments, and reads of x, twice an iteration."""
+    case, times = result.job.case, row.times
+    assert times is not None
+    values = case.B * case.N * case.D * row.passes
+    size = 4 if case.dtype == "float32" else 2
+    known = machine.bandwidth()
+    limit = f" of up to {known} GB/s" if known else ""
+    flops, reads = 2 * values * case.K / times.p50 / 1e12, 2 * values * size / times.p50 / 1e9
+    return f"{row.backend}: {flops:.3g} TFLOP/s of products, x read at {reads:.3g} GB/s{limit}"
 
 
 def listing() -> Table:

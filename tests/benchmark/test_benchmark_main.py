@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from flash_kmeans_mlx.benchmark import machine, report
 from flash_kmeans_mlx.benchmark.__main__ import main
+from flash_kmeans_mlx.benchmark.cases import Job, custom
+from flash_kmeans_mlx.benchmark.contestants import FlashKMeansMLX
+from flash_kmeans_mlx.benchmark.runner import Result, Row
 
 TINY = ["--n", "400", "--d", "5", "--k", "4", "--max-iters", "3", "--runs", "1", "--threads", "1", "--skip-sklearn"]
 
@@ -55,6 +58,15 @@ def test_a_run_prints_a_table_and_writes_a_file(tmp_path: Path, capsys: pytest.C
 def test_a_wrong_backend_is_an_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, "--backend", "nonsense"]) == 1
     assert "flash-kmeans-mlx: failed: ValueError: backend='nonsense'" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("chip", "limit"), [("Apple M1 Max", " of up to 400 GB/s"), ("Apple X", "")])
+def test_rates_of_a_gpu(chip: str, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 * 1e6 * 100 * 50 * 10 operations and 2 * 4 * 1e6 * 100 * 10 bytes in two seconds, which nobody measured."""
+    monkeypatch.setattr(machine, "cpu_model", lambda: chip)
+    row = Row(FlashKMeansMLX(), "lloyd", warm=[2.0], passes=10.0, backend="metal")
+    result = Result(Job(custom(1_000_000, 100, 50), "lloyd"), [row])
+    assert report.rates(result, row) == f"metal: 0.05 TFLOP/s of products, x read at 4 GB/s{limit}"
 
 
 def test_help_runs_as_a_module() -> None:

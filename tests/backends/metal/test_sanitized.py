@@ -7,9 +7,9 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 import pytest
-from metal import lint
 from metal.emulator import emulation
 from metal.kit import needs_gpp
+from metal.lint import lint, why_not
 
 from flash_kmeans_mlx.backends.metal import kernels, launch, topk
 from flash_kmeans_mlx.backends.metal.device import Device
@@ -94,14 +94,14 @@ def test_kernels_are_clean_under_sanitizers(case: str, sanitizer: str) -> None:
     assert run.launches
 
 
-@pytest.mark.skipif(lint.why_not() is not None, reason=lint.why_not() or "")
+@pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_pass_the_lint(case: str) -> None:
     with emulation() as run:
         CASES[case]()
     assert run.launches
     for found in run.launches:
-        assert lint.lint(found.source, found.name) == []
+        assert lint(found.source, found.name) == []
 
 
 def test_every_kernel_is_among_the_cases() -> None:
