@@ -127,6 +127,22 @@ def test_limit(max_iters: int) -> None:
     np.testing.assert_array_equal(blocks[0].n_iter, max_iters)
 
 
+def test_no_limit_is_too_large_to_count() -> None:
+    x = blobs()
+    ended = fit(MetalPoints, x, start(x), max_iters=2**40)
+    assert ended[0].converged.all()
+    same(ended, fit(MetalPoints, x, start(x), max_iters=1000))
+
+
+@pytest.mark.parametrize("scale", [2.0**64, 2.0**-64])
+def test_tolerance_where_squares_of_moves_leave_float32(scale: float) -> None:
+    x = blobs()
+    plain = fit(MetalPoints, x, start(x), tol=0.3)
+    scaled = fit(MetalPoints, x * np.float32(scale), start(x) * np.float32(scale), tol=0.3 * scale)
+    np.testing.assert_array_equal(scaled[0].n_iter, plain[0].n_iter)
+    np.testing.assert_array_equal(scaled[1], plain[1])
+
+
 def test_tolerance() -> None:
     x = blobs()
     blocks = fit(MetalPoints, x, start(x), tol=0.3)
