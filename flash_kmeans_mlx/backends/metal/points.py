@@ -62,6 +62,11 @@ class MetalPoints(PortablePoints):
         own = step_bytes(self.shape, self.problem.n_clusters, self.gpu, products=self.problem.strategy == "addmm")
         return super()._tile_rows(held + own + self._copied)
 
+    def _framed(self, x: np.ndarray) -> mx.array:
+        if x.dtype in (np.float32, np.float16) and self.frame.identity.all():
+            return mx.array(np.ascontiguousarray(x))
+        return super()._framed(x)
+
     def reset(self) -> None:
         super().reset()
         self._length = 1

@@ -210,6 +210,14 @@ def test_block_compiles(block_arguments: tuple[Held, State], monkeypatch: pytest
         block.cache_clear()  # it holds the stand-in
 
 
+@pytest.mark.parametrize(("offset", "held"), [(0.0, mx.float16), (100.0, mx.float32)])
+def test_numpy_points_that_need_no_frame_are_held_as_they_are(offset: float, held: mx.Dtype) -> None:
+    x = blobs(offset).astype(np.float16)
+    with MetalPoints(Problem(x, K, EUCLIDEAN, x.shape)) as some:
+        assert some.x.dtype == held
+        np.testing.assert_array_equal(some.rows(1, np.arange(3)), x[1, :3].astype(np.float64))
+
+
 def test_refuses_what_kernels_cannot_take() -> None:
     x = mx.zeros((65536, 1, 1))
     message = (
