@@ -14,7 +14,7 @@ from ..portable import PortablePoints
 from .block import Held, Rules, State, block
 from .device import Device, supports
 from .memory import step_bytes
-from .strategy import choose
+from .strategy import Strategy, choose
 
 __all__ = ["MetalPoints"]
 
@@ -51,11 +51,8 @@ class MetalPoints(PortablePoints):
         if not self.metric.spherical and not self.frame.identity.all():
             origin, scale = self._shift[:, 0], mx.array(self.frame.scale.astype(np.float32))
         self._held = Held(self.x, self.weights, shift, factor, origin, scale, mx.array(0.0))
-        capped = problem.max_bytes > 0
-        self._strategy = choose(problem.strategy, self.x, k, shift, factor, self.gpu, capped=capped)
-        self.strategy = self._strategy.name
-        self._compiled = problem.compiled and not self._strategy.waits
-        self._longest = 1 if capped else BLOCK
+        self._strategy: Strategy | None = None
+        self._longest = 1 if problem.max_bytes else BLOCK
         self._length = 1
 
     def _tile_rows(self, held: int) -> int:
@@ -73,7 +70,7 @@ class MetalPoints(PortablePoints):
 
     def assign(self, centroids: np.ndarray, members: np.ndarray) -> None:
         c, bias = self._inner(centroids)
-        new = self._strategy.labels(self.x, c, bias, self._held.shift, self._held.factor, self.gpu)
+        new = self._assigner(measure=False).labels(self.x, c, bias, self._held.shift, self._held.factor, self.gpu)
         self._labels = mx.where(mx.array(members.tolist())[:, None], new, self._labels)
         _evaluate(self._labels)
 
@@ -81,11 +78,12 @@ class MetalPoints(PortablePoints):
         members = limits > 0
         limits = np.clip(limits, 0, LEFT)
         held = self._held._replace(tol=mx.array(tol, mx.float32))
-        rules = Rules(self.metric.spherical, skip_empty, self._strategy, self.gpu)
+        rules = Rules(self.metric.spherical, skip_empty, self._assigner(measure=True), self.gpu)
+        compiled = self.problem.compiled and not rules.strategy.waits
         state = self._start(centroids, limits)
         while True:
             length = min(self._length, int(np.array(state.left).max()))
-            state = block(length, rules, self._compiled)(held, state)
+            state = block(length, rules, compiled)(held, state)
             _evaluate(*state)
             self._length = min(2 * self._length, self._longest)
             if not np.array(state.running).any():
@@ -103,6 +101,17 @@ class MetalPoints(PortablePoints):
             counts,
             np.array(state.shift, np.float64),
         )
+
+    def _assigner(self, *, measure: bool) -> Strategy:
+        """What finds labels: measured for iterations only, and then the same to the end."""
+        if self._strategy is not None:
+            return self._strategy
+        held, problem = self._held, self.problem
+        options = {"capped": problem.max_bytes > 0, "measure": measure}
+        chosen = choose(problem.strategy, self.x, problem.n_clusters, held.shift, held.factor, self.gpu, **options)
+        self.strategy = chosen.name
+        self._strategy = chosen if measure else None
+        return chosen
 
     def _start(self, centroids: np.ndarray, limits: np.ndarray) -> State:
         b, k, d = centroids.shape

@@ -103,12 +103,13 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[Strategy]:
     return seen
 
 
-def pick(n: int, k: int = 1000, b: int = 1, name: str | None = None) -> Strategy:
-    return choose(name, mx.zeros((b, n, 64)), k, None, None, M1, capped=False)
+def pick(n: int, k: int = 1000, b: int = 1, name: str | None = None, measure: bool = True) -> Strategy:
+    return choose(name, mx.zeros((b, n, 64)), k, None, None, M1, capped=False, measure=measure)
 
 
 def test_the_fastest_is_remembered_by_class_of_shapes(timed: list[Strategy]) -> None:
-    assert pick(2000).name == "addmm"
+    assert pick(2000, measure=False).name == "fused" and not timed
+    assert pick(2000).name == pick(2000, measure=False).name == "addmm"
     assert timed == candidates(None, 64, M1, capped=False)
     assert pick(2040, 1010).name == pick(2000, b=3).name == "addmm"
     assert len(timed) == 3
