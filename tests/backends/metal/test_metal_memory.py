@@ -91,10 +91,10 @@ def test_memory_does_not_grow_with_iterations() -> None:
     x = points(1, 4000, 16)
     start = np.array(x[:, :100])
 
-    def run(limit: int) -> None:
+    def run(limit: int, at_least: int) -> None:
         with open_points("metal", Problem(x, 100, EUCLIDEAN, x.shape)) as held:
             held.reset()
-            assert held.step(start.copy(), np.array([limit]), 0.0, True).iterations[0] == limit
+            assert held.step(start.copy(), np.array([limit]), 0.0, True).iterations[0] >= at_least
 
-    few = peak(lambda: run(1 + 2 + 4 + 8))  # blocks have grown to their full length
-    assert peak(lambda: run(1 + 2 + 4 + 3 * 8)) <= 1.02 * few
+    few = peak(lambda: run(15, 15))  # 1, 2, 4, 8: blocks have grown to their full length
+    assert peak(lambda: run(1000, 24)) <= 1.02 * few
