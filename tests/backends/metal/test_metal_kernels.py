@@ -4,85 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from helpers import EPS, tolerance
 from metal.emulator import emulation
+from metal.problems import DIMS, DTYPES, Data, make, run, variant
 
-from flash_kmeans_mlx.backends.metal import kernels, launch, topk
+from flash_kmeans_mlx.backends.metal import kernels, launch
 from flash_kmeans_mlx.backends.metal.device import Device
 
-DTYPES = (mx.float32, mx.float16, mx.bfloat16)
-DIMS = (1, 3, 8, 17, 64, 130)
 SHAPES = tuple(itertools.product((1, 3), (1, 33, 1000), (1, 7, 65)))
 HIGHEST = np.uint32(0xFFFFFFFF)
 
 
 pytestmark = pytest.mark.usefixtures("metal")
-
-
-def run(kernel: Callable[[], tuple[mx.array, ...]]) -> tuple[np.ndarray, ...]:
-    """The kernel's arrays, the same bits whatever the order of threads."""
-    results = []
-    for order in range(3):
-        with emulation(order=order):
-            results.append([np.array(a) for a in kernel()])
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
-    return tuple(results[0])
-
-
-class Data(NamedTuple):
-    """Points, centroids and bias, with the frame or None; `rows` are the points in the frame, exactly."""
-
-    x: mx.array
-    c: mx.array
-    bias: mx.array
-    shift: mx.array | None
-    factor: mx.array | None
-    rows: np.ndarray
-
-    @property
-    def frame(self) -> tuple[mx.array | None, mx.array | None]:
-        return self.shift, self.factor
-
-    @property
-    def scores(self) -> np.ndarray:
-        return np.einsum("bnd,bkd->bnk", self.rows, np.array(self.c, np.float64)) + np.array(self.bias, np.float64)[:, None]
-
-    @property
-    def tolerance(self) -> float:
-        """Rounding of a score, absolute."""
-        largest = np.linalg.norm(self.rows, axis=-1).max() * np.linalg.norm(np.array(self.c), axis=-1).max()
-        return tolerance(self.x.shape[2]) * (largest + np.abs(np.array(self.bias)).max() + 1e-30)
-
-
-def make(b: int, n: int, k: int, d: int, dtype: mx.Dtype, *, framed: bool, integers: bool = False) -> Data:
-    rng = np.random.default_rng(1000 * n + 10 * k + d)
-
-    def draw(*shape: int) -> np.ndarray:
-        values = rng.integers(-2, 3, shape) if integers else rng.standard_normal(shape)
-        return values.astype(np.float32)
-
-    x, c = mx.array(draw(b, n, d) + (3 if framed else 0)).astype(dtype), draw(b, k, d)
-    rows = np.array(x.astype(mx.float32), np.float64)
-    bias = (-0.5 * np.square(c.astype(np.float64)).sum(-1)).astype(np.float32)
-    if not framed:
-        return Data(x, mx.array(c), mx.array(bias), None, None, rows)
-    shift = np.full((b, d), 3, np.float32) + np.arange(d, dtype=np.float32) % 2
-    factor = np.ldexp(1.0, np.arange(b) - 1).astype(np.float32)
-    rows = (rows - shift[:, None]) * factor[:, None, None]
-    return Data(x, mx.array(c), mx.array(bias), mx.array(shift), mx.array(factor), rows)
-
-
-def variant(d: int) -> tuple[mx.Dtype, bool]:
-    """One dtype, and framed or not, for each D, so that few kernels are compiled."""
-    at = DIMS.index(d)
-    return DTYPES[at % 3], at % 2 == 0
 
 
 def check_best(data: Data, label: np.ndarray, score: np.ndarray) -> None:
@@ -262,53 +200,6 @@ def test_move_centroids(d: int, spherical: bool, framed: bool) -> None:
     np.testing.assert_allclose(bias, 0 * square if spherical else -0.5 * square, rtol=EPS["float32"])
     step = (c.astype(np.float64) - old) / scale[:, None, None]
     np.testing.assert_allclose(moved, np.square(step).sum(-1), rtol=tolerance(d))
-
-
-def check_top(truth: np.ndarray, label: np.ndarray, score: np.ndarray, k: int, atol: float) -> None:
-    best = -np.sort(-truth, axis=-1)[..., :k]
-    chosen = np.take_along_axis(truth, label.astype(np.int64), -1)
-    assert np.abs(chosen - best).max() <= atol
-    assert np.abs(score - best).max() <= atol
-    assert all(len(set(row)) == k for row in label.reshape(-1, k).tolist())
-
-
-@pytest.mark.parametrize("d", [3, 17, 130])
-@pytest.mark.parametrize("k", [1, 7, 65])
-def test_topk(k: int, d: int) -> None:
-    dtype, framed = variant(d)
-    for b, n in ((1, 1), (3, 33)):
-        data = make(b, n, k, d, dtype, framed=framed)
-        for top in sorted({1, min(k, 5), min(k, 32), min(k, 40)}):
-            label, score = run(lambda data=data, top=top: topk.topk(data.x, data.c, data.bias, top, *data.frame))
-            check_top(data.scores, label, score, top, data.tolerance)
-
-
-@pytest.mark.parametrize("top", [5, 40])
-@pytest.mark.parametrize("k", [150, 1000])
-def test_topk_ties_in_order_and_parts(k: int, top: int) -> None:
-    data = make(1, 33, k, 17, mx.float32, framed=True, integers=True)
-    gpu = Device("applegpu_g13s")
-    assert (launch.topk_launch(launch.topk_config(17), 1, 33, k, gpu).grid[2] > 1) == (k == 1000)
-    label, _ = run(lambda: topk.topk(data.x, data.c, data.bias, top, *data.frame, device=gpu))
-    np.testing.assert_array_equal(label, np.argsort(-data.scores, -1, kind="stable")[..., :top])
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_top_of_rows(dtype: mx.Dtype) -> None:
-    rng = np.random.default_rng(0)
-    for r, m, top in ((1, 1, 1), (1, 7, 7), (33, 65, 32), (33, 150, 100)):
-        values = rng.integers(-4, 4, (r, m)).astype(np.float32)
-        values[rng.random((r, m)) < 0.1] = -np.inf
-        label, score = run(lambda values=values, top=top: topk.top_of_rows(mx.array(values).astype(dtype), top))
-        order = np.argsort(-values, -1, kind="stable")[:, :top]
-        np.testing.assert_array_equal(label, order)
-        np.testing.assert_array_equal(score, np.take_along_axis(values, order, -1))
-
-
-def test_top_of_rows_ranks_nan_last() -> None:
-    values = np.array([[np.nan, -1, 3, np.nan, 3, 2, 0, 1, -np.inf]], np.float32)
-    label, _ = run(lambda: topk.top_of_rows(mx.array(values), 9))
-    np.testing.assert_array_equal(label, [[2, 4, 5, 7, 6, 1, 0, 3, 8]])
 
 
 def test_kernels_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
