@@ -127,6 +127,7 @@ def test_keep_by_hand(backend: str) -> None:
     assert summary(result) == ([0, 0, 0, 1, 1, 1], [[1.0], [12.0], [100.0], [200.0]], 1, 16.0)
 
 
+@pytest.mark.usefixtures("metal")
 @every_metric
 @pytest.mark.parametrize("empty", ["farthest", "split", "keep"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])

@@ -58,6 +58,7 @@ def test_members_are_seeded_as_they_would_be_alone(metric: str, init: str, backe
             np.testing.assert_array_equal(stack[b], alone)
 
 
+@pytest.mark.usefixtures("metal")
 @every_init
 @every_metric
 def test_backends_choose_the_same_rows(metric: str, init: str) -> None:
