@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from .blas import JIT, NEG_INF
+from .blas import JIT
 from .rows import kept_rows, member, read_rows
 from .team import NEXT, add, meet
 from .tile import measure_rows, merge, step_rows
@@ -25,19 +25,6 @@ def _inward(c, shift, scale, spherical, bias, inner):
             inner[k, d] = v
             square += np.float64(inner[k, d]) * np.float64(inner[k, d])
         bias[k] = 0.0 if spherical else -0.5 * square
-
-
-@njit(**JIT)
-def _drop_copies(c, bias, keys):
-    """bias = -inf for a centroid that equals an earlier one: see `scoring_bias` of backends/base.py."""
-    for k in range(c.shape[0]):
-        key = 0.0
-        for d in range(c.shape[1]):
-            key += np.float64(c[k, d]) * (1.0 + 0.1 * (d % 13) + 0.01 * (d % 7))
-        keys[k] = key
-        for j in range(k):
-            if keys[j] == key and np.array_equal(c[j], c[k]):
-                bias[k] = NEG_INF
 
 
 @njit(**JIT)
@@ -68,7 +55,7 @@ def _move(c, sums, mass, counts, shift, scale, spherical):
 
 @njit(**JIT)
 def fit_member(
-    sgemm, source, shift, scale, weights, spherical, tol, limit, skip_empty, dims, cuts, c, labels, totals, shared, outcome,
+    sgemm, source, shift, scale, weights, spherical, tol, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
     team, lanes, scratch,
 ):  # fmt: skip
     """Up to `limit` E-steps of one member; stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster.
@@ -79,19 +66,19 @@ def fit_member(
 
     INOUT c (K, D) float32, labels (N,) uint32, totals = sums (K, D), mass (K,), counts (K,): consistent with labels on entry
     and exit. OUT outcome (3,) float64: E-steps; PENDING, STABLE or SETTLED; the last shift. shared: rows (N, D) to keep the
-    points in or (0, D), kept lanes as in `step_rows`, or none, inner (K, D), bias (K,), keys (K,), changed (S,), and cleared
+    points in or (0, D), kept lanes as in `step_rows`, or none, inner (K, D), bias (K,), changed (S,), and cleared
     sums (S, K, D), mass, counts and touched (S, K). lanes: a thread's own, where none are kept.
     """
     state, slot, size, sched_yield = team
-    rows, kept, inner, bias, keys, changed = shared[:6]
-    changes = shared[6:]
+    rows, kept, inner, bias, changed = shared[:5]
+    changes = shared[5:]
     keep = kept.shape[0] > 0
     read = rows.shape[0] > 0 and not source[4]
     if slot == 0:
         outcome[:] = (0.0, -1.0, 0.0)
         if read:
             read_rows(source, 0, rows.shape[0], rows)
-        _begin(c, shift, scale, spherical, dims, inner, bias, keys, state)
+        _begin(c, shift, scale, spherical, inner, bias, state)
     if not meet(state, size, sched_yield):
         return
     if read:
@@ -101,24 +88,26 @@ def fit_member(
         while s < cuts.size - 1:
             sums, mass, counts, touched = changes
             changed[s] = step_rows(
-                sgemm, source, weights, inner, bias, dims, kept if keep else lanes, not keep or outcome[0] == 0.0, cuts[s],
+                sgemm, source, weights, inner, bias, kept if keep else lanes, not keep or outcome[0] == 0.0, cuts[s],
                 cuts[s + 1], labels, True, sums[s], mass[s], counts[s], touched[s], scratch,
             )  # fmt: skip
             s = add(state, NEXT, 1)
         if not meet(state, size, sched_yield):
             return
+        k0, k1 = c.shape[0] * slot // size, c.shape[0] * (slot + 1) // size
+        merge(changes[0], changes[1], changes[2], changes[3], totals[0], totals[1], totals[2], k0, k1)
+        if not meet(state, size, sched_yield):
+            return
         if slot == 0:
-            _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, changes, outcome)
-            _begin(c, shift, scale, spherical, dims, inner, bias, keys, state)
+            _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, outcome)
+            _begin(c, shift, scale, spherical, inner, bias, state)
         if not meet(state, size, sched_yield) or outcome[1] >= 0.0:
             return
 
 
 @njit(**JIT)
-def _begin(c, shift, scale, spherical, dims, inner, bias, keys, state):
+def _begin(c, shift, scale, spherical, inner, bias, state):
     _inward(c, shift, scale, spherical, bias, inner)
-    if dims is None:
-        _drop_copies(inner, bias, keys)
     state[NEXT] = 0
 
 
@@ -139,14 +128,13 @@ def _any_zero(values):
 
 
 @njit(**JIT)
-def _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, changes, outcome):
+def _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, outcome):
     """The M-step, unless the E-step before it is one to stop at; outcome[1] stays negative as long as the loop goes on."""
     sums, mass, counts = totals
     outcome[0] += 1.0
     if _all_zero(changed):
         outcome[1] = STABLE
         return
-    merge(changes[0], changes[1], changes[2], changes[3], sums, mass, counts)
     if outcome[0] == limit or (not skip_empty and _any_zero(counts)):
         outcome[1] = PENDING
         return
@@ -157,7 +145,7 @@ def _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, ch
 
 @njit(**JIT)
 def fit_members(
-    sgemm, sources, shift, scale, weights, spherical, tol, limits, skip_empty, dims, cuts, b0, b1, c, labels, totals, outcomes,
+    sgemm, sources, shift, scale, weights, spherical, tol, limits, skip_empty, cuts, b0, b1, c, labels, totals, outcomes,
     shared, team, lanes, scratch,
 ):  # fmt: skip
     """`fit_member` for the members b0:b1 with limits[b] > 0; OUT outcomes (B, 3).
@@ -168,18 +156,18 @@ def fit_members(
     for b in range(b0, b1):
         if limits[b] > 0:
             fit_member(
-                sgemm, member(sources, b), shift[b], scale[b], weights[b], spherical, tol, limits[b], skip_empty, dims, cuts,
+                sgemm, member(sources, b), shift[b], scale[b], weights[b], spherical, tol, limits[b], skip_empty, cuts,
                 c[b], labels[b], (sums[b], mass[b], counts[b]), shared, outcomes[b], team, lanes, scratch,
             )  # fmt: skip
 
 
 @njit(**JIT)
-def assign_members(sgemm, sources, dims, members, m0, m1, inner, bias, labels, unused, lanes, scratch):
+def assign_members(sgemm, sources, members, m0, m1, inner, bias, labels, unused, lanes, scratch):
     """Label the points of members[m0:m1] by their centroids `inner` (B, K, D) in the frame; unused: empty accumulators."""
     weights, sums, mass, counts, touched = unused
     for b in members[m0:m1]:
         step_rows(
-            sgemm, member(sources, b), weights, inner[b], bias[b], dims, lanes, True, 0, labels.shape[1], labels[b], False,
+            sgemm, member(sources, b), weights, inner[b], bias[b], lanes, True, 0, labels.shape[1], labels[b], False,
             sums, mass, counts, touched, scratch,
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 
 from .blas import JIT, gemm_nt
+from .lanes import to_lanes
 from .rows import read_rows
 
 DRAW = 512  # points whose weight is added up, so that a draw searches sums before points
@@ -12,7 +13,7 @@ NOISE = np.float32(1e-6)  # relative to the norms: below it an expanded distance
 
 @njit(**JIT)
 def try_rows(
-    sgemm, source, square, inverse, potential, candidates, candidate_square, dims, lo, hi, nearest, out, totals, scratch
+    sgemm, source, square, inverse, potential, candidates, candidate_square, lo, hi, nearest, out, totals, scratch
 ):  # fmt: skip
     """Potentials of rows lo:hi if each candidate in turn became a centre; out (L, N) or (1, 0): the distances behind them.
 
@@ -20,20 +21,20 @@ def try_rows(
     inverse, potential: (N,) float32 or (0,) for all ones; square (N,), or (0,) for unit rows: 1, or 0 where inverse is 0.
     totals (L,) float64 is added to.
     """
-    products, tile, work = scratch
+    products, tile, lanes, work = scratch
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)
         product = products[: candidates.shape[0], :n]
-        if dims is None:
+        if lanes.shape[0] == 0:
             gemm_nt(sgemm, candidates, rows, product, work)
         else:
+            to_lanes(rows, lanes)
             for c in range(candidates.shape[0]):
-                for i in range(n):
-                    v = np.float32(0.0)
-                    for d in range(len(dims)):
-                        v += rows[i, d] * candidates[c, d]
-                    product[c, i] = v
+                product[c] = 0.0
+                for d in range(rows.shape[1]):
+                    for i in range(n):
+                        product[c, i] += lanes[d, i] * candidates[c, d]
         for c in range(candidates.shape[0]):
             total = np.float32(0.0)
             for i in range(n):

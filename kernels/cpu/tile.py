@@ -1,8 +1,7 @@
 """One pass over the points of a problem: the best centroid of every row, and the sums of the rows that moved.
 
-A block of centroids times a tile of rows, with sgemm, gives scores with the rows along SIMD lanes; the running best of every
-row follows while they are in cache. Or the tile is transposed first, and the products are our own: on few dimensions, and on
-problems small enough to keep what was transposed, that is faster. Shapes: source, x (N, D) as in rows.py;
+The best comes from lanes.py. Or a block of centroids times a tile of rows, with sgemm, gives scores whose running best follows
+while they are in cache: for BLAS with matrix units of its own. Shapes: source, x (N, D) as in rows.py;
 c (K, D) float32 centroids in the frame; bias (K,) float32.
 """
 
@@ -10,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from .blas import JIT, NEG_INF, gemm_nt
+from .lanes import best_by_lanes, to_lanes
 from .rows import read_rows
 
 UNSET = np.uint32(0xFFFFFFFF)  # the label of a point that has none yet
@@ -35,73 +35,6 @@ def best_by_product(sgemm, rows, c, bias, scores, best, label, work):
 
 
 @njit(**JIT)
-def to_lanes(rows, lanes):
-    """lanes (D, n) = rows (n, D) transposed."""
-    for i in range(rows.shape[0]):
-        for d in range(rows.shape[1]):
-            lanes[d, i] = rows[i, d]
-
-
-@njit(**JIT)
-def best_by_lanes(n, lanes, c, bias, scores, best, label):
-    """The same from n points along lanes (D, n): two centroids at a time, eight dimensions at a time, held in registers."""
-    d8 = c.shape[1] // 8 * 8
-    last = c.shape[0] - 1
-    first, second = scores[0], scores[1]
-    for i in range(n):
-        best[i] = NEG_INF
-        label[i] = 0
-    for k in range(0, c.shape[0], 2):
-        j = min(k + 1, last)
-        for i in range(n):
-            first[i], second[i] = bias[k], bias[j]
-        for d in range(0, d8, 8):
-            for i in range(n):
-                v, w = first[i], second[i]
-                for e in range(8):
-                    v += lanes[d + e, i] * c[k, d + e]
-                    w += lanes[d + e, i] * c[j, d + e]
-                first[i], second[i] = v, w
-        for d in range(d8, c.shape[1]):
-            for i in range(n):
-                first[i] += lanes[d, i] * c[k, d]
-                second[i] += lanes[d, i] * c[j, d]
-        for i in range(n):
-            better = first[i] > best[i]
-            v = first[i] if better else best[i]
-            index = np.int32(k) if better else label[i]
-            better = second[i] > v
-            label[i] = np.int32(j) if better else index
-            best[i] = second[i] if better else v
-
-
-@njit(**JIT)
-def best_by_few_lanes(n, lanes, c, bias, dims, best, label):
-    """The same on few dimensions. dims: a tuple of length D, so that the loop over D is unrolled."""
-    for i in range(n):
-        best[i] = NEG_INF
-        label[i] = 0
-    for k in range(c.shape[0]):
-        for i in range(n):
-            v = bias[k]
-            for d in range(len(dims)):
-                v += lanes[d, i] * c[k, d]
-            better = v > best[i]
-            label[i] = np.int32(k) if better else label[i]
-            best[i] = v if better else best[i]
-
-
-@njit(**JIT)
-def _best_in_lanes(rows, c, bias, dims, lanes, fill, scores, best, label):
-    if fill:
-        to_lanes(rows, lanes)
-    if dims is None:
-        best_by_lanes(rows.shape[0], lanes, c, bias, scores, best, label)
-    else:
-        best_by_few_lanes(rows.shape[0], lanes, c, bias, dims, best, label)
-
-
-@njit(**JIT)
 def _move_rows(rows, s, moved, weights, label, labels, sums, mass, counts, touched):
     """Subtract the moved rows from the sums of their old labels (N,) and add them to the new ones' (n,); row 0 is point s."""
     for i in moved:
@@ -124,7 +57,7 @@ def _move_rows(rows, s, moved, weights, label, labels, sums, mass, counts, touch
 
 @njit(**JIT)
 def step_rows(
-    sgemm, source, weights, c, bias, dims, lanes, fill, lo, hi, labels, update, sums, mass, counts, touched, scratch
+    sgemm, source, weights, c, bias, lanes, fill, lo, hi, labels, update, sums, mass, counts, touched, scratch
 ):  # fmt: skip
     """E-step of rows lo:hi and, if `update`, the change of the M-step's sums; returns how many labels changed.
 
@@ -141,7 +74,10 @@ def step_rows(
         if lanes.shape[0] == 0:
             best_by_product(sgemm, rows, c, bias, scores, best, label, work)
         else:
-            _best_in_lanes(rows, c, bias, dims, lanes[s // best.size if lanes.shape[0] > 1 else 0], fill, scores, best, label)
+            lane = lanes[s // best.size if lanes.shape[0] > 1 else 0]
+            if fill:
+                to_lanes(rows, lane)
+            best_by_lanes(n, lane, c, bias, best, label)
         count = 0
         for i in range(n):  # without a branch, which would be mispredicted
             moved[count] = i
@@ -155,10 +91,10 @@ def step_rows(
 
 
 @njit(**JIT)
-def merge(sums, mass, counts, touched, total_sums, total_mass, total_counts):
-    """Add the shards' (S, K, ...) changes to the totals in order, and clear them."""
+def merge(sums, mass, counts, touched, total_sums, total_mass, total_counts, k0, k1):
+    """Add the shards' (S, K, ...) changes of the clusters k0:k1 to the totals in order, and clear them."""
     for s in range(sums.shape[0]):
-        for k in range(sums.shape[1]):
+        for k in range(k0, k1):
             if not touched[s, k]:
                 continue
             for d in range(sums.shape[2]):

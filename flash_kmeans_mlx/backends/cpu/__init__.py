@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import sys
+
 import numpy as np
 
 from ...seeding import OVERSAMPLING, ROUNDS
@@ -10,6 +13,9 @@ from .looped import LoopedCpuPoints
 from .plan import plan
 from .points import CpuPoints
 from .workers import thread_count
+
+# Accelerate computes on the matrix units of Apple's CPUs, which vector code can't reach. (By what is published: not measured.)
+MATRIX_UNITS = sys.platform == "darwin" and platform.machine() == "arm64"
 
 __all__ = ["open_cpu"]
 
@@ -27,6 +33,7 @@ def open_cpu(problem: Problem) -> CpuPoints:
         thread_count(),
         problem.max_bytes,
         problem.held,
+        MATRIX_UNITS,
     )
     return (LoopedCpuPoints if cut.looped else CpuPoints)(problem, cut)
 

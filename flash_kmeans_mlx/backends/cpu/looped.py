@@ -35,7 +35,7 @@ class LoopedCpuPoints(CpuPoints):
         def run(slot: int, lo: int, hi: int, shared: tuple, team: tuple) -> None:
             self.kernels.fit_members(
                 self.sgemm, self.store.sources, self.frame.shift, self.frame.scale, self.weights, self.metric.spherical, tol,
-                limits, skip_empty, self.dims, self._cuts, lo, hi, centroids, self._labels, totals, outcomes, shared, team,
+                limits, skip_empty, self._cuts, lo, hi, centroids, self._labels, totals, outcomes, shared, team,
                 self.lanes[slot], self.scratch[slot],
             )  # fmt: skip
 
@@ -71,7 +71,7 @@ class LoopedCpuPoints(CpuPoints):
         changes = (np.zeros((s, k, d)), np.zeros((s, k)), np.zeros((s, k), np.int64), np.zeros((s, k), np.bool_))
         return (
             np.empty((rows, d), np.float32), empty_lines((tiles, d, self.plan.tile + PAD)), np.empty((k, d), np.float32),
-            np.empty(k, np.float32), np.empty(k), np.zeros(s, np.int64), *changes,
+            np.empty(k, np.float32), np.zeros(s, np.int64), *changes,
         )  # fmt: skip
 
     def assign(self, centroids: np.ndarray, members: np.ndarray) -> None:
@@ -83,7 +83,7 @@ class LoopedCpuPoints(CpuPoints):
 
         def run(slot: int, lo: int, hi: int) -> None:
             self.kernels.assign_members(
-                self.sgemm, self.store.sources, self.dims, which, lo, hi, inner, bias, self._labels, (NOTHING, *NO_SUMS),
+                self.sgemm, self.store.sources, which, lo, hi, inner, bias, self._labels, (NOTHING, *NO_SUMS),
                 self.lanes[slot], self.scratch[slot],
             )  # fmt: skip
 

@@ -13,12 +13,13 @@ CURE = "raise it, or fit fewer members at a time"
 BLOCK = 512  # centroids per product: the scores of a tile stay in L2
 SMALL = 10_000_000  # N * K * D below which one thread per member is enough
 LOOPED = 300_000_000  # below which a member's whole loop is one kernel: Python costs 0.3 ms an iteration
-LANE_DIMS = 16  # up to this D points are SIMD lanes: measured 2 to 9 times faster than products
+LANE_DIMS = 16  # up to this D even the few products of seeding are our own
 SHARD_ROWS, SHARDS = 4096, 64
 LOOPED_SHARD_ROWS, LOOPED_SHARDS = 512, 16
 SHARD_BYTES = 32 << 20  # for the accumulators of all shards
 SEED_BYTES = 32 << 20  # for keeping the distances of a round's candidates
-TILE, LANES_TILE, FEW_LANES_TILE = 256, 128, 512  # rows at a time
+TILE = 256  # rows per product
+LANES_TILE = 1 << 16  # values in a tile of lanes; its rows are a multiple of 64, 512 at most
 PAD = 16  # between the lanes of one dimension and the next: powers of two apart, they would share few lines of the cache
 RESIDENT_BYTES = 32 << 20  # for keeping points as lanes
 
@@ -62,6 +63,7 @@ def plan(
     threads: int,
     max_bytes: int,
     held: int = 0,
+    blas: bool = False,
 ) -> Plan:
     """Cut up a problem so that what is allocated beyond the input stays under `max_bytes` (0: no limit).
 
@@ -75,13 +77,13 @@ def plan(
         threads: threads that may be used.
         max_bytes: the cap, 0 for none.
         held: how much of it is in use already.
+        blas: whether BLAS beats our own products where there are many.
     """
     b, n, d = shape
     products = n * n_clusters * d
     small, looped = products < SMALL, products < LOOPED
-    lanes = looped or d <= LANE_DIMS
-    tile = FEW_LANES_TILE if d <= LANE_DIMS else LANES_TILE if lanes else TILE
-    tile = max(64, min(tile, (1 << 19) // d))
+    lanes = looped or d <= LANE_DIMS or not blas
+    tile = max(64, min(512, LANES_TILE // d // 64 * 64)) if lanes else max(64, min(TILE, (1 << 19) // d))
     block = max(min(BLOCK, n_clusters), trials)
     table = n_clusters * d * 8
     per_thread = tile * (block + 3 * d + 4) * 4 + 4 * PAD * d + (2 * table if looped else 0)

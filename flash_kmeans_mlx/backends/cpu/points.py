@@ -11,7 +11,7 @@ import numpy as np
 from ..base import PENDING, STABLE, Points, Problem, Step, cost_of, scoring_bias, unit_weights
 from ._kernels import kernels
 from .blas import sgemm_address, single_threaded
-from .plan import LANE_DIMS, PAD, Plan
+from .plan import PAD, Plan
 from .seeds import CpuSeeding
 from .store import Store
 from .workers import Workers
@@ -41,7 +41,6 @@ class CpuPoints(Points):
         self.sgemm = sgemm_address()
         self.workers = Workers(plan.threads)
         self.shards = self._cut(plan.shards)
-        self.dims = (0,) * d if d <= LANE_DIMS else None
         self.scratch = [self._scratch() for _ in range(plan.threads)]
         self.lanes = [empty_lines((int(plan.lanes), d, plan.tile + PAD)) for _ in range(plan.threads)]
         self._labels = np.empty((b, n), np.uint32)
@@ -96,7 +95,7 @@ class CpuPoints(Points):
 
             def merge(_slot: int, m: int, members: np.ndarray = members) -> None:
                 b = members[m]
-                self.kernels.merge(*(a[m] for a in changes), self.sums[b], self.mass[b], self.counts[b])
+                self.kernels.merge(*(a[m] for a in changes), self.sums[b], self.mass[b], self.counts[b], 0, self.sums.shape[1])
 
             self.run_shards(shard, len(members))
             self.workers.run(merge, len(members))
@@ -115,8 +114,8 @@ class CpuPoints(Points):
 
     def _step_rows(self, slot: int, b: int, s: int, inner: np.ndarray, bias: np.ndarray, sums: tuple[np.ndarray, ...]) -> int:
         return self.kernels.step_rows(
-            self.sgemm, self.store.source(b), self.weights[b], inner[b], bias[b], self.dims,
-            self.lanes[slot], True, *self.shards[s], self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
+            self.sgemm, self.store.source(b), self.weights[b], inner[b], bias[b], self.lanes[slot], True, *self.shards[s],
+            self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
         )  # fmt: skip
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
@@ -168,7 +167,7 @@ class CpuPoints(Points):
     def inner(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centroids in the frame, and their bias."""
         inner = self.frame.inward(centroids)
-        return inner, self.metric.bias(inner) if self.dims else scoring_bias(self.metric, inner)
+        return inner, self.metric.bias(inner) if self.plan.lanes else scoring_bias(self.metric, inner)
 
     def run_shards(self, task: Callable[[int, int, int], object], n_members: int) -> None:
         """task(slot, m, s) for every m < n_members and every shard s."""

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..base import Seeding
+from .plan import LANE_DIMS
 
 if TYPE_CHECKING:
     from .points import CpuPoints
 
 __all__ = ["CpuSeeding"]
 
-NOTHING = np.zeros(0, np.float32)
+NOTHING, NO_LANES = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
 
 
 class CpuSeeding(Seeding):
@@ -72,10 +73,11 @@ class CpuSeeding(Seeding):
 
         def shard(slot: int, b: int, s: int) -> None:
             products, tile, *_, work = points.scratch[slot]
+            lanes = points.lanes[slot][0] if points.shape[2] <= LANE_DIMS else NO_LANES
             points.kernels.try_rows(
                 points.sgemm, points.store.source(b), self.square[b], self.inverse[b],
-                self.weights[b], candidates[b], squares[b], points.dims, *points.shards[s], self.nearest[b], out[b],
-                totals[b, s], (products, tile, work),
+                self.weights[b], candidates[b], squares[b], *points.shards[s], self.nearest[b], out[b],
+                totals[b, s], (products, tile, lanes, work),
             )  # fmt: skip
 
         points.run_shards(shard, len(index))

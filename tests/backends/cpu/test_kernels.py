@@ -104,22 +104,20 @@ def test_a_store_reads_what_it_was_given(kind: str) -> None:
 def best(name: str, x: np.ndarray, c: np.ndarray, bias: np.ndarray, block: int = 512) -> tuple[np.ndarray, np.ndarray]:
     """(scores (N,), labels (N,)) of the best centroids by one of the two kernels."""
     n, d = x.shape
-    value, label = np.full(n, np.nan, np.float32), np.full(n, -1, np.int32)
+    padded = -(-n // K.POINTS) * K.POINTS
+    value, label = np.full(padded, np.nan, np.float32), np.full(padded, -1, np.int32)
     if name == "product":
         scores = np.full((min(block, len(c)), n), np.nan, np.float32)
         with single_threaded():
             K.best_by_product(SGEMM, x, c, bias, scores, value, label, np.empty(10, np.int32))
     else:
-        lanes = np.full((d, n), np.nan, np.float32)
+        lanes = np.full((d, padded + 3), np.nan, np.float32)
         K.to_lanes(x, lanes)
-        if name == "lanes":
-            K.best_by_lanes(n, lanes, c, bias, np.full((2, n), np.nan, np.float32), value, label)
-        else:
-            K.best_by_few_lanes(n, lanes, c, bias, (0,) * d, value, label)
-    return value, label
+        K.best_by_lanes(n, lanes, c, bias, value, label)
+    return value[:n], label[:n]
 
 
-both = pytest.mark.parametrize("name", ["product", "lanes", "few lanes"])
+both = pytest.mark.parametrize("name", ["product", "lanes"])
 
 
 @both
@@ -166,7 +164,7 @@ def step(x: np.ndarray, c: np.ndarray, labels: np.ndarray, w: np.ndarray, lo: in
     lanes = np.empty((tiles, d, tile), np.float32)
     with single_threaded():
         changed = K.step_rows(
-            SGEMM, source(x), w, c, EUCLIDEAN.bias(c), None, lanes, True, lo, hi, labels, True, sums, mass, counts, touched,
+            SGEMM, source(x), w, c, EUCLIDEAN.bias(c), lanes, True, lo, hi, labels, True, sums, mass, counts, touched,
             scratch,
         )  # fmt: skip
     return changed, sums, mass, counts, touched
@@ -210,7 +208,8 @@ def test_merge_adds_the_shards_in_order_and_clears_them() -> None:
         a[~shards[3]] = 0
     totals = (rng.random((5, 2)), rng.random(5), rng.integers(0, 9, 5))
     expected = [t + s[0] + s[1] + s[2] for t, s in zip(totals, shards, strict=False)]
-    K.merge(*shards, *totals)
+    K.merge(*shards, *totals, 0, 2)
+    K.merge(*shards, *totals, 2, 5)
     for found, right in zip(totals, expected, strict=True):
         np.testing.assert_array_equal(found, right)
     assert not any(a.any() for a in shards)

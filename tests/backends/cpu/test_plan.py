@@ -15,7 +15,7 @@ CASES = [(s, k) for s, k in itertools.product(SHAPES, CLUSTERS) if k <= s[1]]
 every_case = pytest.mark.parametrize(("shape", "k"), CASES, ids=str)
 
 
-def cut(shape: tuple[int, int, int], k: int, threads: int = 4, max_bytes: int = 0, arrays: int = 4) -> Plan:
+def cut(shape: tuple[int, int, int], k: int, threads: int = 4, max_bytes: int = 0, arrays: int = 4, blas: bool = False) -> Plan:
     return plan(
         shape=shape,
         given_shape=shape,
@@ -25,6 +25,7 @@ def cut(shape: tuple[int, int, int], k: int, threads: int = 4, max_bytes: int = 
         trials=2 + k.bit_length(),
         threads=threads,
         max_bytes=max_bytes,
+        blas=blas,
     )
 
 
@@ -34,7 +35,8 @@ def test_sizes_make_sense(shape: tuple[int, int, int], k: int) -> None:
     found = cut(shape, k)
     assert min(found.tile, found.block, found.shards, found.group, found.threads) >= 1
     assert found.looped == (n * k * d < 300_000_000)
-    assert found.lanes == (d <= 16 or found.looped)
+    assert found.lanes and found.tile % 64 == 0
+    assert cut(shape, k, blas=True).lanes == (d <= 16 or found.looped)
     assert found.shards <= -(-n // 512) and found.group <= b and found.threads <= 4
     assert not found.team or (found.looped and b < found.threads)
     assert found.block >= 2 + k.bit_length()  # a round of k-means++ multiplies all its candidates at once
