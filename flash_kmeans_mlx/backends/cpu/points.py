@@ -1,4 +1,4 @@
-"""The CPU backend's Points: Numba kernels on our own threads, BLAS inside them."""
+"""The CPU backend's Points: Numba kernels on our own threads."""
 
 from __future__ import annotations
 

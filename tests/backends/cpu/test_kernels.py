@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from typing import Any
 
 import helpers
+import llvmlite.binding
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -131,6 +134,31 @@ def test_the_best_centroid(block: int, n: int, k: int, d: int, name: str) -> Non
     limit = helpers.tolerance(d) * (np.square(x).sum(1) + np.square(c).sum(1).max())
     assert (scores.max(1) - scores[np.arange(n), label] <= limit).all()
     assert (np.abs(value - scores.max(1)) <= limit).all()
+
+
+@pytest.mark.parametrize(("features", "points"), [({"avx512f": True}, 64), ({"avx2": True}, 16), ({}, 16)], ids=str)
+def test_the_best_centroid_with_registers_of_other_widths(
+    features: dict[str, bool], points: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = importlib.import_module("flash_kmeans_mlx.kernels.cpu.lanes")
+    blas = importlib.import_module("flash_kmeans_mlx.kernels.cpu.blas")
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: features)
+    monkeypatch.setattr(blas, "JIT", {**blas.JIT, "cache": False})  # the cache knows a file and a name only
+    spec = importlib.util.spec_from_file_location(f"{lanes.__package__}.other_lanes", str(lanes.__file__))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert points == module.POINTS
+    for n, k, d in ((1, 1, 1), (61, 5, 3), (130, 23, 17)):
+        x, c = normals(n, d), normals(k, d, seed=1)
+        bias, wide = EUCLIDEAN.bias(c), -(-n // points) * points
+        value, label = np.full(wide, np.nan, np.float32), np.full(wide, -1, np.int32)
+        held = np.full((d, wide), np.nan, np.float32)
+        module.to_lanes(x, held)
+        module.best_by_lanes(n, held, c, bias, value, label)
+        scores = x.astype(np.float64) @ c.T.astype(np.float64) + bias
+        limit = helpers.tolerance(d) * (np.square(x).sum(1) + np.square(c).sum(1).max())
+        assert (scores.max(1) - scores[np.arange(n), label[:n]] <= limit).all()
 
 
 @both
