@@ -40,7 +40,7 @@ CASES = {
     "threads": {"x": "rng.random((200_000, 32), np.float32)", "k": 900, "init": "random", "backend": "cpu"},
     "seeding": {"x": "rng.random((200_000, 32), np.float32)", "k": 9000, "init": "k-means++", "backend": "cpu"},
     "batch-of-small": {
-        "x": "np.broadcast_to(rng.random((9000, 8), np.float32), (6000, 9000, 8))",
+        "x": "np.broadcast_to(rng.random((9000, 8), np.float32), (1500, 9000, 8))",
         "k": 130,
         "init": "random",
         "backend": "cpu",
