@@ -220,7 +220,7 @@ def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: 
         )
     if check_finite and not np.isfinite(c).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={c.shape})")
-    return np.array(np.broadcast_to(c, (b, n_clusters, d)))
+    return np.array(np.broadcast_to(c, (b, n_clusters, d)), order="C")  # kernels are compiled for one layout
 
 
 def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
