@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,20 @@ from .metrics import Metric
 from .result import KMeansResult
 from .seeding import INITS, initial_centroids
 
-__all__ = ["fit"]
+__all__ = ["Terms", "fit"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What scikit-learn's estimators ask of a fit beyond the arguments of `batch_kmeans_*`. No warning is given.
+
+    Attributes:
+        report: called after every iteration.
+        means: ``means(labels (B, N), centroids (B, K, D))`` computes the final centroids in more than float32.
+    """
+
+    report: Callable[[Iteration], None] | None = None
+    means: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
 
 def fit(
@@ -40,8 +54,12 @@ def fit(
     backend: str | None = None,
     strategy: str | None = None,
     check_finite: bool = True,
+    terms: Terms | None = None,
 ) -> KMeansResult:
-    """`batch_kmeans_*` of `api` for any metric, with the same arguments."""
+    """`batch_kmeans_*` of `api` for any metric, with the same arguments.
+
+    With `terms`, `tol` bounds the norm of all shifts of an iteration together.
+    """
     data = validation.data(x, dtype)
     n = data.shape[1]
     n_clusters = validation.check_count("n_clusters", n_clusters, 1, n, "N", data.given_shape)
@@ -72,16 +90,18 @@ def fit(
         n_init,
         init if isinstance(init, str) else "",
         strategy,
+        terms is not None,
     )
     with backends.open_points(backend, problem) as points:
-        report = _print if verbose else None
+        report = _print if verbose else terms and terms.report
+        means = terms and terms.means
         starts = (
             initial_centroids(points, init, data, n_clusters, np.random.default_rng([seed, run]), check_finite)
             for run in range(n_init)
         )
-        runs = (lloyd(points, start, max_iters, tol, empty, report) for start in starts)
+        runs = (lloyd(points, start, max_iters, tol, empty, report, means) for start in starts)
         best, labels, inertia = _best(points, runs, n_init)
-    if best.exhausted.any():
+    if best.exhausted.any() and terms is None:
         warnings.warn(
             f"fewer distinct points than n_clusters={n_clusters} in {int(best.exhausted.sum())} of {len(best.exhausted)}"
             f" members (x.shape={data.given_shape}): the extra clusters are empty",
@@ -95,7 +115,7 @@ def fit(
         inertia=data.give(inertia),
         converged=data.give(best.converged),
         n_iter_per_batch=data.give(best.n_iter),
-        backend=backend,
+        backend=points.backend,
         strategy=points.strategy,
     )
 

@@ -20,7 +20,7 @@ SPLIT_STEP = 1 / 16  # how far towards its farthest point a split cluster's twin
 class Fit(NamedTuple):
     """Outcome of one run: labels are in the Points."""
 
-    centroids: np.ndarray  # (B, K, D) float32
+    centroids: np.ndarray  # (B, K, D) float32, or what `means` gave
     n_iter: np.ndarray  # (B,)
     converged: np.ndarray  # (B,) bool
     exhausted: np.ndarray  # (B,) bool: a cluster stayed empty because no point was left to give it
@@ -44,11 +44,14 @@ def lloyd(
     tol: float,
     empty: str,
     report: Callable[[Iteration], None] | None = None,
+    means: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> Fit:
     """Run from `centroids` (B, K, D); on return the labels in `points` are those of the returned centroids.
 
-    A member of the batch stops by itself when an assignment changed no label or no centroid moved by more than `tol`.
-    With `report` the loop goes one iteration at a time.
+    A member of the batch stops by itself when an assignment changed no label or no centroid moved by more than `tol`
+    (`Problem.summed_shift`: all of them together).
+    With `report` the loop goes one iteration at a time. `means(labels, centroids)` is asked once, before the last labels are
+    found, for the final M-step in more than float32; a cluster without points keeps its centroid.
     """
     points.reset()
     c = points.metric.start(centroids).astype(np.float32)
@@ -63,15 +66,16 @@ def lloyd(
         before = c.copy() if report else c
         step = points.step(c, np.minimum(limits, 1) if report else limits, tol, empty == "keep")
         n_iter += np.where(running, step.iterations, 0)
-        settled = running & (step.status == SETTLED)
+        settled, moved = running & (step.status == SETTLED), []
         stable = running & (step.status == STABLE)
         hollow = stable & (step.counts == 0).any(-1) if empty != "keep" else np.zeros_like(stable)
         pending = hollow | (running & (step.status == PENDING))
         shift = np.where(settled, step.shift, 0.0)
         inertia = points.inertia(before).sum() if report else 0.0
         if pending.any():
-            new, exhausted[pending] = _move(points, step, c, pending, empty)
-            shift[pending] = np.sqrt(np.square(new.astype(np.float64) - c).sum(-1).max(-1))[pending]
+            new, exhausted[pending], moved = _move(points, step, c, pending, empty)
+            squares = np.square(new.astype(np.float64) - c).sum(-1)
+            shift[pending] = np.sqrt(squares.sum(-1) if points.problem.summed_shift else squares.max(-1))[pending]
             c[pending] = new[pending]
             settled |= pending & ~hollow & (shift <= tol)
         exhausted[running & (step.counts > 0).all(-1)] = False
@@ -83,20 +87,28 @@ def lloyd(
             fresh |= settled
             n_empty = int((step.counts[running] == 0).sum())
             report(Iteration(int(n_iter.max()), float(shift.max()), float(inertia), n_empty, int(running.sum())))
+    if means is not None:
+        labels = points.labels().copy()
+        for b, i, k in moved:
+            labels[b, i] = k
+        c = means(labels, c)
     if not fresh.all():
         points.assign(c, ~fresh)
     return Fit(c, n_iter, converged, exhausted)
 
 
-def _move(points: Points, step: Step, c: np.ndarray, pending: np.ndarray, empty: str) -> tuple[np.ndarray, np.ndarray]:
-    """M-step: centroids (B, K, D), with empty clusters given a place; and which of the `pending` had none to give."""
+def _move(
+    points: Points, step: Step, c: np.ndarray, pending: np.ndarray, empty: str
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, int]]]:
+    """M-step: centroids (B, K, D), with empty clusters given a place; which of the `pending` had none to give; what moved."""
     sums, mass = step.sums, step.mass
     exhausted = np.zeros(len(c), bool)
+    moved: list[tuple[int, int, int]] = []
     holes = pending & (step.counts == 0).any(-1)
     if empty == "farthest" and holes.any():
         sums, mass = sums.copy(), mass.copy()
         for b in np.flatnonzero(holes).tolist():
-            exhausted[b] = not _relocate(points, c, b, sums[b], mass[b], step.counts[b].copy())
+            exhausted[b] = not _relocate(points, c, b, sums[b], mass[b], step.counts[b].copy(), moved)
     mean = points.metric.finalize(sums, mass, points.frame.inward(c))
     new = points.frame.outward(mean)
     empties = mass <= 0
@@ -104,11 +116,22 @@ def _move(points: Points, step: Step, c: np.ndarray, pending: np.ndarray, empty:
     if empty == "split":
         for b in np.flatnonzero(holes).tolist():
             exhausted[b] = not _split(points, c, new, b, step.counts[b])
-    return new, exhausted[pending]
+    return new, exhausted[pending], moved
 
 
-def _relocate(points: Points, c: np.ndarray, b: int, sums: np.ndarray, mass: np.ndarray, counts: np.ndarray) -> bool:
-    """Move the points with the largest cost, farthest first, into the empty clusters of member b; False if too few."""
+def _relocate(
+    points: Points,
+    c: np.ndarray,
+    b: int,
+    sums: np.ndarray,
+    mass: np.ndarray,
+    counts: np.ndarray,
+    moved: list[tuple[int, int, int]],
+) -> bool:
+    """Move the points with the largest cost, farthest first, into the empty clusters of member b; False if too few.
+
+    `moved` takes a line (b, point, cluster) for each.
+    """
     candidates = iter(_farthest(points, c, b, 4 * int((counts == 0).sum()) + 64))
     for k in np.flatnonzero(counts == 0):
         for i in candidates:
@@ -123,6 +146,7 @@ def _relocate(points: Points, c: np.ndarray, b: int, sums: np.ndarray, mass: np.
         mass[donor] -= weight
         counts[donor] -= 1
         sums[k], mass[k], counts[k] = row, weight, 1
+        moved.append((b, i, k))
     return True
 
 

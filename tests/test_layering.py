@@ -22,7 +22,7 @@ LAYERS = (
     {"lloyd"},
     {"fitting"},
     {"api"},
-    {"estimator"},
+    {"estimator", "sklearn"},
     {""},
 )
 HEAVY = {"faiss", "matplotlib", "numba", "rich", "scipy", "sklearn"}

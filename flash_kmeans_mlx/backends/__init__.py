@@ -7,6 +7,7 @@ import mlx.core as mx
 from ..errors import BackendUnavailableError
 from . import metal
 from .base import Points, Problem
+from .sparse import SparsePoints, SparseRows
 
 __all__ = ["BACKENDS", "Points", "Problem", "available", "check_strategy", "open_points", "resolve"]
 
@@ -43,6 +44,8 @@ def check_strategy(strategy: str | None, backend: str) -> None:
 
 def open_points(backend: str, problem: Problem) -> Points:
     """The points of a problem on a backend that `resolve` returned, to be used as a context manager."""
+    if isinstance(problem.x, SparseRows):
+        return SparsePoints(problem)
     if backend == "cpu":
         from .cpu import open_cpu
 

@@ -35,6 +35,7 @@ class Problem:
         compiled: whether MLX's graphs go through `mx.compile`.
         runs, init: how many times it will be fitted and how it will be seeded, for what that takes of `max_bytes`.
         strategy: how the backend assigns, by name, or None for its own choice.
+        summed_shift: `tol` bounds the norm of all centroids' shifts together, not the largest one.
     """
 
     x: Any
@@ -49,6 +50,7 @@ class Problem:
     runs: int = 1
     init: str = ""
     strategy: str | None = None
+    summed_shift: bool = False
 
 
 @dataclass
@@ -58,11 +60,11 @@ class Step:
     Attributes:
         iterations: (B,) E-steps done.
         status: (B,) PENDING: labels and sums belong to the centroids, the M-step is still to come; STABLE: the last E-step
-            changed no label; SETTLED: the last M-step moved no centroid by more than tol, labels are one step behind.
+            changed no label; SETTLED: the last M-step's shift was at most tol, labels are one step behind.
         sums: (B, K, D) float64, of the points in the frame.
         mass: (B, K) float64, the weights in `sums`.
         counts: (B, K) int64, points with a positive weight.
-        shift: (B,) float64, the largest move of the last M-step done inside.
+        shift: (B,) float64, the largest move (or the norm of all) in the last M-step done inside.
     """
 
     iterations: np.ndarray

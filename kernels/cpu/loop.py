@@ -28,8 +28,11 @@ def _inward(c, shift, scale, spherical, bias, inner):
 
 
 @njit(**JIT)
-def _move(c, sums, mass, counts, shift, scale, spherical):
-    """M-step in place; returns the largest shift. Clusters without points, and sums without a direction, stay."""
+def _move(c, sums, mass, counts, shift, scale, spherical, summed):
+    """M-step in place; returns the largest shift, or the norm of all if `summed`.
+
+    Clusters without points, and sums without a direction, stay.
+    """
     largest = 0.0
     for k in range(c.shape[0]):
         if counts[k] == 0:
@@ -49,13 +52,13 @@ def _move(c, sums, mass, counts, shift, scale, spherical):
             u = np.float64(v) - np.float64(c[k, d])
             moved += u * u
             c[k, d] = v
-        largest = max(largest, moved)
+        largest = largest + moved if summed else max(largest, moved)
     return np.sqrt(largest)
 
 
 @njit(**JIT)
 def fit_member(
-    sgemm, source, shift, scale, weights, spherical, tol, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
+    sgemm, source, shift, scale, weights, spherical, tol, summed, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
     team, lanes, scratch,
 ):  # fmt: skip
     """Up to `limit` E-steps of one member; stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster.
@@ -99,7 +102,7 @@ def fit_member(
         if not meet(state, size, sched_yield):
             return
         if slot == 0:
-            _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, outcome)
+            _end(c, shift, scale, spherical, tol, summed, limit, skip_empty, totals, changed, outcome)
             _begin(c, shift, scale, spherical, inner, bias, state)
         if not meet(state, size, sched_yield) or outcome[1] >= 0.0:
             return
@@ -128,7 +131,7 @@ def _any_zero(values):
 
 
 @njit(**JIT)
-def _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, outcome):
+def _end(c, shift, scale, spherical, tol, summed, limit, skip_empty, totals, changed, outcome):
     """The M-step, unless the E-step before it is one to stop at; outcome[1] stays negative as long as the loop goes on."""
     sums, mass, counts = totals
     outcome[0] += 1.0
@@ -138,15 +141,15 @@ def _end(c, shift, scale, spherical, tol, limit, skip_empty, totals, changed, ou
     if outcome[0] == limit or (not skip_empty and _any_zero(counts)):
         outcome[1] = PENDING
         return
-    outcome[2] = _move(c, sums, mass, counts, shift, scale, spherical)
+    outcome[2] = _move(c, sums, mass, counts, shift, scale, spherical, summed)
     if outcome[2] <= tol:
         outcome[1] = SETTLED
 
 
 @njit(**JIT)
 def fit_members(
-    sgemm, sources, shift, scale, weights, spherical, tol, limits, skip_empty, cuts, b0, b1, c, labels, totals, outcomes,
-    shared, team, lanes, scratch,
+    sgemm, sources, shift, scale, weights, spherical, tol, summed, limits, skip_empty, cuts, b0, b1, c, labels, totals,
+    outcomes, shared, team, lanes, scratch,
 ):  # fmt: skip
     """`fit_member` for the members b0:b1 with limits[b] > 0; OUT outcomes (B, 3).
 
@@ -156,7 +159,7 @@ def fit_members(
     for b in range(b0, b1):
         if limits[b] > 0:
             fit_member(
-                sgemm, member(sources, b), shift[b], scale[b], weights[b], spherical, tol, limits[b], skip_empty, cuts,
+                sgemm, member(sources, b), shift[b], scale[b], weights[b], spherical, tol, summed, limits[b], skip_empty, cuts,
                 c[b], labels[b], (sums[b], mass[b], counts[b]), shared, outcomes[b], team, lanes, scratch,
             )  # fmt: skip
 

@@ -35,8 +35,8 @@ class LoopedCpuPoints(CpuPoints):
         def run(slot: int, lo: int, hi: int, shared: tuple, team: tuple) -> None:
             self.kernels.fit_members(
                 self.sgemm, self.store.sources, self.frame.shift, self.frame.scale, self.weights, self.metric.spherical, tol,
-                limits, skip_empty, self._cuts, lo, hi, centroids, self._labels, totals, outcomes, shared, team,
-                self.lanes[slot], self.scratch[slot],
+                self.problem.summed_shift, limits, skip_empty, self._cuts, lo, hi, centroids, self._labels, totals, outcomes,
+                shared, team, self.lanes[slot], self.scratch[slot],
             )  # fmt: skip
 
         if self.plan.team:

@@ -51,6 +51,7 @@ class Rules(NamedTuple):
     skip_empty: bool
     strategy: Strategy
     gpu: Device
+    summed_shift: bool = False
 
 
 @lru_cache(maxsize=64)
@@ -83,7 +84,7 @@ def _iterate(held: Held, state: State, rules: Rules) -> State:
     c, inner, bias, moved = kernels.move_centroids(
         sums.sums, sums.mass, state.c, going, held.origin, held.scale, spherical=rules.spherical
     )
-    shift = mx.sqrt(moved.max(axis=1))
+    shift = mx.sqrt(moved.sum(axis=1) if rules.summed_shift else moved.max(axis=1))
     if held.scale is not None:
         shift = shift * held.scale
     rests = (c == state.c).all(axis=(1, 2)) | ((held.tol > 0) & (shift <= held.tol))  # squares of tiny moves are zero

@@ -78,7 +78,7 @@ class MetalPoints(PortablePoints):
         members = limits > 0
         limits = np.clip(limits, 0, LEFT)
         held = self._held._replace(tol=mx.array(tol, mx.float32))
-        rules = Rules(self.metric.spherical, skip_empty, self._assigner(measure=True), self.gpu)
+        rules = Rules(self.metric.spherical, skip_empty, self._assigner(measure=True), self.gpu, self.problem.summed_shift)
         compiled = self.problem.compiled and not rules.strategy.waits
         state = self._start(centroids, limits)
         while True:

@@ -1,0 +1,213 @@
+"""KMeans with scikit-learn's interface."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import numpy as np
+from sklearn import cluster
+from sklearn.base import _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from ..backends import BACKENDS
+from ..fitting import Terms, fit
+from ..lloyd import Iteration
+from ..metrics import EUCLIDEAN
+from ..result import KMeansResult
+from .rows import Prepared, inertia_of, nearest, prepare
+
+__all__ = ["Adapter", "KMeans"]
+
+
+class Adapter:
+    """What both estimators put in place of scikit-learn's own."""
+
+    backend: str | None = None
+    cluster_centers_: np.ndarray
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit; returns labels (N,) int32, `mx.array` if X is one."""
+        return _like(X, super().fit_predict(X, sample_weight=sample_weight))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def predict(self, X: Any) -> Any:
+        """Labels (N,) int32 of new points X (N, D), `mx.array` if X is one."""
+        check_is_fitted(self)
+        return _like(X, nearest(self._test_data(X), self.cluster_centers_, self.backend))
+
+    def transform(self, X: Any) -> Any:
+        """Euclidean distances (N, K) to the centres in X's dtype, `mx.array` if X is one."""
+        return _like(X, super().transform(from_mlx(X)))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit, and `transform` the same X."""
+        return self.fit(X, sample_weight=sample_weight).transform(X)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Minus the inertia of X (N, D) under its nearest centres, in float64."""
+        check_is_fitted(self)
+        x = self._test_data(X)
+        weights = _check_sample_weight(sample_weight, x)
+        return -inertia_of(x, self.cluster_centers_, nearest(x, self.cluster_centers_, self.backend), weights)
+
+    def _validated(self, X: Any, *, reset: bool = True) -> Any:
+        dtypes = [np.float64, np.float32]
+        return validate_data(self, from_mlx(X), accept_sparse="csr", dtype=dtypes, reset=reset)  # pyright: ignore[reportArgumentType]
+
+    def _test_data(self, X: Any) -> Any:
+        return self._validated(X, reset=False)
+
+    def _run(self, points: Prepared, init: Any, max_iter: int, tol: float, weights: Any, random_state: Any, terms: Terms) -> KMeansResult:
+        """The core's fit; `init` and `tol` in the user's coordinates."""
+        options: Any = self
+        if callable(init):
+
+            def start(*_: Any) -> np.ndarray:
+                given = options.init(points.given, options.n_clusters, random_state=random_state)
+                c = check_array(given, dtype=points.given.dtype)
+                options._validate_center_shape(points.given, c)
+                return points.inward(c)
+
+        else:
+            start = init if isinstance(init, str) else points.inward(init)
+        return fit(
+            EUCLIDEAN, points.data, options.n_clusters, max_iter, tol / points.unit, init=start,
+            seed=int(random_state.randint(np.iinfo(np.int32).max)), n_init=options._n_init, backend=self.backend,
+            sample_weight=None if weights is None else weights[points.order], terms=terms,
+        )  # fmt: skip
+
+    def _start(self, x: Any) -> Any:
+        """`init` as a string, a callable or a checked array (K, D)."""
+        init = self.init  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(init, str) or callable(init):
+            return init
+        init = check_array(init, dtype=x.dtype, copy=True, order="C")
+        self._validate_center_shape(x, init)  # pyright: ignore[reportAttributeAccessIssue]
+        return init
+
+
+class KMeans(Adapter, cluster.KMeans):
+    """k-means with scikit-learn's constructor, methods, attributes and warnings, on this package's core.
+
+    X is (N, D): arrays, lists, pandas and polars frames, memory maps, `mx.array`, or sparse (read as CSR). It is read, never
+    written to. A copy around its mean is clustered in float32, so labels are those of the nearest centres but for points
+    whose two nearest ones differ by less than about ``1e-7 * sqrt(D)`` of the spread of X. For float64 X (integers too) the
+    last means and the inertia are computed in float64 from the labels. Sparse X is computed in float64 throughout, never as a
+    dense copy.
+
+    k-means++ draws along the rows sorted by their values: results depend neither on the order of rows nor on whether a row is
+    repeated or has the sum of the weights.
+
+    Args:
+        n_clusters: K, at most N.
+        init: "k-means++", "random", an array (K, D), or a callable ``init(X, n_clusters, random_state=...)``, which is given X
+            as it was validated, not centred.
+        n_init: runs, of which the one of lowest inertia is kept; "auto" is 1, or 10 for "random" and callables.
+        max_iter: most iterations of a run.
+        tol: a run stops once the summed squared shift of the centres is at most tol times the mean variance of X's columns,
+            or an assignment changes no label.
+        verbose: print a line per iteration.
+        random_state: int, `RandomState` or None, as in scikit-learn; the numbers drawn are not scikit-learn's.
+        copy_x: ignored, X is never written to.
+        algorithm: "lloyd" or "elkan", which find the same clusters: this package runs one loop for both.
+        backend: as in `batch_kmeans_Euclid`: "cpu", "metal", "portable", "reference" or None for the best one.
+
+    Attributes (NumPy, whatever X was):
+        cluster_centers_: (K, D) in X's dtype, float64 for integers.
+        labels_: (N,) int32.
+        inertia_: float, the weighted sum of squared distances.
+        n_iter_: iterations of the run that was kept.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+        backend_: the backend that ran; "sparse" for sparse X.
+
+    Warns:
+        ConvergenceWarning: fewer distinct clusters than n_clusters.
+
+    Example:
+        >>> KMeans(2, random_state=0).fit([[0.0], [1.0], [8.0], [9.0]]).inertia_
+        1.0
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **cluster.KMeans._parameter_constraints,
+        "backend": [StrOptions(set(BACKENDS)), None],
+    }
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        init: Any = "k-means++",
+        n_init: Any = "auto",
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        verbose: int = 0,
+        random_state: Any = None,
+        copy_x: bool = True,
+        algorithm: str = "lloyd",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            n_clusters, init=init, n_init=n_init, max_iter=max_iter, tol=tol, verbose=verbose, random_state=random_state,
+            copy_x=copy_x, algorithm=algorithm,
+        )  # fmt: skip
+        self.backend = backend
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KMeans:
+        """Cluster X (N, D) with weights (N,); returns self."""
+        x = self._validated(X)
+        self._check_params_vs_input(x[: self.n_clusters])  # its tolerance would take a copy of x
+        init, random_state = self._start(x), check_random_state(self.random_state)
+        weights = _check_sample_weight(sample_weight, x)
+        points = prepare(x, by_content=isinstance(init, str) and init == "k-means++")
+        self._tol = self.tol * points.variance
+        double = x.dtype == np.float64
+        terms = Terms(
+            self._reporter(points.unit) if self.verbose else None,
+            (lambda labels, c: points.means(weights, labels, c)) if double else None,
+        )
+        given = None if sample_weight is None else weights
+        result = self._run(points, init, self.max_iter, float(np.sqrt(self._tol)), given, random_state, terms)
+        self.cluster_centers_ = points.outward(result.centroids).astype(x.dtype)
+        self.labels_ = points.labels(result.labels)
+        exact = inertia_of(x, self.cluster_centers_, self.labels_, weights) if double else result.inertia * points.unit**2
+        self.inertia_ = float(exact)
+        self.n_iter_, self.backend_ = result.n_iter, result.backend
+        self._n_features_out = self.n_clusters
+        if (found := len(np.unique(self.labels_))) < self.n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({found}) found smaller than n_clusters ({self.n_clusters})."
+                " Possibly due to duplicate points in X.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def _reporter(self, unit: float) -> Any:
+        def report(line: Iteration) -> None:
+            i, shift = line.n_iter - 1, (line.shift * unit) ** 2
+            if i == 0:
+                print("Initialization complete")
+            print(f"Iteration {i}, inertia {line.inertia * unit**2}.")
+            if shift == 0:
+                print(f"Converged at iteration {i}: strict convergence.")
+            elif shift <= self._tol:
+                print(f"Converged at iteration {i}: center shift {shift} within tolerance {self._tol}.")
+
+        return report
+
+
+def from_mlx(x: Any) -> Any:
+    """An `mx.array` as NumPy, 16-bit floats as float32; anything else as it is."""
+    if not isinstance(x, mx.array):
+        return x
+    return np.array(x.astype(mx.float32) if x.dtype in (mx.float16, mx.bfloat16) else x)
+
+
+def _like(x: Any, value: Any) -> Any:
+    return mx.array(value) if isinstance(x, mx.array) and isinstance(value, np.ndarray) else value

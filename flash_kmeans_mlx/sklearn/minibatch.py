@@ -1,0 +1,139 @@
+"""MiniBatchKMeans with scikit-learn's interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn import cluster
+from sklearn.base import _fit_context
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight
+
+from ..fitting import Terms
+from .kmeans import Adapter
+from .rows import content_order, inertia_of, nearest, prepare, sums_of
+
+__all__ = ["MiniBatchKMeans"]
+
+
+class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
+    """Mini-batch k-means (Sculley, 2010) with scikit-learn's constructor, methods and attributes.
+
+    Stopping rules and reassignment of rare centres are scikit-learn's. Labels are computed in float32 around the centres,
+    means and inertia in float64; centres are kept in X's dtype. What differs: rows are drawn along their sorted values, so that a
+    weight counts like repeated rows; a batch as large as X is all of X, not a draw from it; and the `n_init` seedings are
+    compared on the `init_size` rows that they were drawn from.
+
+    Args: as in `sklearn.cluster.MiniBatchKMeans`; X as in `KMeans`.
+
+    Attributes (NumPy, whatever X was):
+        cluster_centers_: (K, D) in X's dtype, float64 for integers.
+        labels_: (N,) int32, if `compute_labels`.
+        inertia_: float; without `compute_labels` of `fit`, an estimate from the batches.
+        n_iter_: epochs begun. n_steps_: batches.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+
+    Example:
+        >>> MiniBatchKMeans(2, random_state=0).fit([[0.0], [1.0], [8.0], [9.0]]).inertia_
+        1.0
+    """
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MiniBatchKMeans:
+        """Cluster X (N, D) with weights (N,) in batches drawn by weight; returns self."""
+        x = self._validated(X)
+        self._check_params_vs_input(x)
+        n, random_state = x.shape[0], check_random_state(self.random_state)
+        weights = _check_sample_weight(sample_weight, x)
+        total = float(weights.sum(dtype=np.float64))
+        order = content_order(x)
+        ends = np.cumsum(weights[order], dtype=np.float64)
+        last = int(np.flatnonzero(weights[order])[-1])
+
+        def draw(size: int) -> tuple[Any, np.ndarray]:
+            if size == n:
+                return x, weights * (n / total)
+            place = np.searchsorted(ends, random_state.uniform(size=size) * ends[-1], side="right")
+            return x[order[np.minimum(place, last)]], np.ones(size)
+
+        self._begin(*draw(self._init_size), random_state)
+        self._ewa_inertia = self._ewa_inertia_min = None
+        self._no_improvement = 0
+        n_steps = (self.max_iter * n) // self._batch_size
+        for i in range(n_steps):
+            before = self.cluster_centers_
+            batch_inertia = self._step(*draw(self._batch_size), random_state)
+            change = np.square(self.cluster_centers_ - before).sum() if self._tol > 0 else 0
+            if self._mini_batch_convergence(i, n_steps, n, change, batch_inertia):
+                break
+        self.n_steps_ = i + 1
+        self.n_iter_ = int(np.ceil(self.n_steps_ * self._batch_size / n))
+        if self.compute_labels:
+            self._label(x, weights)
+        else:
+            self.inertia_ = self._ewa_inertia * total
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MiniBatchKMeans:
+        """Take X (N, D) with weights (N,) as one more batch; returns self."""
+        begun = hasattr(self, "cluster_centers_")
+        x = self._validated(X, reset=not begun)
+        weights = _check_sample_weight(sample_weight, x)
+        self._random_state = getattr(self, "_random_state", check_random_state(self.random_state))
+        if not begun:
+            self._check_params_vs_input(x)
+            self._begin(x, weights, self._random_state)
+        self.n_steps_ = getattr(self, "n_steps_", 0) + 1
+        self._step(x, weights, self._random_state)
+        if self.compute_labels:
+            self._label(x, weights)
+        return self
+
+    def _begin(self, x: Any, weights: np.ndarray, random_state: Any) -> None:
+        """Centres from rows x (N, D); nothing counted yet."""
+        init = self._start(x)
+        if isinstance(init, str) or callable(init):
+            points = prepare(x, by_content=isinstance(init, str) and init == "k-means++")
+            init = points.outward(self._run(points, init, 0, 0.0, weights, random_state, Terms()).centroids)
+        self.cluster_centers_ = init.astype(x.dtype)
+        self._counts = np.zeros(self.n_clusters, x.dtype)
+        self._n_since_last_reassign = 0
+        self._n_features_out = self.n_clusters
+
+    def _step(self, x: Any, weights: np.ndarray, random_state: Any) -> float:
+        """Move the centres towards the means of a batch x (n, D); returns its inertia before that."""
+        before = self.cluster_centers_
+        labels = nearest(x, before, self.backend)
+        sums, mass = sums_of(x, weights, labels, self.n_clusters)
+        counts = self._counts + mass
+        some = mass > 0
+        centers = before.astype(np.float64)
+        centers[some] = (before[some] * self._counts[some, None].astype(np.float64) + sums[some]) / counts[some, None]
+        rare = self._rare(counts, x.shape[0])
+        if rare.any():
+            rows = np.flatnonzero(weights > 0)
+            rows = random_state.choice(rows, min(int(rare.sum()), len(rows)), replace=False)
+            rare[np.flatnonzero(rare)[len(rows) :]] = False
+            if self.verbose:
+                print(f"[MiniBatchKMeans] Reassigning {len(rows)} cluster centers.")
+            centers[rare] = x[rows].toarray() if issparse(x) else x[rows]
+            counts[rare] = counts[~rare].min()
+        self.cluster_centers_ = centers.astype(x.dtype)
+        self._counts = counts.astype(x.dtype)
+        return inertia_of(x, before, labels, weights)
+
+    def _rare(self, counts: np.ndarray, n: int) -> np.ndarray:
+        """(K,) bool: centres to be given a new place, by scikit-learn's rule; at most half as many as rows."""
+        rare = np.zeros(len(counts), bool)
+        if self._random_reassign() and self.reassignment_ratio > 0:
+            rare = counts < self.reassignment_ratio * counts.max()
+            if rare.sum() > 0.5 * n:
+                rare[np.argsort(counts)[n // 2 :]] = False
+        return rare
+
+    def _label(self, x: Any, weights: np.ndarray) -> None:
+        self.labels_ = nearest(x, self.cluster_centers_, self.backend)
+        self.inertia_ = inertia_of(x, self.cluster_centers_, self.labels_, weights)
