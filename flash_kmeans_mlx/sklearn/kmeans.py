@@ -19,7 +19,7 @@ from ..fitting import Terms, fit
 from ..lloyd import Iteration
 from ..metrics import EUCLIDEAN
 from ..result import KMeansResult
-from .rows import Prepared, inertia_of, nearest, prepare
+from .rows import Prepared, distances, inertia_of, nearest, prepare
 
 __all__ = ["Adapter", "KMeans"]
 
@@ -42,6 +42,9 @@ class Adapter:
     def transform(self, X: Any) -> Any:
         """Euclidean distances (N, K) to the centres in X's dtype, `mx.array` if X is one."""
         return _like(X, super().transform(from_mlx(X)))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _transform(self, X: Any) -> np.ndarray:
+        return distances(X, self.cluster_centers_)
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and `transform` the same X."""

@@ -16,9 +16,10 @@ from ..backends.sparse import SparsePoints, SparseRows, cluster_sums
 from ..metrics import EUCLIDEAN
 from ..validation import Data
 
-__all__ = ["Prepared", "content_order", "inertia_of", "nearest", "prepare", "sums_of"]
+__all__ = ["Prepared", "content_order", "distances", "inertia_of", "nearest", "prepare", "sums_of"]
 
 TILE = 1 << 18  # values in float64 at a time
+CANCELLED = 1e-6  # squared distances below this share of the squared norms have lost digits
 LARGE, SMALL = 2.0**100, 2.0**-100
 
 
@@ -130,6 +131,25 @@ def inertia_of(x: Any, centers: np.ndarray, labels: np.ndarray, weights: np.ndar
         tile -= centers[labels[rows]]
         total += weights[rows] @ np.einsum("nd,nd->n", tile, tile)
     return float(total)
+
+
+def distances(x: Any, centers: np.ndarray) -> np.ndarray:
+    """(N, K) Euclidean distances of x (N, D) to centers in x's dtype, relatively accurate where they are tiny too."""
+    out = np.empty((x.shape[0], len(centers)), x.dtype)
+    origin = np.zeros(x.shape[1]) if issparse(x) else centers.mean(axis=0, dtype=np.float64)
+    c = centers - origin
+    square = np.square(c).sum(1)
+    for rows in _slices(x.shape[0], max(len(c), 1 if issparse(x) else x.shape[1])):
+        tile = x[rows] if issparse(x) else x[rows] - origin
+        own = np.asarray(tile.multiply(tile).sum(1)).reshape(-1) if issparse(x) else np.einsum("nd,nd->n", tile, tile)
+        scale = own[:, None] + square
+        found = scale - 2.0 * (tile @ c.T)
+        i, k = np.nonzero(found < CANCELLED * scale)
+        for some in _slices(len(i), x.shape[1]):
+            near = tile[i[some]]
+            found[i[some], k[some]] = np.square((near.toarray() if issparse(x) else near) - c[k[some]]).sum(1)
+        out[rows] = np.sqrt(found)
+    return out
 
 
 def sums_of(
