@@ -58,6 +58,7 @@ def lloyd(
     n_members = len(c)
     n_iter = np.zeros(n_members, np.int64)
     fresh, converged, exhausted = np.zeros((3, n_members), bool)  # fresh: labels are those of c
+    moved: list[tuple[int, int, int]] = []
     while True:
         limits = np.where(converged, 0, max_iters - n_iter)
         running = limits > 0
@@ -146,7 +147,7 @@ def _relocate(
         mass[donor] -= weight
         counts[donor] -= 1
         sums[k], mass[k], counts[k] = row, weight, 1
-        moved.append((b, i, k))
+        moved.append((b, int(i), int(k)))
     return True
 
 

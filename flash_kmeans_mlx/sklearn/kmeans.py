@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
+from scipy.sparse import issparse
 from sklearn import cluster
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
@@ -15,6 +16,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from ..backends import BACKENDS
+from ..errors import BackendUnavailableError
 from ..fitting import Terms, fit
 from ..lloyd import Iteration
 from ..metrics import EUCLIDEAN
@@ -29,10 +31,14 @@ class Adapter:
 
     backend: str | None = None
     cluster_centers_: np.ndarray
+    if TYPE_CHECKING:  # of the scikit-learn class beside this one
+        fit: Any
+        init: Any
+        _validate_center_shape: Any
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit; returns labels (N,) int32, `mx.array` if X is one."""
-        return _like(X, super().fit_predict(X, sample_weight=sample_weight))  # pyright: ignore[reportAttributeAccessIssue]
+        return _like(X, self.fit(X, sample_weight=sample_weight).labels_)
 
     def predict(self, X: Any) -> Any:
         """Labels (N,) int32 of new points X (N, D), `mx.array` if X is one."""
@@ -48,35 +54,37 @@ class Adapter:
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and `transform` the same X."""
-        return self.fit(X, sample_weight=sample_weight).transform(X)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.fit(X, sample_weight=sample_weight).transform(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Minus the inertia of X (N, D) under its nearest centres, in float64."""
         check_is_fitted(self)
         x = self._test_data(X)
-        weights = _check_sample_weight(sample_weight, x)
+        weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
         return -inertia_of(x, self.cluster_centers_, nearest(x, self.cluster_centers_, self.backend), weights)
 
     def _validated(self, X: Any, *, reset: bool = True) -> Any:
-        dtypes = [np.float64, np.float32]
-        return validate_data(self, from_mlx(X), accept_sparse="csr", dtype=dtypes, reset=reset)  # pyright: ignore[reportArgumentType]
+        estimator: Any = self
+        x = validate_data(estimator, from_mlx(X), accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
+        if issparse(x) and self.backend not in (None, "cpu"):
+            raise BackendUnavailableError(f"backend={self.backend!r} can't take sparse X; use backend=None")
+        return x
 
     def _test_data(self, X: Any) -> Any:
         return self._validated(X, reset=False)
 
-    def _run(self, points: Prepared, init: Any, max_iter: int, tol: float, weights: Any, random_state: Any, terms: Terms) -> KMeansResult:
+    def _run(
+        self, points: Prepared, init: Any, max_iter: int, tol: float, weights: Any, random_state: Any, terms: Terms
+    ) -> KMeansResult:
         """The core's fit; `init` and `tol` in the user's coordinates."""
         options: Any = self
-        if callable(init):
 
-            def start(*_: Any) -> np.ndarray:
-                given = options.init(points.given, options.n_clusters, random_state=random_state)
-                c = check_array(given, dtype=points.given.dtype)
-                options._validate_center_shape(points.given, c)
-                return points.inward(c)
+        def call(*_: Any) -> np.ndarray:
+            c = check_array(init(points.given, options.n_clusters, random_state=random_state), dtype=points.given.dtype)
+            self._validate_center_shape(points.given, c)
+            return points.inward(c)
 
-        else:
-            start = init if isinstance(init, str) else points.inward(init)
+        start = call if callable(init) else init if isinstance(init, str) else points.inward(init)
         return fit(
             EUCLIDEAN, points.data, options.n_clusters, max_iter, tol / points.unit, init=start,
             seed=int(random_state.randint(np.iinfo(np.int32).max)), n_init=options._n_init, backend=self.backend,
@@ -85,11 +93,11 @@ class Adapter:
 
     def _start(self, x: Any) -> Any:
         """`init` as a string, a callable or a checked array (K, D)."""
-        init = self.init  # pyright: ignore[reportAttributeAccessIssue]
+        init = self.init
         if isinstance(init, str) or callable(init):
             return init
         init = check_array(init, dtype=x.dtype, copy=True, order="C")
-        self._validate_center_shape(x, init)  # pyright: ignore[reportAttributeAccessIssue]
+        self._validate_center_shape(x, init)
         return init
 
 
@@ -135,7 +143,7 @@ class KMeans(Adapter, cluster.KMeans):
         1.0
     """
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: dict = {  # noqa: RUF012  # scikit-learn declares it so
         **cluster.KMeans._parameter_constraints,
         "backend": [StrOptions(set(BACKENDS)), None],
     }
@@ -166,7 +174,7 @@ class KMeans(Adapter, cluster.KMeans):
         x = self._validated(X)
         self._check_params_vs_input(x[: self.n_clusters])  # its tolerance would take a copy of x
         init, random_state = self._start(x), check_random_state(self.random_state)
-        weights = _check_sample_weight(sample_weight, x)
+        weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
         points = prepare(x, by_content=isinstance(init, str) and init == "k-means++")
         self._tol = self.tol * points.variance
         double = x.dtype == np.float64

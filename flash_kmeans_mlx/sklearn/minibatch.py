@@ -22,9 +22,9 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
     """Mini-batch k-means (Sculley, 2010) with scikit-learn's constructor, methods and attributes.
 
     Stopping rules and reassignment of rare centres are scikit-learn's. Labels are computed in float32 around the centres,
-    means and inertia in float64; centres are kept in X's dtype. What differs: rows are drawn along their sorted values, so that a
-    weight counts like repeated rows; a batch as large as X is all of X, not a draw from it; and the `n_init` seedings are
-    compared on the `init_size` rows that they were drawn from.
+    means and inertia in float64; centres are kept in X's dtype. What differs: rows are drawn along their sorted values, so
+    that a weight counts like repeated rows; a batch as large as X is all of X, not a draw from it; and the `n_init` seedings
+    are compared on the `init_size` rows that they were drawn from.
 
     Args: as in `sklearn.cluster.MiniBatchKMeans`; X as in `KMeans`.
 
@@ -45,14 +45,14 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         """Cluster X (N, D) with weights (N,) in batches drawn by weight; returns self."""
         x = self._validated(X)
         self._check_params_vs_input(x)
-        n, random_state = x.shape[0], check_random_state(self.random_state)
-        weights = _check_sample_weight(sample_weight, x)
+        n, size, random_state = x.shape[0], int(self._batch_size), check_random_state(self.random_state)
+        weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
         total = float(weights.sum(dtype=np.float64))
         order = content_order(x)
         ends = np.cumsum(weights[order], dtype=np.float64)
         last = int(np.flatnonzero(weights[order])[-1])
 
-        def draw(size: int) -> tuple[Any, np.ndarray]:
+        def draw(size: Any) -> tuple[Any, np.ndarray]:
             if size == n:
                 return x, weights * (n / total)
             place = np.searchsorted(ends, random_state.uniform(size=size) * ends[-1], side="right")
@@ -61,19 +61,21 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         self._begin(*draw(self._init_size), random_state)
         self._ewa_inertia = self._ewa_inertia_min = None
         self._no_improvement = 0
-        n_steps = (self.max_iter * n) // self._batch_size
-        for i in range(n_steps):
+        n_steps, done = (self.max_iter * n) // size, 0
+        while done < n_steps:
             before = self.cluster_centers_
-            batch_inertia = self._step(*draw(self._batch_size), random_state)
+            batch_inertia = self._step(*draw(size), random_state)
+            done += 1
             change = np.square(self.cluster_centers_ - before).sum() if self._tol > 0 else 0
-            if self._mini_batch_convergence(i, n_steps, n, change, batch_inertia):
+            if self._mini_batch_convergence(done - 1, n_steps, n, change, batch_inertia):
                 break
-        self.n_steps_ = i + 1
-        self.n_iter_ = int(np.ceil(self.n_steps_ * self._batch_size / n))
+        self.n_steps_ = done
+        self.n_iter_ = int(np.ceil(done * size / n))
         if self.compute_labels:
             self._label(x, weights)
         else:
-            self.inertia_ = self._ewa_inertia * total
+            mean: Any = self._ewa_inertia
+            self.inertia_ = mean * total
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -81,7 +83,7 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         """Take X (N, D) with weights (N,) as one more batch; returns self."""
         begun = hasattr(self, "cluster_centers_")
         x = self._validated(X, reset=not begun)
-        weights = _check_sample_weight(sample_weight, x)
+        weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
         self._random_state = getattr(self, "_random_state", check_random_state(self.random_state))
         if not begun:
             self._check_params_vs_input(x)

@@ -76,7 +76,7 @@ def prepare(x: Any, *, by_content: bool) -> Prepared:
     order = content_order(x) if by_content else np.arange(n)
     if issparse(x):
         data = Data(SparseRows(x[order] if by_content else x), mlx=False, batched=False)
-        return Prepared(x, data, order, np.zeros(d), 1.0, float(np.mean(mean_variance_axis(x, axis=0)[1])))
+        return Prepared(x, data, order, np.zeros(d), 1.0, float(np.mean(_column_variances(x))))
     origin = x.mean(axis=0, dtype=np.float64)
     squares, largest = 0.0, 0.0
     for _, tile in _tiles(x, origin):
@@ -91,7 +91,7 @@ def prepare(x: Any, *, by_content: bool) -> Prepared:
 
 def content_order(x: Any) -> np.ndarray:
     """(N,) indices that sort rows x (N, D) by their projection on one direction: equal rows become neighbours."""
-    direction = np.random.default_rng(0).standard_normal(x.shape[1])
+    direction: Any = np.random.default_rng(0).standard_normal(x.shape[1])
     if issparse(x):
         return np.argsort(x @ direction, kind="stable")
     key = np.empty(len(x))
@@ -128,8 +128,8 @@ def inertia_of(x: Any, centers: np.ndarray, labels: np.ndarray, weights: np.ndar
         return float(weights @ points.costs(centers[None], 0))
     total = 0.0
     for rows, tile in _tiles(x, 0.0):
-        tile -= centers[labels[rows]]
-        total += weights[rows] @ np.einsum("nd,nd->n", tile, tile)
+        gap = tile - centers[labels[rows]]
+        total += weights[rows] @ np.einsum("nd,nd->n", gap, gap)
     return float(total)
 
 
@@ -164,6 +164,11 @@ def sums_of(
         sums += more[0]
         mass += more[1]
     return sums, mass
+
+
+def _column_variances(x: Any) -> Any:
+    moments: Any = mean_variance_axis(x, axis=0)
+    return moments[1]
 
 
 def _unit(largest: float) -> float:
