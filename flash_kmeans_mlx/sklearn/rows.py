@@ -107,7 +107,7 @@ def nearest(x: Any, centers: np.ndarray, backend: str | None) -> np.ndarray:
     origin = centers.mean(axis=0, dtype=np.float64)
     gap = centers - origin
     out = np.empty(len(x), np.int32)
-    for rows in _slices(*x.shape, 16 * TILE):
+    for rows in _slices(len(x), x.shape[1], 16 * TILE):
         tile = x[rows] - origin
         unit = _unit(max(np.abs(gap).max(), tile.max(), -tile.min()))
         tile = (tile / unit).astype(np.float32)

@@ -1,0 +1,18 @@
+"""scikit-learn's checks of what an estimator is, none of them expected to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from flash_kmeans_mlx.sklearn import KMeans, MiniBatchKMeans
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([KMeans(), MiniBatchKMeans(), KMeans(2, n_init=2), MiniBatchKMeans(2, n_init=2)])
+def test_estimator(estimator: Any, check: Callable[[Any], None]) -> None:
+    check(estimator)
