@@ -197,6 +197,31 @@ class FlashKMeansDefaults(Contestant):
         return Outcome(labels, centroids, int(model.n_iter_), float(np.sum(_numpy(model.inertia_))))
 
 
+@dataclass(frozen=True)
+class FlashKMeansSwap(Contestant):
+    """``KMeans(k).fit(x)`` of `flash_kmeans_mlx.sklearn`: beside scikit-learn's row, what changing the import changes."""
+
+    name: ClassVar[str] = "sklearn.KMeans(k).fit(x)"
+    package: ClassVar[str] = "flash-kmeans-mlx"
+    kinds: ClassVar[frozenset[str]] = frozenset({"fit"})
+    fit_note: ClassVar[str] = "k-means++, tolerance 1e-4"
+
+    def missing(self) -> str | None:
+        return None
+
+    def prepare(self) -> None:
+        import flash_kmeans_mlx.sklearn  # noqa: F401
+
+    def fit(self, x: Any, k: int, seed: int) -> Outcome:
+        from flash_kmeans_mlx.sklearn import KMeans
+
+        def one(b: int) -> Single:
+            model = KMeans(k, random_state=seed).fit(x[b])
+            return model.labels_, model.cluster_centers_, model.n_iter_, model.inertia_, 0
+
+        return over_batch(x, one)
+
+
 def contestants(backends: Sequence[str | None], threads: int, sklearn: bool = True) -> list[Contestant]:
     """Everyone who may take part, ours first.
 
@@ -209,4 +234,4 @@ def contestants(backends: Sequence[str | None], threads: int, sklearn: bool = Tr
 
     ours: list[Contestant] = [FlashKMeansMLX(backend) for backend in backends]
     peers: list[Contestant] = [ScikitLearn()] if sklearn else []
-    return [*ours, FlashKMeansDefaults(), *peers, Faiss(), SuperKMeans(threads), Matmul()]
+    return [*ours, FlashKMeansDefaults(), FlashKMeansSwap(), *peers, Faiss(), SuperKMeans(threads), Matmul()]
