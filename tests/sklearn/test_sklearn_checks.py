@@ -10,9 +10,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from flash_kmeans_mlx.sklearn import KMeans, MiniBatchKMeans
 
+TWICE: dict[str, Any] = {"n_clusters": 2, "n_init": 2}
+
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@parametrize_with_checks([KMeans(), MiniBatchKMeans(), KMeans(2, n_init=2), MiniBatchKMeans(2, n_init=2)])
+@parametrize_with_checks([KMeans(), MiniBatchKMeans(), KMeans(**TWICE), MiniBatchKMeans(**TWICE)])
 def test_estimator(estimator: Any, check: Callable[[Any], None]) -> None:
     check(estimator)

@@ -16,7 +16,8 @@ from sklearn.svm import LinearSVC
 
 from flash_kmeans_mlx.sklearn import KMeans, MiniBatchKMeans
 
-X, TRUTH = make_blobs(600, centers=4, cluster_std=0.7, random_state=3)
+BLOBS: Any = make_blobs(600, centers=4, cluster_std=0.7, random_state=3)
+X, TRUTH = BLOBS
 both = pytest.mark.parametrize("cls", [KMeans, MiniBatchKMeans])
 
 
@@ -26,14 +27,14 @@ def bisect(x: np.ndarray, n_clusters: int, model: Any) -> np.ndarray:
     for new in range(1, n_clusters):
         cost = [np.square(x[labels == k] - x[labels == k].mean(0)).sum() for k in range(new)]
         worst = np.flatnonzero(labels == int(np.argmax(cost)))
-        labels[worst[clone(model).fit_predict(x[worst]) == 1]] = new
+        halves: Any = clone(model)
+        labels[worst[halves.fit_predict(x[worst]) == 1]] = new
     return labels
 
 
 @both
 def test_an_elbow_over_k(cls: Any) -> None:
-    model = cls(random_state=0, n_init=5)
-    fits = [clone(model).set_params(n_clusters=k).fit(X) for k in range(2, 8)]
+    fits = [cls(k, random_state=0, n_init=5).fit(X) for k in range(2, 8)]
     inertia = np.array([fit.inertia_ for fit in fits])
     np.testing.assert_allclose([-fit.score(X) for fit in fits], inertia, rtol=1e-9)
     assert np.argmax(np.diff(inertia, 2)) + 3 == 4, "the sharpest bend is at the true number"

@@ -178,7 +178,8 @@ def test_names_pickles_and_clones(cls: Any) -> None:
     assert list(model.transform(frame).columns) == [f"{cls.__name__.lower()}{k}" for k in range(3)]
     again = pickle.loads(pickle.dumps(model))
     assert_array_equal(again.predict(frame), model.labels_)
-    assert clone(model).get_params() == model.get_params() and not hasattr(clone(model), "labels_")
+    copy: Any = clone(model)
+    assert copy.get_params() == model.get_params() and not hasattr(copy, "labels_")
 
 
 def test_random_state() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import helpers
 import numpy as np
 import pytest
-import sklearn.cluster
 from numpy.testing import assert_array_equal
+from sklearn import cluster
 
 from flash_kmeans_mlx.sklearn import KMeans, MiniBatchKMeans
 
@@ -17,7 +17,8 @@ X = helpers.blobs(1, 5000, 9, 6)[0]
 
 def test_a_step_is_scikit_learns() -> None:
     options: dict[str, Any] = {"n_clusters": 6, "init": X[:6].copy(), "n_init": 1, "reassignment_ratio": 0}
-    mine, theirs = MiniBatchKMeans(**options), sklearn.cluster.MiniBatchKMeans(**options)
+    mine: Any = MiniBatchKMeans(**options)
+    theirs: Any = cluster.MiniBatchKMeans(**options)
     for lo in range(0, 1000, 100):
         w = np.random.default_rng(lo).gamma(1.0, size=100)
         mine.partial_fit(X[lo : lo + 100], sample_weight=w)
@@ -30,10 +31,11 @@ def test_a_step_is_scikit_learns() -> None:
 
 def test_rare_centres_are_given_rows_of_the_batch() -> None:
     init = np.concatenate([X[:4], np.full((2, 9), 1e3)])
-    model = MiniBatchKMeans(6, init=init, n_init=1, random_state=0).partial_fit(X[:200])
+    options: dict[str, Any] = {"init": init, "n_init": 1, "random_state": 0}
+    model = MiniBatchKMeans(6, **options).partial_fit(X[:200])
     rows = {tuple(row) for row in X[:200]}
     assert [tuple(c) in rows for c in model.cluster_centers_[4:]] == [True, True]
-    kept = MiniBatchKMeans(6, init=init, n_init=1, random_state=0, reassignment_ratio=0).partial_fit(X[:200])
+    kept = MiniBatchKMeans(6, **options, reassignment_ratio=0).partial_fit(X[:200])
     assert_array_equal(kept.cluster_centers_[4:], init[4:])
 
 
