@@ -23,7 +23,7 @@ from ..metrics import EUCLIDEAN
 from ..result import KMeansResult
 from .rows import Prepared, distances, inertia_of, nearest, prepare
 
-__all__ = ["Adapter", "KMeans"]
+__all__ = ["Adapter", "KMeans", "checked_weights"]
 
 
 class Adapter:
@@ -60,7 +60,7 @@ class Adapter:
         """Minus the inertia of X (N, D) under its nearest centres, in float64."""
         check_is_fitted(self)
         x = self._test_data(X)
-        weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
+        weights = checked_weights(sample_weight, x)
         return -inertia_of(x, self.cluster_centers_, nearest(x, self.cluster_centers_, self.backend), weights)
 
     def _validated(self, X: Any, *, reset: bool = True) -> Any:
@@ -174,7 +174,7 @@ class KMeans(Adapter, cluster.KMeans):
         x = self._validated(X)
         self._check_params_vs_input(x[: self.n_clusters])  # its tolerance would take a copy of x
         init, random_state = self._start(x), check_random_state(self.random_state)
-        weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
+        weights = checked_weights(sample_weight, x)
         points = prepare(x, by_content=isinstance(init, str) and init == "k-means++")
         self._tol = self.tol * points.variance
         double = x.dtype == np.float64
@@ -211,6 +211,14 @@ class KMeans(Adapter, cluster.KMeans):
                 print(f"Converged at iteration {i}: center shift {shift} within tolerance {self._tol}.")
 
         return report
+
+
+def checked_weights(sample_weight: Any, x: Any) -> np.ndarray:
+    """(N,) weights in x's dtype, not negative and not all zero, which scikit-learn looks at from 1.9 on."""
+    weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
+    if not np.any(weights):
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights
 
 
 def from_mlx(x: Any) -> Any:

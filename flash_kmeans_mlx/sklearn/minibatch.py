@@ -9,10 +9,9 @@ from scipy.sparse import issparse
 from sklearn import cluster
 from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight
 
 from ..fitting import Terms
-from .kmeans import Adapter
+from .kmeans import Adapter, checked_weights
 from .rows import content_order, inertia_of, nearest, prepare, sums_of
 
 __all__ = ["MiniBatchKMeans"]
@@ -46,7 +45,7 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         x = self._validated(X)
         self._check_params_vs_input(x)
         n, size, random_state = x.shape[0], int(self._batch_size), check_random_state(self.random_state)
-        weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
+        weights = checked_weights(sample_weight, x)
         total = float(weights.sum(dtype=np.float64))
         order = content_order(x)
         ends = np.cumsum(weights[order], dtype=np.float64)
@@ -83,7 +82,7 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         """Take X (N, D) with weights (N,) as one more batch; returns self."""
         begun = hasattr(self, "cluster_centers_")
         x = self._validated(X, reset=not begun)
-        weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
+        weights = checked_weights(sample_weight, x)
         self._random_state = getattr(self, "_random_state", check_random_state(self.random_state))
         if not begun:
             self._check_params_vs_input(x)
