@@ -52,7 +52,7 @@ class LoopedCpuPoints(CpuPoints):
         return Step(outcomes[:, 0].astype(np.int64), outcomes[:, 1], self.sums, self.mass, self.counts, outcomes[:, 2])
 
     def _run_team(self, m: int, run: Callable[[int, int, int, tuple, tuple], None]) -> None:
-        size = self.plan.threads
+        size = min(self.plan.threads, len(self.shards))
         shared, state = self._shared(), np.zeros(3, np.int64)
 
         def join(slot: int, _i: int) -> None:
@@ -111,5 +111,5 @@ class LoopedCpuPoints(CpuPoints):
 
 @cache
 def _sched_yield() -> int:
-    """The address of the C function; 0 where there is none, for teams of one."""
+    """The address of the C function."""
     return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0

@@ -84,7 +84,7 @@ def plan(
     small, looped = products < SMALL, products < LOOPED
     lanes = looped or d <= LANE_DIMS or not blas
     tile = max(64, min(512, LANES_TILE // d // 64 * 64)) if lanes else max(64, min(TILE, (1 << 19) // d))
-    block = max(min(BLOCK, n_clusters), trials)
+    block = max(1 if lanes else min(BLOCK, n_clusters), trials)
     table = n_clusters * d * 8
     per_thread = tile * (block + 3 * d + 4) * 4 + 4 * PAD * d + (2 * table if looped else 0)
     fixed = held + 4 * b * n * point_arrays + tables * b * table + (1 << 20)
