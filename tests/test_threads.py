@@ -190,6 +190,23 @@ assert during == blas() == before, (before, during, blas())
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=environment, timeout=120)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's")
+def test_a_sandbox_may_forbid_choosing_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = RNG.standard_normal((5000, 64), np.float32)
+    want = fk.batch_kmeans_Euclid(x, 50, 3, backend="cpu")
+    asked = []
+
+    def refuse(_pid: int, cpus: set[int]) -> None:
+        asked.append(cpus)
+        raise PermissionError
+
+    monkeypatch.setenv("FLASH_KMEANS_THREADS", "2")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    got = fk.batch_kmeans_Euclid(x, 50, 3, backend="cpu")
+    assert asked and got.labels.tobytes() == want.labels.tobytes()
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " ", "1e2", "²"])
 def test_a_bad_number_of_threads(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASH_KMEANS_THREADS", value)
