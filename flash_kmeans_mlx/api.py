@@ -35,6 +35,7 @@ def batch_kmeans_Euclid(
     dtype: Any = None,
     backend: str | None = None,
     strategy: str | None = None,
+    prune: str = "auto",
     check_finite: bool = True,
 ) -> KMeansResult:
     """k-means under the squared Euclidean distance, by Lloyd's algorithm (Lloyd, 1982): centroids are means.
@@ -65,6 +66,9 @@ def batch_kmeans_Euclid(
         strategy: how "metal" assigns: "fused" (scores stay in registers) or "addmm" (MLX's own products). None takes the
             faster one, measured once per class of shapes in a process: they may round apart, so name one to pin the bits.
             Other backends take None only.
+        prune: how "cpu" skips products that can't matter, to the same bits: "off" (it computes them all), "head" (a few
+            principal directions bound every score), "groups" (bounds per 64 centroids, carried from one iteration to the
+            next), or "auto": what is fastest for these points on this machine, tried on a sample.
         check_finite: refuse NaN and Inf in x; without it they give undefined results.
 
     Returns:
@@ -88,7 +92,7 @@ def batch_kmeans_Euclid(
         EUCLIDEAN,
         x, n_clusters, max_iters, tol, init_centroids, verbose, init=init, seed=seed, sample_weight=sample_weight,
         n_init=n_init, empty=empty, compiled=compiled, max_mem_gb=max_mem_gb, dtype=dtype, backend=backend,
-        strategy=strategy, check_finite=check_finite,
+        strategy=strategy, prune=prune, check_finite=check_finite,
     )  # fmt: skip
 
 
@@ -110,6 +114,7 @@ def batch_kmeans_Cosine(
     dtype: Any = None,
     backend: str | None = None,
     strategy: str | None = None,
+    prune: str = "auto",
     check_finite: bool = True,
 ) -> KMeansResult:
     """Spherical k-means (Dhillon and Modha, 2001): points count by their direction, centroids are unit vectors.
@@ -121,7 +126,7 @@ def batch_kmeans_Cosine(
         COSINE,
         x, n_clusters, max_iters, tol, init_centroids, verbose, init=init, seed=seed, sample_weight=sample_weight,
         n_init=n_init, empty=empty, compiled=compiled, max_mem_gb=max_mem_gb, dtype=dtype, backend=backend,
-        strategy=strategy, check_finite=check_finite,
+        strategy=strategy, prune=prune, check_finite=check_finite,
     )  # fmt: skip
 
 
@@ -143,6 +148,7 @@ def batch_kmeans_Dot(
     dtype: Any = None,
     backend: str | None = None,
     strategy: str | None = None,
+    prune: str = "auto",
     check_finite: bool = True,
 ) -> KMeansResult:
     """k-means under the dot product: a point belongs to the centroid of largest ``<x, c>``; its cost is ``-<x, c>``.
@@ -155,7 +161,7 @@ def batch_kmeans_Dot(
         DOT,
         x, n_clusters, max_iters, tol, init_centroids, verbose, init=init, seed=seed, sample_weight=sample_weight,
         n_init=n_init, empty=empty, compiled=compiled, max_mem_gb=max_mem_gb, dtype=dtype, backend=backend,
-        strategy=strategy, check_finite=check_finite,
+        strategy=strategy, prune=prune, check_finite=check_finite,
     )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ def fit(
     dtype: Any = None,
     backend: str | None = None,
     strategy: str | None = None,
+    prune: str = "auto",
     check_finite: bool = True,
     terms: Terms | None = None,
 ) -> KMeansResult:
@@ -77,6 +78,7 @@ def fit(
         n_init = 1  # every run would be the same
     backend = backends.resolve(backend)
     backends.check_strategy(strategy, backend)
+    backends.check_prune(prune, backend)
     problem = backends.Problem(
         data.x,
         n_clusters,
@@ -90,6 +92,7 @@ def fit(
         n_init,
         init if isinstance(init, str) else "",
         strategy,
+        prune,
         terms is not None,
     )
     with backends.open_points(backend, problem) as points:

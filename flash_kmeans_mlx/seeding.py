@@ -19,6 +19,7 @@ __all__ = ["INITS", "draw_points", "initial_centroids"]
 INITS = ("random", "k-means++", "k-means||")
 OVERSAMPLING = 2.0  # candidates per round of k-means||, in units of K (Bahmani et al. 2012)
 ROUNDS = 5
+MOST_TRIALS = 16  # reached by a million clusters
 CHUNK = 1 << 18  # points whose potentials exist at a time
 
 
@@ -60,20 +61,15 @@ def _weighted_rows(weights: np.ndarray, k: int, rng: np.random.Generator) -> np.
 
 def kmeans_plusplus(points: Points, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
     """(B, K) rows by greedy k-means++ (Arthur and Vassilvitskii, 2007): each round keeps the best of 2 + log K draws."""
-    b, n, _ = points.shape
-    trials = 2 + int(np.log(n_clusters))
+    n = points.shape[1]
+    trials = min(2 + int(np.log(n_clusters)), MOST_TRIALS)
     first, uniforms = rng.random(), rng.random((n_clusters, trials))
-    chosen = np.empty((b, n_clusters), np.int64)
-    chosen[:, 0] = [_first(points.draw_weights(member), n, first) for member in range(b)]
-    state = points.seeding(chosen[:, 0], trials)
-    for k in range(1, n_clusters):
-        candidates = state.draw(uniforms[k])
-        spent = candidates[:, 0] < 0
-        for i in np.flatnonzero(spent):  # fewer distinct points than clusters: any unused row will do
-            candidates[i] = np.setdiff1d(np.arange(min(n, k + 1)), chosen[i, :k])[0]
-        best = state.totals(candidates).argmin(axis=1)
-        state.take(best)
-        chosen[:, k] = candidates[np.arange(b), best]
+    starts = np.array([_first(points.draw_weights(member), n, first) for member in range(points.shape[0])])
+    chosen = points.kmeans_plusplus(starts, uniforms)
+    for member in chosen:  # fewer distinct points than clusters: any unused rows will do
+        left = int((member < 0).sum())
+        if left:
+            member[-left:] = np.setdiff1d(np.arange(min(n, 2 * n_clusters)), member[:-left])[:left]
     return chosen
 
 

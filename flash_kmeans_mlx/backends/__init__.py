@@ -9,10 +9,11 @@ from . import metal
 from .base import Points, Problem
 from .sparse import SparsePoints, SparseRows
 
-__all__ = ["BACKENDS", "Points", "Problem", "available", "check_strategy", "open_points", "resolve"]
+__all__ = ["BACKENDS", "Points", "Problem", "available", "check_prune", "check_strategy", "open_points", "resolve"]
 
 BACKENDS = ("reference", "portable", "cpu", "metal")
 STRATEGIES = {"metal": ("fused", "addmm")}
+PRUNE = ("auto", "off", "head", "groups")
 
 
 def available() -> dict[str, str | None]:
@@ -40,6 +41,13 @@ def check_strategy(strategy: str | None, backend: str) -> None:
     if strategy is not None and strategy not in known:
         choices = f"one of {', '.join(map(repr, known))} or None" if known else "None"
         raise ValueError(f"strategy={strategy!r} must be {choices} on backend={backend!r}")
+
+
+def check_prune(prune: str, backend: str) -> None:
+    """Refuse a name of no bounds; only the CPU has any."""
+    known = PRUNE if backend == "cpu" else PRUNE[:2]
+    if prune not in known:
+        raise ValueError(f"prune={prune!r} must be one of {', '.join(map(repr, known))} on backend={backend!r}")
 
 
 def open_points(backend: str, problem: Problem) -> Points:

@@ -35,6 +35,7 @@ class Problem:
         compiled: whether MLX's graphs go through `mx.compile`.
         runs, init: how many times it will be fitted and how it will be seeded, for what that takes of `max_bytes`.
         strategy: how the backend assigns, by name, or None for its own choice.
+        prune: "auto", "off", "head" or "groups": the bounds that the CPU may use.
         summed_shift: `tol` bounds the norm of all centroids' shifts together, not the largest one.
     """
 
@@ -50,6 +51,7 @@ class Problem:
     runs: int = 1
     init: str = ""
     strategy: str | None = None
+    prune: str = "auto"
     summed_shift: bool = False
 
 
@@ -198,9 +200,30 @@ class Points(ABC):
             self.backend, replace(self.problem, x=x, weights=weights, check_finite=False, runs=1, init="k-means++")
         )
 
-    @abstractmethod
+    def kmeans_plusplus(self, first: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """(B, K) rows by greedy k-means++ from the points first (B,): round k keeps the best of the draws at uniforms[k] (L,).
+
+        -1 from where every point coincides with a centre.
+        """
+        chosen = np.full((len(first), len(uniforms)), -1, np.int64)
+        chosen[:, 0] = first
+        state = self.seeding(first, uniforms.shape[1])
+        for k in range(1, len(uniforms)):
+            candidates = state.draw(uniforms[k])
+            some = candidates[:, 0] >= 0
+            if not some.any():
+                break
+            best = state.totals(np.maximum(candidates, 0)).argmin(axis=1)
+            state.take(best)
+            chosen[some, k] = candidates[some, best[some]]
+        return chosen
+
     def seeding(self, first: np.ndarray, trials: int) -> Seeding:
-        """Begin k-means++ with the point first[b] as the only centre of member b; rounds try `trials` candidates."""
+        """Begin k-means++ with the point first[b] as the only centre of member b; rounds try `trials` candidates.
+
+        For backends that leave the rounds to `kmeans_plusplus`.
+        """
+        raise NotImplementedError
 
 
 def unit_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

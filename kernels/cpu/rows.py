@@ -88,6 +88,15 @@ def read_rows(source, lo, n, out):
 
 
 @njit(**JIT)
+def row_at(source, i, out):
+    """The address of row i in the frame: in out (1, D), or in x's own memory."""
+    if source[4]:
+        return source[0] + i * source[1]
+    read_rows(source, i, 1, out)
+    return np.int64(out.ctypes.data)
+
+
+@njit(**JIT)
 def kept_rows(source, rows):
     """The source of rows (N, D) that were read into an array."""
     _, shift, factor = source[4:]

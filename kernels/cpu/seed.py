@@ -1,53 +1,274 @@
-"""Greedy k-means++: every candidate of a round against every point, the draw of the next candidates."""
+"""Greedy k-means++ in one kernel: a round draws candidates, adds up what each would gain, and takes the best.
+
+The candidates of a round are SIMD lanes, the points go by one after another. Features of the points (see prune.py), where
+they are kept, tell first which of them a candidate could be nearer to than their nearest centre; the others are not read.
+"""
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from .blas import JIT, gemm_nt
-from .lanes import to_lanes
-from .rows import read_rows
+from .blas import JIT
+from .lanes import FLOATS, FUSED, NUMBER, POINTS, ROWS, WIDTH, address, lowest_bit, pointer, rows_above, splat
+from .rows import read_rows, row_at
+from .team import NEXT, add, meet
 
 DRAW = 512  # points whose weight is added up, so that a draw searches sums before points
 NOISE = np.float32(1e-6)  # relative to the norms: below it an expanded distance is rounding, and the point a duplicate
+CANDIDATES = 16  # lanes
+AT_ONCE = 8 if WIDTH == 16 else 4  # points whose sums are in registers together
+WINNER = CANDIDATES  # where `picks` has the round's best candidate
+ONE, TWO = np.float32(1), np.float32(2)
+
+
+@intrinsic
+def _try_points(
+    _typing, rows, row_bytes, row_index, index, lanes, n_dims, norms, own, inverse, inverse_bytes, nearest, values, masks
+):  # fmt: skip
+    """Squared distances of AT_ONCE points and all candidates, and which are less than the points' nearest so far; if any.
+
+    Addresses: rows, the first one's, and row_index (AT_ONCE,) int32 which of them; index (AT_ONCE,) int32 of the points in own
+    (N,) squared norms, inverse norms, inverse_bytes apart, and nearest (N,); lanes (D, CANDIDATES) and norms (CANDIDATES,) of
+    the candidates. OUT values (AT_ONCE, CANDIDATES), masks (AT_ONCE,) int64: a bit per candidate. This is the one place where
+    distances are computed: a point has the same ones whichever way it came here.
+    """
+    vectors = range(CANDIDATES // WIDTH)
+    single, short = ir.FloatType(), ir.IntType(32)
+
+    def generate(_context, builder, _signature, args):
+        (rows, row_bytes, row_index, index, lanes, n_dims, norms, own, inverse, inverse_bytes, nearest, values, masks) = args
+
+        def place(base, p):
+            return builder.sext(builder.load(pointer(builder, base, 4 * p, short)), NUMBER)
+
+        at = [builder.add(rows, builder.mul(place(row_index, p), row_bytes)) for p in range(AT_ONCE)]
+        zero = FLOATS([0.0] * WIDTH)
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in vectors] for _ in at]
+        with cgutils.for_range(builder, n_dims) as loop:
+            column = builder.add(lanes, builder.mul(loop.index, NUMBER(4 * CANDIDATES)))
+            factors = [builder.load(pointer(builder, column, 4 * WIDTH * v, FLOATS), align=4) for v in vectors]
+            for row, totals in zip(at, sums, strict=True):
+                x = splat(builder, builder.load(pointer(builder, row, builder.mul(loop.index, NUMBER(4)), single)), FLOATS)
+                for v in vectors:
+                    product = builder.fmul(x, factors[v], flags=FUSED)
+                    builder.store(builder.fadd(builder.load(totals[v]), product, flags=FUSED), totals[v])
+        some = NUMBER(0)
+        for p, totals in enumerate(sums):
+            i = place(index, p)
+            offset = builder.mul(i, NUMBER(4))
+            mine, least = (splat(builder, builder.load(pointer(builder, a, offset, single)), FLOATS) for a in (own, nearest))
+            by = builder.load(pointer(builder, inverse, builder.mul(i, inverse_bytes), single))
+            by = splat(builder, builder.fadd(by, by), FLOATS)
+            mask = NUMBER(0)
+            for v in vectors:
+                both = builder.fadd(builder.load(pointer(builder, norms, 4 * WIDTH * v, FLOATS), align=4), mine)
+                value = builder.fsub(both, builder.fmul(by, builder.load(totals[v])))
+                noise = builder.fmul(both, FLOATS([float(NOISE)] * WIDTH))
+                value = builder.select(builder.fcmp_ordered("<", value, noise), zero, value)
+                builder.store(value, pointer(builder, values, 4 * (CANDIDATES * p + WIDTH * v), FLOATS), align=4)
+                bits = builder.bitcast(builder.fcmp_ordered("<", value, least), ir.IntType(WIDTH))
+                mask = builder.or_(mask, builder.shl(builder.zext(bits, NUMBER), NUMBER(WIDTH * v)))
+            builder.store(mask, pointer(builder, masks, 8 * p, NUMBER))
+            some = builder.or_(some, mask)
+        return some
+
+    return types.int64(*[types.int64] * 13), generate
 
 
 @njit(**JIT)
-def try_rows(
-    sgemm, source, square, inverse, potential, candidates, candidate_square, lo, hi, nearest, out, totals, scratch
-):  # fmt: skip
-    """Potentials of rows lo:hi if each candidate in turn became a centre; out (L, N) or (1, 0): the distances behind them.
+def _try(source, norms, candidate_norms, lanes, nearest, index, first, count, scratch):
+    """`_try_points` for index[first:first + AT_ONCE], the last of count again beyond it; index goes on that far."""
+    own, inverse = norms
+    rows, identity, values, masks = scratch[:4]
+    for p in range(count - first, AT_ONCE):
+        index[first + p] = index[count - 1]
+    here = address(index) + 4 * first
+    base, row_bytes, row_index = source[0], source[1], here
+    if not source[4]:
+        for p in range(AT_ONCE):
+            row_at(source, np.int64(index[first + p]), rows[p])
+        base, row_bytes, row_index = address(rows), np.int64(rows.strides[0]), address(identity)
+    return _try_points(  # pyright: ignore[reportCallIssue]  # the typing context is not an argument
+        base, row_bytes, row_index, here, address(lanes), np.int64(lanes.shape[0]), address(candidate_norms), address(own),
+        address(inverse), np.int64(4 if inverse.size > 1 else 0), address(nearest), address(values), address(masks),
+    )  # fmt: skip
 
-    Squared distance = square[i] + candidate_square[l] - 2 inverse[i] <row, candidate>, at most nearest[i] (N,).
-    inverse, potential: (N,) float32 or (0,) for all ones; square (N,), or (0,) for unit rows: 1, or 0 where inverse is 0.
-    totals (L,) float64 is added to.
+
+@njit(**JIT)
+def _near(columns, features, s, n, threshold, scratch, index):
+    """index[:m] = those of the points s:s+n that one of the candidates, by their features, could be near; returns m."""
+    table, bias, count = features
+    masks, none, idle = scratch[3:6]
+    m = 0
+    for b in range(s, s + n, POINTS):
+        bits = np.int64(0)
+        for k in range(0, count, ROWS):
+            if rows_above(
+                address(columns) + 4 * b, columns.strides[0], table, bias, k, count, address(threshold) + 4 * b, address(none),
+                address(idle), masks,
+            ):  # fmt: skip
+                for a in range(ROWS):
+                    bits |= masks[a]
+        while bits:
+            index[m] = b + lowest_bit(bits)
+            m += 1
+            bits &= bits - 1
+    return m
+
+
+@njit(**JIT)
+def _gain(source, columns, norms, potential, lo, hi, state, table, gains, scratch):
+    """Try the round's candidates on rows lo:hi; returns how many rows one of them is nearer to than any centre.
+
+    OUT found[lo:], bits[lo:]: those rows, and a bit per candidate. gains (CANDIDATES,) float64: potential times what distances
+    would shrink.
     """
-    products, tile, lanes, work = scratch
-    for s in range(lo, hi, tile.shape[0]):
-        n = min(tile.shape[0], hi - s)
-        rows = read_rows(source, s, n, tile)
-        product = products[: candidates.shape[0], :n]
-        if lanes.shape[0] == 0:
-            gemm_nt(sgemm, candidates, rows, product, work)
+    nearest, threshold, _, found, bits = state
+    lanes, candidate_norms, features, feature_bias, _, count = table
+    values, masks, index = scratch[2], scratch[3], scratch[6]
+    gains[:] = 0.0
+    written = lo
+    for s in range(lo, hi, DRAW):
+        n = min(DRAW, hi - s)
+        if columns.shape[0]:
+            m = _near(columns, (features, feature_bias, count[0]), s, n, threshold, scratch, index)
         else:
-            to_lanes(rows, lanes)
-            for c in range(candidates.shape[0]):
-                product[c] = 0.0
-                for d in range(rows.shape[1]):
-                    for i in range(n):
-                        product[c, i] += lanes[d, i] * candidates[c, d]
-        for c in range(candidates.shape[0]):
-            total = np.float32(0.0)
+            m = n
             for i in range(n):
-                r = inverse[s + i] if inverse.size else np.float32(1.0)
-                own = square[s + i] if square.size else np.float32(r > 0)
-                norms = own + candidate_square[c]
-                v = norms - np.float32(2.0) * r * product[c, i]
-                v = np.float32(0.0) if v < NOISE * norms else v
-                v = min(v, nearest[s + i])
-                if out.shape[1]:
-                    out[c, s + i] = v
-                total += v * (potential[s + i] if potential.size else np.float32(1.0))
-            totals[c] += total
+                index[i] = s + i
+        for j in range(0, m, AT_ONCE):
+            if not _try(source, norms, candidate_norms, lanes, nearest, index, j, m, scratch):
+                continue
+            for p in range(min(AT_ONCE, m - j)):
+                mask = masks[p]
+                if mask == 0:
+                    continue
+                i = np.int64(index[j + p])
+                found[written] = i
+                bits[written] = mask
+                written += 1
+                w = np.float64(potential[i]) if potential.size else 1.0
+                while mask:
+                    c = lowest_bit(mask)
+                    mask &= mask - 1
+                    gains[c] += w * (np.float64(nearest[i]) - np.float64(values[p * CANDIDATES + c]))
+    return written - lo
+
+
+@njit(**JIT)
+def _take(source, norms, potential, lo, hi, size, state, table, eps, scratch):
+    """Make the round's best candidate a centre for rows lo:hi, given the `size` rows that `_gain` found."""
+    nearest, threshold, blocks, found, bits = state
+    lanes, candidate_norms, _, _, picks, _ = table
+    own, inverse = norms
+    values, index = scratch[2], scratch[6]
+    winner = picks[WINNER]
+    m = 0
+    for e in range(lo, lo + size):
+        found[lo + m] = found[e]
+        m += (bits[e] >> winner) & 1
+    mine = found[lo : lo + m]
+    for j in range(0, m, AT_ONCE):
+        n = min(AT_ONCE, m - j)
+        index[:n] = mine[j : j + n]
+        _try(source, norms, candidate_norms, lanes, nearest, index, 0, n, scratch)
+        for p in range(n):
+            i = np.int64(index[p])
+            v = values[p * CANDIDATES + winner]
+            nearest[i] = v
+            if threshold.size:
+                r = inverse[i] if inverse.size > 1 else ONE
+                if inverse.size == 1:
+                    threshold[i] = (own[i] - v) / TWO - eps * own[i]
+                else:
+                    threshold[i] = (TWO - v) / (TWO * r) - TWO * eps / r if r > 0 else np.float32(np.inf)
+    last = np.int64(-1)
+    for i in mine:
+        if i // DRAW != last:
+            last = i // DRAW
+            sum_blocks(nearest, potential, last * DRAW, min(last * DRAW + DRAW, hi), blocks)
+
+
+@njit(**JIT)
+def _draw_round(source, columns, norms, potential, k, uniforms, first, state, table, eps, scratch):
+    """The candidates of round k: rows, norms and features; none, picks[0] < 0, if every point coincides with a centre."""
+    nearest, _, blocks, _, _ = state
+    lanes, candidate_norms, features, feature_bias, picks, count = table
+    inverse = norms[1]
+    count[0] = 1 if k == 0 else uniforms.shape[1]
+    picks[WINNER] = 0
+    if k == 0:
+        picks[0] = first
+    elif draw(nearest, potential, blocks, uniforms[k], picks) <= 0.0:
+        picks[0] = -1
+        return
+    for c in range(CANDIDATES):
+        if c >= count[0]:
+            candidate_norms[c] = np.float32(np.inf)
+            lanes[:, c] = np.float32(0)
+            continue
+        i = picks[c]
+        r = inverse[i] if inverse.size > 1 else ONE
+        row = read_rows(source, i, 1, scratch[0][0])[0]
+        total = 0.0
+        for d in range(row.size):
+            v = row[d] * r
+            lanes[d, c] = v
+            total += np.float64(v) * np.float64(v)
+        candidate_norms[c] = total
+        for f in range(columns.shape[0]):
+            features[c, f] = columns[f, i] * r
+        feature_bias[c] = (eps - np.float32(0.5)) * candidate_norms[c] if inverse.size == 1 else np.float32(0)
+
+
+@njit(**JIT)
+def seed_member(
+    source, columns, norms, potential, uniforms, first, k0, k1, chosen, cuts, state, table, shared, eps, team, scratch
+):  # fmt: skip
+    """Rounds k0:k1 of k-means++ of one member by a team, like `fit_member` of loop.py; OUT chosen (K,), -1 where nothing is left.
+
+    IN columns (Q, N) features or (0, 0); norms = (own (N,), inverse (N,), or (1,) for a one): squared distance = own[i] + norm
+    of the candidate - 2 inverse[i] <row, candidate>; spherical where there are inverse norms;
+    potential: (N,) weights or (0,); uniforms (K, L); first: the first centre; cuts (S + 1,): shards, from a multiple of DRAW on.
+    INOUT state = (nearest (N,), threshold (N,) or (0,): scores above it are nearer, blocks, found (N,) int32, bits (N,) uint16).
+    table: of candidates. shared = (counts (S,), gains (S, CANDIDATES)).
+    """
+    state_team, slot, size, sched_yield = team
+    counts, gains = shared
+    picks = table[4]
+    for k in range(k0, k1):
+        if slot == 0:
+            _draw_round(source, columns, norms, potential, k, uniforms, first, state, table, eps, scratch)
+            state_team[NEXT] = 0
+        if not meet(state_team, size, sched_yield) or picks[0] < 0:
+            return
+        s = add(state_team, NEXT, 1)
+        while s < cuts.size - 1:
+            counts[s] = _gain(source, columns, norms, potential, cuts[s], cuts[s + 1], state, table, gains[s], scratch)
+            s = add(state_team, NEXT, 1)
+        if not meet(state_team, size, sched_yield):
+            return
+        if slot == 0:
+            best = -1.0
+            for c in range(table[5][0]):
+                total = 0.0
+                for s in range(cuts.size - 1):
+                    total += gains[s, c]
+                if total > best:
+                    best = total
+                    picks[WINNER] = c
+            chosen[k] = picks[picks[WINNER]]
+            state_team[NEXT] = 0
+        if not meet(state_team, size, sched_yield):
+            return
+        s = add(state_team, NEXT, 1)
+        while s < cuts.size - 1:
+            _take(source, norms, potential, cuts[s], cuts[s + 1], counts[s], state, table, eps, scratch)
+            s = add(state_team, NEXT, 1)
+        if not meet(state_team, size, sched_yield):
+            return
 
 
 @njit(**JIT)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import platform
 import sys
 
-import numpy as np
-
 from ...seeding import OVERSAMPLING, ROUNDS
 from ..base import Problem
 from .looped import LoopedCpuPoints
@@ -22,18 +20,17 @@ __all__ = ["open_cpu"]
 
 def open_cpu(problem: Problem) -> CpuPoints:
     """Points for this problem, by its size."""
-    trials = 2 + int(np.log(problem.n_clusters))
     cut = plan(
         problem.x.shape,
         problem.given_shape,
         problem.n_clusters,
         _point_arrays(problem),
         _tables(problem),
-        trials,
         thread_count(),
         problem.max_bytes,
         problem.held,
         MATRIX_UNITS,
+        problem.prune in ("head", "groups"),
     )
     return (LoopedCpuPoints if cut.looped else CpuPoints)(problem, cut)
 
@@ -43,7 +40,7 @@ def _point_arrays(problem: Problem) -> int:
     weighted = problem.weights is not None
     held = 1 + weighted + (problem.runs > 1)  # labels, weights, the best run's labels
     held += problem.metric.spherical + (weighted and problem.metric.unit_points)  # 1 / norm, times the weight
-    seeding = {"random": 4, "k-means||": 10}.get(problem.init, 2 + 2 * problem.metric.spherical)
+    seeding = {"random": 4, "k-means||": 10}.get(problem.init, 5 + 2 * problem.metric.spherical)
     return held + max(5, seeding)  # 5: costs and their order while clusters are repaired
 
 

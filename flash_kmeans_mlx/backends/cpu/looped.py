@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 
 from ..base import Problem, Step
 from .plan import PAD, Plan
-from .points import NO_SUMS, NOTHING, CpuPoints, empty_lines
+from .points import NO_SUMS, NOTHING, CpuPoints
+from .seeds import sched_yield
+from .store import empty_lines
 
 __all__ = ["LoopedCpuPoints"]
 
@@ -56,7 +56,7 @@ class LoopedCpuPoints(CpuPoints):
         shared, state = self._shared(), np.zeros(3, np.int64)
 
         def join(slot: int, _i: int) -> None:
-            run(slot, m, m + 1, shared, (state, slot, size, _sched_yield()))
+            run(slot, m, m + 1, shared, (state, slot, size, sched_yield()))
 
         def abort() -> None:
             state[self.kernels.ABORTED] = 1
@@ -107,9 +107,3 @@ class LoopedCpuPoints(CpuPoints):
         """task(slot, lo, hi) over slices of range(n), a few per thread so that they even out, of at most `most`."""
         size = min(most, max(1, -(-n // (4 * self.plan.threads))))
         self.workers.run(lambda slot, i: task(slot, i * size, min(n, (i + 1) * size)), -(-n // size))
-
-
-@cache
-def _sched_yield() -> int:
-    """The address of the C function."""
-    return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0

@@ -17,7 +17,6 @@ LANE_DIMS = 16  # up to this D even the few products of seeding are our own
 SHARD_ROWS, SHARDS = 4096, 64
 LOOPED_SHARD_ROWS, LOOPED_SHARDS = 512, 16
 SHARD_BYTES = 32 << 20  # for the accumulators of all shards
-SEED_BYTES = 32 << 20  # for keeping the distances of a round's candidates
 TILE = 256  # rows per product
 LANES_TILE = 1 << 16  # values in a tile of lanes; its rows are a multiple of 64, 512 at most
 PAD = 16  # between the lanes of one dimension and the next: powers of two apart, they would share few lines of the cache
@@ -38,7 +37,7 @@ class Plan:
         shards: parts of a member's rows with accumulators of their own.
         group: members whose shards are in flight together.
         threads: threads to use.
-        keep_seeds: whether a round of k-means++ keeps its distances, or computes the winner's again.
+        spare: bytes that may be allocated beyond all this, for what only saves time.
     """
 
     looped: bool
@@ -50,7 +49,7 @@ class Plan:
     shards: int
     group: int
     threads: int
-    keep_seeds: bool
+    spare: int
 
 
 def plan(
@@ -59,11 +58,11 @@ def plan(
     n_clusters: int,
     point_arrays: int,
     tables: int,
-    trials: int,
     threads: int,
     max_bytes: int,
     held: int = 0,
     blas: bool = False,
+    prune: bool = False,
 ) -> Plan:
     """Cut up a problem so that what is allocated beyond the input stays under `max_bytes` (0: no limit).
 
@@ -73,18 +72,18 @@ def plan(
         n_clusters: K.
         point_arrays: 4-byte values per point that the fit holds: labels, weights, costs, ...
         tables: tables of K x D float64 that it holds besides the accumulators of shards.
-        trials: candidates per round of k-means++.
         threads: threads that may be used.
         max_bytes: the cap, 0 for none.
         held: how much of it is in use already.
+        prune: whether bounds are asked for: the loop in a kernel has none.
         blas: whether BLAS beats our own products where there are many.
     """
     b, n, d = shape
     products = n * n_clusters * d
-    small, looped = products < SMALL, products < LOOPED
+    small, looped = products < SMALL, products < LOOPED and not prune
     lanes = looped or d <= LANE_DIMS or not blas
     tile = max(64, min(512, LANES_TILE // d // 64 * 64)) if lanes else max(64, min(TILE, (1 << 19) // d))
-    block = max(1 if lanes else min(BLOCK, n_clusters), trials)
+    block = 1 if lanes else min(BLOCK, n_clusters)
     table = n_clusters * d * 8
     per_thread = tile * (block + 3 * d + 4) * 4 + 4 * PAD * d + (2 * table if looped else 0)
     fixed = held + 4 * b * n * point_arrays + tables * b * table + (1 << 20)
@@ -99,5 +98,6 @@ def plan(
     team = looped and shards > 1 and b < threads
     resident = looped and 9 * (n + tile) * d * (1 if team else threads) <= min(RESIDENT_BYTES, half // 2)
     group = max(1, min(b, min(SHARD_BYTES, half // 2) // (shards * table)))
-    keep = 4 * b * n * trials <= min(SEED_BYTES, half // 2)
-    return Plan(looped, team, lanes, resident, tile, block, shards, group, threads, keep)
+    resident_bytes = 9 * (n + tile) * d * (1 if team else threads) if resident else 0
+    spare = room - threads * per_thread - group * shards * table - resident_bytes
+    return Plan(looped, team, lanes, resident, tile, block, shards, group, threads, spare)

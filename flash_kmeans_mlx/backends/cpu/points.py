@@ -11,18 +11,19 @@ import numpy as np
 from ..base import PENDING, STABLE, Points, Problem, Step, cost_of, scoring_bias, unit_weights
 from ._kernels import kernels
 from .blas import sgemm_address, single_threaded
+from .engine import NO_SUMS, Engine
 from .plan import PAD, Plan
-from .seeds import CpuSeeding
-from .store import Store
+from .seeds import kmeans_plusplus, seed_scratch
+from .store import Store, empty_lines
 from .workers import Workers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NOTHING", "NO_SUMS", "CpuPoints", "empty_lines"]
+__all__ = ["NOTHING", "NO_SUMS", "CpuPoints"]
 
+EPS = 2.0**-24  # rounding of scores, relative to the squared norms: times a little more than the root of D
 NOTHING = np.zeros(0, np.float32)
-NO_SUMS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_))
 
 
 class CpuPoints(Points):
@@ -43,9 +44,12 @@ class CpuPoints(Points):
         self.shards = self._cut(plan.shards)
         self.scratch = [self._scratch() for _ in range(plan.threads)]
         self.lanes = [empty_lines((int(plan.lanes), d, plan.tile + PAD)) for _ in range(plan.threads)]
+        self.seed_scratch = [seed_scratch(self) for _ in range(plan.threads)]
+        self.eps = np.float32(EPS * (8 + np.sqrt(d)))
         self._labels = np.empty((b, n), np.uint32)
         self.sums, self.mass, self.counts = np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
         self._changes: tuple[np.ndarray, ...] = ()
+        self.engine = Engine(self, problem.prune)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -57,12 +61,18 @@ class CpuPoints(Points):
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.engine.close()
         self._exit.close()
 
     def reset(self) -> None:
-        self._labels.fill(self.kernels.UNSET)
+        self.engine.reset()
+        self.reset_labels()
         for total in (self.sums, self.mass, self.counts):
             total.fill(0)
+
+    def reset_labels(self) -> None:
+        """Forget the labels alone."""
+        self._labels.fill(self.kernels.UNSET)
 
     def labels(self) -> np.ndarray:
         return self._labels
@@ -77,12 +87,12 @@ class CpuPoints(Points):
     def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:
         return self.weights[b, index].astype(np.float64) if self.weights.size else np.ones(len(index))
 
-    def seeding(self, first: np.ndarray, trials: int) -> CpuSeeding:
-        return CpuSeeding(self, first, trials)
+    def kmeans_plusplus(self, first: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        return kmeans_plusplus(self, first, uniforms, self.engine.for_seeding())
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
-        inner, bias = self.inner(centroids)
         running = np.flatnonzero(limits > 0)
+        step_rows = self.aimed(centroids, running, int(limits.max(initial=1)))
         status = np.full(len(limits), STABLE)
         changes = self._accumulators(centroids.shape[1])
         for g in range(0, len(running), self.plan.group):
@@ -90,8 +100,7 @@ class CpuPoints(Points):
             changed = np.zeros((len(members), len(self.shards)), np.int64)
 
             def shard(slot: int, m: int, s: int, members: np.ndarray = members, changed: np.ndarray = changed) -> None:
-                sums = tuple(a[m, s] for a in changes)
-                changed[m, s] = self._step_rows(slot, members[m], s, inner, bias, sums)
+                changed[m, s] = step_rows(slot, members[m], s, tuple(a[m, s] for a in changes))
 
             def merge(_slot: int, m: int, members: np.ndarray = members) -> None:
                 b = members[m]
@@ -100,23 +109,30 @@ class CpuPoints(Points):
             self.run_shards(shard, len(members))
             self.workers.run(merge, len(members))
             status[members[changed.any(axis=1)]] = PENDING
+        self.engine.count(len(running))
         iterations = (limits > 0).astype(np.int64)
         return Step(iterations, status, self.sums, self.mass, self.counts, np.zeros(len(limits)))
 
     def assign(self, centroids: np.ndarray, members: np.ndarray) -> None:
-        inner, bias = self.inner(centroids)
         which = np.flatnonzero(members)
+        step_rows = self.aimed(centroids, which, 1)
+        self.run_shards(lambda slot, m, s: step_rows(slot, which[m], s, NO_SUMS), len(which))
+        self.engine.count(len(which))
 
-        def shard(slot: int, m: int, s: int) -> None:
-            self._step_rows(slot, which[m], s, inner, bias, NO_SUMS)
+    def aimed(self, centroids: np.ndarray, members: np.ndarray, passes: int) -> Callable[..., int]:
+        """step_rows(slot, b, s, sums) of a pass over `members`, maybe the first of several: the E-step of a shard."""
+        inner, bias = self.inner(centroids)
+        pruning = self.engine.aim(centroids, inner, members, passes)
+        if pruning is not None:
+            return pruning.step_rows
 
-        self.run_shards(shard, len(which))
+        def step_rows(slot: int, b: int, s: int, sums: tuple[np.ndarray, ...]) -> int:
+            return self.kernels.step_rows(
+                self.sgemm, self.store.source(b), self.weights[b], inner[b], bias[b], self.lanes[slot], True, *self.shards[s],
+                self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
+            )  # fmt: skip
 
-    def _step_rows(self, slot: int, b: int, s: int, inner: np.ndarray, bias: np.ndarray, sums: tuple[np.ndarray, ...]) -> int:
-        return self.kernels.step_rows(
-            self.sgemm, self.store.source(b), self.weights[b], inner[b], bias[b], self.lanes[slot], True, *self.shards[s],
-            self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
-        )  # fmt: skip
+        return step_rows
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
         totals = self.measure(self.frame.inward(centroids))
@@ -207,11 +223,3 @@ class CpuPoints(Points):
         size = -(-n // shards)
         size = -(-size // self.kernels.DRAW) * self.kernels.DRAW
         return [(lo, min(lo + size, n)) for lo in range(0, n, size)]
-
-
-def empty_lines(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
-    """An empty array of 4-byte values that begins with a line of the cache: vectors across two lines load at half the rate."""
-    size = int(np.prod(shape))
-    buffer = np.empty(size + 16, dtype)
-    skip = -buffer.ctypes.data % 64 // 4
-    return buffer[skip : skip + size].reshape(shape)

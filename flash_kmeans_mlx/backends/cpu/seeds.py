@@ -1,90 +1,119 @@
-"""k-means++ on the CPU backend."""
+"""k-means++ on the CPU backend: all rounds in one kernel; see kernels/cpu/seed.py."""
 
 from __future__ import annotations
 
+import ctypes
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import Seeding
-from .plan import LANE_DIMS
+from .store import empty_lines
 
 if TYPE_CHECKING:
     from .points import CpuPoints
+    from .pruning import Features
 
-__all__ = ["CpuSeeding"]
+__all__ = ["kmeans_plusplus", "sched_yield"]
 
-NOTHING, NO_LANES = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+CALL = 3_000_000_000  # products in one call of the kernel, some 50 ms: Ctrl-C waits for its end
+ALONE = 200_000  # products of a round that are not worth waking other threads for
+NOTHING, NO_FEATURES = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
 
 
-class CpuSeeding(Seeding):
-    """One pass over x per round: the products with all candidates, their distances and the totals."""
+def kmeans_plusplus(points: CpuPoints, first: np.ndarray, uniforms: np.ndarray, features: Features | None) -> np.ndarray:
+    """(B, K) rows; -1 from where every point coincides with a centre. See `Points.kmeans_plusplus`."""
+    b, n, d = points.shape
+    k, trials = uniforms.shape
+    chosen = np.full((b, k), -1, np.int64)
+    runs = [_Run(points, m, features) for m in range(b)]
+    threads = points.plan.threads
+    work = n * d * trials
+    rounds = max(1, CALL // work)
+    if b >= threads or threads == 1 or work < ALONE:
+        size = -(-b // max(1, min(b, 4 * threads)))
 
-    def __init__(self, points: CpuPoints, first: np.ndarray, trials: int) -> None:
-        self.points = points
-        b, n, _ = points.shape
-        inverse = points.inverse
-        self.inverse = np.zeros((b, 0), np.float32) if inverse is None else inverse
-        self.square = points.squares() if inverse is None else np.zeros((b, 0), np.float32)
-        weights = [points.draw_weights(m) for m in range(b)]
+        def alone(slot: int, i: int) -> None:
+            for m in range(i * size, min(b, (i + 1) * size)):
+                for at in range(0, k, rounds):
+                    runs[m](slot, (np.zeros(3, np.int64), 0, 1, 0), at, min(k, at + rounds), first, uniforms, chosen)
+
+        points.workers.run(alone, -(-b // size))
+        return chosen
+    team = min(threads, len(points.shards))
+    for m in range(b):
+        for at in range(0, k, rounds):
+            state = np.zeros(3, np.int64)
+
+            def join(slot: int, _i: int, m: int = m, at: int = at, state: np.ndarray = state) -> None:
+                runs[m](slot, (state, slot, team, sched_yield()), at, min(k, at + rounds), first, uniforms, chosen)
+
+            def abort(state: np.ndarray = state) -> None:
+                state[points.kernels.ABORTED] = 1
+
+            points.workers.run(join, team, abort)
+    return chosen
+
+
+class _Run:
+    """What seeding keeps of one member."""
+
+    def __init__(self, points: CpuPoints, b: int, features: Features | None) -> None:
+        kernels = points.kernels
+        _, n, d = points.shape
+        self.points, self.b = points, b
+        self.columns = features.columns[b] if features else NO_FEATURES
+        if points.inverse is None:
+            self.norms = points.squares()[b], np.ones(1, np.float32)
+        else:
+            self.norms = (points.inverse[b] > 0).astype(np.float32), points.inverse[b]
+        weights = points.draw_weights(b)
         if points.metric.spherical and not points.metric.unit_points:
-            weights = [times_norms(w, points.inverse_norms(m)) for m, w in enumerate(weights)]
-        self.weights = [NOTHING if w is None else w for w in weights]
-        self.nearest = np.full((b, n), np.inf, np.float32)
-        self.blocks = np.zeros((b, -(-n // points.kernels.DRAW)))
-        self.tried = np.empty((b, trials, n) if points.plan.keep_seeds else (b, 1, 0), np.float32)
-        self._add(first)
+            weights = times_norms(weights, points.inverse_norms(b))
+        self.potential = NOTHING if weights is None else weights
+        threshold = np.full(n + kernels.POINTS if features else 0, np.inf, np.float32)
+        threshold[:n] = -np.inf
+        self.state = (
+            np.full(n, np.inf, np.float32), threshold, np.zeros(-(-n // kernels.DRAW)), np.empty(n, np.int32),
+            np.empty(n, np.uint16),
+        )  # fmt: skip
+        lanes = kernels.CANDIDATES
+        self.table = (
+            empty_lines((d, lanes)), empty_lines((lanes,)), np.zeros((lanes, len(self.columns)), np.float32),
+            np.zeros(lanes, np.float32), np.zeros(lanes + 1, np.int64), np.zeros(1, np.int64),
+        )  # fmt: skip
+        self.cuts = np.array([lo for lo, _ in points.shards] + [n])
+        self.shared = (np.zeros(len(points.shards), np.int64), np.zeros((len(points.shards), lanes)))
+        self.eps = np.float32(kernels.NOISE) + points.eps
 
-    def draw(self, uniforms: np.ndarray) -> np.ndarray:
-        out = np.full((len(self.nearest), len(uniforms)), -1, np.int64)
-        for b, chosen in enumerate(out):
-            self.points.kernels.draw(self.nearest[b], self.weights[b], self.blocks[b], uniforms, chosen)
-        return out
-
-    def totals(self, candidates: np.ndarray) -> np.ndarray:
-        self.candidates = candidates
-        return self._try(candidates, self.tried)
-
-    def take(self, choice: np.ndarray) -> None:
-        if not self.tried.shape[2]:
-            self._add(self.candidates[np.arange(len(choice)), choice])
-            return
-
-        def copy(_slot: int, b: int, s: int) -> None:
-            lo, hi = self.points.shards[s]
-            self.nearest[b, lo:hi] = self.tried[b, choice[b], lo:hi]
-            self.points.kernels.sum_blocks(self.nearest[b], self.weights[b], lo, hi, self.blocks[b])
-
-        self.points.run_shards(copy, len(choice))
-
-    def _add(self, index: np.ndarray) -> None:
-        """Make point index[b] a centre."""
-        self._try(index[:, None], self.nearest[:, None])
-        for b in range(len(index)):
-            self.points.kernels.sum_blocks(self.nearest[b], self.weights[b], 0, self.nearest.shape[1], self.blocks[b])
-
-    def _try(self, index: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Totals (B, L) for the points index (B, L); out (B, L, N) or (B, 1, 0)."""
+    def __call__(
+        self, slot: int, team: tuple, k0: int, k1: int, first: np.ndarray, uniforms: np.ndarray, chosen: np.ndarray
+    ) -> None:
         points = self.points
-        rows = np.stack([points.frame.rows(points.rows(b, i), b) for b, i in enumerate(index)])
-        candidates = points.metric.start(rows).astype(np.float32)
-        squares = np.einsum("bld,bld->bl", candidates, candidates)
-        totals = np.zeros((len(index), len(points.shards), index.shape[1]))
+        points.kernels.seed_member(
+            points.store.source(self.b), self.columns, self.norms, self.potential, uniforms, first[self.b], k0, k1,
+            chosen[self.b], self.cuts, self.state, self.table, self.shared, self.eps, team, points.seed_scratch[slot],
+        )  # fmt: skip
 
-        def shard(slot: int, b: int, s: int) -> None:
-            products, tile, *_, work = points.scratch[slot]
-            lanes = points.lanes[slot][0] if points.shape[2] <= LANE_DIMS else NO_LANES
-            points.kernels.try_rows(
-                points.sgemm, points.store.source(b), self.square[b], self.inverse[b],
-                self.weights[b], candidates[b], squares[b], *points.shards[s], self.nearest[b], out[b],
-                totals[b, s], (products, tile, lanes, work),
-            )  # fmt: skip
 
-        points.run_shards(shard, len(index))
-        return totals.sum(axis=1)
+def seed_scratch(points: CpuPoints) -> tuple[np.ndarray, ...]:
+    """The scratch of kernels/cpu/seed.py for one thread."""
+    kernels, d = points.kernels, points.shape[2]
+    n = kernels.AT_ONCE
+    return (
+        np.empty((n, 1, d), np.float32), np.arange(n, dtype=np.int32), empty_lines((n * kernels.CANDIDATES,)),
+        np.empty(max(n, kernels.ROWS), np.int64), np.full(kernels.POINTS, -1, np.int32), empty_lines((kernels.POINTS,)),
+        np.empty(kernels.DRAW + n, np.int32),
+    )  # fmt: skip
 
 
 def times_norms(weights: np.ndarray | None, inverse: np.ndarray) -> np.ndarray:
     """(N,) weights times norms, 0 for rows without direction."""
     ones = np.float32(1) if weights is None else weights
     return np.divide(ones, inverse, out=np.zeros(len(inverse), np.float32), where=inverse > 0)
+
+
+@cache
+def sched_yield() -> int:
+    """The address of the C function."""
+    return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0

@@ -11,7 +11,7 @@ from ... import frame as frames
 from ...metrics import Metric
 from ...validation import check_magnitude
 
-__all__ = ["Store"]
+__all__ = ["Store", "empty_lines"]
 
 _KINDS = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}  # as in kernels/cpu/rows.py
 _CHUNK = 1 << 16  # values decoded at a time
@@ -72,3 +72,11 @@ class Store:
         step = max(1, _CHUNK // member.shape[1])
         chunks = (member[s : s + step] for s in range(0, len(member), step))
         return float(np.max([np.abs(self.decode(chunk)).max() for chunk in chunks]))
+
+
+def empty_lines(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """An empty array of 4-byte values that begins with a line of the cache: vectors across two lines load at half the rate."""
+    size = int(np.prod(shape))
+    buffer = np.empty(size + 16, dtype)
+    skip = -buffer.ctypes.data % 64 // 4
+    return buffer[skip : skip + size].reshape(shape)

@@ -1,0 +1,248 @@
+"""Which way of assigning a fit on the CPU takes: tiles of products, or bounds first, whatever is faster for these points.
+
+Every way gives the same bits, so the choice may be measured: on a sample of the points, with the centroids at hand, on this
+machine as it is now. It is revised as iterations go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..base import Problem
+from .plan import RESIDENT_BYTES
+from .pruning import Features, Pruning, principal_directions, pruning_bytes
+
+if TYPE_CHECKING:
+    from .points import CpuPoints
+
+__all__ = ["NO_SUMS", "Engine"]
+
+NO_SUMS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_))  # for passes that only label
+
+FEW_GROUPS = 256  # centroids below which groups are not tried
+WORTH = 2_000_000_000  # products of a pass from which choosing pays for itself
+SAMPLE = 512  # points that are tried; no more than 1 in 64
+BASIS_ROWS = 1024  # that directions are found from
+WIDTHS = (15, 31, 47, 63)  # directions
+RIVAL_ROWS = 64
+PASSES = 10  # that a fit is expected to take
+GAIN = 0.8  # of the time of tiles, that bounds must promise to be taken
+START, STOP = 0.4, 0.75  # share of the pairs not ruled out, below which groups are begun and above which they are dropped
+AHEAD = 5  # passes that must be allowed still for groups to pay for their beginning
+EVERY = 4  # passes between two trials of groups
+DISTANCE = 2e-8  # seconds that a distance in all dimensions takes at least: rejects the hopeless
+COPIED_DIMS, COPIED_BYTES = 16, 8 << 20  # seeding reads points as lanes up to either
+
+
+class Engine:
+    """Chooses and keeps what `CpuPoints` prunes with.
+
+    Attributes:
+        pruning: the bounds in use, None for tiles.
+        seconds: spent on choosing and on preparing what was chosen.
+        products: multiply-adds in E-steps so far.
+    """
+
+    def __init__(self, points: CpuPoints, mode: str) -> None:
+        b, n, d = points.shape
+        self.points, self.mode = points, mode
+        points.strategy, self.seconds, self.products = "tiles", 0.0, 0.0
+        self.pruning: Pruning | None = None
+        self.features: Features | None = None
+        self._all = n * points.problem.n_clusters * d
+        lanes = points.plan.lanes  # the same bits as from BLAS are promised for none
+        self._open = mode in ("head", "groups") or (mode == "auto" and lanes and self._all >= WORTH and n >= 64 * 64)
+        self._before = (0.0, 0)
+        self._chosen = mode == "groups"  # whether there shall be features, and of what width
+        self._probe: CpuPoints | None = None
+        self._groups: Pruning | None = None  # of the probe
+        self._passes = -1
+        self._lame = 0  # passes in a row in which bounds did not pay
+
+    def reset(self) -> None:
+        """A new run begins: bounds are forgotten, features stay."""
+        if self.pruning:
+            self.pruning.reset()
+            self.pruning = self.pruning if self.features else None
+
+    def close(self) -> None:
+        """Let go of what is only for choosing."""
+        if self._probe:
+            self._probe.__exit__()
+            self._probe = None
+
+    def for_seeding(self) -> Features | None:
+        """Features that tell which points a candidate is far from."""
+        points = self.points
+        b, n, d = points.shape
+        if self._open and not self._chosen:
+            step = max(1, n // points.problem.n_clusters)
+            starts = np.stack([points.rows(m, np.arange(0, n, step)[: points.problem.n_clusters]) for m in range(b)])
+            self._choose(points.metric.start(starts).astype(np.float32), PASSES)
+        if self.features:
+            return self.features
+        size = 4 * b * (n + 128) * d
+        if (d <= COPIED_DIMS or size <= COPIED_BYTES) and size <= min(RESIDENT_BYTES, points.plan.spare):
+            return Features(points, np.zeros((b, 0, d), np.float32))
+        return None
+
+    def aim(self, centroids: np.ndarray, inner: np.ndarray, members: np.ndarray, passes: int) -> Pruning | None:
+        """What the next pass over `members` is to be pruned with, aimed at the centroids (inner: in the frame), or None."""
+        points = self.points
+        if inner.shape[1] != points.problem.n_clusters:  # rounds of k-means||
+            return None
+        if self._open and not self.pruning:
+            begin = perf_counter()
+            labelled = points.labels()[0, 0] != points.kernels.UNSET
+            if not self._chosen:
+                self._choose(centroids, min(passes, PASSES))
+            if self.features:
+                self.pruning = Pruning(points, self.features, grouped=self.mode == "auto")
+            elif labelled and (self.mode == "groups" or self._groups_pay(centroids, passes)) and self._fits(0):
+                self.pruning = Pruning(points, None, grouped=True)
+                points.strategy = "groups"
+            self.seconds += perf_counter() - begin
+        if self.pruning:
+            self._before = self.pruning.products(), self.pruning.crossing()
+            self.pruning.aim(inner, members)
+        return self.pruning
+
+    def count(self, n_members: int) -> None:
+        """After a pass: add up its products, and drop bounds that rule too little out."""
+        whole = n_members * self._all
+        if not self.pruning:
+            self.products += whole
+            return
+        products, crossing = self._before
+        self.products += self.pruning.products() - products
+        pairs = (self.pruning.crossing() - crossing) * self.points.shape[2]
+        self._lame = self._lame + 1 if pairs > STOP * whole else 0
+        if self.mode == "auto" and not self.features and self._lame == 2:
+            self.pruning, self._open = None, False
+
+    def _fits(self, width: int) -> bool:
+        points = self.points
+        d, k = points.shape[2], points.problem.n_clusters
+        grouped = self.mode != "head"
+        kept = width > 0
+        size = pruning_bytes(points.shape, k, width + 1 if kept else d, kept, grouped, points.plan.threads)
+        return size + 4 * BASIS_ROWS * (2 * d + 3 * max(WIDTHS)) <= points.plan.spare
+
+    def _directions(self, width: int) -> np.ndarray:
+        """(B, width, D): principal directions of every member."""
+        points = self.points
+        b, n, _ = points.shape
+        index = np.arange(0, n, max(1, n // BASIS_ROWS))
+        rows = (points.frame.rows(points.rows(m, index), m) for m in range(b))
+        return np.stack([principal_directions(points.metric.start(r).astype(np.float32), width) for r in rows])
+
+    def _choose(self, centroids: np.ndarray, passes: int) -> None:
+        """Features for bounds, or none if tiles are faster."""
+        points = self.points
+        d = points.shape[2]
+        self._chosen = True
+        if self.mode == "head":
+            width = min(WIDTHS[0], d - 1, points.shape[1])
+            if self._fits(width):
+                self.features = Features(points, self._directions(width) if width else np.zeros((len(centroids), 0, d), np.float32))
+                points.strategy = f"head {width}"
+            self._open = self.features is not None
+            return
+        widths = [w for w in WIDTHS if 2 * (w + 1) <= d and self._fits(w)]
+        if not widths:
+            return
+        begin = perf_counter()
+        directions = self._directions(widths[-1])
+        found = perf_counter() - begin
+        sample = self._sample()
+        tiles = self._time_tiles(centroids[:1])
+        if DISTANCE * self._rivals(centroids[0], directions[0]) > GAIN * tiles:
+            return
+        best, chosen = GAIN * passes * tiles, 0
+        scale = sample.shape[1] / (points.shape[0] * points.shape[1])
+        for width in widths:
+            cost = self._time_head(centroids[:1], directions[:1, :width], passes) + found * scale
+            if cost < best:
+                best, chosen = cost, width
+            elif chosen:
+                break
+        if chosen:
+            self.close()
+            self.features = Features(points, np.ascontiguousarray(directions[:, :chosen]))
+            points.strategy = f"head {chosen}, groups"
+
+    def _sample(self) -> CpuPoints:
+        """Some of member 0's points, as points of their own."""
+        if self._probe is None:
+            points = self.points
+            n = points.shape[1]
+            index = np.linspace(0, n - 1, min(SAMPLE, n // 64)).astype(np.int64)
+            x = points.rows(0, index).astype(np.float32)[None]
+            problem = Problem(x, points.problem.n_clusters, points.metric, x.shape, check_finite=False, prune="off")
+            plan = replace(points.plan, threads=1, shards=1, group=1)
+            self._probe = type(points)(problem, plan).__enter__()
+        return self._probe
+
+    def _rivals(self, centroids: np.ndarray, basis: np.ndarray) -> float:
+        """About how many distances in all dimensions bounds along this basis would leave in a pass over the sample."""
+        sample = self._sample()
+        few = min(RIVAL_ROWS, sample.shape[1])
+        x = sample.frame.rows(sample.rows(0, np.arange(few)), 0).astype(np.float32)
+        c, bias = (a[0] for a in sample.inner(centroids[None]))
+        parts = [(a @ basis.T, np.einsum("nd,nd->n", a, a)) for a in (x, c)]
+        tail = [np.sqrt(np.maximum(square - np.einsum("nq,nq->n", head, head), 0)) for head, square in parts]
+        least = (x @ c.T + bias).max(1)
+        most = parts[0][0] @ parts[1][0].T + np.outer(*tail) + bias
+        return float((most > least[:, None]).sum()) * sample.shape[1] / few
+
+    def _time_tiles(self, centroids: np.ndarray) -> float:
+        """Seconds of a pass over the sample, by tiles."""
+        return min(self._time(centroids) for _ in range(2))
+
+    def _time_head(self, centroids: np.ndarray, basis: np.ndarray, passes: int) -> float:
+        """Seconds of `passes` passes with features along this basis (1, Q, D), the features included."""
+        sample = self._sample()
+        begin = perf_counter()
+        features = Features(sample, np.ascontiguousarray(basis))
+        made = perf_counter() - begin
+        pruning = sample.engine.pruning = Pruning(sample, features, grouped=passes > 1)
+        sample.reset_labels()
+        first = self._time(centroids)
+        later = []
+        for _ in range(2 if passes > 1 else 0):
+            pruning.forget()
+            later.append(self._time(centroids))
+        sample.engine.pruning = None
+        return made + first + (passes - 1) * min(later, default=0.0)
+
+    def _time(self, centroids: np.ndarray) -> float:
+        """Seconds of a pass over the sample, what is done per centroid aside."""
+        sample = self._sample()
+        step_rows = sample.aimed(centroids, np.zeros(1, np.int64), 1)
+        begin = perf_counter()
+        step_rows(0, 0, 0, NO_SUMS)
+        return perf_counter() - begin
+
+    def _groups_pay(self, centroids: np.ndarray, passes: int) -> bool:
+        """Whether bounds carried over from the last centroids would rule most pairs out: tried on the sample now and then."""
+        if self.points.problem.n_clusters < FEW_GROUPS or passes < AHEAD:
+            return False
+        self._passes += 1
+        if self._passes % EVERY > 1:
+            return False
+        sample = self._sample()
+        if self._groups is None:
+            self._time(centroids)  # for labels
+            self._groups = Pruning(sample, None, grouped=True)
+        if self._passes % EVERY == 0:
+            self._groups.forget()
+        sample.engine.pruning = self._groups
+        before = self._groups.crossing()
+        self._time(centroids)
+        sample.engine.pruning = None
+        crossing = self._groups.crossing() - before
+        return crossing < START * sample.shape[1] * self.points.problem.n_clusters

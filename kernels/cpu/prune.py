@@ -1,0 +1,297 @@
+"""An exact E-step that skips what bounds rule out.
+
+A point carries an upper bound of the distance to its own centroid and a lower bound of the distance to the other ones, per
+group of centroids (Hamerly, 2010, with one group; Ding et al., Yinyang k-means, 2015); the centroids' drift wears them
+down. Where they cross, scores are bounded from above by a few features: the projection on some directions, and the norm of
+what is left, which by Cauchy and Schwarz is one more column of the product. The centroids whose bound beats the score of the
+own one are compared in all dimensions. Rounding is part of every bound, and a comparison that it could turn is made with
+the scores of tile.py, so that the labels are those of `step_rows`, bit for bit.
+
+Distances are Euclidean, of unit rows where centroids are unit vectors: ``square - 2 inverse score`` when squared, with
+square 2 and inverse 1 / ||row|| then, ||row||^2 and 1 otherwise.
+"""
+
+import numpy as np
+from numba import njit
+
+from .blas import JIT, NEG_INF, gemm_nt
+from .lanes import POINTS, ROWS, address, best_by_lanes, dot_at, gap_at, lowest_bit, rows_above, score_at
+from .rows import read_rows, row_at
+from .tile import UNSET, move_row
+
+DENSE = 0.6  # share of a tile's points from which gathering them doesn't pay
+UP, DOWN = np.float32(1 + 2.0**-22), np.float32(1 - 2.0**-22)  # for what carrying a bound rounds off
+TWO, ZERO = np.float32(2), np.float32(0)
+SLACK = np.float32(1e-6)  # of the squared norm: what a tail's norm may lack by rounding
+
+
+@njit(**JIT)
+def project_rows(sgemm, source, basis, lo, hi, features, tile, work):
+    """features[:, lo:hi] = the coordinates of the rows along `basis` (Q, D) and the norm of what is left; (Q + 1, N)."""
+    q = basis.shape[0]
+    for s in range(lo, hi, tile.shape[0]):
+        n = min(tile.shape[0], hi - s)
+        rows = read_rows(source, s, n, tile)
+        gemm_nt(sgemm, basis, rows, features[:q, s : s + n], work)
+        left = features[q, s:]
+        for i in range(n):
+            square = ZERO
+            for d in range(rows.shape[1]):
+                square += rows[i, d] * rows[i, d]
+            left[i] = square * (np.float32(1) + SLACK)
+        for j in range(q):
+            along = features[j, s:]
+            for i in range(n):
+                left[i] -= along[i] * along[i]
+        for i in range(n):
+            left[i] = np.sqrt(max(left[i], ZERO))
+
+
+@njit(**JIT)
+def copy_rows(source, lo, hi, features, tile):
+    """features[:, lo:hi] = the rows themselves; (D, N)."""
+    for s in range(lo, hi, tile.shape[0]):
+        n = min(tile.shape[0], hi - s)
+        rows = read_rows(source, s, n, tile)
+        for d in range(rows.shape[1]):
+            for i in range(n):
+                features[d, s + i] = rows[i, d]
+
+
+@njit(**JIT)
+def _gap(row, c, n_dims, spherical, inverse):
+    """The squared distance of a row and a centroid, given by their addresses."""
+    if spherical:
+        return max(TWO - TWO * inverse * dot_at(row, c, n_dims), ZERO)
+    return gap_at(row, c, n_dims)
+
+
+@njit(**JIT)
+def _own_scores(features, s, index, m, place, columns, row_bias, tail, out):
+    """out[:m]: no more than the scores of the points s + index[:m] with the centroids at their places, from the features.
+
+    columns (Q, K) is the table of features transposed. Dimensions are the outer loop: neighbouring points share pages.
+    """
+    for j in range(m):
+        out[j] = row_bias[place[index[j]]]
+    for d in range(columns.shape[0]):
+        sign = np.float32(-1.0 if tail and d == columns.shape[0] - 1 else 1.0)
+        column, row = features[d, s:], columns[d]
+        for j in range(m):
+            i = np.uint32(index[j])
+            out[j] += sign * column[i] * row[np.uint32(place[i])]
+
+
+@njit(**JIT)
+def _carry(upper, lower, drift, group_drift, label, s, n, reach):
+    """Wear the bounds of points s:s+n down by the drift; reach (n,) = the least of the lower ones."""
+    for i in range(n):
+        upper[s + i] = (upper[s + i] + drift[label[i]]) * UP
+        reach[i] = np.float32(np.inf)
+    for g in range(lower.shape[0]):
+        for i in range(n):
+            v = lower[g, s + i] * DOWN - group_drift[g]
+            lower[g, s + i] = v
+            reach[i] = min(reach[i], v)
+
+
+@njit(**JIT)
+def _gather(columns, s, chosen, count, few):
+    """few[:, :count] = columns[:, s + chosen]."""
+    for d in range(columns.shape[0]):
+        for j in range(count):
+            few[d, j] = columns[d, s + chosen[j]]
+
+
+@njit(**JIT)
+def _start_points(source, c, table, features, state, spherical, s, n, first, label, scratch, work):
+    """Find the points s:s+n whose bounds cross and prepare their search; returns how many.
+
+    Their own distances come from the features if that is enough, and are found in all dimensions once a rival shows up.
+    OUT by point: reach, its least lower bound; own place in the table; bound of its distance, -inf if its label can't change.
+    """
+    position, columns, row_bias, tail, drift, group_drift, eps, most = table[1], *table[4:]
+    square, inverse, upper, lower = state
+    near, _, floats, ints, known, tile, _ = scratch
+    reach, threshold, gaps, lost, slack, bound, rest = floats[:7]
+    place, index = ints[1:3]
+    kept = features.shape[0] > 0
+    _carry(upper, lower, drift, group_drift, label, s, n, reach)
+    crossing = 0
+    for i in range(n):
+        place[i] = position[label[i]]
+        index[crossing] = i
+        crossing += not upper[s + i] < reach[i]
+    first_c, size = address(c), np.int64(c.strides[0])
+    guess = kept and not first
+    if guess:
+        _own_scores(features, s, index, crossing, place, columns, row_bias, tail, rest)
+    for i in range(n):
+        bound[i] = NEG_INF
+        threshold[i] = np.float32(np.inf)
+    active = 0
+    for j in range(crossing):
+        i = np.int64(index[j])
+        p = s + i
+        r = inverse[p] if inverse.size else np.float32(1)
+        if r == ZERO:  # no direction: the label is 0 and stays
+            continue
+        own = square[p] if square.size else TWO
+        e = eps * (own + most) if square.size else eps * TWO / r
+        known[i] = not guess
+        if guess:
+            upper[p] = min(upper[p], np.sqrt(max(own - TWO * r * (rest[j] - e), ZERO)))
+        else:
+            gaps[i] = _gap(row_at(source, p, tile), first_c + size * label[i], c.shape[1], spherical, r)
+            upper[p] = np.sqrt(gaps[i] + TWO * r * e)
+            work[1] += 1
+        if upper[p] < reach[i]:
+            continue
+        if not kept:
+            row = read_rows(source, p, 1, tile)[0]
+            for d in range(row.size):
+                near[d, i] = row[d]
+        active += 1
+        bound[i] = upper[p]
+        slack[i] = e
+        lost[i] = np.float32(np.inf)
+        threshold[i] = (own - bound[i] * bound[i]) / (TWO * r) - e
+    return active
+
+
+@njit(**JIT)
+def _search_group(source, c, bias, table, features, state, spherical, s, n, g, label, scratch, work):
+    """Centroids of group g against the points of the tile that it may concern."""
+    order, position, width, rows, _, row_bias = table[:6]
+    square, inverse, _, lower = state
+    near, few, floats, ints, known, tile, masks = scratch
+    threshold, gaps, lost, slack, bound, rest, limit = floats[1:]
+    place, chosen, mine = ints[1:]
+    first_c, size, n_dims = address(c), np.int64(c.strides[0]), np.int64(c.shape[1])
+    distances = count = 0
+    for i in range(n):
+        chosen[count] = i
+        count += not bound[i] < lower[g, s + i]
+    if count == 0:
+        return
+    kept = features.shape[0] > 0
+    columns, at = (features, s) if kept else (near, 0)
+    lanes, stride = address(columns) + 4 * at, columns.strides[0]
+    if count > DENSE * n:
+        count = n
+        for i in range(n):
+            chosen[i] = i
+    else:
+        _gather(columns, at, chosen, count, few)
+        lanes, stride = address(few), few.strides[0]
+    for j in range(-(-count // POINTS) * POINTS):
+        i = chosen[j] if j < count else 0
+        some = j < count and not bound[i] < lower[g, s + i]
+        limit[j] = threshold[i] if some else np.float32(np.inf)
+        mine[j] = place[i] if some else -1
+        rest[j] = NEG_INF
+    limit_at, mine_at, rest_at = address(limit), address(mine), address(rest)
+    k0, k1 = g * width, min((g + 1) * width, c.shape[0])
+    work[0] += np.int64(count) * (k1 - k0)
+    for b in range(0, count, POINTS):
+        for k in range(k0, k1, ROWS):
+            if not rows_above(
+                lanes + 4 * b, stride, rows, row_bias, k, k1, limit_at + 4 * b, mine_at + 4 * b, rest_at + 4 * b, masks
+            ):  # fmt: skip
+                continue
+            for a in range(min(ROWS, k1 - k)):
+                mask = masks[a]
+                while mask:
+                    j = b + lowest_bit(mask)
+                    mask &= mask - 1
+                    i = np.int64(chosen[j])
+                    p = s + i
+                    r = inverse[p] if inverse.size else np.float32(1)
+                    own = square[p] if square.size else TWO
+                    window = TWO * r * slack[i]
+                    best, rival = np.int64(label[i]), np.int64(order[k + a])
+                    row = row_at(source, p, tile)
+                    if not known[i]:
+                        gaps[i] = _gap(row, first_c + size * best, n_dims, spherical, r)
+                        known[i] = True
+                        distances += 1
+                    gap = _gap(row, first_c + size * rival, n_dims, spherical, r)
+                    distances += 1
+                    won = gap < gaps[i]
+                    if abs(gap - gaps[i]) <= TWO * window:  # rounding could decide: then it shall be that of tile.py
+                        new = score_at(row, first_c + size * rival, n_dims, bias[rival])
+                        old = score_at(row, first_c + size * best, n_dims, bias[best])
+                        won = new > old or (new == old and rival < best)
+                    if won:
+                        gap, gaps[i], label[i] = gaps[i], gap, rival
+                    bound[i] = min(bound[i], np.sqrt(gaps[i] + window))
+                    threshold[i] = max(threshold[i], (own - gaps[i]) / (TWO * r) - slack[i])
+                    limit[j] = threshold[i]
+                    # The loser's distance, `gap` now, is a bound of its group.
+                    loser = np.int64(position[best if won else rival])
+                    low = np.sqrt(max(gap - window, ZERO))
+                    if loser // width == g:
+                        rest[j] = max(rest[j], (own - gap) / (TWO * r))
+                    else:
+                        lower[loser // width, p] = min(lower[loser // width, p], low)
+                    if loser == place[i]:
+                        lost[i] = low
+    work[1] += distances
+    for j in range(count):
+        if mine[j] < 0:
+            continue
+        i = np.int64(chosen[j])
+        p = s + i
+        r = inverse[p] if inverse.size else np.float32(1)
+        own = square[p] if square.size else TWO
+        v = np.sqrt(max(own - TWO * r * (rest[j] + slack[i]), ZERO))
+        lower[g, p] = min(v, lost[i]) if place[i] // width == g else v
+
+
+@njit(**JIT)
+def prune_rows(
+    source, weights, c, bias, table, features, state, spherical, lo, hi, labels, update, sums, mass, counts, touched, scratch,
+    work,
+):  # fmt: skip
+    """`step_rows` for rows lo:hi, to the same labels and sums; returns how many labels changed.
+
+    IN table = (order, position, width, rows, columns, row_bias, tail, drift, group_drift, eps, most): centroid order[p] is at place
+    p = position[k], groups are `width` places each; rows (K, Q), columns (Q, K) and row_bias (K,) are the features and biases by
+    place, the last feature a norm if `tail`; drift (K,) and group_drift (G,) since the bounds were made; eps of a squared norm may be
+    rounding; the centroids' squared norms are `most` at most. features (Q, N) or, for the rows themselves, (0, N).
+    INOUT state = (square (N,) or (0,), inverse (N,) or (0,), upper (N,), lower (G, N)). Labels that are UNSET are guessed from
+    the features. OUT work (3,) int64, added to: scores by features, distances, points whose bounds crossed.
+    """
+    order = table[0]
+    floats, ints, tile = scratch[2], scratch[3], scratch[5]
+    gaps, slack, bound, rest, label, place = floats[2], *floats[4:7], ints[0], ints[1]
+    _, inverse, upper, lower = state
+    size = label.size - POINTS
+    changed = 0
+    for s in range(lo, hi, size):
+        n = min(size, hi - s)
+        first = labels[s] == UNSET
+        if first:
+            best_by_lanes(n, address(features) + 4 * s, features.strides[0], table[3], table[5], rest, place)
+            work[0] += n * c.shape[0]
+        for i in range(n):
+            label[i] = order[place[i]] if first else np.int32(labels[s + i])
+        active = _start_points(source, c, table, features, state, spherical, s, n, first, label, scratch, work)
+        work[2] += active
+        if active > 0:
+            for g in range(lower.shape[0]):
+                _search_group(source, c, bias, table, features, state, spherical, s, n, g, label, scratch, work)
+        known = scratch[4]
+        for i in range(n):
+            p = s + i
+            if bound[i] >= ZERO and known[i]:
+                r = inverse[p] if inverse.size else np.float32(1)
+                upper[p] = np.sqrt(gaps[i] + TWO * r * slack[i])
+            if np.uint32(label[i]) != labels[p]:
+                changed += 1
+                if update:
+                    w = np.float64(weights[p]) if weights.size else 1.0
+                    row = read_rows(source, p, 1, tile)[0]
+                    move_row(row, labels[p], label[i], w, sums, mass, counts, touched)
+                labels[p] = np.uint32(label[i])
+    return changed
