@@ -98,10 +98,12 @@ def fit(
     with backends.open_points(backend, problem) as points:
         report = _print if verbose else terms and terms.report
         means = terms and terms.means
-        starts = (
-            initial_centroids(points, init, data, n_clusters, np.random.default_rng([seed, run]), check_finite)
-            for run in range(n_init)
-        )
+
+        def start(run: int) -> np.ndarray:
+            with points.timed("seeding"):
+                return initial_centroids(points, init, data, n_clusters, np.random.default_rng([seed, run]), check_finite)
+
+        starts = (start(run) for run in range(n_init))
         runs = (lloyd(points, start, max_iters, tol, empty, report, means) for start in starts)
         best, labels, inertia = _best(points, runs, n_init)
     if best.exhausted.any() and terms is None:
@@ -120,6 +122,8 @@ def fit(
         n_iter_per_batch=data.give(best.n_iter),
         backend=points.backend,
         strategy=points.strategy,
+        products=points.products(),
+        seconds=points.seconds,
     )
 
 

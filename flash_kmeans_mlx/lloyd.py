@@ -65,7 +65,8 @@ def lloyd(
         if not running.any():
             break
         before = c.copy() if report else c
-        step = points.step(c, np.minimum(limits, 1) if report else limits, tol, empty == "keep")
+        with points.timed("assignment"):
+            step = points.step(c, np.minimum(limits, 1) if report else limits, tol, empty == "keep")
         n_iter += np.where(running, step.iterations, 0)
         settled, moved = running & (step.status == SETTLED), []
         stable = running & (step.status == STABLE)
@@ -74,7 +75,8 @@ def lloyd(
         shift = np.where(settled, step.shift, 0.0)
         inertia = points.inertia(before).sum() if report else 0.0
         if pending.any():
-            new, exhausted[pending], moved = _move(points, step, c, pending, empty)
+            with points.timed("update"):
+                new, exhausted[pending], moved = _move(points, step, c, pending, empty)
             squares = np.square(new.astype(np.float64) - c).sum(-1)
             shift[pending] = np.sqrt(squares.sum(-1) if points.problem.summed_shift else squares.max(-1))[pending]
             c[pending] = new[pending]
@@ -94,7 +96,8 @@ def lloyd(
             labels[b, i] = k
         c = means(labels, c)
     if not fresh.all():
-        points.assign(c, ~fresh)
+        with points.timed("assignment"):
+            points.assign(c, ~fresh)
     return Fit(c, n_iter, converged, exhausted)
 
 

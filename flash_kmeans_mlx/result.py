@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,11 @@ class KMeansResult:
         converged: (B,) bool; False where `max_iters` ended the loop.
         n_iter_per_batch: (B,) int64.
         backend: name of the backend that ran.
-        strategy: how it assigned, where it has a choice: "fused" or "addmm" on "metal".
+        strategy: how it assigned, where it has a choice: "fused" or "addmm" on "metal"; "tiles", "loop", "head 31, groups" (31
+            directions bound the scores) or "groups" on "cpu".
+        products: multiply-adds of points and centroids that were computed, as a share of all of them.
+        seconds: wall time by phase: "seeding", "assignment" (sums and in-kernel moves included), "update" (centroids, empty
+            clusters), and "choice", the part of the others that went into finding the fastest way on "cpu".
     """
 
     labels: Any
@@ -38,6 +42,8 @@ class KMeansResult:
     n_iter_per_batch: np.ndarray | int
     backend: str
     strategy: str = ""
+    products: float = 1.0
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.labels, self.centroids, self.n_iter))

@@ -181,6 +181,14 @@ def blobs(b: int, n: int, d: int, k: int, seed: int = 0) -> Array:
     return np.take_along_axis(centres, which[..., None], 1) + rng.standard_normal((b, n, d))
 
 
+def low_rank(n: int, d: int, rank: int, noise: float = 0.02, seed: int = 0) -> Array:
+    """(N, D) float32: clusters in a subspace of this rank, and a little noise around it."""
+    rng = np.random.default_rng([seed, n, d, rank])
+    centres = 3 * rng.standard_normal((max(1, n // 40), rank))
+    low = centres[rng.integers(len(centres), size=n)] + 0.5 * rng.standard_normal((n, rank))
+    return (low @ rng.standard_normal((rank, d)) + noise * rng.standard_normal((n, d))).astype(np.float32)
+
+
 def duplicates(n: int, distinct: int, d: int, seed: int = 0) -> Array:
     """(N, D) float32 with exactly `distinct` different rows, each of them present."""
     rng = np.random.default_rng(seed)

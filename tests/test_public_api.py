@@ -27,7 +27,7 @@ ALL = [
 FIT = (
     "(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None, verbose=False, *, init='random', seed=0, "
     "sample_weight=None, n_init=1, empty='farthest', compiled=True, max_mem_gb=0.0, dtype=None, backend=None, "
-    "strategy=None, check_finite=True)"
+    "strategy=None, prune='auto', check_finite=True)"
 )
 ASSIGN = "(x, centroids, metric='euclidean', *, max_mem_gb=0.0, backend=None, check_finite=True)"
 ESTIMATOR = (

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -107,6 +110,7 @@ class Points(ABC):
     Attributes:
         backend: the backend's name.
         strategy: how it assigns, where it has a choice.
+        seconds: wall time by phase, as `KMeansResult` has it.
         rounding: by how much, relative to a point's norm, the mean of copies of that point may miss it.
         problem: what it was made from.
         shape: (B, N, D).
@@ -125,12 +129,24 @@ class Points(ABC):
         self.shape: tuple[int, int, int] = tuple(problem.x.shape)
         self.metric = problem.metric
         self.point_weights = problem.weights
+        self.seconds = dict.fromkeys(("choice", "seeding", "assignment", "update"), 0.0)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         return None
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time of what is done inside to `seconds`."""
+        begin = perf_counter()
+        yield
+        self.seconds[phase] += perf_counter() - begin
+
+    def products(self) -> float:
+        """Multiply-adds of points and centroids computed so far, as a share of all of them."""
+        return 1.0
 
     @abstractmethod
     def reset(self) -> None:

@@ -14,7 +14,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .blas import JIT, NEG_INF
+from .blas import INNER, JIT, NEG_INF
 
 _FEATURES = llvm.get_host_cpu_features()
 # Values in a vector register, and vectors of points at a time: what fits the registers beside ROWS centroids.
@@ -218,31 +218,31 @@ def address(a):
     return np.int64(a.ctypes.data)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def lowest_bit(bits):
     """The place of the lowest one in an int64 other than 0."""
     return _lowest_bit(bits)  # pyright: ignore[reportCallIssue]  # the typing context is not an argument
 
 
-@njit(**JIT)
+@njit(**INNER)
 def score_at(row, c, n_dims, bias):
     """<row, c> + bias, the same bits as in a tile; row and c are addresses."""
     return _score(row, c, n_dims, bias)  # pyright: ignore[reportCallIssue]
 
 
-@njit(**JIT)
+@njit(**INNER)
 def dot_at(row, c, n_dims):
     """<row, c>; addresses."""
     return _dot_at(row, c, n_dims)  # pyright: ignore[reportCallIssue]
 
 
-@njit(**JIT)
+@njit(**INNER)
 def gap_at(row, c, n_dims):
     """||row - c||^2; addresses."""
     return _gap_at(row, c, n_dims)  # pyright: ignore[reportCallIssue]
 
 
-@njit(**JIT)
+@njit(**INNER)
 def rows_above(lanes, stride, c, bias, k, n_clusters, threshold, own, rest, masks):
     """`_rows_above`; c, bias and masks are arrays, the others addresses."""
     return _rows_above(  # pyright: ignore[reportCallIssue]

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from .blas import JIT
+from .blas import INNER, JIT
 from .rows import kept_rows, member, read_rows
 from .team import NEXT, add, meet
 from .tile import measure_rows, merge, step_rows
@@ -14,7 +14,7 @@ STABLE = 1  # an E-step changed no label
 SETTLED = 2  # no centroid moved by more than tol; the labels are one step behind
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _inward(c, shift, scale, spherical, bias, inner):
     for k in range(c.shape[0]):
         square = 0.0
@@ -27,7 +27,7 @@ def _inward(c, shift, scale, spherical, bias, inner):
         bias[k] = 0.0 if spherical else -0.5 * square
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _move(c, sums, mass, counts, shift, scale, spherical, summed):
     """M-step in place; returns the largest shift, or the norm of all if `summed`.
 
@@ -56,7 +56,7 @@ def _move(c, sums, mass, counts, shift, scale, spherical, summed):
     return np.sqrt(largest)
 
 
-@njit(**JIT)
+@njit(inline="always", **INNER)
 def fit_member(
     sgemm, source, shift, scale, weights, spherical, tol, summed, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
     team, lanes, scratch,
@@ -78,9 +78,9 @@ def fit_member(
     keep = kept.shape[0] > 0
     read = rows.shape[0] > 0 and not source[4]
     if slot == 0:
-        outcome[:] = (0.0, -1.0, 0.0)
+        outcome[0], outcome[1], outcome[2] = 0.0, -1.0, 0.0
         if read:
-            read_rows(source, 0, rows.shape[0], rows)
+            read_rows(source, np.int64(0), rows.shape[0], rows)
         _begin(c, shift, scale, spherical, inner, bias, state)
     if not meet(state, size, sched_yield):
         return
@@ -92,7 +92,7 @@ def fit_member(
             sums, mass, counts, touched = changes
             changed[s] = step_rows(
                 sgemm, source, weights, inner, bias, kept if keep else lanes, not keep or outcome[0] == 0.0, cuts[s],
-                cuts[s + 1], labels, True, sums[s], mass[s], counts[s], touched[s], scratch,
+                cuts[s + 1], labels, limit > 0, sums[s], mass[s], counts[s], touched[s], scratch,
             )  # fmt: skip
             s = add(state, NEXT, 1)
         if not meet(state, size, sched_yield):
@@ -108,13 +108,13 @@ def fit_member(
             return
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _begin(c, shift, scale, spherical, inner, bias, state):
     _inward(c, shift, scale, spherical, bias, inner)
     state[NEXT] = 0
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _all_zero(values):
     for v in values:  # noqa: SIM110  # Numba has no generator expressions
         if v != 0:
@@ -122,7 +122,7 @@ def _all_zero(values):
     return True
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _any_zero(values):
     for v in values:  # noqa: SIM110
         if v == 0:
@@ -130,7 +130,7 @@ def _any_zero(values):
     return False
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _end(c, shift, scale, spherical, tol, summed, limit, skip_empty, totals, changed, outcome):
     """The M-step, unless the E-step before it is one to stop at; outcome[1] stays negative as long as the loop goes on."""
     sums, mass, counts = totals
@@ -165,13 +165,13 @@ def fit_members(
 
 
 @njit(**JIT)
-def assign_members(sgemm, sources, members, m0, m1, inner, bias, labels, unused, lanes, scratch):
+def assign_members(sgemm, sources, members, m0, m1, inner, bias, labels, update, unused, lanes, scratch):
     """Label the points of members[m0:m1] by their centroids `inner` (B, K, D) in the frame; unused: empty accumulators."""
     weights, sums, mass, counts, touched = unused
     for b in members[m0:m1]:
         step_rows(
-            sgemm, member(sources, b), weights, inner[b], bias[b], lanes, True, 0, labels.shape[1], labels[b], False,
-            sums, mass, counts, touched, scratch,
+            sgemm, member(sources, b), weights, inner[b], bias[b], lanes, m1 > m0, np.int64(0), labels.shape[1], labels[b],
+            update, sums, mass, counts, touched, scratch,
         )  # fmt: skip
 
 
@@ -179,4 +179,5 @@ def assign_members(sgemm, sources, members, m0, m1, inner, bias, labels, unused,
 def measure_members(sources, weights, inner, labels, difference, m0, m1, totals, out, tile):
     """totals[b] = `measure_rows` of all rows of the members m0:m1."""
     for b in range(m0, m1):
-        totals[b] = measure_rows(member(sources, b), weights[b], inner[b], labels[b], 0, labels.shape[1], difference, out, tile)
+        n = labels.shape[1]
+        totals[b] = measure_rows(member(sources, b), weights[b], inner[b], labels[b], np.int64(0), n, difference, out, tile)

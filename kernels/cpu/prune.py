@@ -2,19 +2,18 @@
 
 A point carries an upper bound of the distance to its own centroid and a lower bound of the distance to the other ones, per
 group of centroids (Hamerly, 2010, with one group; Ding et al., Yinyang k-means, 2015); the centroids' drift wears them
-down. Where they cross, scores are bounded from above by a few features: the projection on some directions, and the norm of
-what is left, which by Cauchy and Schwarz is one more column of the product. The centroids whose bound beats the score of the
-own one are compared in all dimensions. Rounding is part of every bound, and a comparison that it could turn is made with
+down. Where they cross, features (see features.py) bound the scores from above. The centroids whose bound beats the score of
+the own one are compared in all dimensions. Rounding is part of every bound, and a comparison that it could turn is made with
 the scores of tile.py, so that the labels are those of `step_rows`, bit for bit.
 
-Distances are Euclidean, of unit rows where centroids are unit vectors: ``square - 2 inverse score`` when squared, with
-square 2 and inverse 1 / ||row|| then, ||row||^2 and 1 otherwise.
+Distances are Euclidean, of unit rows where centroids are unit vectors: squared, they are a point's ``own - 2 score``, with
+own 2 then and ||row||^2 otherwise. Features and the scores that they bound are of unit rows then, too.
 """
 
 import numpy as np
 from numba import njit
 
-from .blas import JIT, NEG_INF, gemm_nt
+from .blas import INNER, JIT, NEG_INF
 from .lanes import POINTS, ROWS, address, best_by_lanes, dot_at, gap_at, lowest_bit, rows_above, score_at
 from .rows import read_rows, row_at
 from .tile import UNSET, move_row
@@ -22,43 +21,9 @@ from .tile import UNSET, move_row
 DENSE = 0.6  # share of a tile's points from which gathering them doesn't pay
 UP, DOWN = np.float32(1 + 2.0**-22), np.float32(1 - 2.0**-22)  # for what carrying a bound rounds off
 TWO, ZERO = np.float32(2), np.float32(0)
-SLACK = np.float32(1e-6)  # of the squared norm: what a tail's norm may lack by rounding
 
 
-@njit(**JIT)
-def project_rows(sgemm, source, basis, lo, hi, features, tile, work):
-    """features[:, lo:hi] = the coordinates of the rows along `basis` (Q, D) and the norm of what is left; (Q + 1, N)."""
-    q = basis.shape[0]
-    for s in range(lo, hi, tile.shape[0]):
-        n = min(tile.shape[0], hi - s)
-        rows = read_rows(source, s, n, tile)
-        gemm_nt(sgemm, basis, rows, features[:q, s : s + n], work)
-        left = features[q, s:]
-        for i in range(n):
-            square = ZERO
-            for d in range(rows.shape[1]):
-                square += rows[i, d] * rows[i, d]
-            left[i] = square * (np.float32(1) + SLACK)
-        for j in range(q):
-            along = features[j, s:]
-            for i in range(n):
-                left[i] -= along[i] * along[i]
-        for i in range(n):
-            left[i] = np.sqrt(max(left[i], ZERO))
-
-
-@njit(**JIT)
-def copy_rows(source, lo, hi, features, tile):
-    """features[:, lo:hi] = the rows themselves; (D, N)."""
-    for s in range(lo, hi, tile.shape[0]):
-        n = min(tile.shape[0], hi - s)
-        rows = read_rows(source, s, n, tile)
-        for d in range(rows.shape[1]):
-            for i in range(n):
-                features[d, s + i] = rows[i, d]
-
-
-@njit(**JIT)
+@njit(**INNER)
 def _gap(row, c, n_dims, spherical, inverse):
     """The squared distance of a row and a centroid, given by their addresses."""
     if spherical:
@@ -66,7 +31,7 @@ def _gap(row, c, n_dims, spherical, inverse):
     return gap_at(row, c, n_dims)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _own_scores(features, s, index, m, place, columns, row_bias, tail, out):
     """out[:m]: no more than the scores of the points s + index[:m] with the centroids at their places, from the features.
 
@@ -82,7 +47,7 @@ def _own_scores(features, s, index, m, place, columns, row_bias, tail, out):
             out[j] += sign * column[i] * row[np.uint32(place[i])]
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _carry(upper, lower, drift, group_drift, label, s, n, reach):
     """Wear the bounds of points s:s+n down by the drift; reach (n,) = the least of the lower ones."""
     for i in range(n):
@@ -95,7 +60,7 @@ def _carry(upper, lower, drift, group_drift, label, s, n, reach):
             reach[i] = min(reach[i], v)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _gather(columns, s, chosen, count, few):
     """few[:, :count] = columns[:, s + chosen]."""
     for d in range(columns.shape[0]):
@@ -103,7 +68,7 @@ def _gather(columns, s, chosen, count, few):
             few[d, j] = columns[d, s + chosen[j]]
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _start_points(source, c, table, features, state, spherical, s, n, first, label, scratch, work):
     """Find the points s:s+n whose bounds cross and prepare their search; returns how many.
 
@@ -117,7 +82,7 @@ def _start_points(source, c, table, features, state, spherical, s, n, first, lab
     place, index = ints[1:3]
     kept = features.shape[0] > 0
     _carry(upper, lower, drift, group_drift, label, s, n, reach)
-    crossing = 0
+    crossing = np.int64(0)
     for i in range(n):
         place[i] = position[label[i]]
         index[crossing] = i
@@ -137,62 +102,79 @@ def _start_points(source, c, table, features, state, spherical, s, n, first, lab
         if r == ZERO:  # no direction: the label is 0 and stays
             continue
         own = square[p] if square.size else TWO
-        e = eps * (own + most) if square.size else eps * TWO / r
+        e = eps * (own + most)
         known[i] = not guess
         if guess:
-            upper[p] = min(upper[p], np.sqrt(max(own - TWO * r * (rest[j] - e), ZERO)))
+            upper[p] = min(upper[p], np.sqrt(max(own - TWO * (rest[j] - e), ZERO)))
         else:
             gaps[i] = _gap(row_at(source, p, tile), first_c + size * label[i], c.shape[1], spherical, r)
-            upper[p] = np.sqrt(gaps[i] + TWO * r * e)
+            upper[p] = np.sqrt(gaps[i] + TWO * e)
             work[1] += 1
         if upper[p] < reach[i]:
             continue
         if not kept:
-            row = read_rows(source, p, 1, tile)[0]
+            row = read_rows(source, p, np.int64(1), tile)[0]
             for d in range(row.size):
-                near[d, i] = row[d]
+                near[d, i] = row[d] * r
         active += 1
         bound[i] = upper[p]
         slack[i] = e
         lost[i] = np.float32(np.inf)
-        threshold[i] = (own - bound[i] * bound[i]) / (TWO * r) - e
+        threshold[i] = (own - bound[i] * bound[i]) / TWO - e
     return active
 
 
-@njit(**JIT)
-def _search_group(source, c, bias, table, features, state, spherical, s, n, g, label, scratch, work):
-    """Centroids of group g against the points of the tile that it may concern."""
-    order, position, width, rows, _, row_bias = table[:6]
-    square, inverse, _, lower = state
-    near, few, floats, ints, known, tile, masks = scratch
-    threshold, gaps, lost, slack, bound, rest, limit = floats[1:]
+@njit(**INNER)
+def _select(table, features, state, s, n, g, scratch):
+    """Pick the points of the tile that group g may concern, in `chosen`; returns (how many, where their lanes are, stride).
+
+    OUT by chosen point: limit of scores, mine: the own place, -1 if it came along only, rest.
+    """
+    near, few, floats, ints = scratch[:4]
+    threshold, bound, rest, limit = floats[1], *floats[5:]
     place, chosen, mine = ints[1:]
-    first_c, size, n_dims = address(c), np.int64(c.strides[0]), np.int64(c.shape[1])
-    distances = count = 0
+    lower = state[3][g]
+    count = np.int64(0)
     for i in range(n):
         chosen[count] = i
-        count += not bound[i] < lower[g, s + i]
+        count += not bound[i] < lower[s + i]
     if count == 0:
-        return
-    kept = features.shape[0] > 0
-    columns, at = (features, s) if kept else (near, 0)
-    lanes, stride = address(columns) + 4 * at, columns.strides[0]
+        return count, np.int64(0), np.int64(0)
+    columns, at = (features, s) if features.shape[0] > 0 else (near, 0)
+    lanes, stride = address(columns) + 4 * at, np.int64(columns.strides[0])
     if count > DENSE * n:
         count = n
         for i in range(n):
             chosen[i] = i
     else:
         _gather(columns, at, chosen, count, few)
-        lanes, stride = address(few), few.strides[0]
+        lanes, stride = address(few), np.int64(few.strides[0])
     for j in range(-(-count // POINTS) * POINTS):
         i = chosen[j] if j < count else 0
-        some = j < count and not bound[i] < lower[g, s + i]
+        some = j < count and not bound[i] < lower[s + i]
         limit[j] = threshold[i] if some else np.float32(np.inf)
         mine[j] = place[i] if some else -1
         rest[j] = NEG_INF
+    return count, lanes, stride
+
+
+@njit(**INNER)
+def _search_group(source, c, bias, table, features, state, spherical, s, n, g, label, scratch, work):  # noqa: C901, PLR0912, PLR0915
+    """Centroids of group g against the points of the tile that it may concern.
+
+    One long function: handed to another one, arrays have their references counted, which takes longer than the comparison.
+    """
+    order, position, width, rows, _, row_bias = table[:6]
+    square, inverse, _, lower = state
+    floats, ints, known, tile, masks = scratch[2:]
+    threshold, gaps, lost, slack, bound, rest, limit = floats[1:]
+    place, chosen, mine = ints[1:]
+    first_c, size, n_dims = address(c), np.int64(c.strides[0]), np.int64(c.shape[1])
+    distances = np.int64(0)
+    count, lanes, stride = _select(table, features, state, s, n, g, scratch)
     limit_at, mine_at, rest_at = address(limit), address(mine), address(rest)
     k0, k1 = g * width, min((g + 1) * width, c.shape[0])
-    work[0] += np.int64(count) * (k1 - k0)
+    work[0] += count * (k1 - k0)
     for b in range(0, count, POINTS):
         for k in range(k0, k1, ROWS):
             if not rows_above(
@@ -208,7 +190,7 @@ def _search_group(source, c, bias, table, features, state, spherical, s, n, g, l
                     p = s + i
                     r = inverse[p] if inverse.size else np.float32(1)
                     own = square[p] if square.size else TWO
-                    window = TWO * r * slack[i]
+                    window = TWO * slack[i]
                     best, rival = np.int64(label[i]), np.int64(order[k + a])
                     row = row_at(source, p, tile)
                     if not known[i]:
@@ -225,13 +207,13 @@ def _search_group(source, c, bias, table, features, state, spherical, s, n, g, l
                     if won:
                         gap, gaps[i], label[i] = gaps[i], gap, rival
                     bound[i] = min(bound[i], np.sqrt(gaps[i] + window))
-                    threshold[i] = max(threshold[i], (own - gaps[i]) / (TWO * r) - slack[i])
+                    threshold[i] = max(threshold[i], (own - gaps[i]) / TWO - slack[i])
                     limit[j] = threshold[i]
                     # The loser's distance, `gap` now, is a bound of its group.
                     loser = np.int64(position[best if won else rival])
                     low = np.sqrt(max(gap - window, ZERO))
                     if loser // width == g:
-                        rest[j] = max(rest[j], (own - gap) / (TWO * r))
+                        rest[j] = max(rest[j], (own - gap) / TWO)
                     else:
                         lower[loser // width, p] = min(lower[loser // width, p], low)
                     if loser == place[i]:
@@ -242,9 +224,8 @@ def _search_group(source, c, bias, table, features, state, spherical, s, n, g, l
             continue
         i = np.int64(chosen[j])
         p = s + i
-        r = inverse[p] if inverse.size else np.float32(1)
         own = square[p] if square.size else TWO
-        v = np.sqrt(max(own - TWO * r * (rest[j] + slack[i]), ZERO))
+        v = np.sqrt(max(own - TWO * (rest[j] + slack[i]), ZERO))
         lower[g, p] = min(v, lost[i]) if place[i] // width == g else v
 
 
@@ -255,12 +236,12 @@ def prune_rows(
 ):  # fmt: skip
     """`step_rows` for rows lo:hi, to the same labels and sums; returns how many labels changed.
 
-    IN table = (order, position, width, rows, columns, row_bias, tail, drift, group_drift, eps, most): centroid order[p] is at place
-    p = position[k], groups are `width` places each; rows (K, Q), columns (Q, K) and row_bias (K,) are the features and biases by
-    place, the last feature a norm if `tail`; drift (K,) and group_drift (G,) since the bounds were made; eps of a squared norm may be
-    rounding; the centroids' squared norms are `most` at most. features (Q, N) or, for the rows themselves, (0, N).
-    INOUT state = (square (N,) or (0,), inverse (N,) or (0,), upper (N,), lower (G, N)). Labels that are UNSET are guessed from
-    the features. OUT work (3,) int64, added to: scores by features, distances, points whose bounds crossed.
+    IN table = (order, position, width, rows, columns, row_bias, tail, drift, group_drift, eps, most): centroid order[p] is at
+    place p = position[k], groups are `width` places each; rows (K, Q), columns (Q, K) and row_bias (K,) are the features and
+    biases by place, the last feature a norm if `tail`; drift (K,) and group_drift (G,) since the bounds were made; eps of a
+    squared norm may be rounding; the centroids' squared norms are `most` at most. features (Q, N) or, for the rows themselves,
+    (0, N). INOUT state = (square (N,) or (0,), inverse (N,) or (0,), upper (N,), lower (G, N)). Labels that are UNSET are
+    guessed from the features. OUT work (3,) int64, added to: scores by features, distances, points whose bounds crossed.
     """
     order = table[0]
     floats, ints, tile = scratch[2], scratch[3], scratch[5]
@@ -276,6 +257,8 @@ def prune_rows(
             work[0] += n * c.shape[0]
         for i in range(n):
             label[i] = order[place[i]] if first else np.int32(labels[s + i])
+            if first and inverse.size and inverse[s + i] == ZERO:
+                label[i] = 0
         active = _start_points(source, c, table, features, state, spherical, s, n, first, label, scratch, work)
         work[2] += active
         if active > 0:
@@ -285,13 +268,12 @@ def prune_rows(
         for i in range(n):
             p = s + i
             if bound[i] >= ZERO and known[i]:
-                r = inverse[p] if inverse.size else np.float32(1)
-                upper[p] = np.sqrt(gaps[i] + TWO * r * slack[i])
+                upper[p] = np.sqrt(gaps[i] + TWO * slack[i])
             if np.uint32(label[i]) != labels[p]:
                 changed += 1
                 if update:
                     w = np.float64(weights[p]) if weights.size else 1.0
-                    row = read_rows(source, p, 1, tile)[0]
+                    row = read_rows(source, p, np.int64(1), tile)[0]
                     move_row(row, labels[p], label[i], w, sums, mass, counts, touched)
                 labels[p] = np.uint32(label[i])
     return changed

@@ -9,7 +9,7 @@ import numpy as np
 from numba import carray, njit, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.extending import intrinsic
 
-from .blas import JIT
+from .blas import INNER, JIT
 
 FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 0, 1, 2, 3
 
@@ -24,19 +24,19 @@ def _pointer(_typing, address, dtype):
     return types.CPointer(dtype.dtype)(types.int64, dtype), generate
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _values(address, dtype, shape):
     return carray(_pointer(address, dtype), shape)  # pyright: ignore[reportCallIssue]
 
 
-@njit(**JIT)
+@njit(**INNER)
 def member(sources, b):
     """The source of member b."""
     address, member_stride, row_stride, column_stride, kind, direct, shifts, factors = sources
     return address + b * member_stride, row_stride, column_stride, kind, direct[b], shifts[b], factors[b]
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _convert(first, row_stride, column_stride, dtype, width, n, shift, factor, out):
     for i in range(n):
         row = first + i * row_stride
@@ -49,7 +49,7 @@ def _convert(first, row_stride, column_stride, dtype, width, n, shift, factor, o
                 out[i, d] = (_values(row + d * column_stride, dtype, 1)[0] - shift[d]) * factor
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _decode16(first, row_stride, column_stride, left, rescale, n, shift, factor, out):
     # float16 and bfloat16 have the float32 layout but for the width of their exponent: moved into place as integers,
     # they are off by one power of two (`rescale`), denormals included.
@@ -69,13 +69,22 @@ def _decode16(first, row_stride, column_stride, left, rescale, n, shift, factor,
             out[i, d] = (out[i, d] * rescale - shift[d]) * factor
 
 
-@njit(**JIT)
-def read_rows(source, lo, n, out):
-    """Rows lo:lo+n in the frame, float32 (n, D): in `out`, or x's own memory where nothing needs doing."""
-    address, row_stride, column_stride, kind, direct, shift, factor = source
+@intrinsic
+def _not_inlined(_typing):
+    """Keep the function that this is in out of its callers: a dozen kernels read rows."""
+
+    def generate(context, builder, _signature, _args):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@njit(**INNER)
+def _convert_rows(source, lo, n, out):
+    _not_inlined()  # pyright: ignore[reportCallIssue]
+    address, row_stride, column_stride, kind, _, shift, factor = source
     first = address + lo * row_stride
-    if direct:
-        return _values(first, np.float32, (n, shift.size))
     if kind == FLOAT32:
         _convert(first, row_stride, column_stride, np.float32, 4, n, shift, factor, out)
     elif kind == FLOAT64:
@@ -84,19 +93,27 @@ def read_rows(source, lo, n, out):
         _decode16(first, row_stride, column_stride, 13, np.float32(2.0**112), n, shift, factor, out)
     else:
         _decode16(first, row_stride, column_stride, 16, np.float32(1.0), n, shift, factor, out)
-    return out[:n]
 
 
 @njit(**JIT)
+def read_rows(source, lo, n, out):
+    """Rows lo:lo+n in the frame, float32 (n, D): in `out`, or x's own memory where nothing needs doing."""
+    if source[4]:
+        return _values(source[0] + lo * source[1], np.float32, (n, source[5].size))
+    _convert_rows(source, lo, n, out)
+    return out[:n]
+
+
+@njit(**INNER)
 def row_at(source, i, out):
     """The address of row i in the frame: in out (1, D), or in x's own memory."""
     if source[4]:
         return source[0] + i * source[1]
-    read_rows(source, i, 1, out)
+    read_rows(source, i, np.int64(1), out)
     return np.int64(out.ctypes.data)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def kept_rows(source, rows):
     """The source of rows (N, D) that were read into an array."""
     _, shift, factor = source[4:]

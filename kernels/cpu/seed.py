@@ -10,7 +10,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .blas import JIT
+from .blas import INNER, JIT
 from .lanes import FLOATS, FUSED, NUMBER, POINTS, ROWS, WIDTH, address, lowest_bit, pointer, rows_above, splat
 from .rows import read_rows, row_at
 from .team import NEXT, add, meet
@@ -77,26 +77,33 @@ def _try_points(
     return types.int64(*[types.int64] * 13), generate
 
 
-@njit(**JIT)
-def _try(source, norms, candidate_norms, lanes, nearest, index, first, count, scratch):
-    """`_try_points` for index[first:first + AT_ONCE], the last of count again beyond it; index goes on that far."""
+@njit(**INNER)
+def _places(norms, candidate_norms, lanes, nearest, index, scratch):
+    """The addresses that `_try` passes on; computed once, as an array's costs a count of its references."""
     own, inverse = norms
     rows, identity, values, masks = scratch[:4]
+    return (
+        address(index), address(lanes), np.int64(lanes.shape[0]), address(candidate_norms), address(own), address(inverse),
+        np.int64(4 if inverse.size > 1 else 0), address(nearest), address(values), address(masks), address(rows),
+        np.int64(rows.strides[0]), address(identity),
+    )  # fmt: skip
+
+
+@njit(**INNER)
+def _try(source, places, rows, index, first, count):
+    """`_try_points` for index[first:first + AT_ONCE], the last of count again beyond it; index goes on that far."""
     for p in range(count - first, AT_ONCE):
         index[first + p] = index[count - 1]
-    here = address(index) + 4 * first
+    here = places[0] + 4 * first
     base, row_bytes, row_index = source[0], source[1], here
     if not source[4]:
         for p in range(AT_ONCE):
             row_at(source, np.int64(index[first + p]), rows[p])
-        base, row_bytes, row_index = address(rows), np.int64(rows.strides[0]), address(identity)
-    return _try_points(  # pyright: ignore[reportCallIssue]  # the typing context is not an argument
-        base, row_bytes, row_index, here, address(lanes), np.int64(lanes.shape[0]), address(candidate_norms), address(own),
-        address(inverse), np.int64(4 if inverse.size > 1 else 0), address(nearest), address(values), address(masks),
-    )  # fmt: skip
+        base, row_bytes, row_index = places[10:]
+    return _try_points(base, row_bytes, row_index, here, *places[1:10])  # pyright: ignore[reportCallIssue]
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _near(columns, features, s, n, threshold, scratch, index):
     """index[:m] = those of the points s:s+n that one of the candidates, by their features, could be near; returns m."""
     table, bias, count = features
@@ -118,7 +125,7 @@ def _near(columns, features, s, n, threshold, scratch, index):
     return m
 
 
-@njit(**JIT)
+@njit(inline="always", **INNER)
 def _gain(source, columns, norms, potential, lo, hi, state, table, gains, scratch):
     """Try the round's candidates on rows lo:hi; returns how many rows one of them is nearer to than any centre.
 
@@ -128,8 +135,11 @@ def _gain(source, columns, norms, potential, lo, hi, state, table, gains, scratc
     nearest, threshold, _, found, bits = state
     lanes, candidate_norms, features, feature_bias, _, count = table
     values, masks, index = scratch[2], scratch[3], scratch[6]
-    gains[:] = 0.0
+    for c in range(CANDIDATES):
+        gains[c] = 0.0
     written = lo
+    places = _places(norms, candidate_norms, lanes, nearest, index, scratch)
+    rows = scratch[0]
     for s in range(lo, hi, DRAW):
         n = min(DRAW, hi - s)
         if columns.shape[0]:
@@ -139,7 +149,7 @@ def _gain(source, columns, norms, potential, lo, hi, state, table, gains, scratc
             for i in range(n):
                 index[i] = s + i
         for j in range(0, m, AT_ONCE):
-            if not _try(source, norms, candidate_norms, lanes, nearest, index, j, m, scratch):
+            if not _try(source, places, rows, index, j, m):
                 continue
             for p in range(min(AT_ONCE, m - j)):
                 mask = masks[p]
@@ -157,12 +167,12 @@ def _gain(source, columns, norms, potential, lo, hi, state, table, gains, scratc
     return written - lo
 
 
-@njit(**JIT)
+@njit(inline="always", **INNER)
 def _take(source, norms, potential, lo, hi, size, state, table, eps, scratch):
     """Make the round's best candidate a centre for rows lo:hi, given the `size` rows that `_gain` found."""
     nearest, threshold, blocks, found, bits = state
     lanes, candidate_norms, _, _, picks, _ = table
-    own, inverse = norms
+    own, _ = norms
     values, index = scratch[2], scratch[6]
     winner = picks[WINNER]
     m = 0
@@ -170,20 +180,18 @@ def _take(source, norms, potential, lo, hi, size, state, table, eps, scratch):
         found[lo + m] = found[e]
         m += (bits[e] >> winner) & 1
     mine = found[lo : lo + m]
+    places = _places(norms, candidate_norms, lanes, nearest, index, scratch)
     for j in range(0, m, AT_ONCE):
         n = min(AT_ONCE, m - j)
-        index[:n] = mine[j : j + n]
-        _try(source, norms, candidate_norms, lanes, nearest, index, 0, n, scratch)
+        for p in range(n):
+            index[p] = mine[j + p]
+        _try(source, places, scratch[0], index, np.int64(0), n)
         for p in range(n):
             i = np.int64(index[p])
             v = values[p * CANDIDATES + winner]
             nearest[i] = v
             if threshold.size:
-                r = inverse[i] if inverse.size > 1 else ONE
-                if inverse.size == 1:
-                    threshold[i] = (own[i] - v) / TWO - eps * own[i]
-                else:
-                    threshold[i] = (TWO - v) / (TWO * r) - TWO * eps / r if r > 0 else np.float32(np.inf)
+                threshold[i] = (own[i] - v) / TWO - eps * own[i]
     last = np.int64(-1)
     for i in mine:
         if i // DRAW != last:
@@ -191,14 +199,13 @@ def _take(source, norms, potential, lo, hi, size, state, table, eps, scratch):
             sum_blocks(nearest, potential, last * DRAW, min(last * DRAW + DRAW, hi), blocks)
 
 
-@njit(**JIT)
+@njit(inline="always", **INNER)
 def _draw_round(source, columns, norms, potential, k, uniforms, first, state, table, eps, scratch):
     """The candidates of round k: rows, norms and features; none, picks[0] < 0, if every point coincides with a centre."""
     nearest, _, blocks, _, _ = state
     lanes, candidate_norms, features, feature_bias, picks, count = table
     inverse = norms[1]
     count[0] = 1 if k == 0 else uniforms.shape[1]
-    picks[WINNER] = 0
     if k == 0:
         picks[0] = first
     elif draw(nearest, potential, blocks, uniforms[k], picks) <= 0.0:
@@ -207,11 +214,12 @@ def _draw_round(source, columns, norms, potential, k, uniforms, first, state, ta
     for c in range(CANDIDATES):
         if c >= count[0]:
             candidate_norms[c] = np.float32(np.inf)
-            lanes[:, c] = np.float32(0)
+            for d in range(lanes.shape[0]):
+                lanes[d, c] = np.float32(0)
             continue
         i = picks[c]
         r = inverse[i] if inverse.size > 1 else ONE
-        row = read_rows(source, i, 1, scratch[0][0])[0]
+        row = read_rows(source, i, np.int64(1), scratch[0][0])[0]
         total = 0.0
         for d in range(row.size):
             v = row[d] * r
@@ -219,21 +227,34 @@ def _draw_round(source, columns, norms, potential, k, uniforms, first, state, ta
             total += np.float64(v) * np.float64(v)
         candidate_norms[c] = total
         for f in range(columns.shape[0]):
-            features[c, f] = columns[f, i] * r
-        feature_bias[c] = (eps - np.float32(0.5)) * candidate_norms[c] if inverse.size == 1 else np.float32(0)
+            features[c, f] = columns[f, i]
+        feature_bias[c] = (eps - np.float32(0.5)) * candidate_norms[c]
+
+
+@njit(**INNER)
+def _most(gains, count):
+    """The candidate that gains most over all shards, the first of equals."""
+    winner, best = 0, -1.0
+    for c in range(count):
+        total = 0.0
+        for s in range(gains.shape[0]):
+            total += gains[s, c]
+        if total > best:
+            winner, best = c, total
+    return winner
 
 
 @njit(**JIT)
 def seed_member(
     source, columns, norms, potential, uniforms, first, k0, k1, chosen, cuts, state, table, shared, eps, team, scratch
 ):  # fmt: skip
-    """Rounds k0:k1 of k-means++ of one member by a team, like `fit_member` of loop.py; OUT chosen (K,), -1 where nothing is left.
+    """Rounds k0:k1 of k-means++ of one member by a team, like `fit_member` of loop.py; OUT chosen (K,), -1 if nothing is left.
 
     IN columns (Q, N) features or (0, 0); norms = (own (N,), inverse (N,), or (1,) for a one): squared distance = own[i] + norm
-    of the candidate - 2 inverse[i] <row, candidate>; spherical where there are inverse norms;
-    potential: (N,) weights or (0,); uniforms (K, L); first: the first centre; cuts (S + 1,): shards, from a multiple of DRAW on.
-    INOUT state = (nearest (N,), threshold (N,) or (0,): scores above it are nearer, blocks, found (N,) int32, bits (N,) uint16).
-    table: of candidates. shared = (counts (S,), gains (S, CANDIDATES)).
+    of the candidate - 2 inverse[i] <row, candidate>; spherical where there are inverse norms; potential: (N,) weights or (0,);
+    uniforms (K, L); first: the first centre; cuts (S + 1,): shards, from a multiple of DRAW on.
+    INOUT state = (nearest (N,), threshold (N,) or (0,): scores above it are nearer, blocks, found (N,) int32, bits (N,)
+    uint16). table: of candidates. shared = (counts (S,), gains (S, CANDIDATES)).
     """
     state_team, slot, size, sched_yield = team
     counts, gains = shared
@@ -251,14 +272,7 @@ def seed_member(
         if not meet(state_team, size, sched_yield):
             return
         if slot == 0:
-            best = -1.0
-            for c in range(table[5][0]):
-                total = 0.0
-                for s in range(cuts.size - 1):
-                    total += gains[s, c]
-                if total > best:
-                    best = total
-                    picks[WINNER] = c
+            picks[WINNER] = _most(gains, table[5][0])
             chosen[k] = picks[picks[WINNER]]
             state_team[NEXT] = 0
         if not meet(state_team, size, sched_yield):

@@ -8,7 +8,7 @@ c (K, D) float32 centroids in the frame; bias (K,) float32.
 import numpy as np
 from numba import njit
 
-from .blas import JIT, NEG_INF, gemm_nt
+from .blas import INNER, JIT, NEG_INF, gemm_nt
 from .lanes import address, best_by_lanes, to_lanes
 from .rows import read_rows
 
@@ -34,7 +34,7 @@ def best_by_product(sgemm, rows, c, bias, scores, best, label, work):
                 best[i] = v if better else best[i]
 
 
-@njit(**JIT)
+@njit(**INNER)
 def move_row(row, old, new, w, sums, mass, counts, touched):
     """Subtract a row of weight w from the sums of its old label, if it has one, and add it to those of the new one."""
     if w == 0.0:

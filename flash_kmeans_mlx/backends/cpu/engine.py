@@ -25,12 +25,14 @@ NO_SUMS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.
 
 FEW_GROUPS = 256  # centroids below which groups are not tried
 WORTH = 2_000_000_000  # products of a pass from which choosing pays for itself
-SAMPLE = 512  # points that are tried; no more than 1 in 64
-BASIS_ROWS = 1024  # that directions are found from
-WIDTHS = (15, 31, 47, 63)  # directions
+SAMPLE = 256  # points that are tried; no more than 1 in 64
+RUN = 64  # of them in a row: neighbours are often alike, which is cheaper
+BASIS_ROWS = 512  # that directions are found from
+WIDTHS = (63, 47, 31, 15)  # directions; fewer are tried as long as that is faster
 RIVAL_ROWS = 64
 PASSES = 10  # that a fit is expected to take
-GAIN = 0.8  # of the time of tiles, that bounds must promise to be taken
+WORSE = 1.2  # than the best width so far: then fewer directions are worse still
+GAIN = 0.9  # of the time of tiles, that bounds must promise to be taken
 START, STOP = 0.4, 0.75  # share of the pairs not ruled out, below which groups are begun and above which they are dropped
 AHEAD = 5  # passes that must be allowed still for groups to pay for their beginning
 EVERY = 4  # passes between two trials of groups
@@ -43,14 +45,14 @@ class Engine:
 
     Attributes:
         pruning: the bounds in use, None for tiles.
-        seconds: spent on choosing and on preparing what was chosen.
-        products: multiply-adds in E-steps so far.
+        share: of the multiply-adds of all passes so far, those computed.
     """
 
     def __init__(self, points: CpuPoints, mode: str) -> None:
-        b, n, d = points.shape
+        _, n, d = points.shape
         self.points, self.mode = points, mode
-        points.strategy, self.seconds, self.products = "tiles", 0.0, 0.0
+        points.strategy = "tiles"
+        self._computed = self._all_products = 0.0
         self.pruning: Pruning | None = None
         self.features: Features | None = None
         self._all = n * points.problem.n_clusters * d
@@ -62,6 +64,10 @@ class Engine:
         self._groups: Pruning | None = None  # of the probe
         self._passes = -1
         self._lame = 0  # passes in a row in which bounds did not pay
+
+    @property
+    def share(self) -> float:
+        return self._computed / self._all_products if self._all_products else 1.0
 
     def reset(self) -> None:
         """A new run begins: bounds are forgotten, features stay."""
@@ -82,7 +88,8 @@ class Engine:
         if self._open and not self._chosen:
             step = max(1, n // points.problem.n_clusters)
             starts = np.stack([points.rows(m, np.arange(0, n, step)[: points.problem.n_clusters]) for m in range(b)])
-            self._choose(points.metric.start(starts).astype(np.float32), PASSES)
+            with points.timed("choice"):
+                self._choose(points.metric.start(starts).astype(np.float32), PASSES)
         if self.features:
             return self.features
         size = 4 * b * (n + 128) * d
@@ -96,29 +103,37 @@ class Engine:
         if inner.shape[1] != points.problem.n_clusters:  # rounds of k-means||
             return None
         if self._open and not self.pruning:
-            begin = perf_counter()
-            labelled = points.labels()[0, 0] != points.kernels.UNSET
-            if not self._chosen:
-                self._choose(centroids, min(passes, PASSES))
-            if self.features:
-                self.pruning = Pruning(points, self.features, grouped=self.mode == "auto")
-            elif labelled and (self.mode == "groups" or self._groups_pay(centroids, passes)) and self._fits(0):
-                self.pruning = Pruning(points, None, grouped=True)
-                points.strategy = "groups"
-            self.seconds += perf_counter() - begin
+            with points.timed("choice"):
+                self._begin(centroids, passes)
         if self.pruning:
             self._before = self.pruning.products(), self.pruning.crossing()
             self.pruning.aim(inner, members)
         return self.pruning
 
+    def _begin(self, centroids: np.ndarray, passes: int) -> None:
+        """Choose, if that is still to be done, and begin with bounds if it is time."""
+        points = self.points
+        labelled = points.labels()[0, 0] != points.kernels.UNSET
+        if not self._chosen:
+            if passes > 1 and not labelled and self.mode == "auto":  # means have shorter tails than the points to start from
+                return
+            self._choose(centroids, min(passes, PASSES))
+        if self.features:
+            self.pruning = Pruning(points, self.features, grouped=self.mode == "auto")
+            return
+        if labelled and (self.mode == "groups" or self._groups_pay(centroids, passes)) and self._fits(0):
+            self.pruning = Pruning(points, None, grouped=True)
+            points.strategy = "groups"
+
     def count(self, n_members: int) -> None:
         """After a pass: add up its products, and drop bounds that rule too little out."""
         whole = n_members * self._all
+        self._all_products += whole
         if not self.pruning:
-            self.products += whole
+            self._computed += whole
             return
         products, crossing = self._before
-        self.products += self.pruning.products() - products
+        self._computed += self.pruning.products() - products
         pairs = (self.pruning.crossing() - crossing) * self.points.shape[2]
         self._lame = self._lame + 1 if pairs > STOP * whole else 0
         if self.mode == "auto" and not self.features and self._lame == 2:
@@ -130,7 +145,7 @@ class Engine:
         grouped = self.mode != "head"
         kept = width > 0
         size = pruning_bytes(points.shape, k, width + 1 if kept else d, kept, grouped, points.plan.threads)
-        return size + 4 * BASIS_ROWS * (2 * d + 3 * max(WIDTHS)) <= points.plan.spare
+        return size + 4 * BASIS_ROWS * (2 * d + 3 * WIDTHS[0]) <= points.plan.spare
 
     def _directions(self, width: int) -> np.ndarray:
         """(B, width, D): principal directions of every member."""
@@ -146,9 +161,9 @@ class Engine:
         d = points.shape[2]
         self._chosen = True
         if self.mode == "head":
-            width = min(WIDTHS[0], d - 1, points.shape[1])
+            width = min(WIDTHS[-1], d - 1, points.shape[1])
             if self._fits(width):
-                self.features = Features(points, self._directions(width) if width else np.zeros((len(centroids), 0, d), np.float32))
+                self.features = Features(points, self._directions(width))
                 points.strategy = f"head {width}"
             self._open = self.features is not None
             return
@@ -156,9 +171,11 @@ class Engine:
         if not widths:
             return
         begin = perf_counter()
-        directions = self._directions(widths[-1])
+        directions = self._directions(widths[0])
         found = perf_counter() - begin
         sample = self._sample()
+        if not points.kernels.prune_rows.signatures:
+            self._time_head(centroids[:1], directions[:1], 1)  # the kernels are compiled or loaded
         tiles = self._time_tiles(centroids[:1])
         if DISTANCE * self._rivals(centroids[0], directions[0]) > GAIN * tiles:
             return
@@ -168,7 +185,7 @@ class Engine:
             cost = self._time_head(centroids[:1], directions[:1, :width], passes) + found * scale
             if cost < best:
                 best, chosen = cost, width
-            elif chosen:
+            elif cost > WORSE * best:
                 break
         if chosen:
             self.close()
@@ -180,7 +197,8 @@ class Engine:
         if self._probe is None:
             points = self.points
             n = points.shape[1]
-            index = np.linspace(0, n - 1, min(SAMPLE, n // 64)).astype(np.int64)
+            runs = np.linspace(0, n - RUN, min(SAMPLE, n // 64) // RUN).astype(np.int64)
+            index = (runs[:, None] + np.arange(RUN)).ravel()
             x = points.rows(0, index).astype(np.float32)[None]
             problem = Problem(x, points.problem.n_clusters, points.metric, x.shape, check_finite=False, prune="off")
             plan = replace(points.plan, threads=1, shards=1, group=1)
@@ -191,13 +209,14 @@ class Engine:
         """About how many distances in all dimensions bounds along this basis would leave in a pass over the sample."""
         sample = self._sample()
         few = min(RIVAL_ROWS, sample.shape[1])
-        x = sample.frame.rows(sample.rows(0, np.arange(few)), 0).astype(np.float32)
+        index = np.arange(0, sample.shape[1], sample.shape[1] // few)
+        x = sample.frame.rows(sample.rows(0, index), 0).astype(np.float32)
         c, bias = (a[0] for a in sample.inner(centroids[None]))
         parts = [(a @ basis.T, np.einsum("nd,nd->n", a, a)) for a in (x, c)]
         tail = [np.sqrt(np.maximum(square - np.einsum("nq,nq->n", head, head), 0)) for head, square in parts]
         least = (x @ c.T + bias).max(1)
         most = parts[0][0] @ parts[1][0].T + np.outer(*tail) + bias
-        return float((most > least[:, None]).sum()) * sample.shape[1] / few
+        return float((most > least[:, None]).sum()) * sample.shape[1] / len(x)
 
     def _time_tiles(self, centroids: np.ndarray) -> float:
         """Seconds of a pass over the sample, by tiles."""
@@ -209,15 +228,17 @@ class Engine:
         begin = perf_counter()
         features = Features(sample, np.ascontiguousarray(basis))
         made = perf_counter() - begin
-        pruning = sample.engine.pruning = Pruning(sample, features, grouped=passes > 1)
+        pruning = Pruning(sample, features, grouped=False)
         sample.reset_labels()
-        first = self._time(centroids)
-        later = []
-        for _ in range(2 if passes > 1 else 0):
+        inner, _ = sample.inner(centroids)
+        pruning.aim(inner, np.zeros(1, np.int64))
+        times = []
+        for _ in range(3 if passes > 1 else 1):  # the first one guesses the labels
             pruning.forget()
-            later.append(self._time(centroids))
-        sample.engine.pruning = None
-        return made + first + (passes - 1) * min(later, default=0.0)
+            begin = perf_counter()
+            pruning.step_rows(0, 0, 0, NO_SUMS)
+            times.append(perf_counter() - begin)
+        return made + times[0] + (passes - 1) * min(times[1:], default=0.0)
 
     def _time(self, centroids: np.ndarray) -> float:
         """Seconds of a pass over the sample, what is done per centroid aside."""

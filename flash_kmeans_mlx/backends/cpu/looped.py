@@ -23,6 +23,7 @@ class LoopedCpuPoints(CpuPoints):
 
     def __init__(self, problem: Problem, plan: Plan) -> None:
         super().__init__(problem, plan)
+        self.strategy = "loop"
         self._cuts = np.array([lo for lo, _ in self.shards] + [self.shape[1]])
         self._work = self.shape[1] * self.shape[2] * problem.n_clusters
 
@@ -80,10 +81,13 @@ class LoopedCpuPoints(CpuPoints):
             return
         inner, bias = self.inner(centroids)
         which = np.flatnonzero(members)
+        if len(self._labels) == 1:
+            self.step_rows(0, 0, (0, self.shape[1]), inner, bias, NO_SUMS)
+            return
 
         def run(slot: int, lo: int, hi: int) -> None:
             self.kernels.assign_members(
-                self.sgemm, self.store.sources, which, lo, hi, inner, bias, self._labels, (NOTHING, *NO_SUMS),
+                self.sgemm, self.store.sources, which, lo, hi, inner, bias, self._labels, False, (NOTHING, *NO_SUMS),
                 self.lanes[slot], self.scratch[slot],
             )  # fmt: skip
 
@@ -93,6 +97,9 @@ class LoopedCpuPoints(CpuPoints):
         if self._work > ALONE:
             return super().measure(inner)
         totals = np.zeros(self.shape[0])
+        if len(totals) == 1:
+            totals[0] = self.measure_rows(0, 0, (0, self.shape[1]), inner, NOTHING)
+            return totals
 
         def run(slot: int, lo: int, hi: int) -> None:
             self.kernels.measure_members(

@@ -64,6 +64,9 @@ class CpuPoints(Points):
         self.engine.close()
         self._exit.close()
 
+    def products(self) -> float:
+        return self.engine.share
+
     def reset(self) -> None:
         self.engine.reset()
         self.reset_labels()
@@ -127,12 +130,18 @@ class CpuPoints(Points):
             return pruning.step_rows
 
         def step_rows(slot: int, b: int, s: int, sums: tuple[np.ndarray, ...]) -> int:
-            return self.kernels.step_rows(
-                self.sgemm, self.store.source(b), self.weights[b], inner[b], bias[b], self.lanes[slot], True, *self.shards[s],
-                self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
-            )  # fmt: skip
+            return self.step_rows(slot, b, self.shards[s], inner, bias, sums)
 
         return step_rows
+
+    def step_rows(
+        self, slot: int, b: int, rows: tuple[int, int], inner: np.ndarray, bias: np.ndarray, sums: tuple[np.ndarray, ...]
+    ) -> int:
+        """The E-step of some rows of member b by tiles; how many labels changed."""
+        return self.kernels.step_rows(
+            self.sgemm, self.store.source(b), self.weights[b], inner[b], bias[b], self.lanes[slot], True, *rows,
+            self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
+        )  # fmt: skip
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
         totals = self.measure(self.frame.inward(centroids))
@@ -148,7 +157,7 @@ class CpuPoints(Points):
     def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
         out = np.empty(self.shape[1], np.float32)
         inner = self.frame.inward(centroids)
-        self.run_shards(lambda slot, _m, s: self._measure_rows(slot, b, s, inner, out), 1)
+        self.run_shards(lambda slot, _m, s: self.measure_rows(slot, b, self.shards[s], inner, out), 1)
         return cost_of(self.metric, out, None if self.inverse is None else self.inverse[b])
 
     def measure(self, inner: np.ndarray) -> np.ndarray:
@@ -156,14 +165,15 @@ class CpuPoints(Points):
         totals = np.zeros((self.shape[0], len(self.shards)))
 
         def shard(slot: int, b: int, s: int) -> None:
-            totals[b, s] = self._measure_rows(slot, b, s, inner, NOTHING)
+            totals[b, s] = self.measure_rows(slot, b, self.shards[s], inner, NOTHING)
 
         self.run_shards(shard, len(totals))
         return totals.sum(axis=1)
 
-    def _measure_rows(self, slot: int, b: int, s: int, inner: np.ndarray, out: np.ndarray) -> float:
+    def measure_rows(self, slot: int, b: int, rows: tuple[int, int], inner: np.ndarray, out: np.ndarray) -> float:
+        """`measure` for some rows of member b; out (N,) receives the values, or (0,)."""
         return self.kernels.measure_rows(
-            self.store.source(b), self.weights[b], inner[b], self._labels[b], *self.shards[s],
+            self.store.source(b), self.weights[b], inner[b], self._labels[b], *rows,
             not self.metric.spherical, out, self.scratch[slot][1],
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Features", "Pruning", "principal_directions", "pruning_bytes"]
 
+NOTHING = np.zeros(0, np.float32)
 GROUP = 64  # centroids that share a lower bound
 SLACK = 1e-6  # of a squared norm: as in kernels/cpu/prune.py
 TILE_VALUES = 1 << 17  # of a tile that stays in cache
@@ -42,10 +43,13 @@ class Features:
     def fill(self, slot: int, b: int, source: tuple, lo: int, hi: int, out: np.ndarray) -> None:
         """The columns lo:hi of rows of member b."""
         scratch = self.points.scratch[slot]
+        inverse = NOTHING if self.points.inverse is None else self.points.inverse[b]
         if self.basis.shape[1]:
-            self.points.kernels.project_rows(self.points.sgemm, source, self.basis[b], lo, hi, out, scratch[1], scratch[-1])
+            self.points.kernels.project_rows(
+                self.points.sgemm, source, self.basis[b], inverse, lo, hi, out, scratch[1], scratch[-1]
+            )
         else:
-            self.points.kernels.copy_rows(source, lo, hi, out, scratch[1])
+            self.points.kernels.copy_rows(source, inverse, lo, hi, out, scratch[1])
 
     def of(self, c: np.ndarray, b: int) -> np.ndarray:
         """The features (K, Q) of centroids (K, D) of member b."""
@@ -161,9 +165,7 @@ def principal_directions(rows: np.ndarray, width: int) -> np.ndarray:
     By subspace iteration from a random start (Halko, Martinsson and Tropp, 2011).
     """
     start = np.random.default_rng(0).standard_normal((len(rows), width + 8), dtype=np.float32)
-    v = rows.T @ start
-    for _ in range(2):
-        v = rows.T @ (rows @ np.linalg.qr(v)[0])
+    v = rows.T @ (rows @ np.linalg.qr(rows.T @ start)[0])
     v = np.linalg.qr(v)[0]
     seen = rows @ v
     along = np.linalg.eigh(seen.T @ seen)[1][:, ::-1]

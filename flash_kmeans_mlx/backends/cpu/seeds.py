@@ -26,7 +26,7 @@ def kmeans_plusplus(points: CpuPoints, first: np.ndarray, uniforms: np.ndarray, 
     b, n, d = points.shape
     k, trials = uniforms.shape
     chosen = np.full((b, k), -1, np.int64)
-    runs = [_Run(points, m, features) for m in range(b)]
+    square = points.squares() if points.inverse is None else np.zeros((b, 0), np.float32)
     threads = points.plan.threads
     work = n * d * trials
     rounds = max(1, CALL // work)
@@ -35,18 +35,20 @@ def kmeans_plusplus(points: CpuPoints, first: np.ndarray, uniforms: np.ndarray, 
 
         def alone(slot: int, i: int) -> None:
             for m in range(i * size, min(b, (i + 1) * size)):
+                run = _Run(points, m, square[m], features)
                 for at in range(0, k, rounds):
-                    runs[m](slot, (np.zeros(3, np.int64), 0, 1, 0), at, min(k, at + rounds), first, uniforms, chosen)
+                    run(slot, (np.zeros(3, np.int64), 0, 1, 0), at, min(k, at + rounds), first, uniforms, chosen)
 
         points.workers.run(alone, -(-b // size))
         return chosen
     team = min(threads, len(points.shards))
     for m in range(b):
+        run = _Run(points, m, square[m], features)
         for at in range(0, k, rounds):
             state = np.zeros(3, np.int64)
 
-            def join(slot: int, _i: int, m: int = m, at: int = at, state: np.ndarray = state) -> None:
-                runs[m](slot, (state, slot, team, sched_yield()), at, min(k, at + rounds), first, uniforms, chosen)
+            def join(slot: int, _i: int, run: _Run = run, at: int = at, state: np.ndarray = state) -> None:
+                run(slot, (state, slot, team, sched_yield()), at, min(k, at + rounds), first, uniforms, chosen)
 
             def abort(state: np.ndarray = state) -> None:
                 state[points.kernels.ABORTED] = 1
@@ -58,13 +60,13 @@ def kmeans_plusplus(points: CpuPoints, first: np.ndarray, uniforms: np.ndarray, 
 class _Run:
     """What seeding keeps of one member."""
 
-    def __init__(self, points: CpuPoints, b: int, features: Features | None) -> None:
+    def __init__(self, points: CpuPoints, b: int, square: np.ndarray, features: Features | None) -> None:
         kernels = points.kernels
         _, n, d = points.shape
         self.points, self.b = points, b
         self.columns = features.columns[b] if features else NO_FEATURES
         if points.inverse is None:
-            self.norms = points.squares()[b], np.ones(1, np.float32)
+            self.norms = square, np.ones(1, np.float32)
         else:
             self.norms = (points.inverse[b] > 0).astype(np.float32), points.inverse[b]
         weights = points.draw_weights(b)

@@ -116,7 +116,7 @@ def best(name: str, x: np.ndarray, c: np.ndarray, bias: np.ndarray, block: int =
     else:
         lanes = np.full((d, padded + 3), np.nan, np.float32)
         K.to_lanes(x, lanes)
-        K.best_by_lanes(n, lanes, c, bias, value, label)
+        K.best_by_lanes(n, lanes.ctypes.data, lanes.strides[0], c, bias, value, label)
     return value[:n], label[:n]
 
 
@@ -155,7 +155,7 @@ def test_the_best_centroid_with_registers_of_other_widths(
         value, label = np.full(wide, np.nan, np.float32), np.full(wide, -1, np.int32)
         held = np.full((d, wide), np.nan, np.float32)
         module.to_lanes(x, held)
-        module.best_by_lanes(n, held, c, bias, value, label)
+        module.best_by_lanes(n, held.ctypes.data, held.strides[0], c, bias, value, label)
         scores = x.astype(np.float64) @ c.T.astype(np.float64) + bias
         limit = helpers.tolerance(d) * (np.square(x).sum(1) + np.square(c).sum(1).max())
         assert (scores.max(1) - scores[np.arange(n), label[:n]] <= limit).all()

@@ -1,0 +1,219 @@
+"""Bounds on the CPU backend: whatever is skipped, the result is that of all products, bit for bit."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import helpers
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flash_kmeans_mlx import assign
+from flash_kmeans_mlx.backends.cpu import engine as engines
+from flash_kmeans_mlx.backends.cpu.engine import Engine
+from flash_kmeans_mlx.backends.cpu.pruning import halved, principal_directions
+
+FITS = helpers.FITS
+pytestmark = pytest.mark.filterwarnings("ignore::flash_kmeans_mlx.EmptyClusterWarning")
+every_bound = pytest.mark.parametrize("prune", ["head", "groups"])
+every_metric = pytest.mark.parametrize("metric", FITS)
+
+
+def same(x: Any, k: int, iters: int, prune: str, metric: str = "euclidean", **options: Any) -> Any:
+    """The result of a fit with these bounds, once it is known to be that without any."""
+    off, on = (FITS[metric](x, k, iters, prune=p, backend="cpu", **options) for p in ("off", prune))
+    for name in ("labels", "centroids", "n_iter_per_batch", "inertia", "converged"):
+        np.testing.assert_array_equal(getattr(on, name), getattr(off, name), err_msg=name)
+    return on
+
+
+@every_bound
+@every_metric
+@pytest.mark.parametrize(
+    ("b", "n", "d", "k"),
+    [(1, 1, 1, 1), (1, 5, 3, 5), (3, 211, 17, 7), (2, 700, 1, 9), (1, 3000, 40, 130), (1, 2100, 3, 200), (2, 1500, 70, 64)],
+)
+def test_all_shapes(b: int, n: int, d: int, k: int, metric: str, prune: str) -> None:
+    x = helpers.blobs(b, n, d, max(2, k // 2)).astype(np.float32)
+    result = same(x, k, 12, prune, metric, sample_weight=(1 + np.arange(n)) % 3)
+    helpers.assert_labels_optimal(x, result.centroids, result.labels, metric)
+
+
+@every_bound
+@pytest.mark.parametrize("kind", ["numpy-float64", "numpy-float16", "mlx-bfloat16", "mlx-float32"])
+def test_all_types(kind: str, prune: str) -> None:
+    same(helpers.given(helpers.blobs(2, 800, 20, 30), kind), 70, 10, prune)
+
+
+@every_bound
+@every_metric
+@pytest.mark.parametrize("name", ["offset", "duplicates", "grid", "zero rows", "one far point", "tiny", "huge"])
+def test_awkward_points(name: str, metric: str, prune: str) -> None:
+    rng = np.random.default_rng(0)
+    x = {
+        "offset": lambda: 100 + 1e-3 * rng.standard_normal((1500, 24)),
+        "duplicates": lambda: helpers.duplicates(1500, 90, 24),
+        "grid": lambda: rng.integers(0, 3, (1500, 24)),  # ties everywhere
+        "zero rows": lambda: rng.standard_normal((1500, 24)) * (np.arange(1500) % 4 > 0)[:, None],
+        "one far point": lambda: np.concatenate([rng.standard_normal((1499, 24)), np.full((1, 24), 1e4)]),
+        "tiny": lambda: 1e-30 * rng.standard_normal((1500, 24)),
+        "huge": lambda: 1e18 * rng.standard_normal((1500, 24)),
+    }[name]()
+    same(x.astype(np.float32), 100, 15, prune, metric)
+
+
+@every_bound
+@pytest.mark.parametrize("empty", ["farthest", "split", "keep"])
+def test_empty_clusters(empty: str, prune: str) -> None:
+    x = helpers.blobs(2, 900, 12, 30).astype(np.float32)
+    start = x[:, :80] + np.where(np.arange(80) % 3, 0, 500).astype(np.float32)[:, None]  # a third of them far off
+    same(x, 80, 12, prune, init_centroids=start, empty=empty)
+
+
+@every_bound
+def test_runs_members_and_reports(prune: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Members that end at different times, several runs, one iteration at a time, other ways to begin."""
+    x = helpers.blobs(3, 600, 10, 20).astype(np.float32)
+    same(x, 70, 60, prune, n_init=3)
+    same(x, 70, 60, prune, tol=0.3)
+    same(x, 70, 4, prune, verbose=True)
+    same(x, 70, 10, prune, init="k-means||")
+    same(x, 70, 10, prune, init="k-means++")
+    assert capsys.readouterr().out
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["head", "groups"]), st.sampled_from(sorted(FITS)))
+def test_random_problems(seed: int, prune: str, metric: str) -> None:
+    rng = np.random.default_rng(seed)
+    n, d = int(rng.integers(1, 700)), int(rng.choice([1, 2, 5, 18, 33]))
+    k = int(rng.integers(1, min(n, 180) + 1))
+    x = rng.standard_normal((n, d)) @ np.diag(rng.random(d) ** 3) + rng.choice([0.0, 3.0, 50.0])
+    x = x[rng.integers(n, size=n)] if rng.random() < 0.3 else x
+    x = np.rint(2 * x) if rng.random() < 0.3 else x
+    same(x.astype(np.float32), k, int(rng.integers(1, 12)), prune, metric, init=str(rng.choice(["random", "k-means++"])))
+
+
+def test_bounds_skip_most_products_of_structured_points() -> None:
+    x = helpers.low_rank(6000, 64, 5)
+    head, groups = (same(x, 300, 25, prune) for prune in ("head", "groups"))
+    assert head.products < 0.6 and groups.products < 0.9
+    assert (head.strategy, groups.strategy) == ("head 15", "groups")
+    off = FITS["euclidean"](x, 300, 25, prune="off", backend="cpu")
+    assert (off.products, off.strategy) == (1.0, "loop")
+    assert set(off.seconds) == {"choice", "seeding", "assignment", "update"} and off.seconds["choice"] == 0.0
+
+
+@pytest.fixture
+def always_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the CPU backend choose for small problems too."""
+    monkeypatch.setattr(engines, "WORTH", 0)
+    monkeypatch.setattr(importlib.import_module("flash_kmeans_mlx.backends.cpu.plan"), "LOOPED", 0)
+
+
+@pytest.mark.usefixtures("always_choose")
+@every_metric
+@pytest.mark.parametrize("init", ["random", "k-means++"])
+def test_the_choice_changes_no_bits(init: str, metric: str) -> None:
+    for x in (helpers.low_rank(8000, 64, 5), np.random.default_rng(0).standard_normal((8000, 40)).astype(np.float32)):
+        same(np.stack([x, 2 * x]), 300, 20, "auto", metric, init=init)
+
+
+@pytest.mark.usefixtures("always_choose")
+def test_the_choice_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = helpers.low_rank(8000, 64, 5)
+    seconds = {63: 9.0, 47: 9.0, 31: 4.0, 15: 3.0}
+    monkeypatch.setattr(Engine, "_rivals", lambda *_: 0.0)
+    monkeypatch.setattr(Engine, "_time_head", lambda _self, _c, basis, _passes: seconds[basis.shape[1]])
+    chosen = {}
+    for tiles in (10.0, 0.1):
+        monkeypatch.setattr(Engine, "_time_tiles", lambda _self, _c, tiles=tiles: tiles)
+        monkeypatch.setattr(Engine, "_groups_pay", lambda *_: False)
+        chosen[tiles] = same(x, 300, 8, "auto").strategy
+    assert chosen == {10.0: "head 15, groups", 0.1: "tiles"}
+    monkeypatch.setattr(Engine, "_groups_pay", lambda *_: True)
+    assert same(x, 300, 8, "auto").strategy == "groups"
+
+
+@pytest.mark.usefixtures("always_choose")
+def test_hopeless_bounds_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[int] = []
+    monkeypatch.setattr(engines, "DISTANCE", 1.0)
+    monkeypatch.setattr(Engine, "_time_head", lambda _self, _c, basis, _passes: timed.append(basis.shape[1]) or 0.0)
+    monkeypatch.setattr(Engine, "_groups_pay", lambda *_: False)
+    FITS["euclidean"](helpers.low_rank(8000, 64, 5), 300, 4, backend="cpu")
+    assert timed in ([], [63])  # [63]: only to load the kernels
+
+
+@pytest.mark.usefixtures("always_choose")
+def test_groups_that_rule_nothing_out_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_choose", lambda self, *_: setattr(self, "_chosen", True))
+    monkeypatch.setattr(Engine, "_groups_pay", lambda *_: True)
+    x = np.random.default_rng(0).standard_normal((8000, 48)).astype(np.float32)
+    result = same(x, 300, 8, "auto")
+    assert result.strategy == "groups" and 0.9 < result.products < 1.1
+
+
+@pytest.mark.usefixtures("always_choose")
+def test_a_probe_tells_when_groups_begin_to_pay() -> None:
+    x = helpers.low_rank(20_000, 12, 12)
+    result = same(x, 300, 80, "auto")
+    assert result.products < 1.0 or result.strategy == "tiles"
+
+
+@every_bound
+def test_bounds_are_given_up_where_memory_is_short(prune: str) -> None:
+    x = helpers.low_rank(6000, 64, 5)
+    with pytest.raises(ValueError, match="max_mem_gb") as caught:
+        FITS["euclidean"](x, 300, 4, max_mem_gb=1e-9, backend="cpu")
+    least = float(str(caught.value).split(">= ")[1].split(" ")[0])
+    tight = same(x, 300, 4, prune, max_mem_gb=1.01 * least)
+    assert (tight.strategy, tight.products) == ("tiles", 1.0)
+    assert same(x, 300, 4, prune, max_mem_gb=4 * least + 0.05).strategy != "tiles"
+
+
+@pytest.mark.usefixtures("always_choose")
+def test_predict_may_use_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = helpers.low_rank(8000, 64, 5)
+    c = x[::20]
+    expected = assign(x, c, backend="cpu")
+    monkeypatch.setattr(Engine, "_time_tiles", lambda *_: 1e9)
+    np.testing.assert_array_equal(assign(x, c, backend="cpu"), expected)
+
+
+def test_features_never_change_the_seeds() -> None:
+    """Rows one by one, rows as lanes, and a head bound: the same draws."""
+    for x in (helpers.low_rank(5000, 64, 5), helpers.pixels(4000), np.rint(2 * helpers.low_rank(3000, 30, 30))):
+        for metric in FITS:
+            off, head = (
+                FITS[metric](x, 50, 0, init="k-means++", prune=p, backend="cpu", sample_weight=np.arange(len(x)) % 4)
+                for p in ("off", "head")
+            )
+            np.testing.assert_array_equal(off.centroids, head.centroids)
+
+
+def test_seeds_are_those_of_the_reference_where_distances_are_exact() -> None:
+    x = np.rint(8 * helpers.low_rank(1500, 9, 4)).astype(np.float32)
+    ours, exact = (FITS["euclidean"](x, 60, 0, init="k-means++", backend=b).centroids for b in ("cpu", "reference"))
+    np.testing.assert_array_equal(ours, exact)
+
+
+def test_principal_directions() -> None:
+    x = helpers.low_rank(500, 40, 6, noise=0.0)
+    basis = principal_directions(x, 6)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(6), atol=1e-5)
+    np.testing.assert_allclose(x @ basis.T @ basis, x, atol=1e-4 * np.abs(x).max())
+    along = np.square(x @ basis.T).sum(0)
+    assert (np.diff(along) <= 1e-4 * along[0]).all()
+
+
+@pytest.mark.parametrize("k", [1, 63, 64, 65, 200, 1000])
+def test_halving_keeps_neighbours_together(k: int) -> None:
+    c = np.random.default_rng(0).standard_normal((k, 3)).astype(np.float32)
+    order = halved(c, 64)
+    assert sorted(order) == list(range(k))
+    spread = [np.square(c[o] - c[o].mean(0)).sum() for o in np.split(order, range(64, k, 64))]
+    assert k <= 128 or sum(spread) < 0.7 * np.square(c - c.mean(0)).sum()
