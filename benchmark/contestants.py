@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +26,7 @@ class Outcome:
         inertia: As reported, summed over the batch; None if not reported for these labels.
         passes: Assignments of all points made, the mean of the batch; 0 if unknown.
         backend: Which of our backends ran.
+        engine: How it assigned, and what that took: ``strategy``, ``products``, ``seconds`` of `KMeansResult`.
     """
 
     labels: Array | None
@@ -34,6 +35,7 @@ class Outcome:
     inertia: float | None = None
     passes: float = 0.0
     backend: str = ""
+    engine: dict[str, Any] = field(default_factory=dict)
 
     def without_inertia(self) -> Outcome:
         """The same, of a library that reports no inertia for its final labels."""
@@ -167,7 +169,8 @@ def _outcome(result: Any) -> Outcome:
     if labels.ndim == 1:
         labels, centroids = labels[None], centroids[None]
     total = float(np.sum(inertia, dtype=np.float64))
-    return Outcome(labels, centroids, int(result.n_iter), total, float(passes), str(result.backend))
+    engine = {"strategy": result.strategy, "products": result.products, "seconds": result.seconds}
+    return Outcome(labels, centroids, int(result.n_iter), total, float(passes), str(result.backend), engine)
 
 
 @dataclass(frozen=True)
@@ -230,8 +233,8 @@ def contestants(backends: Sequence[str | None], threads: int, sklearn: bool = Tr
         threads: Threads each may use, for those that don't read it from the environment.
         sklearn: Whether scikit-learn takes part.
     """
-    from .peers import Faiss, Matmul, ScikitLearn, SuperKMeans
+    from .peers import Faiss, Matmul, ScikitLearn, ScikitLearnIntelex, SuperKMeans
 
     ours: list[Contestant] = [FlashKMeansMLX(backend) for backend in backends]
-    peers: list[Contestant] = [ScikitLearn()] if sklearn else []
+    peers: list[Contestant] = [ScikitLearn(), ScikitLearnIntelex()] if sklearn else []
     return [*ours, FlashKMeansDefaults(), FlashKMeansSwap(), *peers, Faiss(), SuperKMeans(threads), Matmul()]

@@ -21,13 +21,15 @@ _GREY = "#444444"
 _BLUE = "#1f6fb4"
 _PALETTE = {
     "scikit-learn": "#e07b39",
+    "scikit-learn-intelex": "#c9a13b",
     "faiss": "#6a9f58",
     "superkmeans": "#967662",
     "matmul alone": "#b8b8b8",
 }
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+def figure_of(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """A figure of this size in inches, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,7 +44,7 @@ def plot_colours(path: Path, counts: Sequence[int] = (4, 16, 64)) -> None:
 
     image = photograph()
     pixels = image.reshape(-1, 3).astype(np.float32)
-    figure, axes = _figure(11, 2.2, 1, 1 + len(counts))
+    figure, axes = figure_of(11, 2.2, 1, 1 + len(counts))
     panels = [("original", image)]
     for k in counts:
         result = batch_kmeans_Euclid(pixels, k, init="k-means++")
@@ -70,7 +72,7 @@ def plot_digits(path: Path) -> None:
     points, centres = (x - mean) @ axes_of_x, (centroids - mean) @ axes_of_x
     majority = np.array([np.bincount(truth[labels == k], minlength=10).argmax() for k in range(10)])
     agree = float((majority[labels] == truth).mean())
-    figure, axes = _figure(10, 4.6, 1, 2)
+    figure, axes = figure_of(10, 4.6, 1, 2)
     titles = ("labels", f"clusters, in the colour of their commonest digit ({agree:.0%} agree)")
     for axis, colours, title in zip(axes, (truth, majority[labels]), titles, strict=True):
         axis.scatter(*points.T, c=colours, cmap="tab10", vmin=0, vmax=9, s=7, linewidths=0)
@@ -128,7 +130,7 @@ def plot_ratios(results: dict[str, Any], path: Path) -> None:
     if not panels:
         raise ValueError("nothing to draw: it takes a time of ours and of someone else that passed the checks")
     height = max(sum(len(bars) + 1 for bars in groups.values()) for _, groups in panels)
-    figure, axes = _figure(6.2 * len(panels), 1.3 + 0.19 * height, 1, len(panels))
+    figure, axes = figure_of(6.2 * len(panels), 1.3 + 0.19 * height, 1, len(panels))
     for axis, (title, groups) in zip(np.atleast_1d(axes), panels, strict=True):
         _draw(axis, groups, height)
         axis.set_title(title, fontsize=10, color=_GREY)

@@ -26,12 +26,13 @@ class ScikitLearn(Contestant):
     fit_note: ClassVar[str] = "k-means++, tolerance 1e-4"
     package: ClassVar[str] = "scikit-learn"
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit"})
+    library: ClassVar[str] = "sklearn.cluster"
 
     def prepare(self) -> None:
-        _library("sklearn.cluster")
+        _library(self.library)
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
-        cluster = _library("sklearn.cluster")
+        cluster = _library(self.library)
 
         def one(b: int) -> Single:
             model = cluster.KMeans(start.shape[1], init=start[b], n_init=1, max_iter=iters, tol=0, algorithm="lloyd")
@@ -46,13 +47,23 @@ class ScikitLearn(Contestant):
         return Outcome(None, np.stack([seeds(points, k, random_state=seed)[0] for points in x]))
 
     def fit(self, x: Array, k: int, seed: int) -> Outcome:
-        cluster = _library("sklearn.cluster")
+        cluster = _library(self.library)
 
         def one(b: int) -> Single:
             model = cluster.KMeans(k, n_init=1, random_state=seed).fit(x[b])
             return model.labels_, model.cluster_centers_, model.n_iter_, model.inertia_, 0
 
         return over_batch(x, one)
+
+
+@dataclass(frozen=True)
+class ScikitLearnIntelex(ScikitLearn):
+    """``sklearnex.cluster.KMeans``, scikit-learn's with oneDAL inside; nothing is patched."""
+
+    name: ClassVar[str] = "scikit-learn-intelex"
+    package: ClassVar[str] = "scikit-learn-intelex"
+    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "fit"})
+    library: ClassVar[str] = "sklearnex.cluster"
 
 
 @dataclass(frozen=True)

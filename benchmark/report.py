@@ -137,8 +137,17 @@ def _notes(result: Result) -> list[str]:
     if result.points_judged:
         notes.append(f"labels judged: {result.points_judged:,} of {total:,}")
     notes += [rates(result, row) for row in result.section("lloyd") if row.backend == "metal" and row.times]
+    notes += [engine(row) for row in result.section(result.job.kind) if row.engine and row.times]
     problems = dict.fromkeys(f"{row.name}: {row.problem}" for row in result.rows if ":" in row.problem)
     return ["; ".join(notes), *problems] if notes else [*problems]
+
+
+def engine(row: Row) -> str:
+    """What ran in a row of ours: how points were assigned, the share of products computed, and where the time went."""
+    spent = row.engine["seconds"]
+    whole = sum(spent.values()) - spent["choice"]  # which is part of the others
+    phases = ", ".join(f"{name} {value / whole:.0%}" for name, value in spent.items() if value and whole)
+    return f"{row.engine['strategy'] or row.backend}: {row.engine['products']:.0%} of the products; time in {phases}"
 
 
 def rates(result: Result, row: Row) -> str:
@@ -187,6 +196,7 @@ def _row_json(result: Result, row: Row) -> dict[str, Any]:
         "contestant": row.contestant.name,
         "kind": row.kind,
         "backend": row.backend,
+        "engine": row.engine,
         "note": row.contestant.note,
         "verdict": row.problem or ("ok" if times else "not run"),
         "cold": times.cold if times else None,

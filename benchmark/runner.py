@@ -63,6 +63,7 @@ class Row:
     n_iter: int = 0
     passes: float = 0.0
     backend: str = ""
+    engine: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -229,6 +230,7 @@ class _Turns:
             self._drop(row.contestant, error)
             return
         row.n_iter, row.passes, row.backend = answer["n_iter"], answer["passes"], answer["backend"]
+        row.engine = answer["engine"]
         self._judge(row, answer, prefix)
         if turn == 0:
             row.cold = answer["seconds"][0] if row.kind != "seeding" else None

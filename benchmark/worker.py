@@ -87,6 +87,7 @@ class Server:
             "passes": float(outcome.passes),
             "inertia": None if outcome.inertia is None else float(outcome.inertia),
             "backend": outcome.backend,
+            "engine": outcome.engine,
         }
 
     def _once(self, problem: Problem, op: str, seed: int, iters: int | None = None) -> Outcome:

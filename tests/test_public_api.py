@@ -92,7 +92,8 @@ def test_the_estimator_takes() -> None:
 
 def test_the_result_holds() -> None:
     names = [field.name for field in fields(fk.KMeansResult)]
-    assert names == ["labels", "centroids", "n_iter", "inertia", "converged", "n_iter_per_batch", "backend", "strategy"]
+    first = ["labels", "centroids", "n_iter", "inertia", "converged", "n_iter_per_batch", "backend", "strategy"]
+    assert names == [*first, "products", "seconds"]
 
 
 def test_errors_can_be_caught_by_what_they_are() -> None:

@@ -129,7 +129,7 @@ class Points(ABC):
         self.shape: tuple[int, int, int] = tuple(problem.x.shape)
         self.metric = problem.metric
         self.point_weights = problem.weights
-        self.seconds = dict.fromkeys(("choice", "seeding", "assignment", "update"), 0.0)
+        self.seconds: dict[str, float] = {"choice": 0.0, "seeding": 0.0, "assignment": 0.0, "update": 0.0}
 
     def __enter__(self) -> Self:
         return self

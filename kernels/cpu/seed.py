@@ -5,76 +5,17 @@ they are kept, tell first which of them a candidate could be nearer to than thei
 """
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
 from .blas import INNER, JIT
-from .lanes import FLOATS, FUSED, NUMBER, POINTS, ROWS, WIDTH, address, lowest_bit, pointer, rows_above, splat
+from .candidates import AT_ONCE, CANDIDATES, try_points
+from .lanes import POINTS, ROWS, address, lowest_bit, rows_above
 from .rows import read_rows, row_at
 from .team import NEXT, add, meet
 
 DRAW = 512  # points whose weight is added up, so that a draw searches sums before points
-NOISE = np.float32(1e-6)  # relative to the norms: below it an expanded distance is rounding, and the point a duplicate
-CANDIDATES = 16  # lanes
-AT_ONCE = 8 if WIDTH == 16 else 4  # points whose sums are in registers together
 WINNER = CANDIDATES  # where `picks` has the round's best candidate
 ONE, TWO = np.float32(1), np.float32(2)
-
-
-@intrinsic
-def _try_points(
-    _typing, rows, row_bytes, row_index, index, lanes, n_dims, norms, own, inverse, inverse_bytes, nearest, values, masks
-):  # fmt: skip
-    """Squared distances of AT_ONCE points and all candidates, and which are less than the points' nearest so far; if any.
-
-    Addresses: rows, the first one's, and row_index (AT_ONCE,) int32 which of them; index (AT_ONCE,) int32 of the points in own
-    (N,) squared norms, inverse norms, inverse_bytes apart, and nearest (N,); lanes (D, CANDIDATES) and norms (CANDIDATES,) of
-    the candidates. OUT values (AT_ONCE, CANDIDATES), masks (AT_ONCE,) int64: a bit per candidate. This is the one place where
-    distances are computed: a point has the same ones whichever way it came here.
-    """
-    vectors = range(CANDIDATES // WIDTH)
-    single, short = ir.FloatType(), ir.IntType(32)
-
-    def generate(_context, builder, _signature, args):
-        (rows, row_bytes, row_index, index, lanes, n_dims, norms, own, inverse, inverse_bytes, nearest, values, masks) = args
-
-        def place(base, p):
-            return builder.sext(builder.load(pointer(builder, base, 4 * p, short)), NUMBER)
-
-        at = [builder.add(rows, builder.mul(place(row_index, p), row_bytes)) for p in range(AT_ONCE)]
-        zero = FLOATS([0.0] * WIDTH)
-        sums = [[cgutils.alloca_once_value(builder, zero) for _ in vectors] for _ in at]
-        with cgutils.for_range(builder, n_dims) as loop:
-            column = builder.add(lanes, builder.mul(loop.index, NUMBER(4 * CANDIDATES)))
-            factors = [builder.load(pointer(builder, column, 4 * WIDTH * v, FLOATS), align=4) for v in vectors]
-            for row, totals in zip(at, sums, strict=True):
-                x = splat(builder, builder.load(pointer(builder, row, builder.mul(loop.index, NUMBER(4)), single)), FLOATS)
-                for v in vectors:
-                    product = builder.fmul(x, factors[v], flags=FUSED)
-                    builder.store(builder.fadd(builder.load(totals[v]), product, flags=FUSED), totals[v])
-        some = NUMBER(0)
-        for p, totals in enumerate(sums):
-            i = place(index, p)
-            offset = builder.mul(i, NUMBER(4))
-            mine, least = (splat(builder, builder.load(pointer(builder, a, offset, single)), FLOATS) for a in (own, nearest))
-            by = builder.load(pointer(builder, inverse, builder.mul(i, inverse_bytes), single))
-            by = splat(builder, builder.fadd(by, by), FLOATS)
-            mask = NUMBER(0)
-            for v in vectors:
-                both = builder.fadd(builder.load(pointer(builder, norms, 4 * WIDTH * v, FLOATS), align=4), mine)
-                value = builder.fsub(both, builder.fmul(by, builder.load(totals[v])))
-                noise = builder.fmul(both, FLOATS([float(NOISE)] * WIDTH))
-                value = builder.select(builder.fcmp_ordered("<", value, noise), zero, value)
-                builder.store(value, pointer(builder, values, 4 * (CANDIDATES * p + WIDTH * v), FLOATS), align=4)
-                bits = builder.bitcast(builder.fcmp_ordered("<", value, least), ir.IntType(WIDTH))
-                mask = builder.or_(mask, builder.shl(builder.zext(bits, NUMBER), NUMBER(WIDTH * v)))
-            builder.store(mask, pointer(builder, masks, 8 * p, NUMBER))
-            some = builder.or_(some, mask)
-        return some
-
-    return types.int64(*[types.int64] * 13), generate
 
 
 @njit(**INNER)
@@ -91,7 +32,7 @@ def _places(norms, candidate_norms, lanes, nearest, index, scratch):
 
 @njit(**INNER)
 def _try(source, places, rows, index, first, count):
-    """`_try_points` for index[first:first + AT_ONCE], the last of count again beyond it; index goes on that far."""
+    """`try_points` for index[first:first + AT_ONCE], the last of count again beyond it; index goes on that far."""
     for p in range(count - first, AT_ONCE):
         index[first + p] = index[count - 1]
     here = places[0] + 4 * first
@@ -100,7 +41,7 @@ def _try(source, places, rows, index, first, count):
         for p in range(AT_ONCE):
             row_at(source, np.int64(index[first + p]), rows[p])
         base, row_bytes, row_index = places[10:]
-    return _try_points(base, row_bytes, row_index, here, *places[1:10])  # pyright: ignore[reportCallIssue]
+    return try_points(base, row_bytes, row_index, here, *places[1:10])  # pyright: ignore[reportCallIssue]
 
 
 @njit(**INNER)

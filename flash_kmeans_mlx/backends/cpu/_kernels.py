@@ -6,10 +6,11 @@ import sys
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 
 __all__ = ["kernels"]
 
-NAMES = ("blas", "lanes", "rows", "team", "tile", "loop", "features", "prune", "seed")
+NAMES = ("blas", "lanes", "rows", "team", "tile", "loop", "features", "prune", "candidates", "seed")
 
 
 @cache
@@ -28,7 +29,8 @@ def _announce_compilation() -> None:
 
     class Note(event.Listener):
         def on_start(self, event: event.Event) -> None:
-            if event.data["dispatcher"].py_func.__module__.startswith("flash_kmeans_mlx.") and not said:
+            data: Any = event.data
+            if data["dispatcher"].py_func.__module__.split(".")[1:2] == ["kernels"] and not said:
                 said.append(True)
                 print("flash-kmeans-mlx: compiling kernels for this CPU, once: some 10 seconds", file=sys.stderr, flush=True)
 

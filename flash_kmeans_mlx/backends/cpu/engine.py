@@ -6,13 +6,12 @@ machine as it is now. It is revised as iterations go.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import weakref
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import Problem
 from .plan import RESIDENT_BYTES
 from .pruning import Features, Pruning, principal_directions, pruning_bytes
 
@@ -50,7 +49,8 @@ class Engine:
 
     def __init__(self, points: CpuPoints, mode: str) -> None:
         _, n, d = points.shape
-        self.points, self.mode = points, mode
+        self.points: CpuPoints = weakref.proxy(points)  # which keep us: freed at once, not when a cycle is found
+        self.mode = mode
         points.strategy = "tiles"
         self._computed = self._all_products = 0.0
         self.pruning: Pruning | None = None
@@ -76,7 +76,12 @@ class Engine:
             self.pruning = self.pruning if self.features else None
 
     def close(self) -> None:
-        """Let go of what is only for choosing."""
+        """The points are not used any more."""
+        self._end_trials()
+        self.pruning = self.features = None
+
+    def _end_trials(self) -> None:
+        self._groups = None
         if self._probe:
             self._probe.__exit__()
             self._probe = None
@@ -188,7 +193,7 @@ class Engine:
             elif cost > WORSE * best:
                 break
         if chosen:
-            self.close()
+            self._end_trials()
             self.features = Features(points, np.ascontiguousarray(directions[:, :chosen]))
             points.strategy = f"head {chosen}, groups"
 
@@ -199,10 +204,7 @@ class Engine:
             n = points.shape[1]
             runs = np.linspace(0, n - RUN, min(SAMPLE, n // 64) // RUN).astype(np.int64)
             index = (runs[:, None] + np.arange(RUN)).ravel()
-            x = points.rows(0, index).astype(np.float32)[None]
-            problem = Problem(x, points.problem.n_clusters, points.metric, x.shape, check_finite=False, prune="off")
-            plan = replace(points.plan, threads=1, shards=1, group=1)
-            self._probe = type(points)(problem, plan).__enter__()
+            self._probe = points.few(points.rows(0, index).astype(np.float32)).__enter__()
         return self._probe
 
     def _rivals(self, centroids: np.ndarray, basis: np.ndarray) -> float:

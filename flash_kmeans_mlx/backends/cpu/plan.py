@@ -99,5 +99,5 @@ def plan(
     resident = looped and 9 * (n + tile) * d * (1 if team else threads) <= min(RESIDENT_BYTES, half // 2)
     group = max(1, min(b, min(SHARD_BYTES, half // 2) // (shards * table)))
     resident_bytes = 9 * (n + tile) * d * (1 if team else threads) if resident else 0
-    spare = room - threads * per_thread - group * shards * table - resident_bytes
+    spare = max(0, room - threads * per_thread - group * shards * table - resident_bytes)
     return Plan(looped, team, lanes, resident, tile, block, shards, group, threads, spare)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -142,6 +143,11 @@ class CpuPoints(Points):
             self.sgemm, self.store.source(b), self.weights[b], inner[b], bias[b], self.lanes[slot], True, *rows,
             self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
         )  # fmt: skip
+
+    def few(self, rows: np.ndarray) -> CpuPoints:
+        """Some rows (M, D) float32 as points of their own, for one thread, to try something out on."""
+        problem = Problem(rows[None], self.problem.n_clusters, self.metric, (1, *rows.shape), check_finite=False, prune="off")
+        return CpuPoints(problem, replace(self.plan, threads=1, shards=1, group=1))
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
         totals = self.measure(self.frame.inward(centroids))

@@ -86,7 +86,7 @@ class Pruning:
         self.tables: list[tuple] = [()] * b
         self.reset()
 
-    def _scratch(self, tile: int, d: int) -> tuple[np.ndarray, ...]:
+    def _scratch(self, tile: int, d: int) -> tuple:
         room = tile + self.points.kernels.POINTS
         near = empty_lines((0 if self.features else d, room + PAD))
         floats, ints = empty_lines((8, room)), empty_lines((4, room), np.int32)

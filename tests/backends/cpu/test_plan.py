@@ -38,7 +38,6 @@ def test_sizes_make_sense(shape: tuple[int, int, int], k: int) -> None:
     assert cut(shape, k, blas=True).lanes == (d <= 16 or found.looped)
     assert found.shards <= -(-n // 512) and found.group <= b and found.threads <= 4
     assert not found.team or (found.looped and b < found.threads)
-    assert found.block >= 2 + k.bit_length()  # a round of k-means++ multiplies all its candidates at once
 
 
 @every_case
@@ -94,7 +93,7 @@ def test_a_tighter_cap_never_cuts_less(shape: tuple[int, int, int], k: int) -> N
     plans = [cut(shape, k, max_bytes=low + (extra << 20)) for extra in (0, 1, 4, 16, 64, 256, 1024)]
     for tight, wide in itertools.pairwise(plans):
         assert (tight.looped, tight.lanes, tight.tile) == (wide.looped, wide.lanes, wide.tile)
-        assert tight.shards <= wide.shards and tight.threads <= wide.threads and 0 <= tight.spare <= wide.spare
+        assert tight.shards <= wide.shards and tight.threads <= wide.threads
 
 
 def test_more_arrays_per_point_need_more_memory() -> None:
