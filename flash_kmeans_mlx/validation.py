@@ -185,10 +185,15 @@ def cap(max_mem_gb: Any) -> int:
 
 def check_cap(max_bytes: int, need: float, shape: tuple[int, ...], n_clusters: int, where: str, cure: str) -> None:
     """Refuse a cap (0: none) below what x of this shape needs."""
+    check_room(max_bytes, need, f"x.shape={shape} with n_clusters={n_clusters}", where, cure)
+
+
+def check_room(max_bytes: int, need: float, what: str, where: str, cure: str) -> None:
+    """Refuse a cap (0: none) below what a problem, described as `what`, needs."""
     if 0 < max_bytes < need:
         raise ValueError(
-            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that x.shape={shape} with"
-            f" n_clusters={n_clusters} needs {where}; {cure}"
+            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that {what} needs {where};"
+            f" {cure}"
         )
 
 

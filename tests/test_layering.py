@@ -17,10 +17,10 @@ FOLDERS = {PACKAGE: ROOT / PACKAGE, KERNELS: ROOT / "kernels", BENCHMARK: ROOT /
 # Lowest first. A layer imports from those below it; the modules of the first one, and those of one subpackage, from one
 # another as well. A new module needs a place here.
 LAYERS = (
-    {"_modelfile", "errors", "frame", "metrics", "result", "seeding", "validation"},
+    {"_modelfile", "errors", "frame", "metrics", "proximity", "result", "seeding", "validation"},
     {"backends"},
-    {"lloyd"},
-    {"fitting"},
+    {"lloyd", "search"},
+    {"fitting", "nearest"},
     {"api"},
     {"estimator", "sklearn"},
     {""},

@@ -18,17 +18,20 @@ ALL = [
     "EmptyClusterWarning",
     "FlashKMeans",
     "KMeansResult",
+    "KNN",
     "NotFittedError",
     "assign",
     "batch_kmeans_Cosine",
     "batch_kmeans_Dot",
     "batch_kmeans_Euclid",
+    "knn",
 ]
 FIT = (
     "(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None, verbose=False, *, init='random', seed=0, "
     "sample_weight=None, n_init=1, empty='farthest', compiled=True, max_mem_gb=0.0, dtype=None, backend=None, "
     "strategy=None, check_finite=True)"
 )
+KNN = "(queries, data, k, metric='euclidean', *, max_mem_gb=0.0, backend=None, exclude_self=False)"
 ASSIGN = "(x, centroids, metric='euclidean', *, max_mem_gb=0.0, backend=None, check_finite=True)"
 ESTIMATOR = (
     "(d=None, k=8, niter=25, tol=1e-08, seed=0, verbose=False, dtype=None, metric='euclidean', compiled=True, "
@@ -82,6 +85,12 @@ def test_the_fits_take_the_same_arguments(metric: str) -> None:
 
 def test_assign_takes() -> None:
     assert signature(fk.assign) == ASSIGN
+
+
+def test_knn_takes() -> None:
+    assert signature(fk.knn) == KNN
+    assert signature(fk.KNN) == "(data, metric='euclidean', *, max_mem_gb=0.0, backend=None)"
+    assert signature(fk.KNN.query) == "(self, x, k=1, *, exclude_self=False)"
 
 
 def test_the_estimator_takes() -> None:
