@@ -22,7 +22,7 @@ def knn(
     backend: str | None = None,
     exclude_self: bool = False,
 ) -> tuple[Any, Any]:
-    """The k nearest rows of the data for every query, exactly: every row is looked at, or proven to be farther.
+    """The k nearest rows of the data for every query: exact search, never with a Q x N matrix.
 
     Args:
         queries: (B, Q, D), or (Q, D), where B is absent from the results too; `mx.array` or NumPy, dtypes and strides as in
@@ -57,7 +57,8 @@ def knn(
     x, y = validation.data(queries, name="queries"), validation.data(data, name="data")
     max_bytes = validation.cap(max_mem_gb)
     k = validation.check_count("k", k, 1)
-    most = y.shape[1] - bool(exclude_self)
+    exclude_self = validation.check_flag("exclude_self", exclude_self)
+    most = y.shape[1] - exclude_self
     if k > most:
         bound = "N - 1" if exclude_self else "N"
         raise ValueError(f"k={k} must be <= {bound}={most} (data.shape={y.given_shape})")
@@ -68,7 +69,9 @@ def knn(
         )
     # mx.array results are copies of NumPy ones, one after the other.
     copies = 8 * x.shape[0] * x.shape[1] * k + 4 * x.shape[0] * x.shape[1] * k if x.mlx or y.mlx else 0
-    with Search(x, k, metric, exclude_self=exclude_self, max_bytes=max_bytes, held=copies, backend=backend) as search:
+    with Search(
+        x, k, metric, exclude_self=exclude_self, max_bytes=max_bytes, held=copies, whole=True, backend=backend
+    ) as search:
         search.add(y, 0)
         distances, indices = search.result()
     if x.mlx or y.mlx:

@@ -36,8 +36,9 @@ class Search:
         exclude_self: query i never gets the row of index i.
         dtype: of the distances: float32, or float64.
         max_bytes: cap on what is allocated beyond the queries and chunks, for the results too; 0 for none. It is checked by
-            every `add`: ValueError where a chunk can't be searched under it.
+            every `add`: ValueError where a chunk of that size can't be searched under it.
         held: bytes of the cap that are in use already, by a reader's buffers for one.
+        whole: all data come in one chunk, so no memory is set aside for merging.
         backend: as in `knn`.
 
     Attributes:
@@ -58,23 +59,23 @@ class Search:
         dtype: Any = np.float32,
         max_bytes: int = 0,
         held: int = 0,
+        whole: bool = False,
         backend: str | None = None,
     ) -> None:
         self.queries = validation.data(queries, name="queries")
         proximity = PROXIMITIES[validation.check_choice("metric", metric, tuple(PROXIMITIES))]
         k = validation.check_count("k", k, 1)
-        if not isinstance(exclude_self, (bool, np.bool_)):
-            raise TypeError(f"exclude_self={exclude_self!r} must be True or False")
+        exclude_self = validation.check_flag("exclude_self", exclude_self)
         self.backend = backends.resolve(backend)
         magnitude = largest(self.queries.x)
         validation.check_magnitude(magnitude, self.queries.given_shape, "queries")
         self.rows = 0
         b, q, _ = self.queries.shape
         self._dtype = np.dtype(dtype)
-        self._own = 16 * b * q * k  # the best so far
+        self._own = 0 if whole else 16 * b * q * k  # the best so far
         held += b * q * k * (self._dtype.itemsize if self._dtype != np.float64 else 0)  # distances as they are returned
         self._request = backends.Request(
-            self.queries.x, self.queries.given_shape, magnitude, k, proximity, bool(exclude_self), max_bytes,
+            self.queries.x, self.queries.given_shape, magnitude, k, proximity, exclude_self, max_bytes,
             held + self.queries.copied,
         )  # fmt: skip
         self._neighbours = backends.open_neighbours(self.backend, self._request)
@@ -104,8 +105,7 @@ class Search:
             wanted = f"(B, N, D)=({b}, N, {d})" if mine.batched else f"(N, D)=(N, {d})"
             raise ValueError(f"data must have shape {wanted}, got {chunk.given_shape} (queries.shape={mine.given_shape})")
         best, k = self._best, self._request.k
-        held = chunk.copied + (self._own if best is not None or chunk.shape[1] < k else 0)
-        with self._neighbours.holding(held):
+        with self._neighbours.holding(chunk.copied + self._own):
             distances, indices = self._neighbours.nearest(chunk.x, offset, best)
             if best is None and distances.shape[-1] == k:
                 np.add(indices, offset, out=indices, where=indices != NOTHING)

@@ -169,6 +169,13 @@ def check_real(name: str, value: Any) -> float:
     return float(value)
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}={value!r} must be True or False")
+    return bool(value)
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str], other: str = "") -> str:
     """One of the strings `choices`; `other` says what else the argument may be."""
     if not isinstance(value, str) or value not in choices:

@@ -81,4 +81,12 @@ def open_neighbours(backend: str, request: Request) -> Neighbours:
         from .cpu.topk import CpuNeighbours
 
         return CpuNeighbours(request)
+    if backend == "metal":
+        from .metal.neighbours import MetalNeighbours
+
+        return MetalNeighbours(request)
+    if backend == "portable":
+        from .topk import PortableNeighbours
+
+        return PortableNeighbours(request)
     return ReferenceNeighbours(request)

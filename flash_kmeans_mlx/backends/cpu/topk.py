@@ -14,6 +14,7 @@ import numpy as np
 
 from ...validation import check_magnitude
 from ..neighbours import Found, Neighbours, Request, largest
+from ..view import SAMPLE_ROWS, View, inside, view
 from .points import empty_lines
 from .workers import Workers, thread_count
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["CpuNeighbours", "Cut", "cut"]
 
 KINDS = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}  # as in kernels/cpu/rows.py
-SAMPLE_ROWS = 64
-REACH = (2.0**-20, 2.0**40)  # magnitudes whose squares stay inside float32, also those of what is 2^-24 of them
-UNIT_REACH = (2.0**-100, 2.0**100)  # of rows that are divided by their norm
 LANE_VALUES = 1 << 17  # of the queries of a task: they stay in L2 while tiles of rows pass by
 GROUP = (256, 1024)  # queries of a task: fewer read the data too often, more leave no cache to the rows
 SHARD_ROWS = 2048
@@ -118,16 +116,6 @@ class Rows:
         return (int(member.ctypes.data), *map(int, member.strides), KINDS[self.name], bool(direct), shift, float(1.0 / scale))
 
 
-@dataclass(frozen=True)
-class View:
-    """How queries and rows of a member are read: ``(x - shift) / scale``, scales that keep float32 in its range."""
-
-    query_shift: np.ndarray | None
-    query_scale: float
-    row_shift: np.ndarray | None
-    row_scale: float
-
-
 class CpuNeighbours(Neighbours):
     """Queries are SIMD lanes; a task is some queries against all rows or, where there are few queries, some of the rows."""
 
@@ -181,26 +169,19 @@ class CpuNeighbours(Neighbours):
         """How member b is read; the magnitude of its rows, where it is not known, is that of a sample."""
         member = rows.x[b]
         sample = rows.decode(member[:: max(1, len(member) // SAMPLE_ROWS)]).astype(np.float64)
-        sample = sample[np.isfinite(sample).all(1)]
-        magnitude = float(np.abs(sample).max(initial=0.0)) if magnitude is None else magnitude
-        reach = UNIT_REACH if self.request.proximity.unit else REACH
-        own = float(self.request.magnitude[b])
-        if self.request.proximity.product:
-            shift = None if self.request.proximity.unit else _shift(sample)  # it adds the same to all products of a query
-            return View(None, _scale(own, reach), shift, _scale(magnitude, reach))
-        shift = _shift(sample) if rows.name == "float64" else None  # differences of float32 need none
-        scale = _scale(max(own, magnitude), reach)
-        return View(shift, scale, shift, scale)
+        if magnitude is None:
+            magnitude = float(np.abs(sample).max(where=np.isfinite(sample), initial=0.0))
+        centred = rows.name == "float64"  # differences of float32 need no origin
+        return view(self.request.proximity, float(self.request.magnitude[b]), magnitude, sample, centred=centred)
 
     def _inside(self, b: int, view: View, peak: int) -> bool:
         """Whether the largest magnitude of the rows as they were read, given by its bits, is one that squares may have."""
         if peak >= 0x7F800000:
             return False
-        low, high = UNIT_REACH if self.request.proximity.unit else REACH
         magnitude = float(np.int32(peak).view(np.float32))
         if not self.request.proximity.product:
             magnitude = max(magnitude, float(self.request.magnitude[b]) / view.query_scale)
-        return magnitude == 0 or low <= magnitude <= high
+        return inside(self.request.proximity, magnitude)
 
     def _least(self, before: Found | None) -> np.ndarray | None:
         """(B, Q) what a row must score to be among the first k of `before` too, but for rounding."""
@@ -279,22 +260,3 @@ class CpuNeighbours(Neighbours):
         keys = np.empty((sizes.group, sizes.capacity), np.uint64)
         lanes, least = empty_lines((blocks, d, k.WIDE)), empty_lines((blocks * k.WIDE,))
         return lanes, keys, np.zeros(sizes.group, np.int64), least, scratch
-
-
-def _scale(magnitude: float, reach: tuple[float, float]) -> float:
-    """A power of two that brings a magnitude to 1, where it is out of reach."""
-    if magnitude == 0 or reach[0] <= magnitude <= reach[1]:
-        return 1.0
-    return float(np.ldexp(1.0, int(np.clip(np.frexp(magnitude)[1], -126, 126))))
-
-
-def _shift(sample: np.ndarray) -> np.ndarray | None:
-    """The mean of rows (S, D), with as few bits as will do, so that whole numbers stay whole; None if it is near 0."""
-    if not len(sample):
-        return None
-    mean = sample.mean(0)
-    spread = float(np.abs(sample - mean).max())
-    if np.abs(mean).max() <= spread:
-        return None
-    grain = np.exp2(np.floor(np.log2(max(spread, np.abs(mean).max() * 2.0**-50))))
-    return np.rint(mean / grain) * grain
