@@ -73,7 +73,7 @@ def jobs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[J
         chosen = [Job(override(job.case, **changes), job.kind) for job in chosen]
     except ValueError as error:
         parser.error(str(error))
-    euclidean = [job for job in chosen if job.kind == "lloyd" or job.case.metric == "euclidean"]
+    euclidean = [job for job in chosen if job.kind != "fit" or job.case.metric == "euclidean"]
     if not euclidean:
         parser.error(f"whole fits are compared under the euclidean metric only, not under {options.metric}")
     return euclidean

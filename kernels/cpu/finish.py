@@ -5,7 +5,7 @@ from numba import njit
 
 from .blas import JIT
 from .rows import FLOAT64, _values, read_rows
-from .topk import COSINE, DOT, L1, SQUARES
+from .scores import COSINE, DOT, L1, SQUARES
 
 NOTHING = np.int64(0x7FFFFFFFFFFFFFFF)  # the index of a place that no row fills
 

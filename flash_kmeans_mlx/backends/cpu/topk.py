@@ -16,6 +16,7 @@ from ...validation import check_magnitude
 from ..neighbours import Found, Neighbours, Request, largest
 from ..view import SAMPLE_ROWS, View, inside, view
 from .points import empty_lines
+from .tree import candidates, pays
 from .workers import Workers, thread_count
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ TILE_VALUES = 1 << 15  # of the rows that pass by
 def kernels() -> SimpleNamespace:
     """The functions of kernels/cpu that search, imported when first needed."""
     found: dict[str, object] = {}
-    for name in ("topk", "finish"):
+    for name in ("scores", "topk", "finish"):
         found.update(vars(import_module(f"flash_kmeans_mlx.kernels.cpu.{name}")))
     return SimpleNamespace(**{k: v for k, v in found.items() if not k.startswith("_")})
 
@@ -151,8 +152,10 @@ class CpuNeighbours(Neighbours):
         self.workers.n = sizes.threads
         request.check_cap(results + sizes.threads * sizes.slot_bytes(d), "on the cpu backend")
         distances, indices = np.empty((b, q, m)), np.empty((b, q, m), np.int64)
-        views = [self._view(j, rows, None) for j in range(b)]
         todo = list(range(b))
+        if request.proximity.name == "euclidean" and not request.max_bytes and pays(q, n, d, m):
+            todo = [j for j in todo if not self._by_tree(j, rows, m, offset, (distances, indices))]
+        views = [self._view(j, rows, None) for j in range(b)]
         while todo:
             peaks = self._search(todo, views, rows, sizes, self._least(before), offset, (distances, indices))
             again, todo = [j for j in todo if not self._inside(j, views[j], peaks[j])], []
@@ -164,6 +167,24 @@ class CpuNeighbours(Neighbours):
                     views[j] = wider
                     todo.append(j)
         return distances, indices
+
+    def _by_tree(self, b: int, rows: Rows, m: int, offset: int, out: Found) -> bool:
+        """Fill the results of member b; whether they are proven: rows left out are farther, not at equal distance."""
+        data = rows.decode(rows.x[b]).astype(np.float64)
+        check_magnitude(np.abs(data).max()[None], tuple(rows.x.shape), "data")
+        queries = self.queries.decode(self.queries.x[b]).astype(np.float64)
+        skip = -offset if self.request.exclude_self else None
+        keys, others = candidates(queries, data, m, skip, self.threads)
+        size = -(-len(keys) // self.workers.n)
+
+        def finish(_slot: int, i: int) -> None:
+            lo, hi = i * size, min(len(keys), (i + 1) * size)
+            tile = empty_lines((1, data.shape[1]))
+            source = self.queries.source(b), lo, rows.source(b)
+            self.kernels.finish_rows(self.op, *source, keys[lo:hi], out[0][b, lo:hi], out[1][b, lo:hi], tile)
+
+        self.workers.run(finish, -(-len(keys) // size))
+        return bool((out[0][b, :, -1] < others).all())
 
     def _view(self, b: int, rows: Rows, magnitude: float | None) -> View:
         """How member b is read; the magnitude of its rows, where it is not known, is that of a sample."""
