@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from .blas import JIT
-from .rows import FLOAT64, _values, read_rows
+from .rows import FLOAT32, FLOAT64, _values, read_rows
 from .scores import COSINE, DOT, L1, SQUARES
 
 NOTHING = np.int64(0x7FFFFFFFFFFFFFFF)  # the index of a place that no row fills
@@ -14,9 +14,13 @@ NOTHING = np.int64(0x7FFFFFFFFFFFFFFF)  # the index of a place that no row fills
 def _read(source, i, tile, out):
     """out = row i in float64, neither shifted nor scaled."""
     address, row_stride, column_stride, kind = source[:4]
-    if kind == FLOAT64:
+    first = address + i * row_stride
+    if kind == FLOAT32:
         for d in range(out.size):
-            out[d] = _values(address + i * row_stride + d * column_stride, np.float64, 1)[0]
+            out[d] = _values(first + d * column_stride, np.float32, 1)[0]
+    elif kind == FLOAT64:
+        for d in range(out.size):
+            out[d] = _values(first + d * column_stride, np.float64, 1)[0]
     else:
         row = read_rows(source, i, min(1, tile.shape[0]), tile)[0]  # a literal 1 would be compiled separately
         for d in range(out.size):

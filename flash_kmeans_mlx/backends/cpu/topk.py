@@ -72,7 +72,7 @@ def cut(b: int, q: int, n: int, d: int, k: int, threads: int, room: int) -> Cut:
     """Cut up a search of k of n rows for b times q queries, within `room` bytes if that is possible."""
     keep = min(n, k + 2 + k // 16)
     capacity = min(n, keep + max(8, keep))
-    if b * q * n * d < ALONE:
+    if b * q * n * (d + 8) < ALONE:  # 8: to look for the best among them
         threads = 1
     low, high = GROUP
     group = min(high, max(low, LANE_VALUES // d), max(low, -(-q // (2 * threads))), max(1, BUFFER_BYTES // (8 * capacity)))

@@ -18,11 +18,11 @@ def pays(q: int, n: int, d: int, k: int) -> bool:
 
 
 def candidates(queries: np.ndarray, rows: np.ndarray, k: int, skip: int | None, threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest rows and two more for every query, as keys that `finish_rows` takes, and how far all others are at least.
+    """The k nearest rows and one more for every query, as keys that `finish_rows` takes, and how far all others are at least.
 
     Args:
         queries: (Q, D) float64.
-        rows: (N, D) float64, k + 3 at least.
+        rows: (N, D) float64, k + 2 at least.
         k: neighbours wanted.
         skip: query i may not get row skip + i; None for no such rule.
         threads: threads to use.
@@ -33,7 +33,7 @@ def candidates(queries: np.ndarray, rows: np.ndarray, k: int, skip: int | None, 
     from scipy.spatial import KDTree
 
     tree = KDTree(rows, leafsize=16, compact_nodes=False, balanced_tree=False)
-    asked = k + 2 + (skip is not None)
+    asked = k + 1 + (skip is not None)
     distances, index = tree.query(queries, asked, workers=threads)
     rank = np.arange(asked, 0, -1, dtype=np.uint64) << np.uint64(32)
     keys = rank | (np.uint64(0xFFFFFFFF) - np.asarray(index).astype(np.uint64))
