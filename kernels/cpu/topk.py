@@ -1,9 +1,9 @@
 """The best k rows for every query: queries are SIMD lanes, rows of the data pass by, scores never leave the registers.
 
 A block of ROWS rows against a vector or more of queries is scored at a time and compared with the k-th best score so far of
-every query; only scores that beat it are stored. Each query collects them in a buffer, of which the best k are kept whenever
-it is full. Scores are ranked with their row in one 64-bit key, so the order is total, ties go to the lowest row, and the
-result does not depend on how rows and queries are cut up.
+every query; only scores that beat it are stored: in order where k is small, otherwise in a buffer of which the best k are
+kept whenever it is full. Scores are ranked with their row in one 64-bit key, so the order is total, ties go to the lowest
+row, and the result does not depend on how rows and queries are cut up.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def _lowest_bit(_typing, mask):
 
 @njit(**JIT)
 def _keep_best(keys, k):
-    """Move the k largest of keys to the front, in any order, and return the least of them (Hoare's select)."""
+    """Move the k largest of keys to the front, the least of them last of these (Hoare's select)."""
     lo, hi = 0, keys.size - 1
     while lo < hi:
         a, b, c = keys[lo], keys[(lo + hi) >> 1], keys[hi]
@@ -52,13 +52,16 @@ def _keep_best(keys, k):
             lo = i
         else:
             break
-    return keys[k - 1]
 
 
 @njit(**JIT)
 def _take(n_rows, first, masks, scores, skip, q0, k, keys, counts, least):
-    """Put the scores that masks mark into the buffers of the queries q0 and on; row 0 is `first`."""
+    """Put the scores that masks mark into the buffers of the queries q0 and on; row 0 is `first`.
+
+    A few are kept in order as they come; more are collected, and the best selected whenever their buffer is full.
+    """
     bits = scores.view(np.uint32)
+    sort = keys.shape[1] == k
     for r in range(n_rows):
         mask = masks[r]
         row = first + r
@@ -71,13 +74,28 @@ def _take(n_rows, first, masks, scores, skip, q0, k, keys, counts, least):
             word = np.uint64(bits[r, lane])
             word ^= np.uint64(0xFFFFFFFF) if word >> np.uint64(31) else np.uint64(0x80000000)
             n = counts[q]
-            keys[q, n] = (word << np.uint64(32)) | np.uint64(0xFFFFFFFF - row)
-            counts[q] = n + 1
-            if n + 1 == keys.shape[1]:
-                last = _keep_best(keys[q], k) >> np.uint64(32)
-                last ^= np.uint64(0x80000000) if last >> np.uint64(31) else np.uint64(0xFFFFFFFF)
-                least.view(np.uint32)[q] = np.uint32(last)
-                counts[q] = k
+            key = (word << np.uint64(32)) | np.uint64(0xFFFFFFFF - row)
+            if sort:
+                if n == k and key < keys[q, k - 1]:  # which has risen since the mask was made
+                    continue
+                last = min(n, k - 1)
+                while last > 0 and keys[q, last - 1] < key:
+                    keys[q, last] = keys[q, last - 1]
+                    last -= 1
+                keys[q, last] = key
+                counts[q] = min(n + 1, k)
+                full = n + 1 >= k
+            else:
+                keys[q, n] = key
+                counts[q] = n + 1
+                full = n + 1 == keys.shape[1]
+                if full:
+                    _keep_best(keys[q], k)
+                    counts[q] = k
+            if full:
+                word = keys[q, k - 1] >> np.uint64(32)
+                word ^= np.uint64(0x80000000) if word >> np.uint64(31) else np.uint64(0xFFFFFFFF)
+                least.view(np.uint32)[q] = np.uint32(word)
 
 
 @njit(**JIT)
@@ -126,7 +144,7 @@ def search_rows(op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, lea
     """The best k of the rows lo:hi for every query, as keys: the score's bits in an order that integers have, then ~row.
 
     IN lanes (blocks, D, WIDE) as `read_queries` leaves them; source of the data as in rows.py; query i may not get row
-    skip + i. INOUT keys (Q, C) uint64, C > k unless that is all rows, of which counts (Q,) are filled, best ones nowhere in
+    skip + i. INOUT keys (Q, C) uint64, of which counts (Q,) are filled: with C = k in order, otherwise the best nowhere in
     particular; least (blocks * WIDE,), what a score must exceed to be looked at. scratch: tile (T, D), scores
     (NARROW_ROWS, WIDE), masks, tail (NARROW_ROWS, D). Returns the bits of the largest magnitude among the rows.
     """

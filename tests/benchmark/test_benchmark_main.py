@@ -60,7 +60,7 @@ def test_a_search_is_judged_and_timed(tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["--case", "knn:self-100-10", "--runs", "1", "--threads", "1", "--skip-sklearn", "--json", str(path)]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "knn:self-100-10: 100 queries, 100 x 10, k=1, euclidean, float32: exact search" in printed
+    assert "knn:self-100-10: 100 queries, 100 x 10, k=10, euclidean, float32: exact search" in printed
     assert "queries judged: 100 of 100" in printed and "matmul" not in printed.split("exact search")[1]
     (job,) = json.loads(path.read_text())["jobs"]
     assert job["kind"] == "knn" and job["rows"][0]["verdict"] == "ok" and job["memory"] is None

@@ -30,6 +30,7 @@ GROUP = (256, 1024)  # queries of a task: fewer read the data too often, more le
 SHARD_ROWS = 2048
 BUFFER_BYTES = 8 << 20  # for the candidates of a task
 ALONE = 4_000_000  # products that are not worth waking other threads for
+SORTED = 32  # candidates that are kept in order as they come; more are collected, and the best selected now and then
 TILE_VALUES = 1 << 15  # of the rows that pass by
 
 
@@ -48,7 +49,7 @@ class Cut:
 
     Attributes:
         keep: candidates of a query; more than k, as distances are computed again before they are compared.
-        capacity: places for them before the best are kept.
+        capacity: places for them before the best are kept; where it is no more, they are kept in order.
         group: queries of a task.
         shards: parts of the rows, each a task.
         tile: rows that are read at a time.
@@ -71,7 +72,7 @@ class Cut:
 def cut(b: int, q: int, n: int, d: int, k: int, threads: int, room: int) -> Cut:
     """Cut up a search of k of n rows for b times q queries, within `room` bytes if that is possible."""
     keep = min(n, k + 2 + k // 16)
-    capacity = min(n, keep + max(8, keep))
+    capacity = keep if keep <= SORTED else max(keep + 1, min(n, 2 * keep))
     if b * q * n * (d + 8) < ALONE:  # 8: to look for the best among them
         threads = 1
     low, high = GROUP
