@@ -1,0 +1,91 @@
+"""Tensors of files that `torch.save` wrote, read by torch with `weights_only=True`: no code in them runs."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import VectorFileError
+from .base import STORED, Vectors, check_shape, decoded, file_error
+
+__all__ = ["contents", "torch_module"]
+
+# What torch.load raises on files that are damaged; with the first it refuses code.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    OSError,
+)
+
+
+class TorchVectors(Vectors):
+    """A tensor (N, D) that is mapped to its file: the kernel reads pages when they are needed, and drops them."""
+
+    def __init__(self, path: str, name: str, shape: tuple[int, int], dtype: str, tensor: Any) -> None:
+        super().__init__(path, name, shape, dtype)
+        self.tensor = tensor
+
+    @property
+    def reading_bytes(self) -> int:
+        return self.row_bytes + self.shape[1] * STORED[self.dtype].itemsize
+
+    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+        torch = torch_module(self.path)
+        for lo in range(0, self.shape[0], rows):
+            part = self.tensor[lo : lo + rows].clone(memory_format=torch.contiguous_format)
+            raw = part.view(torch.int16).numpy().view(np.uint16) if self.dtype == "bfloat16" else part.numpy()
+            yield decoded(raw, self.dtype)
+            del part, raw
+
+
+def torch_module(path: str, verb: str = "read") -> Any:
+    """The module torch, or an error that says how to get it."""
+    try:
+        return importlib.import_module("torch")
+    except ModuleNotFoundError:
+        problem = ".pt files need PyTorch: pip install torch, or use .npy or .safetensors"
+        raise file_error(path, problem, verb) from None
+
+
+def contents(path: str) -> dict[str, Vectors | str]:
+    """The tensor in the file, or those of the dict in it."""
+    torch = torch_module(path)
+    try:
+        if not zipfile.is_zipfile(path):
+            raise file_error(
+                path, "it is no file of torch.save, or truncated, or in the format before PyTorch 1.6: save it again"
+            )
+        with warnings.catch_warnings():  # about odd files: they are refused, or read like others
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except VectorFileError:
+        raise
+    except _DAMAGED as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise file_error(path, f"it is damaged, or holds more than tensors, which is never loaded ({reason})") from None
+    tensors = loaded if isinstance(loaded, dict) else {"": loaded}
+    return {str(name): _vectors(path, str(name), value, torch) for name, value in tensors.items()}
+
+
+def _vectors(path: str, name: str, value: Any, torch: Any) -> Vectors | str:
+    if not isinstance(value, torch.Tensor):
+        return f"it is no tensor but {type(value).__name__}"
+    dtype = str(value.dtype).removeprefix("torch.")
+    if dtype not in STORED or value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        return f"its dtype {dtype} or layout is not read"
+    shape = check_shape(tuple(value.shape))
+    return shape if isinstance(shape, str) else TorchVectors(path, name, shape, dtype, value.detach())
