@@ -8,6 +8,8 @@ import mlx.core as mx
 
 from . import validation
 from .search import Search
+from .streamed import search_files
+from .vectors import is_source, open_vectors
 
 __all__ = ["KNN", "knn"]
 
@@ -26,8 +28,10 @@ def knn(
 
     Args:
         queries: (B, Q, D), or (Q, D), where B is absent from the results too; `mx.array` or NumPy, dtypes and strides as in
-            `batch_kmeans_Euclid`.
-        data: (B, N, D), or (N, D), with as many dimensions as the queries.
+            `batch_kmeans_Euclid`. Or (Q, D) vectors in a file: a path, ``"PATH::NAME"`` for one of several arrays in it, or a
+            memory map; formats are .npy, .safetensors, .fvecs, .bvecs, .ivecs, .pt (needs torch), .parquet and .arrow (need
+            pyarrow).
+        data: (B, N, D), or (N, D), with as many dimensions as the queries; or a file, which is read in chunks.
         k: neighbours of every query, at most N, or N - 1 with `exclude_self`.
         metric: what distances are:
             "euclidean", the squared Euclidean distance, as in faiss;
@@ -46,6 +50,7 @@ def knn(
     Raises:
         ValueError, TypeError: naming the argument, its value and its bound.
         BackendUnavailableError: the named backend can't run here.
+        VectorFileError, OSError: a file can't be read; a VectorFileError is a ValueError.
 
     Example:
         >>> import numpy as np
@@ -54,6 +59,11 @@ def knn(
         >>> distances.tolist(), indices.tolist()
         ([[0.0, 1.0]], [[0, 2]])
     """
+    if is_source(queries) or is_source(data):
+        found = search_files(
+            queries, data, k, metric, max_mem_gb=max_mem_gb, backend=backend, exclude_self=exclude_self
+        )  # fmt: skip
+        return found.distances, found.indices
     x, y = validation.data(queries, name="queries"), validation.data(data, name="data")
     max_bytes = validation.cap(max_mem_gb)
     k = validation.check_count("k", k, 1)
@@ -83,7 +93,7 @@ class KNN:
     """Data to be asked for neighbours again and again: `knn` with its data in hand.
 
     Args:
-        data: (N, D) or (B, N, D) rows, kept as they are, not copied; all other arguments as in `knn`.
+        data: (N, D) or (B, N, D) rows, kept as they are, not copied, or a file; all other arguments as in `knn`.
         metric, max_mem_gb, backend: as in `knn`.
 
     Example:
@@ -94,7 +104,7 @@ class KNN:
     """
 
     def __init__(self, data: Any, metric: str = "euclidean", *, max_mem_gb: float = 0.0, backend: str | None = None) -> None:
-        self.data = validation.data(data, name="data")
+        self.data = open_vectors(data) if is_source(data) else validation.data(data, name="data")
         self.metric, self.max_mem_gb, self.backend = metric, max_mem_gb, backend
 
     def query(self, x: Any, k: int = 1, *, exclude_self: bool = False) -> tuple[Any, Any]:

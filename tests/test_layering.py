@@ -20,10 +20,12 @@ LAYERS = (
     {"_files", "_modelfile", "errors", "frame", "metrics", "proximity", "result", "seeding", "validation", "vectors"},
     {"backends"},
     {"lloyd", "search"},
+    {"streamed"},
     {"fitting", "nearest"},
     {"api"},
     {"estimator", "sklearn"},
     {""},
+    {"cli"},
 )
 HEAVY = {"faiss", "matplotlib", "numba", "pyarrow", "rich", "scipy", "sklearn", "torch", "typer"}
 

@@ -20,6 +20,7 @@ ALL = [
     "KMeansResult",
     "KNN",
     "NotFittedError",
+    "VectorFileError",
     "assign",
     "batch_kmeans_Cosine",
     "batch_kmeans_Dot",
@@ -108,4 +109,5 @@ def test_errors_can_be_caught_by_what_they_are() -> None:
     assert issubclass(fk.NotFittedError, ValueError)
     assert issubclass(fk.NotFittedError, AttributeError)
     assert issubclass(fk.BackendUnavailableError, RuntimeError)
+    assert issubclass(fk.VectorFileError, ValueError)
     assert issubclass(fk.EmptyClusterWarning, UserWarning)

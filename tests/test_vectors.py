@@ -14,7 +14,7 @@ import pytest
 from helpers import to_float64
 
 from flash_kmeans_mlx.errors import VectorFileError
-from flash_kmeans_mlx.vectors import FORMATS, ahead, contents, is_source, open_vectors
+from flash_kmeans_mlx.vectors import FORMATS, Vectors, ahead, contents, is_source, open_vectors
 from flash_kmeans_mlx.vectors.base import STORED
 
 FLOATS = ("float16", "float32", "float64")
@@ -192,15 +192,26 @@ def test_named_arrays(tmp_path: Path) -> None:
 def test_ahead_reads_one_chunk_more_and_passes_errors_on() -> None:
     made: list[int] = []
 
-    def numbers() -> Iterator[np.ndarray]:
-        for i in range(5):
-            made.append(i)
-            yield np.array([i])
-        raise VectorFileError("broken")
+    class Broken(Vectors):
+        def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
+            for i in range(5):
+                made.append(i)
+                yield np.array([i])
+            raise VectorFileError("broken")
 
     taken = []
     with pytest.raises(VectorFileError, match="broken"):  # noqa: PT012
-        for chunk in ahead(numbers()):
+        for chunk in ahead(Broken("x", "", (5, 1), "float32"), 1):
             taken.append(int(chunk[0]))
             assert len(made) <= taken[-1] + 2
     assert taken == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.fvecs", "x.bvecs"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_chunks_read_ahead_into_recycled_memory(tmp_path: Path, name: str, order: Any) -> None:
+    x = np.random.default_rng(0).integers(0, 99, (50, 5)).astype("uint8" if name == "x.bvecs" else "float32")
+    {"x.npy": npy, "x.fvecs": vecs, "x.bvecs": vecs}[name](tmp_path / name, np.asarray(x, order=order))
+    for rows in (1, 7, 25, 49, 50, 90):
+        read = [chunk.copy() for chunk in ahead(open_vectors(tmp_path / name), rows)]
+        np.testing.assert_array_equal(np.concatenate(read), x)

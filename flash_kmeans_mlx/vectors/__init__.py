@@ -31,8 +31,8 @@ FORMATS: dict[str, Callable[[str], dict[str, Vectors | str]]] = {
 
 
 def is_source(x: Any) -> bool:
-    """Whether `open_vectors` takes this: a path, a memory map, or what it returned."""
-    return isinstance(x, (str, os.PathLike, np.memmap, Vectors))
+    """Whether `open_vectors` takes this: a path, a two-dimensional memory map, or what it returned."""
+    return isinstance(x, (str, os.PathLike, Vectors)) or (isinstance(x, np.memmap) and x.ndim == 2)
 
 
 def contents(path: str | os.PathLike[str]) -> dict[str, Vectors | str]:

@@ -33,7 +33,8 @@ class ArrowVectors(Vectors):
         # Parquet decodes values with two levels of 2 bytes each, into a buffer that doubles as it grows.
         return self.row_bytes + self.shape[1] * (2 * STORED[self.dtype].itemsize + 4)
 
-    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
+        del recycled
         n, d = self.shape
         done = 0
         with _reported(self.path), self.batches(self.path, self.name, rows) as batches:

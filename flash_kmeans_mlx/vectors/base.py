@@ -51,8 +51,10 @@ class Vectors(ABC):
         return self.row_bytes + (0 if self.dtype in KEPT else self.shape[1] * STORED[self.dtype].itemsize)
 
     @abstractmethod
-    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
         """All rows in order, at most `rows` at a time: arrays (n, D), float16, float32 or float64.
+
+        With `recycled` the memory of a chunk may be that of the last but one: new pages take longer than reading does.
 
         Raises:
             VectorFileError: the file is not what its header says, or has been changed.
@@ -103,11 +105,12 @@ def file_error(path: str | os.PathLike[str], problem: str, verb: str = "read") -
     return VectorFileError(f"cannot {verb} {os.fspath(path)!r}: {problem}")
 
 
-def ahead(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same chunks, the next of which is read by a thread while the caller works on the last.
+def ahead(vectors: Vectors, rows: int) -> Iterator[np.ndarray]:
+    """Chunks of at most `rows` rows, the next of which is read by a thread while the caller works on the last.
 
-    Two chunks are in memory at a time, if the caller lets go of one before asking for the next.
+    A chunk holds until the next one is asked for. Then the caller lets go of it: at most two are in memory.
     """
+    chunks = vectors.chunks(rows, recycled=True)
     with ThreadPoolExecutor(1, "flash-kmeans-read") as reader:
         coming = reader.submit(next, chunks, None)
         while (chunk := coming.result()) is not None:

@@ -64,21 +64,28 @@ class FlatVectors(Vectors):
     def _stride(self) -> int:
         return 4 * self.prefixed + self.shape[1] * self.stored.itemsize
 
-    def chunks(self, rows: int) -> Iterator[np.ndarray]:
-        n, d = self.shape
+    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
+        n, rows = self.shape[0], min(rows, self.shape[0])
+        raws = [self._empty(rows), self._empty(rows)] if recycled and rows < n else []
         with Path(self.path).open("rb", buffering=0) as file:
             for lo in range(0, n, rows):
-                size = min(rows, n - lo)
-                if self.by_columns:
-                    raw = np.empty((d, size), self.stored)
-                    for column in range(d):
-                        self._fill(file, raw[column], self.offset + (column * n + lo) * self.stored.itemsize)
-                    yield decoded(raw.T, self.dtype)
-                else:
-                    raw = np.empty((size, self._stride), np.uint8)
-                    self._fill(file, raw, self.offset + lo * self._stride)
-                    yield decoded(self._values(raw, lo), self.dtype)
+                raw = raws[lo // rows % 2][: n - lo] if raws else self._empty(min(rows, n - lo))
+                yield decoded(self._read(file, raw, lo), self.dtype)
                 del raw
+
+    def _empty(self, rows: int) -> np.ndarray:
+        """Memory for rows as they are stored."""
+        return np.empty((rows, self._stride), np.uint8)
+
+    def _read(self, file: FileIO, raw: np.ndarray, lo: int) -> np.ndarray:
+        """(n, D) stored values of the rows from `lo` on, as many as `raw` has room for."""
+        if not self.by_columns:
+            self._fill(file, raw, self.offset + lo * self._stride)
+            return self._values(raw, lo)
+        columns = raw.reshape(-1).view(self.stored).reshape(self.shape[1], -1)
+        for j, column in enumerate(columns):
+            self._fill(file, column, self.offset + (j * self.shape[0] + lo) * self.stored.itemsize)
+        return columns.T
 
     def _fill(self, file: FileIO, out: np.ndarray, begin: int) -> None:
         left = out.view(np.uint8).reshape(-1).data
@@ -122,7 +129,8 @@ class MappedVectors(Vectors):
         super().__init__(str(x.filename or ""), "", shape, x.dtype.newbyteorder("=").name)
         self.x = x
 
-    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
+        del recycled
         for lo in range(0, self.shape[0], rows):
             part = self.x[lo : lo + rows]
             chunk = decoded(np.array(part, part.dtype.newbyteorder("="), order="C", subok=False), self.dtype)

@@ -43,7 +43,8 @@ class TorchVectors(Vectors):
     def reading_bytes(self) -> int:
         return self.row_bytes + self.shape[1] * STORED[self.dtype].itemsize
 
-    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
+        del recycled
         torch = torch_module(self.path)
         for lo in range(0, self.shape[0], rows):
             part = self.tensor[lo : lo + rows].clone(memory_format=torch.contiguous_format)
