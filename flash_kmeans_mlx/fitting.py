@@ -55,10 +55,11 @@ def fit(
     strategy: str | None = None,
     check_finite: bool = True,
     terms: Terms | None = None,
+    report: Callable[[Iteration], None] | None = None,
 ) -> KMeansResult:
     """`batch_kmeans_*` of `api` for any metric, with the same arguments.
 
-    With `terms`, `tol` bounds the norm of all shifts of an iteration together.
+    `report` is called after every iteration. With `terms`, `tol` bounds the norm of all shifts of an iteration together.
     """
     data = validation.data(x, dtype)
     n = data.shape[1]
@@ -93,7 +94,7 @@ def fit(
         terms is not None,
     )
     with backends.open_points(backend, problem) as points:
-        report = _print if verbose else terms and terms.report
+        report = _print if verbose else report or (terms and terms.report)
         means = terms and terms.means
         starts = (
             initial_centroids(points, init, data, n_clusters, np.random.default_rng([seed, run]), check_finite)

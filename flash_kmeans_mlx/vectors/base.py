@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -105,7 +105,7 @@ def file_error(path: str | os.PathLike[str], problem: str, verb: str = "read") -
     return VectorFileError(f"cannot {verb} {os.fspath(path)!r}: {problem}")
 
 
-def ahead(vectors: Vectors, rows: int) -> Iterator[np.ndarray]:
+def ahead(vectors: Vectors, rows: int) -> Generator[np.ndarray, None, None]:
     """Chunks of at most `rows` rows, the next of which is read by a thread while the caller works on the last.
 
     A chunk holds until the next one is asked for. Then the caller lets go of it: at most two are in memory.

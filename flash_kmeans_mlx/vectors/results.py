@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +16,7 @@ from .._files import replacing, safetensors_parts
 from .base import file_error
 from .pt import torch_module
 
-__all__ = ["RESULT_FORMATS", "check_output", "write"]
+__all__ = ["RESULT_FORMATS", "check_output", "read_npz", "write"]
 
 
 def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], fields: dict[str, str | int] | None = None) -> None:
@@ -35,11 +39,11 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], fields: d
         writer(file, arrays, fields or {})
 
 
-def check_output(path: str | os.PathLike[str]) -> None:
-    """Find what would keep `write` from writing to `path`, before hours of work.
+def check_output(path: str | os.PathLike[str], size: int = 0) -> None:
+    """Find what would keep `write` from writing `size` bytes to `path`, before hours of work.
 
     Raises:
-        OSError: Its folder is missing or can't be written to.
+        OSError: Its folder is missing or can't be written to, or the disk is full.
         VectorFileError: As in `write`.
     """
     path = os.fspath(path)
@@ -49,12 +53,39 @@ def check_output(path: str | os.PathLike[str]) -> None:
     if suffix == ".pt":
         torch_module(path, "write")
     if Path(path).is_dir():
-        raise IsADirectoryError(21, os.strerror(21), path)
+        raise _os_error(errno.EISDIR, path)
     folder = Path(path).resolve().parent
     if not folder.is_dir():
-        raise FileNotFoundError(2, os.strerror(2), str(folder))
+        raise _os_error(errno.ENOENT, folder)
     if not os.access(folder, os.W_OK):
-        raise PermissionError(13, os.strerror(13), str(folder))
+        raise _os_error(errno.EACCES, folder)
+    if shutil.disk_usage(folder).free < size:
+        raise _os_error(errno.ENOSPC, path)
+
+
+def read_npz(path: str) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file; pickles in it are refused.
+
+    Raises:
+        OSError: The file can't be opened.
+        VectorFileError: It is damaged.
+    """
+    with Path(path).open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = [name for name in archive.namelist() if name.endswith(".npy")]
+                return {name.removesuffix(".npy"): _member(archive, name) for name in names}
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError) as error:
+            raise file_error(path, f"it is no .npz file, or damaged ({error})") from None
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(name) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def _os_error(code: int, path: str | os.PathLike[str]) -> OSError:
+    return OSError(code, os.strerror(code), os.fspath(path))
 
 
 def _npy(file: BinaryIO, arrays: dict[str, np.ndarray], fields: dict[str, str | int]) -> None:
