@@ -168,6 +168,7 @@ def listing() -> Table:
             view.add_row(f"fit:{case.name}", "the same data, a whole fit", "")
     for case in SEARCHES:
         view.add_row(f"knn:{case.name}", case.missing() or case.shape("knn"), "")
+    view.add_row("disk", "a search in a file of 1,000,000 x 128 (or --n rows), by itself", "")
     return view
 
 

@@ -81,6 +81,13 @@ def test_fit_and_predict(folder: Path, metric: str) -> None:
     np.testing.assert_array_equal(np.load("p.npy"), model.labels_)
 
 
+def test_fit_of_bfloat16(folder: Path) -> None:
+    safetensors(folder / "x.safetensors", (DATA.view(np.uint32) >> 16).astype(np.uint16), "bfloat16")
+    ok("fit", "x.safetensors::vectors", "-k", "3", "-o", "m.safetensors", "--labels", "l.npz")
+    ok("predict", "m.safetensors", "x.safetensors::vectors", "-o", "p.npz")
+    np.testing.assert_array_equal(read_npz("l.npz")["labels"], read_npz("p.npz")["labels"])
+
+
 def test_predict_in_chunks_under_a_cap(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flash_kmeans_mlx import labelling
     from flash_kmeans_mlx.vectors import open_vectors

@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from .. import __version__
@@ -152,7 +153,7 @@ def fit(
         model._fit(source.array(), report=report if update else None)
     model.save(output)
     if labels is not None:
-        results.write(labels, {"labels": model.labels_}, {"data_path": data, "model_path": str(output)})
+        results.write(labels, {"labels": np.asarray(model.labels_)}, {"data_path": data, "model_path": str(output)})
     n, d = source.shape
     typer.echo(f"{output}: {k} clusters of {n:,} x {d}, inertia {model.inertia_:.8g} after {model.n_iter_} iterations")
 

@@ -84,7 +84,7 @@ def contents(path: str) -> dict[str, Vectors | str]:
 
 def _vectors(path: str, name: str, value: Any, torch: Any) -> Vectors | str:
     if not isinstance(value, torch.Tensor):
-        return f"it is no tensor but {type(value).__name__}"
+        return f"it is {value!r:.60}, no tensor" if isinstance(value, (str, int, float)) else f"it is a {type(value).__name__}"
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in STORED or value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         return f"its dtype {dtype} or layout is not read"

@@ -123,3 +123,12 @@ def test_figures(tmp_path: Path) -> None:
 
     plot_digits(tmp_path / "digits.png")
     assert 20_000 < (tmp_path / "digits.png").stat().st_size < 400_000
+
+
+def test_a_search_from_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out" / "disk.json"
+    assert main(["--case", "disk", "--n", "3000", "--runs", "1", "--threads", "1", "--json", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "from disk, cached" in printed and "of: in memory" in printed and "of 500 MB" in printed
+    written = json.loads(path.read_text())
+    assert written["problem"] == "" and 0 <= written["memory"] <= 5e8 and len(written["seconds"]["in memory"]) == 1
