@@ -16,6 +16,7 @@ from helpers import to_float64
 from flash_kmeans_mlx.errors import VectorFileError
 from flash_kmeans_mlx.vectors import FORMATS, Vectors, ahead, contents, is_source, open_vectors
 from flash_kmeans_mlx.vectors.base import STORED
+from flash_kmeans_mlx.vectors.flat import FlatVectors
 
 FLOATS = ("float16", "float32", "float64")
 WHOLE = np.array([[0, 1, 2], [3, 100, 5], [6, 7, 127], [9, 10, 11], [12, 13, 14], [15, 16, 17], [1, 0, 1]])
@@ -162,7 +163,21 @@ def test_memory_maps(tmp_path: Path, mode: Any, part: slice) -> None:
     vectors = open_vectors(mapped[part])
     for _ in range(2):
         np.testing.assert_array_equal(np.concatenate(list(vectors.chunks(1111))), x[part])
+        np.testing.assert_array_equal(np.concatenate([chunk.copy() for chunk in ahead(vectors, 700)]), x[part])
     assert str(vectors) == str(tmp_path / "x.npy")
+
+
+def test_tensors_of_torch_are_read_as_bytes_where_it_is_clear_which(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.arange(24, dtype=torch.float32).reshape(6, 4)
+    saved = {"one": x, "part": {"a": x[2:], "b": torch.zeros(1)}, "turned": x.T, "alike": {"a": x, "b": x + 1}}
+    for name, tensors in saved.items():
+        torch.save(tensors, tmp_path / "x.pt")
+        values = list(tensors.values()) if isinstance(tensors, dict) else [tensors]
+        names = [f"{tmp_path / 'x.pt'}::{key}" for key in tensors] if isinstance(tensors, dict) else [str(tmp_path / "x.pt")]
+        vectors = open_vectors(names[0])
+        assert isinstance(vectors, FlatVectors) == (name in {"one", "part"})
+        np.testing.assert_array_equal(np.concatenate(list(vectors.chunks(4))), values[0].numpy())
 
 
 def test_what_is_a_source(tmp_path: Path) -> None:

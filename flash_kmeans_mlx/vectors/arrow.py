@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ class ArrowVectors(Vectors):
 
     @property
     def reading_bytes(self) -> int:
-        # Parquet decodes values with two levels of 2 bytes each, into a buffer that doubles as it grows.
-        return self.row_bytes + self.shape[1] * (2 * STORED[self.dtype].itemsize + 4)
+        stored = self.shape[1] * STORED[self.dtype].itemsize
+        if self.batches is _arrow_batches:
+            return self.row_bytes + 2 * stored
+        # Parquet decodes values with two levels each, into buffers that double as they grow.
+        return self.row_bytes + 4 * stored + 6 * self.shape[1]
 
     def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
         del recycled
@@ -39,19 +43,17 @@ class ArrowVectors(Vectors):
         done = 0
         with _reported(self.path), self.batches(self.path, self.name, rows) as batches:
             for batch in batches:
-                for lo in range(0, batch.num_rows, rows):
-                    column = batch.column(0).slice(lo, rows)
-                    column = getattr(column, "storage", column)
-                    column.validate(full=True)
-                    values = column.flatten()
-                    done += len(column)
-                    if column.null_count or values.null_count or len(values) != len(column) * d:
-                        raise file_error(self.path, f"column {self.name!r} has missing values: drop or fill them first")
-                    if done > n:
-                        break
-                    yield decoded(values.to_numpy(zero_copy_only=False), self.dtype).reshape(-1, d)
-                    del column, values
-                del batch
+                column = getattr(batch.column(0), "storage", batch.column(0))
+                column.validate(full=True)
+                values = column.flatten()
+                done += len(column)
+                if column.null_count or values.null_count or len(values) != len(column) * d:
+                    raise file_error(self.path, f"column {self.name!r} has missing values: drop or fill them first")
+                if done > n:
+                    break
+                raw = values.to_numpy(zero_copy_only=False)
+                yield decoded(raw.copy() if self.batches is _arrow_batches else raw, self.dtype).reshape(-1, d)
+                del batch, column, values, raw
         if done != n:
             raise file_error(self.path, f"column {self.name!r} has {done} rows or more where its header says {n}")
 
@@ -87,23 +89,35 @@ def _parquet_batches(path: str, name: str, rows: int) -> Iterator[Iterator[Any]]
 
 @contextmanager
 def _arrow_batches(path: str, name: str, rows: int) -> Iterator[Iterator[Any]]:
-    del rows
-    with ExitStack() as stack:
-        yield (batch.select([name]) for batch in _each(_open_arrow(path, stack)))
+    """Slices of batches, whose pages leave memory after they were used."""
+    owner = _mapping(path)
+
+    def slices() -> Iterator[Any]:
+        for batch in _each(_open_arrow(path, owner)):
+            column = batch.select([name])
+            for lo in range(0, batch.num_rows, rows):
+                yield column.slice(lo, rows)
+                if hasattr(mmap, "MADV_DONTNEED"):
+                    owner.madvise(mmap.MADV_DONTNEED)
+
+    yield slices()
+
+
+def _mapping(path: str) -> mmap.mmap:
+    with Path(path).open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _open_arrow(path: str, owner: mmap.mmap) -> Any:
+    """A reader of the file format, or of the streaming one."""
+    pa = _pyarrow(path)
+    source = pa.BufferReader(pa.py_buffer(owner))
+    return pa.ipc.open_file(source) if owner[: len(_MAGIC)] == _MAGIC else pa.ipc.open_stream(source)
 
 
 def _each(reader: Any) -> Iterator[Any]:
     """The batches of a file or of a stream."""
     return (reader.get_batch(i) for i in range(reader.num_record_batches)) if hasattr(reader, "get_batch") else reader
-
-
-def _open_arrow(path: str, stack: ExitStack) -> Any:
-    """A reader of the file format, or of the streaming one."""
-    pa = _pyarrow(path)
-    with Path(path).open("rb") as file:
-        is_file = file.read(len(_MAGIC)) == _MAGIC
-    source = stack.enter_context(pa.memory_map(path))
-    return stack.enter_context(pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source))
 
 
 def parquet(path: str) -> dict[str, Vectors | str]:
@@ -117,8 +131,8 @@ def parquet(path: str) -> dict[str, Vectors | str]:
 
 def arrow(path: str) -> dict[str, Vectors | str]:
     """The columns of an Arrow (Feather 2, IPC) file or stream."""
-    with _reported(path), ExitStack() as stack:
-        reader = _open_arrow(path, stack)
+    with _reported(path):
+        reader = _open_arrow(path, _mapping(path))
         schema, rows = reader.schema, 0
         for batch in _each(reader):
             batch.validate()  # lists are as long as the schema says

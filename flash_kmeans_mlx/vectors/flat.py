@@ -130,32 +130,36 @@ class MappedVectors(Vectors):
         self.x = x
 
     def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
-        del recycled
-        for lo in range(0, self.shape[0], rows):
-            part = self.x[lo : lo + rows]
-            chunk = decoded(np.array(part, part.dtype.newbyteorder("="), order="C", subok=False), self.dtype)
-            _forget(part)
-            yield chunk
-            del chunk, part
+        n, d = self.shape
+        rows = min(rows, n)
+        owner = getattr(self.x, "_mmap", None)
+        step = max(1, (1 << 20) // d)
+        raws = [self._empty(rows), self._empty(rows)] if recycled and rows < n else []
+        for lo in range(0, n, rows):
+            raw = raws[lo // rows % 2][: n - lo] if raws else self._empty(min(rows, n - lo))
+            for at in range(0, len(raw), step):
+                part = self.x[lo + at : lo + at + min(step, len(raw) - at)]
+                raw[at : at + step] = part
+                if isinstance(owner, mmap.mmap) and self.x.mode != "c":  # private changes would be lost
+                    _forget(owner, part)
+                del part
+            yield decoded(raw, self.dtype)
+            del raw
+
+    def _empty(self, rows: int) -> np.ndarray:
+        return np.empty((rows, self.shape[1]), self.x.dtype.newbyteorder("="))
 
     def array(self) -> Any:
         return self.x
 
 
-def _forget(part: Any) -> None:
-    """Tell the kernel that these rows are not needed soon. Private changes of a map ("c") would be lost, so those stay."""
-    owner = getattr(part, "_mmap", None)
-    if (
-        not isinstance(owner, mmap.mmap)
-        or part.mode == "c"
-        or not part.flags.c_contiguous
-        or not hasattr(mmap, "MADV_DONTNEED")
-    ):
+def _forget(owner: mmap.mmap, part: np.ndarray) -> None:
+    """Tell the kernel that the pages under this part of a map are not needed soon: they count as this process's memory."""
+    if not part.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
         return
     begin = part.__array_interface__["data"][0] - np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
-    lo, hi = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, (begin + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if lo < hi:
-        owner.madvise(mmap.MADV_DONTNEED, lo, hi - lo)
+    lo, hi = begin // mmap.PAGESIZE * mmap.PAGESIZE, begin + part.nbytes
+    owner.madvise(mmap.MADV_DONTNEED, lo, hi - lo)
 
 
 _NPY_FIELD = re.compile(r"\s*['\"](\w+)['\"]\s*:\s*('[^'\"]*'|\"[^'\"]*\"|True|False|\([\dL,\s]*\))\s*(?:,|$)")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import VectorFileError
 from .base import STORED, Vectors, check_shape, decoded, file_error
+from .flat import FlatVectors
 
 __all__ = ["contents", "torch_module"]
 
@@ -89,4 +93,26 @@ def _vectors(path: str, name: str, value: Any, torch: Any) -> Vectors | str:
     if dtype not in STORED or value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         return f"its dtype {dtype} or layout is not read"
     shape = check_shape(tuple(value.shape))
-    return shape if isinstance(shape, str) else TorchVectors(path, name, shape, dtype, value.detach())
+    if isinstance(shape, str):
+        return shape
+    mapped = TorchVectors(path, name, shape, dtype, value.detach())
+    return _flat(mapped, value) or mapped
+
+
+def _flat(mapped: TorchVectors, tensor: Any) -> FlatVectors | None:
+    """The same rows as bytes of the file, if it is clear which: reading them takes less memory than mapping them."""
+    storage = tensor.untyped_storage().nbytes()
+    with zipfile.ZipFile(mapped.path) as archive:
+        records = [i for i in archive.infolist() if "/data/" in i.filename and i.file_size == storage]
+    if len(records) != 1 or records[0].compress_type != zipfile.ZIP_STORED or not tensor.is_contiguous():
+        return None
+    begin = records[0].header_offset
+    with Path(mapped.path).open("rb") as file:
+        file.seek(begin)
+        name, extra = struct.unpack("<HH", file.read(30)[26:].ljust(4, b"\0"))  # of the header before the data
+    begin += 30 + name + extra + tensor.storage_offset() * tensor.element_size()
+    if begin + storage > Path(mapped.path).stat().st_size:
+        return None
+    found = FlatVectors(mapped.path, mapped.name, mapped.shape, mapped.dtype, begin)
+    same = (a.tobytes() == b.tobytes() for a, b in zip(found.chunks(1), mapped.chunks(1), strict=True))
+    return found if all(itertools.islice(same, 8)) else None
