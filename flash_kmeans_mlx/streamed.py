@@ -170,6 +170,7 @@ def _plan(x: Source, y: Source, k: int, cap: int) -> Plan:
     per_query = x.reading_bytes if isinstance(x, Vectors) else 0
     searched = per_query + 36 * k  # a query, its best so far, those of a chunk, and these as they are returned
     fixed = sum(s.copied for s in in_memory) + 12 * q * k * as_mlx
+    fixed += sum(s.library_bytes for s in (x, y) if isinstance(s, Vectors))
     room = cap - fixed - SCRATCH_BYTES
     batch = q
     if q * searched > room // 2:

@@ -16,6 +16,7 @@ from .base import STORED, Vectors, check_shape, decoded, file_error
 __all__ = ["arrow", "parquet"]
 
 _BUFFER = 1 << 20  # of a Parquet column at a time; without it pyarrow reads a whole row group
+_POOL = 16 << 20  # what pyarrow's allocator keeps of buffers that are no longer used
 _MAGIC = b"ARROW1"
 _ARROW = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
@@ -28,6 +29,7 @@ class ArrowVectors(Vectors):
     def __init__(self, path: str, name: str, shape: tuple[int, int], dtype: str, batches: Batches) -> None:
         super().__init__(path, name, shape, dtype)
         self.batches = batches
+        self.library_bytes = _POOL if batches is _parquet_batches else 0
 
     @property
     def reading_bytes(self) -> int:

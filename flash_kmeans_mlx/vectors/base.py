@@ -35,7 +35,10 @@ class Vectors(ABC):
         name: of the tensor or column, "" in formats that hold one without a name.
         shape: (N, D).
         dtype: the name of the dtype that is stored, a key of `STORED`.
+        library_bytes: what a library that reads the file keeps beside the rows.
     """
+
+    library_bytes = 0
 
     def __init__(self, path: str, name: str, shape: tuple[int, int], dtype: str) -> None:
         self.path, self.name, self.shape, self.dtype = path, name, shape, dtype
