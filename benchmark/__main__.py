@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.live import Live
 
-from . import machine, report
+from . import disk, machine, report
 from .cases import DTYPES, METRICS, Job, custom, override, select
 from .contestants import FlashKMeansMLX, contestants
 from .runner import Result, Settings, run
@@ -64,6 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def jobs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Job]:
     """The jobs that the options ask for; says what is wrong with them otherwise."""
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install matplotlib")
     shape = {key: getattr(options, key) for key in "ndkb" if getattr(options, key) is not None}
     if shape and options.case:
         parser.error("--case and --n, --d, --k, --b exclude each other")
@@ -73,7 +77,7 @@ def jobs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[J
         chosen = [Job(override(job.case, **changes), job.kind) for job in chosen]
     except ValueError as error:
         parser.error(str(error))
-    euclidean = [job for job in chosen if job.kind == "lloyd" or job.case.metric == "euclidean"]
+    euclidean = [job for job in chosen if job.kind != "fit" or job.case.metric == "euclidean"]
     if not euclidean:
         parser.error(f"whole fits are compared under the euclidean metric only, not under {options.metric}")
     return euclidean
@@ -87,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         screen.print(report.listing())
         return 0
+    if options.case == "disk":
+        return _disk(options, screen)
     todo = jobs(parser, options)
-    if options.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--plot needs matplotlib: pip install matplotlib")
     settings = Settings(options.threads, options.runs, options.warmup, options.seeding)
     backends = options.backend.split(",") if options.backend else [None]
     who = contestants(backends, options.threads, not options.skip_sklearn)
@@ -135,6 +139,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             screen.print(f"written: {options.plot}")
     ours = [row for result in results for row in result.rows if isinstance(row.contestant, FlashKMeansMLX)]
     return 1 if any(row.problem for row in ours) else 0
+
+
+def _disk(options: argparse.Namespace, screen: Console) -> int:
+    screen.print(report.header(machine.describe(), machine.versions(), options.threads, options.runs), highlight=False)
+    found, good = disk.run(screen, options.threads, options.n or disk.N, options.runs or 5)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({"machine": machine.describe(), "versions": machine.versions(), **found}, indent=1))
+        screen.print(f"written: {options.json}")
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Case:
         metric: ``"euclidean"``, ``"cosine"`` or ``"dot"``.
         dtype: Type of the points.
         needs: A module that making the data needs, with the package that has it.
+        queries: For a search of the K nearest points, further points that ask; 0 for the points themselves.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     metric: str = "euclidean"
     dtype: str = "float32"
     needs: tuple[str, str] | None = None
+    queries: int = 0
 
     def __post_init__(self) -> None:
         for field in ("B", "N", "D", "K"):
@@ -65,6 +67,8 @@ class Case:
 
     def data(self, seed: int = 0) -> Array:
         """The points, float32 ``(B, N, D)``, rounded to ``dtype``."""
+        if self.queries:
+            return np.ascontiguousarray(self._drawn(seed)[:, : self.N])
         x = np.ascontiguousarray(self.make(self, np.random.default_rng(seed)), dtype=np.float32)
         return round_to(x, self.dtype)
 
@@ -77,15 +81,24 @@ class Case:
         c = np.stack([_distinct_rows(member, self.K, rng) for member in x])
         return c if self.metric == "euclidean" else unit_rows(c)
 
-    def shape(self) -> str:
+    def ask(self) -> Array:
+        """The queries of a search, float32 ``(1, Q, D)``: the points, or further ones of the same draw."""
+        return self._drawn()[:, self.N :] if self.queries else self.data()
+
+    def _drawn(self, seed: int = 0) -> Array:
+        return replace(self, N=self.N + self.queries, queries=0).data(seed)
+
+    def shape(self, kind: str = "lloyd") -> str:
         """The shape in words."""
+        if kind == "knn":
+            return f"{self.queries or self.N:,} queries, {self.N:,} x {self.D}, k={self.K}, {self.metric}, {self.dtype}"
         batch = f"{self.B} x " if self.B > 1 else ""
         return f"{batch}{self.N:,} x {self.D}, K={self.K}, {self.metric}, {self.dtype}"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is run on a case: Lloyd from a given start (``"lloyd"``), or a fit as users call it (``"fit"``)."""
+    """What is run on a case: Lloyd from a given start (``"lloyd"``), a whole fit (``"fit"``), or a search (``"knn"``)."""
 
     case: Case
     kind: str
@@ -93,7 +106,7 @@ class Job:
     @property
     def name(self) -> str:
         """What ``--case`` calls it."""
-        return self.case.name if self.kind == "lloyd" else f"fit:{self.case.name}"
+        return self.case.name if self.kind == "lloyd" else f"{self.kind}:{self.case.name}"
 
 
 def round_to(x: Array, dtype: str) -> Array:
@@ -191,10 +204,23 @@ CASES = (
     Case("batch-256", 256, 500, 16, 8, 10, blobs, ("quick", "batched")),
     Case("batch-32", 32, 16_384, 64, 100, 10, blobs, ("batched",)),
 )
+# The first twelve have the shapes of mlx-nn's table: every point asks, and finds itself first. For k=1 that is all a tree does.
+SEARCHES = (
+    *(Case(f"self-{n}-{d}", 1, n, d, 10, 1, gauss) for d in (3, 10, 50, 100) for n in (100, 1000, 10_000)),
+    Case("gauss-k10", 1, 100_000, 128, 10, 1, gauss, queries=1000),
+    Case("gauss-k100", 1, 100_000, 128, 100, 1, gauss, queries=1000),
+    Case("gauss-one", 1, 100_000, 128, 10, 1, gauss, queries=1),
+    Case("sift-k10", 1, 60_000, 128, 10, 1, sift_like, queries=1000),
+    Case("embeddings-k10", 1, 20_000, 768, 10, 1, embeddings, queries=1000),
+    Case("cosine-k10", 1, 20_000, 768, 10, 1, embeddings, metric="cosine", queries=1000),
+    Case("dot-k10", 1, 20_000, 768, 10, 1, gauss, metric="dot", queries=1000),
+    Case("low-k10", 1, 100_000, 3, 10, 1, gauss, queries=100_000),
+)
 GROUPS = {
     "quick": "the default run",
     "all": "Lloyd on every case",
     "fit": "every whole fit, as users call it",
+    "knn": "every search of nearest neighbours",
 }
 
 
@@ -207,24 +233,28 @@ def select(names: Iterable[str]) -> list[Job]:
     """The jobs that these names stand for, in order and without repeats.
 
     Args:
-        names: Names of cases, ``fit:`` and the name of a case, or ``quick``, ``all``, ``fit``.
+        names: Names of cases, ``fit:`` or ``knn:`` and the name of a case, or ``quick``, ``all``, ``fit``, ``knn``.
 
     Raises:
         ValueError: A name is unknown.
     """
     lloyd = {case.name: Job(case, "lloyd") for case in CASES}
     fits = {f"fit:{case.name}": Job(case, "fit") for case in CASES if "fit" in case.tags}
+    searches = {f"knn:{case.name}": Job(case, "knn") for case in SEARCHES}
     groups: dict[str, list[Job]] = {
         "quick": [job for job in lloyd.values() if "quick" in job.case.tags]
         + [job for job in fits.values() if "quick-fit" in job.case.tags],
         "all": list(lloyd.values()),
         "fit": list(fits.values()),
+        "knn": list(searches.values()),
     }
     chosen: list[Job] = []
     for name in names:
-        found = groups.get(name) or [job for job in (lloyd.get(name) or fits.get(name),) if job is not None]
+        found = groups.get(name) or [
+            job for job in (lloyd.get(name) or fits.get(name) or searches.get(name),) if job is not None
+        ]
         if not found:
-            known = ", ".join([*groups, *lloyd, *fits])
+            known = ", ".join([*groups, *lloyd, *fits, *searches])
             raise ValueError(f"unknown case {name!r}; known are {known}")
         chosen += [job for job in found if job not in chosen]
     return chosen

@@ -56,6 +56,7 @@ class Contestant(ABC):
     yardstick: ClassVar[bool] = False
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "fit"})
     metrics: ClassVar[frozenset[str]] = frozenset({"euclidean"})
+    search_metrics: ClassVar[frozenset[str]] = frozenset({"euclidean"})
     note: ClassVar[str] = ""
     fit_note: ClassVar[str] = ""
 
@@ -68,7 +69,9 @@ class Contestant(ABC):
         return None
 
     def runs(self, kind: str, metric: str) -> bool:
-        """Whether it takes part in ``kind`` (``"lloyd"``, ``"seeding"``, ``"fit"``) under ``metric``."""
+        """Whether it takes part in ``kind`` (``"lloyd"``, ``"seeding"``, ``"fit"``, ``"knn"``) under ``metric``."""
+        if kind == "knn":
+            return kind in self.kinds and metric in self.search_metrics
         return kind in self.kinds and (metric in self.metrics if kind == "lloyd" else metric == "euclidean")
 
     @abstractmethod
@@ -90,6 +93,13 @@ class Contestant(ABC):
 
     def fit(self, x: Any, k: int, seed: int) -> Outcome:
         """A whole fit with the library's usual settings."""
+        raise NotImplementedError
+
+    def knn(self, x: Any, queries: Any, k: int, metric: str) -> Outcome:
+        """The k nearest points for queries ``(1, Q, D)``, from points as they come: indices as labels ``(1, Q, k)``.
+
+        Their distances, squared for the Euclidean metric, stand in for centroids.
+        """
         raise NotImplementedError
 
 
@@ -117,8 +127,9 @@ class FlashKMeansMLX(Contestant):
 
     name: ClassVar[str] = "flash-kmeans-mlx"
     package: ClassVar[str] = "flash-kmeans-mlx"
-    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit"})
+    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit", "knn"})
     metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
+    search_metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
     fit_note: ClassVar[str] = "k-means++, scikit-learn's tolerance"
     backend: str | None = None
 
@@ -161,6 +172,14 @@ class FlashKMeansMLX(Contestant):
 
         tol = float(np.sqrt(1e-4 * np.var(_numpy(x), axis=-2, dtype=np.float32).mean() / k))
         return _outcome(batch_kmeans_Euclid(x, k, 300, tol, init="k-means++", seed=seed, backend=self.backend))
+
+    def knn(self, x: Any, queries: Any, k: int, metric: str) -> Outcome:
+        from flash_kmeans_mlx import knn
+        from flash_kmeans_mlx.backends import resolve
+
+        queries = queries[0] if queries.ndim == 3 else queries
+        distances, indices = (_numpy(a) for a in knn(queries, x, k, metric, backend=self.backend))
+        return Outcome(indices[None], distances[None], backend=resolve(self.backend))
 
 
 def _outcome(result: Any) -> Outcome:
@@ -233,8 +252,8 @@ def contestants(backends: Sequence[str | None], threads: int, sklearn: bool = Tr
         threads: Threads each may use, for those that don't read it from the environment.
         sklearn: Whether scikit-learn takes part.
     """
-    from .peers import Faiss, Matmul, ScikitLearn, ScikitLearnIntelex, SuperKMeans
+    from .peers import Faiss, Matmul, PyKDTree, ScikitLearn, ScikitLearnIntelex, SuperKMeans
 
     ours: list[Contestant] = [FlashKMeansMLX(backend) for backend in backends]
     peers: list[Contestant] = [ScikitLearn(), ScikitLearnIntelex()] if sklearn else []
-    return [*ours, FlashKMeansDefaults(), FlashKMeansSwap(), *peers, Faiss(), SuperKMeans(threads), Matmul()]
+    return [*ours, FlashKMeansDefaults(), FlashKMeansSwap(), *peers, Faiss(), SuperKMeans(threads), PyKDTree(), Matmul()]

@@ -173,6 +173,55 @@ def compare(verdict: Verdict, best: float, limit: float = INERTIA_LIMIT) -> Verd
     return verdict
 
 
+def judge_neighbours(x: Array, queries: Array, indices: Array, distances: Array, metric: str, k: int) -> Verdict:
+    """Judges a search: the chosen points are the nearest ones, in order, and their distances are what is reported.
+
+    Args:
+        x: Points ``(1, N, D)``.
+        queries: ``(1, Q, D)``, of which a thousand are judged.
+        indices: ``(1, Q, k)``.
+        distances: ``(1, Q, k)``: squared, ``1 - cos``, or for ``"dot"`` the product.
+        metric: ``"euclidean"``, ``"cosine"`` or ``"dot"``.
+        k: Neighbours asked for.
+    """
+    shape = (1, queries.shape[1], k)
+    if indices.shape != shape or distances.shape != shape:
+        return Verdict(f"shapes {indices.shape} and {distances.shape} for {queries.shape[1]} queries and k={k}")
+    if indices.min() < 0 or indices.max() >= x.shape[1]:
+        return Verdict("indices out of range")
+    if (np.sort(indices, axis=-1)[..., 1:] == np.sort(indices, axis=-1)[..., :-1]).any():
+        return Verdict("a point twice among the neighbours of a query")
+    limit = tolerance("float32", x.shape[2])
+    some = np.random.default_rng(0).permutation(queries.shape[1])[:1000]
+    worst, wrong, total = 0.0, 0.0, 0.0
+    points = x[0].astype(np.float64)
+    mean = points.mean(axis=0) if metric == "euclidean" else 0.0
+    points = unit_rows(points) if metric == "cosine" else points - mean
+    for part in np.array_split(some, -(-len(some) // 64)):
+        rows = queries[0, part].astype(np.float64)
+        rows = unit_rows(rows) if metric == "cosine" else rows - mean
+        own = points[indices[0, part]]
+        cost, size, chosen = -(rows @ points.T), np.ones((len(part), 1)), -np.einsum("qd,qkd->qk", rows, own)
+        if metric == "euclidean":
+            cost = np.square(rows).sum(1)[:, None] + np.square(points).sum(1) + 2 * cost
+            chosen = np.square(rows[:, None] - own).sum(2)
+            size = np.square(rows).sum(1)[:, None] + np.square(points).sum(1).mean()
+        elif metric == "dot":
+            size = np.linalg.norm(rows, axis=1)[:, None] * np.linalg.norm(points, axis=1).max()
+        best = np.sort(np.partition(cost, k - 1, axis=1)[:, :k], axis=1)
+        worst = max(worst, float(((chosen - best) / size).max()))
+        reported = distances[0, part].astype(np.float64)
+        reported = {"euclidean": reported, "cosine": reported - 1, "dot": -reported}[metric]
+        wrong = max(wrong, float((np.abs(reported - chosen) / size).max()))
+        total += float((chosen + 1.0 if metric == "cosine" else chosen).sum())
+    verdict = Verdict(regret=worst, tolerance=limit, inertia=total, rows=len(some))
+    if worst > limit:
+        return replace(verdict, reason=f"regret of a neighbour {worst:.1e} > {limit:.1e}")
+    if wrong > limit:
+        return replace(verdict, reason=f"a distance is off by {wrong:.1e} > {limit:.1e}")
+    return verdict
+
+
 def judge_seeds(x: Array, centroids: Array) -> Verdict:
     """Judges seeds ``(B, K, D)``: each is a point of its problem ``(N, D)``; the inertia is to the nearest of them."""
     total = 0.0

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_PACKAGES = ("flash-kmeans-mlx", "mlx", "numpy", "numba", "scipy", "scikit-learn", "faiss-cpu", "superkmeans")
+_PACKAGES = ("flash-kmeans-mlx", "mlx", "numpy", "numba", "scipy", "scikit-learn", "faiss-cpu", "superkmeans", "pykdtree")
 
 
 def usable_cpus() -> int:

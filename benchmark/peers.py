@@ -25,11 +25,20 @@ class ScikitLearn(Contestant):
     name: ClassVar[str] = "scikit-learn"
     fit_note: ClassVar[str] = "k-means++, tolerance 1e-4"
     package: ClassVar[str] = "scikit-learn"
-    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit"})
+    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit", "knn"})
+    search_metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine"})
+
     library: ClassVar[str] = "sklearn.cluster"
 
     def prepare(self) -> None:
         _library(self.library)
+        _library("sklearn.neighbors")
+
+    def knn(self, x: Array, queries: Array, k: int, metric: str) -> Outcome:
+        """``NearestNeighbors(algorithm="brute")``."""
+        model = _library("sklearn.neighbors").NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric).fit(x[0])
+        distances, indices = model.kneighbors(queries[0])
+        return Outcome(indices[None], (distances**2 if metric == "euclidean" else distances)[None])
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
         cluster = _library(self.library)
@@ -77,10 +86,22 @@ class Faiss(Contestant):
     name: ClassVar[str] = "faiss"
     fit_note: ClassVar[str] = "random start, 25 iterations on a sample"
     package: ClassVar[str] = "faiss-cpu"
+    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "fit", "knn"})
     metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
+    search_metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
 
     def prepare(self) -> None:
         _library("faiss")
+
+    def knn(self, x: Array, queries: Array, k: int, metric: str) -> Outcome:
+        """``IndexFlatL2`` or ``IndexFlatIP``; for cosine of unit rows."""
+        faiss = _library("faiss")
+        if metric == "cosine":
+            x, queries = unit_rows(x), unit_rows(queries)
+        index = (faiss.IndexFlatL2 if metric == "euclidean" else faiss.IndexFlatIP)(x.shape[2])
+        index.add(x[0])
+        distances, indices = index.search(queries[0], k)
+        return Outcome(indices[None], (1 - distances if metric == "cosine" else distances)[None])
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
         faiss = _library("faiss")
@@ -162,6 +183,23 @@ class SuperKMeans(Contestant):
             return model.assign(x[b], centroids), centroids, 10, 0.0, 0
 
         return over_batch(x, one).without_inertia()
+
+
+@dataclass(frozen=True)
+class PyKDTree(Contestant):
+    """``pykdtree.kdtree.KDTree``, built and asked."""
+
+    name: ClassVar[str] = "pykdtree"
+    package: ClassVar[str] = "pykdtree"
+    kinds: ClassVar[frozenset[str]] = frozenset({"knn"})
+
+    def prepare(self) -> None:
+        _library("pykdtree.kdtree")
+
+    def knn(self, x: Array, queries: Array, k: int, metric: str) -> Outcome:
+        distances, indices = _library("pykdtree.kdtree").KDTree(x[0]).query(queries[0], k)
+        shape = (1, queries.shape[1], k)
+        return Outcome(indices.astype(np.int64).reshape(shape), (distances**2).reshape(shape))
 
 
 @dataclass(frozen=True)

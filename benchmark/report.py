@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from . import machine
-from .cases import CASES, GROUPS
+from .cases import CASES, GROUPS, SEARCHES
 from .runner import Result, Row
 from .timing import USUAL_RUNS, Times
 
-_TITLES = {"lloyd": "same start, {iters} iterations", "fit": "whole fits, as users call them"}
+_TITLES = {"lloyd": "same start, {iters} iterations", "fit": "whole fits, as users call them", "knn": "exact search"}
 
 
 def console() -> Console:
@@ -61,7 +61,7 @@ _NARROW = 100
 def table(result: Result, width: int, doing: str = "") -> RenderableType:
     """A job's rows, with a line on what is being run, or on what was found."""
     job = result.job
-    title = f"{job.name}: {job.case.shape()}: {_TITLES[job.kind].format(iters=job.case.iters)}"
+    title = f"{job.name}: {job.case.shape(job.kind)}: {_TITLES[job.kind].format(iters=job.case.iters)}"
     view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     left_out = ("cold", "p20-p80") if width < _NARROW else ()
     names = ("contestant", "its", "cold", "median", "p20-p80", "x ours", "inertia", "regret", "result")
@@ -133,9 +133,10 @@ def _notes(result: Result) -> list[str]:
             notes.append(f"{ours.name} / matmul alone: {1 / relative:.2f}")
     if result.memory is not None:
         notes.append(f"our peak memory beyond the input: {result.memory / 1e6:.0f} MB (bound {result.bound / 1e6:.0f} MB)")
-    total = result.job.case.B * result.job.case.N
+    case, search = result.job.case, result.job.kind == "knn"
+    total = case.queries or case.N if search else case.B * case.N
     if result.points_judged:
-        notes.append(f"labels judged: {result.points_judged:,} of {total:,}")
+        notes.append(f"{'queries' if search else 'labels'} judged: {result.points_judged:,} of {total:,}")
     notes += [rates(result, row) for row in result.section("lloyd") if row.backend == "metal" and row.times]
     notes += [engine(row) for row in result.section(result.job.kind) if row.engine and row.times]
     problems = dict.fromkeys(f"{row.name}: {row.problem}" for row in result.rows if ":" in row.problem)
@@ -174,6 +175,9 @@ def listing() -> Table:
         view.add_row(case.name, case.missing() or f"{case.shape()}, {case.iters} iterations", ", ".join(case.tags))
         if "fit" in case.tags:
             view.add_row(f"fit:{case.name}", "the same data, a whole fit", "")
+    for case in SEARCHES:
+        view.add_row(f"knn:{case.name}", case.missing() or case.shape("knn"), "")
+    view.add_row("disk", "a search in a file of 1,000,000 x 128 (or --n rows), by itself", "")
     return view
 
 
@@ -183,6 +187,7 @@ def as_json(result: Result) -> dict[str, Any]:
     return {
         "case": case.name,
         "kind": job.kind,
+        "queries": case.queries,
         **{key: getattr(case, key) for key in ("B", "N", "D", "K", "iters", "metric", "dtype")},
         "memory": None if result.memory is None else {"bytes": result.memory, "bound": result.bound},
         "labels_judged": result.points_judged,

@@ -47,7 +47,7 @@ class Row:
 
     Attributes:
         contestant: Who.
-        kind: ``"lloyd"``, ``"seeding"`` or ``"fit"``.
+        kind: ``"lloyd"``, ``"seeding"``, ``"fit"`` or ``"knn"``.
         problem: Why there is no time: not installed, failed or wrong.
         verdicts: What the gate found, by the result's digest.
         inertias: Float64 inertia of each run.
@@ -134,7 +134,8 @@ def run(job: Job, contestants: Sequence[Contestant], settings: Settings, progres
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flash-kmeans-benchmark-")))
         x = case.data()
         np.save(folder / "x.npy", x)
-        np.save(folder / "start.npy", case.start(x))
+        start = case.ask() if job.kind == "knn" else case.start(x)
+        np.save(folder / "start.npy", start)
         workers = {
             row.contestant: stack.enter_context(WorkerProcess(row.contestant, settings.threads, folder))
             for row in rows
@@ -142,7 +143,7 @@ def run(job: Job, contestants: Sequence[Contestant], settings: Settings, progres
         }
         ours = next((row for row in rows if isinstance(row.contestant, FlashKMeansMLX) and job.kind == "lloyd"), None)
         observer = ours and stack.enter_context(WorkerProcess(ours.contestant, settings.threads, folder))
-        turns = _Turns(result, x, workers, folder, settings, progress)
+        turns = _Turns(result, x, start, workers, folder, settings, progress)
         turns.load()
         for kind in kinds:
             turns.take(kind)
@@ -160,12 +161,13 @@ class _Turns:
         self,
         result: Result,
         x: Array,
+        start: Array,
         workers: dict[Contestant, WorkerProcess],
         folder: Path,
         settings: Settings,
         progress: Callable[[Result, str], None],
     ) -> None:
-        self.result, self.x, self.workers, self.folder = result, x, workers, folder
+        self.result, self.x, self.start, self.workers, self.folder = result, x, start, workers, folder
         self.settings, self.progress = settings, progress
         self.case = result.job.case
 
@@ -206,6 +208,7 @@ class _Turns:
     def _load(self, worker: WorkerProcess) -> None:
         case, folder = self.case, self.folder
         problem = {"iters": case.iters, "metric": case.metric, "dtype": case.dtype, "k": case.K}
+        problem["queries"] = self.result.job.kind == "knn"
         worker.ask(op="load", x=str(folder / "x.npy"), start=str(folder / "start.npy"), **problem)
 
     def _round(self, rows: list[Row], turn: int) -> None:
@@ -243,7 +246,12 @@ class _Turns:
         digest = answer["digest"]
         if digest not in row.verdicts:
             centroids = np.load(prefix + "-centroids.npy")
-            if row.kind == "seeding":
+            if row.kind == "knn":
+                labels = np.load(prefix + "-labels.npy")
+                row.verdicts[digest] = gate.judge_neighbours(
+                    self.x, self.start, labels, centroids, self.case.metric, self.case.K
+                )
+            elif row.kind == "seeding":
                 row.verdicts[digest] = gate.judge_seeds(self.x, centroids)
             else:
                 labels = np.load(prefix + "-labels.npy")

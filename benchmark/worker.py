@@ -2,9 +2,10 @@
 
 Started as ``python -m flash_kmeans_mlx.benchmark.worker MODULE CLASS OPTIONS``. Requests, by their ``op``:
 
-- ``load``: ``x`` and ``start`` (paths of .npy files), ``iters``, ``metric``, ``dtype``, ``k``: what later runs work on.
-- ``lloyd``, ``seeding``, ``fit``: ``repeats``, ``seed``, ``save`` (a path prefix): runs it, saves what the last repeat
-  returned, and answers ``seconds``, one number a repeat.
+- ``load``: ``x`` and ``start`` (paths of .npy files; ``queries`` says that the latter are such), ``iters``, ``metric``,
+  ``dtype``, ``k``: what later runs work on.
+- ``lloyd``, ``seeding``, ``fit``, ``knn``: ``repeats``, ``seed``, ``save`` (a path prefix): runs it, saves what the last
+  repeat returned, and answers ``seconds``, one number a repeat.
 - ``memory``: peak memory of one ``lloyd`` run beyond what the process held before it, in bytes.
 
 The process ends with its input.
@@ -34,7 +35,7 @@ class Problem:
     """What ``load`` was given."""
 
     x: Any
-    start: Array
+    start: Any
     points: Array
     iters: int
     metric: str
@@ -62,6 +63,8 @@ class Server:
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         points, start = np.load(request["x"]), np.load(request["start"])
         x = self.contestant.convert(points, request["dtype"])
+        if request.get("queries"):
+            start = self.contestant.convert(start, request["dtype"])
         self.problem = Problem(x, start, points, request["iters"], request["metric"], request["dtype"], request["k"])
         return {}
 
@@ -93,6 +96,8 @@ class Server:
     def _once(self, problem: Problem, op: str, seed: int, iters: int | None = None) -> Outcome:
         if op == "lloyd":
             return self.contestant.lloyd(problem.x, problem.start, iters or problem.iters, problem.metric)
+        if op == "knn":
+            return self.contestant.knn(problem.x, problem.start, problem.k, problem.metric)
         run = {"seeding": self.contestant.seeding, "fit": self.contestant.fit}[op]
         return run(problem.x, problem.k, seed)
 

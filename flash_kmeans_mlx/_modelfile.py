@@ -1,23 +1,17 @@
-"""One model in one safetensors file: nothing is ever unpickled, and any safetensors reader can open it.
+"""One model in one safetensors file: nothing is ever unpickled, and any safetensors reader can open it."""
 
-Layout: header length (8 bytes, little endian), a JSON header with dtype, shape and byte range of each array, the data.
-"""
-
-import json
 import math
 import os
 import re
-import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ._files import DTYPES, METADATA, json_object, replacing, safetensors_parts
+
 FORMAT = "flash-kmeans-mlx model"
 FORMAT_VERSION = 1
-_METADATA = "__metadata__"
-_DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U32": np.dtype("<u4")}
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 1 << 20
 _CHECK_PATH = "check the path: only files written by FlashKMeans.save can be loaded"
 _COPY_AGAIN = "copy the file again or save the model again"
@@ -36,37 +30,17 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata:
         TypeError: An array has another dtype, or a metadata key or value is not a string.
         ValueError: A name is reserved, or the header would be larger than `read` accepts.
     """
-    if reserved := {"format", "format_version", _METADATA} & {*metadata, *arrays}:
+    if reserved := {"format", "format_version", METADATA} & {*metadata, *arrays}:
         raise ValueError(f"{min(reserved)!r} is reserved by the file format: choose another name")
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata[{key!r}]={value!r} must be a string with a string key: convert it before saving")
     ours = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
-    header: dict[str, Any] = {_METADATA: ours | metadata}
-    chunks: list[bytes] = []
-    end = 0
-    # Widest items first keeps every array aligned to its item size, which readers that map the file rely on.
-    for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize):
-        dtype = array.dtype.newbyteorder("<")
-        if dtype not in _CODES:
-            raise TypeError(f"arrays[{name!r}].dtype={array.dtype} must be float32, float64, int64 or uint32")
-        chunks.append(array.astype(dtype).tobytes())
-        begin, end = end, end + len(chunks[-1])
-        header[name] = {"dtype": _CODES[dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > _MAX_HEADER:
-        raise ValueError(f"names and metadata take {len(text)} bytes, must be <= {_MAX_HEADER}: shorten them")
-    target = Path(path).resolve()
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.writelines([len(text).to_bytes(8, "little"), text, *chunks])
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    parts = safetensors_parts(arrays, ours | metadata)
+    if len(parts[1]) > _MAX_HEADER:
+        raise ValueError(f"names and metadata take {len(parts[1])} bytes, must be <= {_MAX_HEADER}: shorten them")
+    with replacing(path) as file:
+        file.writelines(parts)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -93,7 +67,7 @@ def _parse(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], dict[str, 
     if size < 0:
         raise ValueError(f"it is truncated by at least {-size} bytes; {_COPY_AGAIN}")
     header = _parse_header(file.read(length))
-    metadata = _check_metadata(header.pop(_METADATA, None))
+    metadata = _check_metadata(header.pop(METADATA, None))
     arrays: dict[str, np.ndarray] = {}
     position = 0
     for name, entry in header.items():
@@ -110,16 +84,9 @@ def _parse(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], dict[str, 
 
 
 def _parse_header(text: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a name appears twice")
-        return dict(pairs)
-
     try:
-        if not text.startswith(b"{"):
-            raise ValueError("no JSON object")
-        return json.loads(text.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        return json_object(text)
+    except ValueError as error:
         raise ValueError(f"it is not safetensors, or its header is damaged ({error}); {_CHECK_PATH}") from None
 
 
@@ -139,13 +106,13 @@ def _check_metadata(metadata: Any) -> dict[str, str]:
 def _check_entry(name: str, entry: Any, begin: int, size: int) -> tuple[np.dtype, list[int], int]:
     fields = entry if isinstance(entry, dict) else {}
     code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(code, str) or code not in _DTYPES:
-        raise ValueError(f"array {name!r} has dtype {code!r}, not one of {', '.join(_DTYPES)}; {_SAVE_AGAIN}")
+    if not isinstance(code, str) or code not in DTYPES:
+        raise ValueError(f"array {name!r} has dtype {code!r}, not one of {', '.join(DTYPES)}; {_SAVE_AGAIN}")
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape[:64]) or shape[64:]:
         raise ValueError(f"array {name!r} has the shape {shape!r}; {_SAVE_AGAIN}")
-    end = begin + math.prod(shape) * _DTYPES[code].itemsize
+    end = begin + math.prod(shape) * DTYPES[code].itemsize
     if offsets != [begin, end]:
         raise ValueError(f"array {name!r} has data_offsets={offsets!r}, not {[begin, end]}; {_SAVE_AGAIN}")
     if end > size:
         raise ValueError(f"it is truncated: array {name!r} ends at data byte {end} of {size}; {_COPY_AGAIN}")
-    return _DTYPES[code], shape, end
+    return DTYPES[code], shape, end

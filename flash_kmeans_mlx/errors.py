@@ -1,6 +1,6 @@
 """Exceptions and warnings of the package."""
 
-__all__ = ["BackendUnavailableError", "EmptyClusterWarning", "NotFittedError"]
+__all__ = ["BackendUnavailableError", "EmptyClusterWarning", "NotFittedError", "VectorFileError"]
 
 
 class BackendUnavailableError(RuntimeError):
@@ -9,6 +9,10 @@ class BackendUnavailableError(RuntimeError):
 
 class NotFittedError(ValueError, AttributeError):
     """An estimator was asked for a result before `fit` or `load`."""
+
+
+class VectorFileError(ValueError):
+    """A file of vectors can't be read or written; the message names it, what was found and what was expected."""
 
 
 class EmptyClusterWarning(UserWarning):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,6 +16,7 @@ from .api import assigned
 from .backends import Points
 from .errors import NotFittedError
 from .fitting import fit
+from .lloyd import Iteration
 
 __all__ = ["FlashKMeans"]
 
@@ -88,6 +90,15 @@ class FlashKMeans:
 
     def fit(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> FlashKMeans:
         """Cluster x (B, N, D) or (N, D); returns self."""
+        return self._fit(x, sample_weight, init_centroids)
+
+    def _fit(
+        self,
+        x: Any,
+        sample_weight: Any = None,
+        init_centroids: Any = None,
+        report: Callable[[Iteration], None] | None = None,
+    ) -> FlashKMeans:
         data = self._check_d(x)
         validation.check_count("k", self.k, 1, data.shape[1], "N", data.given_shape)
         validation.check_count("niter", self.niter, 0)
@@ -95,7 +106,7 @@ class FlashKMeans:
             validation.metric(self.metric), data, self.k, self.niter, self.tol, init_centroids, self.verbose,
             init=self.init, seed=self.seed, sample_weight=sample_weight, n_init=self.n_init, empty=self.empty,
             compiled=self.compiled, max_mem_gb=self.max_mem_gb, backend=self.backend,
-            strategy=self.strategy, check_finite=self.check_finite,
+            strategy=self.strategy, check_finite=self.check_finite, report=report,
         )  # fmt: skip
         self.labels_, self.centroids, self.n_iter_ = result
         self.inertia_ = result.inertia

@@ -56,10 +56,11 @@ def fit(
     prune: str = "auto",
     check_finite: bool = True,
     terms: Terms | None = None,
+    report: Callable[[Iteration], None] | None = None,
 ) -> KMeansResult:
     """`batch_kmeans_*` of `api` for any metric, with the same arguments.
 
-    With `terms`, `tol` bounds the norm of all shifts of an iteration together.
+    `report` is called after every iteration. With `terms`, `tol` bounds the norm of all shifts of an iteration together.
     """
     data = validation.data(x, dtype)
     n = data.shape[1]
@@ -96,7 +97,7 @@ def fit(
         terms is not None,
     )
     with backends.open_points(backend, problem) as points:
-        report = _print if verbose else terms and terms.report
+        report = _print if verbose else report or (terms and terms.report)
         means = terms and terms.means
 
         def start(run: int) -> np.ndarray:

@@ -169,6 +169,13 @@ def check_real(name: str, value: Any) -> float:
     return float(value)
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}={value!r} must be True or False")
+    return bool(value)
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str], other: str = "") -> str:
     """One of the strings `choices`; `other` says what else the argument may be."""
     if not isinstance(value, str) or value not in choices:
@@ -185,10 +192,15 @@ def cap(max_mem_gb: Any) -> int:
 
 def check_cap(max_bytes: int, need: float, shape: tuple[int, ...], n_clusters: int, where: str, cure: str) -> None:
     """Refuse a cap (0: none) below what x of this shape needs."""
+    check_room(max_bytes, need, f"x.shape={shape} with n_clusters={n_clusters}", where, cure)
+
+
+def check_room(max_bytes: int, need: float, what: str, where: str, cure: str) -> None:
+    """Refuse a cap (0: none) below what a problem, described as `what`, needs."""
     if 0 < max_bytes < need:
         raise ValueError(
-            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that x.shape={shape} with"
-            f" n_clusters={n_clusters} needs {where}; {cure}"
+            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that {what} needs {where};"
+            f" {cure}"
         )
 
 

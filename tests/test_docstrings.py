@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import flash_kmeans_mlx as fk
+from flash_kmeans_mlx.search import Search
 
 VERBS = [v for name, v in vars(fk.FlashKMeans).items() if inspect.isfunction(v) and not name.startswith("_")]
 ON_ARRAYS = [fk.assign, fk.batch_kmeans_Euclid, fk.FlashKMeans, fk.KMeansResult]
@@ -45,7 +46,14 @@ def test_the_other_metrics_say_where_their_arguments_are_described(function: Any
     assert "normalised" in doc(function)
 
 
-@pytest.mark.parametrize("thing", [fk.assign, fk.batch_kmeans_Euclid, fk.FlashKMeans], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("thing", [fk.knn, fk.KNN, Search], ids=lambda t: t.__name__)
+def test_searches_name_shapes(thing: Any) -> None:
+    assert re.search(r"\(B, [QN], D\)", doc(thing)) and re.search(r"\([QN], D\)", doc(thing))
+
+
+@pytest.mark.parametrize(
+    "thing", [fk.assign, fk.batch_kmeans_Euclid, fk.FlashKMeans, fk.knn, fk.KNN, Search], ids=lambda t: t.__name__
+)
 def test_every_argument_is_described(thing: Any) -> None:
     described = {name for line in re.findall(r"^ {4,8}([\w, ]+): ", doc(thing), re.MULTILINE) for name in line.split(", ")}
     assert set(inspect.signature(thing).parameters) <= described
@@ -59,5 +67,5 @@ def test_examples(name: str) -> None:
 
 def test_the_main_entries_have_examples() -> None:
     finder = doctest.DocTestFinder(recurse=False)
-    for thing in (fk.batch_kmeans_Euclid, fk.FlashKMeans):
+    for thing in (fk.batch_kmeans_Euclid, fk.FlashKMeans, fk.knn, fk.KNN):
         assert finder.find(thing)[0].examples

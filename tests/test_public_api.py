@@ -18,17 +18,21 @@ ALL = [
     "EmptyClusterWarning",
     "FlashKMeans",
     "KMeansResult",
+    "KNN",
     "NotFittedError",
+    "VectorFileError",
     "assign",
     "batch_kmeans_Cosine",
     "batch_kmeans_Dot",
     "batch_kmeans_Euclid",
+    "knn",
 ]
 FIT = (
     "(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None, verbose=False, *, init='random', seed=0, "
     "sample_weight=None, n_init=1, empty='farthest', compiled=True, max_mem_gb=0.0, dtype=None, backend=None, "
     "strategy=None, prune='auto', check_finite=True)"
 )
+KNN = "(queries, data, k, metric='euclidean', *, max_mem_gb=0.0, backend=None, exclude_self=False)"
 ASSIGN = "(x, centroids, metric='euclidean', *, max_mem_gb=0.0, backend=None, check_finite=True)"
 ESTIMATOR = (
     "(d=None, k=8, niter=25, tol=1e-08, seed=0, verbose=False, dtype=None, metric='euclidean', compiled=True, "
@@ -84,6 +88,12 @@ def test_assign_takes() -> None:
     assert signature(fk.assign) == ASSIGN
 
 
+def test_knn_takes() -> None:
+    assert signature(fk.knn) == KNN
+    assert signature(fk.KNN) == "(data, metric='euclidean', *, max_mem_gb=0.0, backend=None)"
+    assert signature(fk.KNN.query) == "(self, x, k=1, *, exclude_self=False)"
+
+
 def test_the_estimator_takes() -> None:
     assert signature(fk.FlashKMeans) == ESTIMATOR
     public = {name: getattr(fk.FlashKMeans, name) for name in vars(fk.FlashKMeans) if not name.startswith("_")}
@@ -100,4 +110,5 @@ def test_errors_can_be_caught_by_what_they_are() -> None:
     assert issubclass(fk.NotFittedError, ValueError)
     assert issubclass(fk.NotFittedError, AttributeError)
     assert issubclass(fk.BackendUnavailableError, RuntimeError)
+    assert issubclass(fk.VectorFileError, ValueError)
     assert issubclass(fk.EmptyClusterWarning, UserWarning)

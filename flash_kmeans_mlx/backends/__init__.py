@@ -7,9 +7,22 @@ import mlx.core as mx
 from ..errors import BackendUnavailableError
 from . import metal
 from .base import Points, Problem
+from .neighbours import Neighbours, ReferenceNeighbours, Request
 from .sparse import SparsePoints, SparseRows
 
-__all__ = ["BACKENDS", "Points", "Problem", "available", "check_prune", "check_strategy", "open_points", "resolve"]
+__all__ = [
+    "BACKENDS",
+    "Neighbours",
+    "Points",
+    "Problem",
+    "Request",
+    "available",
+    "check_prune",
+    "check_strategy",
+    "open_neighbours",
+    "open_points",
+    "resolve",
+]
 
 BACKENDS = ("reference", "portable", "cpu", "metal")
 STRATEGIES = {"metal": ("fused", "addmm")}
@@ -69,3 +82,20 @@ def open_points(backend: str, problem: Problem) -> Points:
     from .reference import ReferencePoints
 
     return ReferencePoints(problem)
+
+
+def open_neighbours(backend: str, request: Request) -> Neighbours:
+    """A search on a backend that `resolve` returned, to be used as a context manager."""
+    if backend == "cpu":
+        from .cpu.topk import CpuNeighbours
+
+        return CpuNeighbours(request)
+    if backend == "metal":
+        from .metal.neighbours import MetalNeighbours
+
+        return MetalNeighbours(request)
+    if backend == "portable":
+        from .topk import PortableNeighbours
+
+        return PortableNeighbours(request)
+    return ReferenceNeighbours(request)

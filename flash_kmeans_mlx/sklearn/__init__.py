@@ -1,6 +1,7 @@
-"""scikit-learn's k-means on this package's core: change the import and keep the rest."""
+"""scikit-learn's k-means and nearest neighbours on this package's core: change the import and keep the rest."""
 
 from .kmeans import KMeans
 from .minibatch import MiniBatchKMeans
+from .neighbors import NearestNeighbors
 
-__all__ = ["KMeans", "MiniBatchKMeans"]
+__all__ = ["KMeans", "MiniBatchKMeans", "NearestNeighbors"]

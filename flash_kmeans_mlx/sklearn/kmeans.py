@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
 import numpy as np
 from scipy.sparse import issparse
 from sklearn import cluster
@@ -21,7 +20,7 @@ from ..fitting import Terms, fit
 from ..lloyd import Iteration
 from ..metrics import EUCLIDEAN
 from ..result import KMeansResult
-from .rows import Prepared, distances, inertia_of, nearest, prepare
+from .rows import Prepared, distances, from_mlx, inertia_of, like, nearest, prepare
 
 __all__ = ["Adapter", "KMeans", "checked_weights"]
 
@@ -38,16 +37,16 @@ class Adapter:
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit; returns labels (N,) int32, `mx.array` if X is one."""
-        return _like(X, self.fit(X, sample_weight=sample_weight).labels_)
+        return like(X, self.fit(X, sample_weight=sample_weight).labels_)
 
     def predict(self, X: Any) -> Any:
         """Labels (N,) int32 of new points X (N, D), `mx.array` if X is one."""
         check_is_fitted(self)
-        return _like(X, nearest(self._test_data(X), self.cluster_centers_, self.backend))
+        return like(X, nearest(self._test_data(X), self.cluster_centers_, self.backend))
 
     def transform(self, X: Any) -> Any:
         """Euclidean distances (N, K) to the centres in X's dtype, `mx.array` if X is one."""
-        return _like(X, super().transform(from_mlx(X)))  # pyright: ignore[reportAttributeAccessIssue]
+        return like(X, super().transform(from_mlx(X)))  # pyright: ignore[reportAttributeAccessIssue]
 
     def _transform(self, X: Any) -> np.ndarray:
         return distances(X, self.cluster_centers_)
@@ -219,14 +218,3 @@ def checked_weights(sample_weight: Any, x: Any) -> np.ndarray:
     if not np.any(weights):
         raise ValueError("Sample weights must contain at least one non-zero number.")
     return weights
-
-
-def from_mlx(x: Any) -> Any:
-    """An `mx.array` as NumPy, 16-bit floats as float32; anything else as it is."""
-    if not isinstance(x, mx.array):
-        return x
-    return np.array(x.astype(mx.float32) if x.dtype in (mx.float16, mx.bfloat16) else x)
-
-
-def _like(x: Any, value: Any) -> Any:
-    return mx.array(value) if isinstance(x, mx.array) and isinstance(value, np.ndarray) else value

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.utils.sparsefuncs import mean_variance_axis
@@ -16,7 +17,7 @@ from ..backends.sparse import SparsePoints, SparseRows, cluster_sums
 from ..metrics import EUCLIDEAN
 from ..validation import Data
 
-__all__ = ["Prepared", "content_order", "distances", "inertia_of", "nearest", "prepare", "sums_of"]
+__all__ = ["Prepared", "content_order", "distances", "from_mlx", "inertia_of", "like", "nearest", "prepare", "sums_of"]
 
 TILE = 1 << 18  # values in float64 at a time
 CANCELLED = 1e-6  # squared distances below this share of the squared norms have lost digits
@@ -87,6 +88,18 @@ def prepare(x: Any, *, by_content: bool) -> Prepared:
     for rows in _slices(n, d):
         out[rows] = (x[order[rows]] - origin) / unit
     return Prepared(x, Data(out[None], mlx=False, batched=False), order, origin, unit, squares / x.size)
+
+
+def from_mlx(x: Any) -> Any:
+    """An `mx.array` as NumPy, 16-bit floats as float32; anything else as it is."""
+    if not isinstance(x, mx.array):
+        return x
+    return np.array(x.astype(mx.float32) if x.dtype in (mx.float16, mx.bfloat16) else x)
+
+
+def like(x: Any, value: Any) -> Any:
+    """A result as the caller of x gets it: `mx.array` if x is one."""
+    return mx.array(value) if isinstance(x, mx.array) and isinstance(value, np.ndarray) else value
 
 
 def content_order(x: Any) -> np.ndarray:

@@ -37,7 +37,7 @@ def test_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixtu
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     printed = capsys.readouterr().out
-    assert "gauss-500k" in printed and "fit:digits" in printed
+    assert "gauss-500k" in printed and "fit:digits" in printed and "knn:gauss-k10" in printed
 
 
 def test_a_run_prints_a_table_and_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +53,17 @@ def test_a_run_prints_a_table_and_writes_a_file(tmp_path: Path, capsys: pytest.C
     ours = job["rows"][0]
     assert ours["verdict"] == "ok" and ours["time_over_ours"] == 1 and ours["p20"] <= ours["p50"] <= ours["p80"]
     assert job["memory"]["bytes"] >= 0 and job["labels_judged"] == 400
+
+
+def test_a_search_is_judged_and_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.json"
+    arguments = ["--case", "knn:self-100-10", "--runs", "1", "--threads", "1", "--skip-sklearn", "--json", str(path)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "knn:self-100-10: 100 queries, 100 x 10, k=10, euclidean, float32: exact search" in printed
+    assert "queries judged: 100 of 100" in printed and "matmul" not in printed.split("exact search")[1]
+    (job,) = json.loads(path.read_text())["jobs"]
+    assert job["kind"] == "knn" and job["rows"][0]["verdict"] == "ok" and job["memory"] is None
 
 
 def test_a_wrong_backend_is_an_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,3 +123,12 @@ def test_figures(tmp_path: Path) -> None:
 
     plot_digits(tmp_path / "digits.png")
     assert 20_000 < (tmp_path / "digits.png").stat().st_size < 400_000
+
+
+def test_a_search_from_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out" / "disk.json"
+    assert main(["--case", "disk", "--n", "3000", "--runs", "1", "--threads", "1", "--json", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "from disk, cached" in printed and "of: in memory" in printed and "of 500 MB" in printed
+    written = json.loads(path.read_text())
+    assert written["problem"] == "" and 0 <= written["memory"] <= 5e8 and len(written["seconds"]["in memory"]) == 1

@@ -66,6 +66,16 @@ def test_selection() -> None:
         cases.select(["digit"])
 
 
+def test_searches() -> None:
+    assert {job.kind for job in cases.select(["knn"])} == {"knn"}
+    [job] = cases.select(["knn:sift-k10"])
+    case = replace(job.case, N=500, queries=20)
+    assert job.name == "knn:sift-k10" and case.shape("knn") == "20 queries, 500 x 128, k=10, euclidean, float32"
+    assert case.data().shape == (1, 500, 128) and case.ask().shape == (1, 20, 128)
+    itself = cases.select(["knn:self-100-3"])[0].case
+    np.testing.assert_array_equal(itself.ask(), itself.data())
+
+
 def test_impossible_cases_are_refused() -> None:
     with pytest.raises(ValueError, match=r"K=9 must be <= N=8"):
         cases.custom(8, 2, 9)

@@ -1,6 +1,8 @@
 """The gate lets right results pass, ties and rounding included, and nothing else."""
 # pyright: reportMissingImports=false
 
+from functools import partial
+
 import numpy as np
 import pytest
 from flash_kmeans_mlx.benchmark import gate
@@ -97,3 +99,25 @@ def test_seeds_are_points_of_the_data(problem: tuple[Array, Array, Array]) -> No
     assert verdict.ok
     assert verdict.inertia == pytest.approx(gate.judge(x, labels, centroids).inertia, rel=1e-9)
     assert "not points" in gate.judge_seeds(x, centroids + np.float32(1e-3)).reason
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
+def test_neighbours_are_judged(metric: str) -> None:
+    rng = np.random.default_rng(0)
+    x, queries = rng.standard_normal((1, 60, 5)).astype(np.float32), rng.standard_normal((1, 9, 5)).astype(np.float32)
+    a, b = (gate.unit_rows(y) if metric == "cosine" else y for y in (queries[0], x[0]))
+    every = np.square(a[:, None] - b).sum(2) if metric == "euclidean" else -(a @ b.T)
+    order = np.argsort(every, axis=1)[:, :4]
+    values = np.take_along_axis(every, order, 1)
+    values = {"euclidean": values, "cosine": values + 1, "dot": -values}[metric]
+    judge = partial(gate.judge_neighbours, x, queries, metric=metric, k=4)
+    assert judge(order[None], values[None]).ok
+    farther, far = order.copy(), values.copy()
+    farther[3, 3] = np.argsort(every, axis=1)[3, 4]
+    far[3, 3] *= 1.01
+    assert judge(farther[None], values[None]).reason.startswith("regret of a neighbour")
+    assert judge(order[None, :, ::-1], values[None, :, ::-1]).reason.startswith("regret of a neighbour")
+    assert judge(order[None], far[None]).reason.startswith("a distance is off by")
+    assert judge(order[None, :, :3], values[None, :, :3]).reason.startswith("shapes")
+    assert judge(np.full_like(order, 60)[None], values[None]).reason == "indices out of range"
+    assert judge(np.zeros_like(order)[None], values[None]).reason == "a point twice among the neighbours of a query"

@@ -1,0 +1,20 @@
+"""The command `flash-kmeans`: neighbours, fits and predictions of vectors in files, from the shell.
+
+Exit codes: 0, done; 1, a file or a value is wrong, and a line on standard error says which; 2, a wrong command line;
+130, interrupted; 143, terminated. Results appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from .commands import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the command line; SIGTERM ends it as Ctrl-C does, without a file half written."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    app()

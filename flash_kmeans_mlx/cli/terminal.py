@@ -1,0 +1,79 @@
+"""What a user sees besides results: progress, and one line where something is wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import typer
+
+from ..errors import BackendUnavailableError
+
+__all__ = ["progress_bar", "reported"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+ADVICE = {
+    errno.ENOENT: "check the path",
+    errno.ENOSPC: "nothing was written; free some space, or write to another disk",
+    errno.EDQUOT: "nothing was written; free some space, or write to another disk",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+}
+
+
+def reported(command: Callable[P, T]) -> Callable[P, T]:
+    """The command, with one line on standard error instead of a traceback for what a user can put right."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            typer.echo("interrupted: nothing was written", err=True)
+            raise typer.Exit(130) from None
+        except (ValueError, OSError, BackendUnavailableError, MemoryError) as error:
+            typer.echo(f"error: {_line(error)}", err=True)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}): set --max-mem-gb, or fit a sample"
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    advice = ADVICE.get(error.errno or 0)
+    where = f"{os.fspath(error.filename)!r}: " if error.filename else ""
+    return where + error.strerror[0].lower() + error.strerror[1:] + (f"; {advice}" if advice else "")
+
+
+@contextmanager
+def progress_bar(what: str, unit: str) -> Iterator[Callable[..., None] | None]:
+    """``update(done, total, note="")`` of a bar with rate and time left; None where standard error is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.{0 if speed >= 100 else 1}f} {unit}/s")
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, speed_estimate_period=300) as bars:
+        bar = bars.add_task(what, total=None)
+
+        def update(done: int, total: int, note: str = "") -> None:
+            bars.update(bar, completed=done, total=total, description=f"{what}{note}")
+
+        yield update
