@@ -81,8 +81,8 @@ class LoopedCpuPoints(CpuPoints):
             return
         inner, bias = self.inner(centroids)
         which = np.flatnonzero(members)
-        if len(self._labels) == 1:
-            self.step_rows(0, 0, (0, self.shape[1]), inner, bias, NO_SUMS)
+        if len(which) == 1:
+            self.step_rows(0, which[0], (0, self.shape[1]), inner, bias, NO_SUMS)
             return
 
         def run(slot: int, lo: int, hi: int) -> None:

@@ -110,16 +110,18 @@ class Pruning:
         k = inner.shape[1]
         if not self.seen.size:
             self.seen = inner.copy()
-            self.order = [halved(c, self.group) for c in inner]
+            self.order: list[np.ndarray | None] = [None] * len(inner)
         biases = self.points.metric.bias(inner)
         for b in members:
-            c, order, bias = inner[b], self.order[b], biases[b]
+            c, bias = inner[b], biases[b]
+            features = self.features.of(c, b) if self.features else c
+            order = self.order[b] = halved(features, self.group) if self.order[b] is None else self.order[b]
             drift = (np.linalg.norm(c - self.seen[b], axis=1) * (1 + 2.0**-20)).astype(np.float32)
             group_drift = np.maximum.reduceat(drift[order], np.arange(0, k, self.group))
             self.seen[b] = c
             position = np.empty_like(order)
             position[order] = np.arange(k, dtype=np.int32)
-            rows = np.ascontiguousarray((self.features.of(c, b) if self.features else c)[order], np.float32)
+            rows = np.ascontiguousarray(features[order], np.float32)
             most = np.einsum("kd,kd->k", c, c).max()
             table = (
                 order, position, self.group, rows, np.ascontiguousarray(rows.T), bias[order], self.tail, drift, group_drift,
