@@ -215,6 +215,7 @@ SEARCHES = (
     Case("cosine-k10", 1, 20_000, 768, 10, 1, embeddings, metric="cosine", queries=1000),
     Case("dot-k10", 1, 20_000, 768, 10, 1, gauss, metric="dot", queries=1000),
     Case("low-k10", 1, 100_000, 3, 10, 1, gauss, queries=100_000),
+    Case("self-100000-3", 1, 100_000, 3, 10, 1, gauss),
 )
 GROUPS = {
     "quick": "the default run",

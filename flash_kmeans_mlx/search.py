@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Search"]
 
+MOST_ROWS = 1 << 32  # backends rank rows of a chunk by 32 bits of their index
+
 
 class Search:
     """The k nearest rows of data that come in chunks, exactly; a context manager that holds threads and scratch meanwhile.
@@ -104,6 +106,8 @@ class Search:
         if chunk.batched != mine.batched or (chunk.shape[0], chunk.shape[2]) != (b, d):
             wanted = f"(B, N, D)=({b}, N, {d})" if mine.batched else f"(N, D)=(N, {d})"
             raise ValueError(f"data must have shape {wanted}, got {chunk.given_shape} (queries.shape={mine.given_shape})")
+        if chunk.shape[1] >= MOST_ROWS:
+            raise ValueError(f"data must have fewer than {MOST_ROWS} rows at a time, got {chunk.shape[1]}; add it in chunks")
         best, k = self._best, self._request.k
         with self._neighbours.holding(chunk.copied + self._own):
             distances, indices = self._neighbours.nearest(chunk.x, offset, best)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 import flash_kmeans_mlx as fk
-from flash_kmeans_mlx.backends.cpu import topk, tree
 from flash_kmeans_mlx.search import Search
 
 Array = NDArray[Any]
@@ -116,30 +115,6 @@ def test_many_ties_on_the_cpu_backend() -> None:
             _, indices = fk.knn(x[:200], x, k, metric, backend="cpu")
             expected = np.argsort(truth(x[:200], x, metric), axis=1, kind="stable")[:, :k]
             np.testing.assert_array_equal(indices, expected)
-
-
-def test_the_tree_gives_what_all_rows_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = points(5000, 3)
-    lattice = np.random.default_rng(0).integers(-6, 7, (5000, 3)).astype(np.float32)
-    for data in (x, 1e3 + x, x.astype(np.float16), mx.array(x).astype(mx.bfloat16), x * 1e20, lattice):
-        for k, exclude in ((1, False), (6, True)):
-            found = fk.knn(data, data, k, exclude_self=exclude, backend="cpu")
-            with monkeypatch.context() as patch:
-                patch.setattr(tree, "DIMS", 0)
-                expected = fk.knn(data, data, k, exclude_self=exclude, backend="cpu")
-            for one, other in zip(found, expected, strict=True):
-                np.testing.assert_array_equal(np.array(one), np.array(other))
-    x[77] = np.inf
-    with pytest.raises(ValueError, match="data must be finite"):
-        fk.knn(points(5000, 3), x, 1, backend="cpu")
-
-
-def test_the_tree_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[int] = []
-    monkeypatch.setattr(topk, "candidates", lambda *a: used.append(1) or tree.candidates(*a))
-    for n_queries, d, metric in ((4000, 4, "euclidean"), (3999, 4, "euclidean"), (4000, 5, "euclidean"), (4000, 4, "l1")):
-        fk.knn(points(n_queries, d), points(2000, d), 1, metric, backend="cpu")
-    assert len(used) == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -275,3 +250,12 @@ def test_a_search_of_too_few_rows() -> None:
         search.add(points(5, 2), 0)
         with pytest.raises(ValueError, match=r"k=5 must be <= N - 1=4 \(queries.shape=\(3, 2\)\)"):
             search.result()
+
+
+def test_a_chunk_of_too_many_rows() -> None:
+    rows = np.broadcast_to(np.zeros((1, 2), np.float32), (1 << 32, 2))  # all of them one row in memory
+    with (
+        Search(points(3, 2), 5) as search,
+        pytest.raises(ValueError, match="fewer than 4294967296 rows at a time, got 4294967296"),
+    ):
+        search.add(rows, 0)

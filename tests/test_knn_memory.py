@@ -12,6 +12,7 @@ import pytest
 from test_memory import check_cap, peak, points
 
 import flash_kmeans_mlx as fk
+from flash_kmeans_mlx.backends.cpu.tree import tree_bytes
 from flash_kmeans_mlx.search import Search
 
 
@@ -55,6 +56,14 @@ def test_a_cap_on_chunks() -> None:
     for need in (float(found[1]) * 1e9, 3e7):
         call(int(need))
         assert peak(lambda need=need: call(int(need))) <= need - (1 << 20)
+
+
+def test_what_a_tree_takes() -> None:
+    x, queries = points(1, 30_000, 3)[0], points(1, 20_000, 3)[0]
+    for data, asked in ((x, x), (x, queries), (mx.array(x).astype(mx.bfloat16), queries)):
+        need = 16 * 5 * len(asked) + (1 << 20) + 4 * 5 * len(asked) + tree_bytes(len(asked), len(x), 3)
+        fk.knn(asked, data, 5, backend="cpu")
+        assert peak(lambda data=data, asked=asked: fk.knn(asked, data, 5, backend="cpu")) <= need + 8 * 5 * len(asked)
 
 
 def test_no_matrix_of_queries_and_rows() -> None:

@@ -7,6 +7,8 @@ from .blas import JIT
 from .rows import FLOAT32, FLOAT64, _values, read_rows
 from .scores import COSINE, DOT, L1, SQUARES
 
+STRICT = {**JIT, "fastmath": False}
+SHORT = 16  # dimensions up to which squares are summed term by term, without fused operations: trees rely on it
 NOTHING = np.int64(0x7FFFFFFFFFFFFFFF)  # the index of a place that no row fills
 
 
@@ -27,11 +29,22 @@ def _read(source, i, tile, out):
             out[d] = row[d]
 
 
+@njit(**STRICT)
+def _short_squares(x, y):
+    total = 0.0
+    for d in range(x.size):
+        gap = x[d] - y[d]
+        total += gap * gap
+    return total
+
+
 @njit(**JIT)
 def _distance(op, x, y):
     """Squared Euclidean, l1 or linf distance, 1 - cos, or minus the product."""
     total = 0.0
-    if op == SQUARES:
+    if op == SQUARES and x.size <= SHORT:
+        total = _short_squares(x, y)
+    elif op == SQUARES:
         for d in range(x.size):
             total += (x[d] - y[d]) * (x[d] - y[d])
     elif op == L1:

@@ -75,8 +75,8 @@ class Store:
 
 
 def empty_lines(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
-    """An empty array of 4-byte values that begins with a line of the cache: vectors across two lines load at half the rate."""
+    """An empty array that begins with a line of the cache, which is 64 bytes: vectors across two load at half the rate."""
     size = int(np.prod(shape))
     buffer = np.empty(size + 16, dtype)
-    skip = -buffer.ctypes.data % 64 // 4
+    skip = -buffer.ctypes.data % 64 // buffer.itemsize
     return buffer[skip : skip + size].reshape(shape)

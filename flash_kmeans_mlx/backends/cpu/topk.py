@@ -15,8 +15,8 @@ import numpy as np
 from ...validation import check_magnitude
 from ..neighbours import Found, Neighbours, Request, largest
 from ..view import SAMPLE_ROWS, View, inside, view
-from .points import empty_lines
-from .tree import candidates, pays
+from .store import empty_lines
+from .tree import Tree, order, pays, tree_bytes
 from .workers import Workers, thread_count
 
 if TYPE_CHECKING:
@@ -149,14 +149,13 @@ class CpuNeighbours(Neighbours):
         (b, q, d), n = request.queries.shape, data.shape[1]
         m = min(request.k, n)
         results = 16 * b * q * m + (1 << 20)
+        if request.proximity.name == "euclidean" and pays(q, n, d, m) and results + tree_bytes(q, n, d) <= request.room:
+            return self._by_trees(rows, m, offset)
         sizes = cut(b, q, n, d, m, self.threads, request.room - results)
         self.workers.n = sizes.threads
         request.check_cap(results + sizes.threads * sizes.slot_bytes(d), "on the cpu backend")
         distances, indices = np.empty((b, q, m)), np.empty((b, q, m), np.int64)
-        todo = list(range(b))
-        if request.proximity.name == "euclidean" and not request.max_bytes and pays(q, n, d, m):
-            todo = [j for j in todo if not self._by_tree(j, rows, m, offset, (distances, indices))]
-        views = [self._view(j, rows, None) for j in range(b)]
+        todo, views = list(range(b)), [self._view(j, rows, None) for j in range(b)]
         while todo:
             peaks = self._search(todo, views, rows, sizes, self._least(before), offset, (distances, indices))
             again, todo = [j for j in todo if not self._inside(j, views[j], peaks[j])], []
@@ -169,23 +168,20 @@ class CpuNeighbours(Neighbours):
                     todo.append(j)
         return distances, indices
 
-    def _by_tree(self, b: int, rows: Rows, m: int, offset: int, out: Found) -> bool:
-        """Fill the results of member b; whether they are proven: rows left out are farther, not at equal distance."""
-        data = rows.decode(rows.x[b]).astype(np.float64)
-        check_magnitude(np.abs(data).max()[None], tuple(rows.x.shape), "data")
-        queries = self.queries.decode(self.queries.x[b]).astype(np.float64)
-        skip = -offset if self.request.exclude_self else None
-        keys, others = candidates(queries, data, m, skip, self.threads)
-        size = -(-len(keys) // self.workers.n)
-
-        def finish(_slot: int, i: int) -> None:
-            lo, hi = i * size, min(len(keys), (i + 1) * size)
-            tile = empty_lines((1, data.shape[1]))
-            source = self.queries.source(b), lo, rows.source(b)
-            self.kernels.finish_rows(self.op, *source, keys[lo:hi], out[0][b, lo:hi], out[1][b, lo:hi], tile)
-
-        self.workers.run(finish, -(-len(keys) // size))
-        return bool((out[0][b, :, -1] < others).all())
+    def _by_trees(self, rows: Rows, m: int, offset: int) -> Found:
+        """`nearest` by a tree for each member."""
+        (b, q, _), self.workers.n = self.request.queries.shape, self.threads
+        distances, indices = np.empty((b, q, m)), np.empty((b, q, m), np.int64)
+        skip = -offset if self.request.exclude_self else -(1 << 60)
+        for j in range(b):
+            data, asked = rows.x[j], self.queries.x[j]
+            queries = self.queries.decode(asked).astype(np.float64, order="C")
+            same = data.__array_interface__ == asked.__array_interface__ and rows.name == self.queries.name
+            values = queries if same else rows.decode(data).astype(np.float64)
+            check_magnitude(np.maximum(values.max(), -values.min())[None], tuple(rows.x.shape), "data")
+            tree = Tree(values, self.workers)
+            tree.search(queries, tree.order if same else order(queries, self.workers), skip, (distances[j], indices[j]))
+        return distances, indices
 
     def _view(self, b: int, rows: Rows, magnitude: float | None) -> View:
         """How member b is read; the magnitude of its rows, where it is not known, is that of a sample."""

@@ -1,42 +1,91 @@
-"""Candidates of Euclidean neighbours by scipy's KD-tree, where measurements say that looking at all rows takes longer."""
+"""Euclidean neighbours by a tree, where measurements say that looking at all rows takes longer."""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
 import numpy as np
 
-__all__ = ["candidates", "pays"]
+from ..neighbours import Found
+from .store import empty_lines
+from .workers import Workers
 
-# Measured on two AMD cores with scattered rows: 1.5 to 3 times as fast as all rows from here on, 0.5 to 0.8 in 6 dimensions,
-# where 1,000 queries ask 100,000 rows, and never worth building for fewer.
-DIMS, ROWS, QUERIES = 4, 2000, 4000
-SURE = 1 - 1e-9  # squares of the tree's distances, which are rounded, against ours
+__all__ = ["Tree", "order", "pays", "tree_bytes"]
+
+# Measured on two AMD cores with scattered rows, all rows' time over the tree's: 1,000 rows and queries 1.3 to 2.9 in up to 8
+# dimensions, 10,000 of both 6.7, 3.7, 2.7 and 1.3 in 1, 3, 5 and 8; 10 dimensions 0.7; 100,000 rows asked 1,000 times 0.9.
+DIMS, ROWS, QUERIES, SHARE = 8, 1000, 1000, 40
+MOST = 128  # neighbours: those of a query are kept in order, which takes as long as all rows for 300
+PIECES = 8  # of the rows, split by a thread each
+GROUP = 512  # queries of a task
 
 
 def pays(q: int, n: int, d: int, k: int) -> bool:
     """Whether a tree is the faster way to k of n rows for q queries."""
-    return d <= DIMS and n >= ROWS and q >= QUERIES and 8 * k <= n
+    return d <= DIMS and n >= ROWS and q >= max(QUERIES, n // SHARE) and k <= min(MOST, n // 8)
 
 
-def candidates(queries: np.ndarray, rows: np.ndarray, k: int, skip: int | None, threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest rows and one more for every query, as keys that `finish_rows` takes, and how far all others are at least.
+def tree_bytes(q: int, n: int, d: int) -> int:
+    """What a search by tree takes at most: lines of rows and of queries, copies of them on the way, boxes."""
+    return 8 * (3 * d + 2) * (q + n) + n * d + (1 << 16)
 
-    Args:
-        queries: (Q, D) float64.
-        rows: (N, D) float64, k + 2 at least.
-        k: neighbours wanted.
-        skip: query i may not get row skip + i; None for no such rule.
-        threads: threads to use.
 
-    Returns:
-        keys (Q, K) uint64, ascending, and squared distances (Q,) float64: rows that are not among the keys are no nearer.
-    """
-    from scipy.spatial import KDTree
+@cache
+def _kernels() -> ModuleType:
+    return import_module("flash_kmeans_mlx.kernels.cpu.tree")
 
-    tree = KDTree(rows, leafsize=16, compact_nodes=False, balanced_tree=False)
-    asked = k + 1 + (skip is not None)
-    distances, index = tree.query(queries, asked, workers=threads)
-    rank = np.arange(asked, 0, -1, dtype=np.uint64) << np.uint64(32)
-    keys = rank | (np.uint64(0xFFFFFFFF) - np.asarray(index).astype(np.uint64))
-    if skip is not None:
-        keys[index == skip + np.arange(len(queries))[:, None]] = 0
-    return np.sort(keys, axis=1), np.square(distances[:, -1]) * SURE
+
+def _split(rows: np.ndarray, leaf: int, workers: Workers) -> np.ndarray:
+    """(D + 1, columns) float64: rows (N, D) in leaves that follow one another, and their indices; then Inf."""
+    (n, d), k = rows.shape, _kernels()
+    columns = -(-n // leaf) * leaf
+    x = empty_lines((d + 1, columns), np.float64)
+    x[:, n:] = np.inf
+    x[:d, :n] = rows.T
+    x[d, :n] = np.arange(n)
+    size = leaf << (columns // leaf - 1).bit_length()
+    while size > leaf:
+        pieces = -(-columns // size)
+        stop = size // 2 if pieces < PIECES else leaf
+
+        def split(_slot: int, i: int, size: int = size, stop: int = stop) -> None:
+            k.split_rows(x, i * size, min(n, (i + 1) * size), size, stop)
+
+        workers.run(split, pieces)
+        size = stop
+    return x
+
+
+def order(queries: np.ndarray, workers: Workers) -> np.ndarray:
+    """(Q,) float64: queries in an order in which neighbours follow one another."""
+    return _split(queries, _kernels().NEAR, workers)[-1, : len(queries)]
+
+
+class Tree:
+    """Rows (N, D) float64, finite, split into leaves, and the boxes around these."""
+
+    def __init__(self, rows: np.ndarray, workers: Workers) -> None:
+        k = _kernels()
+        n, d = rows.shape
+        self.workers = workers
+        self.x = _split(rows, k.LEAF, workers)
+        self.order = self.x[-1, :n]
+        leaves, level = -(-n // k.LEAF), -(-n // (k.LEAF * k.FAN))
+        nodes = level
+        while level > 1:
+            level = -(-level // k.FAN)
+            nodes += level
+        self.boxes = np.empty((nodes, d, 2, k.FAN))
+        self.children, self.least = np.empty(nodes, np.int64), np.empty(leaves + nodes)
+        k.bound_nodes(self.x, n, self.boxes, self.children, self.least)
+
+    def search(self, queries: np.ndarray, order: np.ndarray, skip: int, out: Found) -> None:
+        """Fill `out`, distances and indices (Q, k), for queries (Q, D) float64 in some order; no query i gets row skip + i."""
+        tree = self.x, self.boxes, self.children, self.least
+
+        def search(_slot: int, i: int) -> None:
+            _kernels().search_tree(*tree, queries, order[i * GROUP : (i + 1) * GROUP], skip, *out)
+
+        self.workers.run(search, -(-len(order) // GROUP))
