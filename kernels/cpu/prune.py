@@ -16,7 +16,7 @@ from numba import njit
 from .blas import INNER, JIT, NEG_INF
 from .lanes import POINTS, ROWS, address, best_by_lanes, dot_at, gap_at, lowest_bit, rows_above, score_at
 from .rows import read_rows, row_at
-from .tile import UNSET, move_row
+from .tile import UNSET, move_rows
 
 DENSE = 0.6  # share of a tile's points from which gathering them doesn't pay
 UP, DOWN = np.float32(1 + 2.0**-22), np.float32(1 - 2.0**-22)  # for what carrying a bound rounds off
@@ -248,6 +248,7 @@ def prune_rows(
     gaps, slack, bound, rest, label, place = floats[2], *floats[4:7], ints[0], ints[1]
     _, inverse, upper, lower = state
     size = label.size - POINTS
+    only = np.zeros(1, np.int32)  # the one row of a read
     changed = 0
     for s in range(lo, hi, size):
         n = min(size, hi - s)
@@ -272,8 +273,7 @@ def prune_rows(
             if np.uint32(label[i]) != labels[p]:
                 changed += 1
                 if update:
-                    w = np.float64(weights[p]) if weights.size else 1.0
-                    row = read_rows(source, p, np.int64(1), tile)[0]
-                    move_row(row, labels[p], label[i], w, sums, mass, counts, touched)
+                    row = read_rows(source, p, np.int64(1), tile)
+                    move_rows(row, p, only, weights, label[i : i + 1], labels, sums, mass, counts, touched)
                 labels[p] = np.uint32(label[i])
     return changed

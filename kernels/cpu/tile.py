@@ -35,21 +35,24 @@ def best_by_product(sgemm, rows, c, bias, scores, best, label, work):
 
 
 @njit(**INNER)
-def move_row(row, old, new, w, sums, mass, counts, touched):
-    """Subtract a row of weight w from the sums of its old label, if it has one, and add it to those of the new one."""
-    if w == 0.0:
-        return
-    touched[new] = True
-    counts[new] += 1
-    mass[new] += w
-    for d in range(row.size):
-        sums[new, d] += w * row[d]
-    if old != UNSET:
-        touched[old] = True
-        counts[old] -= 1
-        mass[old] -= w
-        for d in range(row.size):
-            sums[old, d] -= w * row[d]
+def move_rows(rows, s, moved, weights, label, labels, sums, mass, counts, touched):
+    """Subtract the moved rows from the sums of their old labels (N,) and add them to the new ones' (n,); row 0 is point s."""
+    for i in moved:
+        new, old = label[i], labels[s + i]
+        w = np.float64(weights[s + i]) if weights.size else 1.0
+        if w == 0.0:
+            continue
+        touched[new] = True
+        counts[new] += 1
+        mass[new] += w
+        for d in range(rows.shape[1]):
+            sums[new, d] += w * rows[i, d]
+        if old != UNSET:
+            touched[old] = True
+            counts[old] -= 1
+            mass[old] -= w
+            for d in range(rows.shape[1]):
+                sums[old, d] -= w * rows[i, d]
 
 
 @njit(**JIT)
@@ -81,9 +84,7 @@ def step_rows(
             count += np.uint32(label[i]) != labels[s + i]
         changed += count
         if update:
-            for i in moved[:count]:
-                w = np.float64(weights[s + i]) if weights.size else 1.0
-                move_row(rows[i], labels[s + i], label[i], w, sums, mass, counts, touched)
+            move_rows(rows, s, moved[:count], weights, label, labels, sums, mass, counts, touched)
         for i in range(n):
             labels[s + i] = label[i]
     return changed
