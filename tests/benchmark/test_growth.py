@@ -1,4 +1,5 @@
 """The slopes that `benchmark.growth` reports."""
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
