@@ -72,10 +72,10 @@ def _gather(columns, s, chosen, count, few):
 def _start_points(source, c, table, features, state, spherical, s, n, first, label, scratch, work):
     """Find the points s:s+n whose bounds cross and prepare their search; returns how many.
 
-    Their own distances come from the features if that is enough, and are found in all dimensions once a rival shows up.
+    Unless `exact`, their own distances come from the features, and are found in all dimensions once a rival shows up.
     OUT by point: reach, its least lower bound; own place in the table; bound of its distance, -inf if its label can't change.
     """
-    position, columns, row_bias, tail, drift, group_drift, eps, most = table[1], *table[4:]
+    position, columns, row_bias, tail, drift, group_drift, eps, most, exact = table[1], *table[4:]
     square, inverse, upper, lower = state
     near, _, floats, ints, known, tile, _ = scratch
     reach, threshold, gaps, lost, slack, bound, rest = floats[:7]
@@ -88,7 +88,7 @@ def _start_points(source, c, table, features, state, spherical, s, n, first, lab
         index[crossing] = i
         crossing += not upper[s + i] < reach[i]
     first_c, size = address(c), np.int64(c.strides[0])
-    guess = kept and not first
+    guess = kept and not first and not exact
     if guess:
         _own_scores(features, s, index, crossing, place, columns, row_bias, tail, rest)
     for i in range(n):
@@ -109,7 +109,7 @@ def _start_points(source, c, table, features, state, spherical, s, n, first, lab
         else:
             gaps[i] = _gap(row_at(source, p, tile), first_c + size * label[i], c.shape[1], spherical, r)
             upper[p] = np.sqrt(gaps[i] + TWO * e)
-            work[1] += 1
+            work[2] += 1
         if upper[p] < reach[i]:
             continue
         if not kept:
@@ -170,7 +170,7 @@ def _search_group(source, c, bias, table, features, state, spherical, s, n, g, l
     threshold, gaps, lost, slack, bound, rest, limit = floats[1:]
     place, chosen, mine = ints[1:]
     first_c, size, n_dims = address(c), np.int64(c.strides[0]), np.int64(c.shape[1])
-    distances = np.int64(0)
+    rivals, owns = np.int64(0), np.int64(0)
     count, lanes, stride = _select(table, features, state, s, n, g, scratch)
     limit_at, mine_at, rest_at = address(limit), address(mine), address(rest)
     k0, k1 = g * width, min((g + 1) * width, c.shape[0])
@@ -196,9 +196,9 @@ def _search_group(source, c, bias, table, features, state, spherical, s, n, g, l
                     if not known[i]:
                         gaps[i] = _gap(row, first_c + size * best, n_dims, spherical, r)
                         known[i] = True
-                        distances += 1
+                        owns += 1
                     gap = _gap(row, first_c + size * rival, n_dims, spherical, r)
-                    distances += 1
+                    rivals += 1
                     won = gap < gaps[i]
                     if abs(gap - gaps[i]) <= TWO * window:  # rounding could decide: then it shall be that of tile.py
                         new = score_at(row, first_c + size * rival, n_dims, bias[rival])
@@ -218,7 +218,8 @@ def _search_group(source, c, bias, table, features, state, spherical, s, n, g, l
                         lower[loser // width, p] = min(lower[loser // width, p], low)
                     if loser == place[i]:
                         lost[i] = low
-    work[1] += distances
+    work[1] += rivals
+    work[2] += owns
     for j in range(count):
         if mine[j] < 0:
             continue
@@ -236,12 +237,13 @@ def prune_rows(
 ):  # fmt: skip
     """`step_rows` for rows lo:hi, to the same labels and sums; returns how many labels changed.
 
-    IN table = (order, position, width, rows, columns, row_bias, tail, drift, group_drift, eps, most): centroid order[p] is at
-    place p = position[k], groups are `width` places each; rows (K, Q), columns (Q, K) and row_bias (K,) are the features and
-    biases by place, the last feature a norm if `tail`; drift (K,) and group_drift (G,) since the bounds were made; eps of a
-    squared norm may be rounding; the centroids' squared norms are `most` at most. features (Q, N) or, for the rows themselves,
-    (0, N). INOUT state = (square (N,) or (0,), inverse (N,) or (0,), upper (N,), lower (G, N)). Labels that are UNSET are
-    guessed from the features. OUT work (3,) int64, added to: scores by features, distances, points whose bounds crossed.
+    IN table = (order, position, width, rows, columns, row_bias, tail, drift, group_drift, eps, most, exact): centroid
+    order[p] is at place p = position[k], groups are `width` places each; rows (K, Q), columns (Q, K) and row_bias (K,) are the
+    features and biases by place, the last feature a norm if `tail`; drift (K,) and group_drift (G,) since the bounds were made;
+    eps of a squared norm may be rounding; the centroids' squared norms are `most` at most; own distances are found in all
+    dimensions from the start if `exact`. features (Q, N) or, for the rows themselves, (0, N). INOUT state = (square (N,) or
+    (0,), inverse (N,) or (0,), upper (N,), lower (G, N)). Labels that are UNSET are guessed from the features. OUT work (4,)
+    int64, added to: scores by features, distances of rivals, distances of own centroids, points whose bounds crossed.
     """
     order = table[0]
     floats, ints, tile = scratch[2], scratch[3], scratch[5]
@@ -261,7 +263,7 @@ def prune_rows(
             if first and inverse.size and inverse[s + i] == ZERO:
                 label[i] = 0
         active = _start_points(source, c, table, features, state, spherical, s, n, first, label, scratch, work)
-        work[2] += active
+        work[3] += active
         if active > 0:
             for g in range(lower.shape[0]):
                 _search_group(source, c, bias, table, features, state, spherical, s, n, g, label, scratch, work)

@@ -27,9 +27,10 @@ WORTH = 2_000_000_000  # products of a pass from which choosing pays for itself
 SAMPLE = 256  # points that are tried; no more than 1 in 64
 RUN = 64  # of them in a row: neighbours are often alike, which is cheaper
 BASIS_ROWS = 512  # that directions are found from
-WIDTHS = (63, 47, 31, 15)  # directions; fewer are tried as long as that is faster
+WIDTHS = (63, 31, 15)  # directions; fewer are tried as long as that is faster
 RIVAL_ROWS = 64
 PASSES = 10  # that a fit is expected to take
+NARROWER = 0.9  # of the time that more directions take, before fewer are chosen: the sample's distances are read from cache
 WORSE = 1.2  # than the best width so far: then fewer directions are worse still
 GAIN = 0.9  # of the time of tiles, that bounds must promise to be taken
 START, STOP = 0.4, 0.75  # share of the pairs not ruled out, below which groups are begun and above which they are dropped
@@ -93,8 +94,7 @@ class Engine:
         if self._open and not self._chosen:
             step = max(1, n // points.problem.n_clusters)
             starts = np.stack([points.rows(m, np.arange(0, n, step)[: points.problem.n_clusters]) for m in range(b)])
-            with points.timed("choice"):
-                self._choose(points.metric.start(starts).astype(np.float32), PASSES)
+            self._choose(points.metric.start(starts).astype(np.float32), PASSES)
         if self.features:
             return self.features
         size = 4 * b * (n + 128) * d
@@ -108,8 +108,7 @@ class Engine:
         if inner.shape[1] != points.problem.n_clusters:  # rounds of k-means||
             return None
         if self._open and not self.pruning:
-            with points.timed("choice"):
-                self._begin(centroids, passes)
+            self._begin(centroids, passes)
         if self.pruning:
             self._before = self.pruning.products(), self.pruning.crossing()
             self.pruning.aim(inner, members)
@@ -162,40 +161,45 @@ class Engine:
 
     def _choose(self, centroids: np.ndarray, passes: int) -> None:
         """Features for bounds, or none if tiles are faster."""
-        points = self.points
-        d = points.shape[2]
         self._chosen = True
-        if self.mode == "head":
-            width = min(WIDTHS[-1], d - 1, points.shape[1])
-            if self._fits(width):
-                self.features = Features(points, self._directions(width))
-                points.strategy = f"head {width}"
-            self._open = self.features is not None
-            return
-        widths = [w for w in WIDTHS if 2 * (w + 1) <= d and self._fits(w)]
+        with self.points.timed("choice"):
+            directions = self._named() if self.mode == "head" else self._fastest(centroids[:1], passes)
+        self._open = self.mode != "head" or directions is not None
+        if directions is not None:
+            self._end_trials()
+            self.features = Features(self.points, directions)
+            self.points.strategy = f"head {directions.shape[1]}" + ", groups" * (self.mode != "head")
+
+    def _named(self) -> np.ndarray | None:
+        """Directions (B, Q, D) if they fit."""
+        _, n, d = self.points.shape
+        width = min(WIDTHS[-1], d - 1, n)
+        return self._directions(width) if self._fits(width) else None
+
+    def _fastest(self, centroids: np.ndarray, passes: int) -> np.ndarray | None:
+        """Directions (B, Q, D), as many as make `passes` passes fastest, or None if tiles are faster."""
+        points = self.points
+        widths = [w for w in WIDTHS if 2 * (w + 1) <= points.shape[2] and self._fits(w)]
         if not widths:
-            return
+            return None
         begin = perf_counter()
         directions = self._directions(widths[0])
         found = perf_counter() - begin
         sample = self._sample()
         if not points.kernels.prune_rows.signatures:
-            self._time_head(centroids[:1], directions[:1], 1)  # the kernels are compiled or loaded
-        tiles = self._time_tiles(centroids[:1])
+            self._time_head(centroids, directions[:1], 1)  # the kernels are compiled or loaded
+        tiles = self._time_tiles(centroids)
         if DISTANCE * self._rivals(centroids[0], directions[0]) > GAIN * tiles:
-            return
+            return None
         best, chosen = GAIN * passes * tiles, 0
         scale = sample.shape[1] / (points.shape[0] * points.shape[1])
         for width in widths:
-            cost = self._time_head(centroids[:1], directions[:1, :width], passes) + found * scale
-            if cost < best:
+            cost = self._time_head(centroids, directions[:1, :width], passes) + found * scale
+            if cost < best * (NARROWER if chosen else 1):
                 best, chosen = cost, width
             elif cost > WORSE * best:
                 break
-        if chosen:
-            self._end_trials()
-            self.features = Features(points, np.ascontiguousarray(directions[:, :chosen]))
-            points.strategy = f"head {chosen}, groups"
+        return np.ascontiguousarray(directions[:, :chosen]) if chosen else None
 
     def _sample(self) -> CpuPoints:
         """Some of member 0's points, as points of their own."""
@@ -233,9 +237,10 @@ class Engine:
         pruning = Pruning(sample, features, grouped=False)
         sample.reset_labels()
         inner, _ = sample.inner(centroids)
-        pruning.aim(inner, np.zeros(1, np.int64))
         times = []
-        for _ in range(3 if passes > 1 else 1):  # the first one guesses the labels
+        for again in range(3 if passes > 1 else 1):  # the first one guesses the labels
+            if again < 2:  # the second one knows what the first one met
+                pruning.aim(inner, np.zeros(1, np.int64))
             pruning.forget()
             begin = perf_counter()
             pruning.step_rows(0, 0, 0, NO_SUMS)
@@ -257,15 +262,16 @@ class Engine:
         self._passes += 1
         if self._passes % EVERY > 1:
             return False
-        sample = self._sample()
-        if self._groups is None:
-            self._time(centroids)  # for labels
-            self._groups = Pruning(sample, None, grouped=True)
-        if self._passes % EVERY == 0:
-            self._groups.forget()
-        sample.engine.pruning = self._groups
-        before = self._groups.crossing()
-        self._time(centroids)
-        sample.engine.pruning = None
-        crossing = self._groups.crossing() - before
+        with self.points.timed("choice"):
+            sample = self._sample()
+            if self._groups is None:
+                self._time(centroids)  # for labels
+                self._groups = Pruning(sample, None, grouped=True)
+            if self._passes % EVERY == 0:
+                self._groups.forget()
+            sample.engine.pruning = self._groups
+            before = self._groups.crossing()
+            self._time(centroids)
+            sample.engine.pruning = None
+            crossing = self._groups.crossing() - before
         return crossing < START * sample.shape[1] * self.points.problem.n_clusters

@@ -17,6 +17,7 @@ __all__ = ["Features", "Pruning", "principal_directions", "pruning_bytes"]
 NOTHING = np.zeros(0, np.float32)
 GROUP = 64  # centroids that share a lower bound
 SLACK = 1e-6  # of a squared norm: as in kernels/cpu/prune.py
+OFTEN = 0.5  # rivals per point, from which its own distance will be asked for anyway
 TILE_VALUES = 1 << 17  # of a tile that stays in cache
 
 
@@ -51,14 +52,13 @@ class Features:
         else:
             self.points.kernels.copy_rows(source, inverse, lo, hi, out, scratch[1])
 
-    def of(self, c: np.ndarray, b: int) -> np.ndarray:
-        """The features (K, Q) of centroids (K, D) of member b."""
+    def of(self, c: np.ndarray, square: np.ndarray, b: int) -> np.ndarray:
+        """The features (K, Q) of centroids (K, D) of member b; square (K,) float64, their squared norms."""
         if not self.basis.shape[1]:
             return c
         head = c @ self.basis[b].T
-        squares = np.einsum("kd,kd->k", c, c, dtype=np.float64) * (1 + SLACK)
-        tail = np.sqrt(np.maximum(squares - np.einsum("kq,kq->k", head, head, dtype=np.float64), 0))
-        return np.concatenate([head, tail[:, None].astype(np.float32)], axis=1)
+        left = square * (1 + SLACK) - np.einsum("kq,kq->k", head, head, dtype=np.float64)
+        return np.concatenate([head, np.sqrt(np.maximum(left, 0))[:, None].astype(np.float32)], axis=1)
 
 
 class Pruning:
@@ -66,7 +66,7 @@ class Pruning:
 
     Attributes:
         group: centroids that share a lower bound.
-        work: (threads, 3) scores by features, distances, points whose bounds crossed: all passes so far.
+        work: (threads, 4) scores by features, distances of rivals and of own centroids, points whose bounds crossed: so far.
     """
 
     def __init__(self, points: CpuPoints, features: Features | None, grouped: bool) -> None:
@@ -82,7 +82,8 @@ class Pruning:
         self.tail = features is not None and features.basis.shape[1] > 0
         tile = tile_rows(d, self.width, grouped)
         self.scratch = [self._scratch(tile, d) for _ in range(points.plan.threads)]
-        self.work = np.zeros((points.plan.threads, 3), np.int64)
+        self.work = np.zeros((points.plan.threads, 4), np.int64)
+        self._before = self.work.sum(0)
         self.tables: list[tuple] = [()] * b
         self.reset()
 
@@ -108,24 +109,28 @@ class Pruning:
     def aim(self, inner: np.ndarray, members: np.ndarray) -> None:
         """Take the centroids (B, K, D), in the frame, of the next pass over `members` (indices)."""
         k = inner.shape[1]
+        _, rivals, _, crossed = self.work.sum(0) - self._before
+        self._before = self.work.sum(0)
+        exact = bool(rivals > OFTEN * crossed)
         if not self.seen.size:
             self.seen = inner.copy()
             self.order: list[np.ndarray | None] = [None] * len(inner)
         biases = self.points.metric.bias(inner)
         for b in members:
             c, bias = inner[b], biases[b]
-            features = self.features.of(c, b) if self.features else c
+            square = np.einsum("kd,kd->k", c, c, dtype=np.float64)
+            features = self.features.of(c, square, b) if self.features else c
             order = self.order[b] = halved(features, self.group) if self.order[b] is None else self.order[b]
-            drift = (np.linalg.norm(c - self.seen[b], axis=1) * (1 + 2.0**-20)).astype(np.float32)
+            moved = c - self.seen[b]
+            drift = np.sqrt(np.einsum("kd,kd->k", moved, moved)) * np.float32(1 + 1e-6 * np.sqrt(c.shape[1]))
             group_drift = np.maximum.reduceat(drift[order], np.arange(0, k, self.group))
             self.seen[b] = c
             position = np.empty_like(order)
             position[order] = np.arange(k, dtype=np.int32)
             rows = np.ascontiguousarray(features[order], np.float32)
-            most = np.einsum("kd,kd->k", c, c).max()
             table = (
                 order, position, self.group, rows, np.ascontiguousarray(rows.T), bias[order], self.tail, drift, group_drift,
-                self.points.eps, most,
+                self.points.eps, np.float32(square.max()), exact,
             )  # fmt: skip
             self.tables[b] = (c, bias, table)
 
@@ -140,8 +145,8 @@ class Pruning:
 
     def products(self) -> float:
         """Multiply-adds so far."""
-        scores, distances, _ = self.work.sum(0).tolist()
-        return scores * self.width + distances * self.points.shape[2]
+        scores, rivals, own, _ = self.work.sum(0).tolist()
+        return scores * self.width + (rivals + own) * self.points.shape[2]
 
     def crossing(self) -> int:
         """Pairs of a point and a centroid that bounds did not rule out so far."""
