@@ -155,7 +155,7 @@ class Pruning:
 
 def tile_rows(d: int, width: int, grouped: bool) -> int:
     """Points per tile: with groups, enough that a group's few still fill vectors; otherwise rows that stay in cache."""
-    return max(256, min(2048, TILE_VALUES // (width if grouped else d) // 64 * 64))
+    return max(256, min(768, TILE_VALUES // (width if grouped else d) // 64 * 64))
 
 
 def pruning_bytes(shape: tuple[int, int, int], k: int, width: int, kept: bool, grouped: bool, threads: int) -> int:
