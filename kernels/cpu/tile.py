@@ -63,15 +63,15 @@ def step_rows(
 
     IN weights (N,) float32 or (0,) for all ones; INOUT labels (N,) uint32, sums (K, D) and mass (K,) float64, counts (K,)
     int64 of the points with weight, touched (K,) bool. A row that moved is subtracted where it was and added where it is.
-    lanes: (tiles of x, D, tile) to hold all rows, filled already unless `fill`; (1, D, tile) to hold a tile at a time; or
-    (0, ...) for products by sgemm. scratch: scores (block of centroids, tile), tile, best, label, moved, work.
+    lanes: (tiles of x, D, tile) to hold all rows, filled already unless `fill`; (1, D, tile) to hold a tile at a time; or None
+    for products by sgemm. scratch: scores (block of centroids, tile), tile, best, label, moved, work.
     """
     scores, tile, best, label, moved, work = scratch
     changed = 0
     for s in range(lo, hi, best.size):
         n = min(best.size, hi - s)
         rows = read_rows(source, s, n, tile)
-        if lanes.shape[0] == 0:
+        if lanes is None:  # known when it is compiled
             best_by_product(sgemm, rows, c, bias, scores, best, label, work)
         else:
             lane = lanes[s // best.size if lanes.shape[0] > 1 else 0]

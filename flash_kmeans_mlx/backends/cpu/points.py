@@ -44,7 +44,7 @@ class CpuPoints(Points):
         self.workers = Workers(plan.threads)
         self.shards = self._cut(plan.shards)
         self.scratch = [self._scratch() for _ in range(plan.threads)]
-        self.lanes = [empty_lines((int(plan.lanes), d, plan.tile + PAD)) for _ in range(plan.threads)]
+        self.lanes = [empty_lines((1, d, plan.tile + PAD)) if plan.lanes else None for _ in range(plan.threads)]
         self.seed_scratch = [seed_scratch(self) for _ in range(plan.threads)]
         self.eps = np.float32(EPS * (8 + np.sqrt(d)))
         self._labels = np.empty((b, n), np.uint32)

@@ -189,7 +189,7 @@ def step(x: np.ndarray, c: np.ndarray, labels: np.ndarray, w: np.ndarray, lo: in
         np.empty((min(k, 8), tile), np.float32), np.empty((tile, d), np.float32), np.empty(tile, np.float32),
         np.empty(tile, np.int32), np.empty(tile, np.int32), np.empty(10, np.int32),
     )  # fmt: skip
-    lanes = np.empty((tiles, d, tile), np.float32)
+    lanes = np.empty((tiles, d, tile), np.float32) if tiles else None
     with single_threaded():
         changed = K.step_rows(
             SGEMM, source(x), w, c, EUCLIDEAN.bias(c), lanes, True, lo, hi, labels, True, sums, mass, counts, touched,
