@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from . import disk, machine, report
+from . import disk, index_suite, machine, report
 from .cases import DTYPES, METRICS, Job, custom, override, select
-from .contestants import FlashKMeansMLX, contestants
+from .contestants import Contestant, FlashKMeansMLX, contestants
 from .runner import Result, Settings, run
 
 _BUSY = 0.25
@@ -43,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compares flash-kmeans-mlx with scikit-learn, faiss and superkmeans: results first, then times.",
     )
     what = parser.add_argument_group("what to run")
+    what.add_argument(
+        "--suite", choices=("kmeans", "index"), default="kmeans", help="default %(default)s; index: vector indexes"
+    )
     what.add_argument("--case", metavar="NAMES", help="cases, separated by commas; default quick (see --list)")
     what.add_argument("--list", action="store_true", help="list the cases and stop")
     for option, meaning in (("n", "points"), ("d", "coordinates"), ("k", "clusters"), ("b", "problems at once")):
@@ -91,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         screen.print(report.listing())
         return 0
+    if options.suite == "index":
+        return _indexes(parser, options, screen, arguments)
     if options.case == "disk":
         return _disk(options, screen)
     todo = jobs(parser, options)
@@ -101,27 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     screen.print(report.header(machine.describe(), versions, options.threads, options.runs), highlight=False)
     if load > _BUSY:
         screen.print(f"The machine was busy already ({load:.0%} in the last minute): don't trust the times below.\n")
-    results: list[Result] = []
-    for job in todo:
-        missing = job.case.missing()
-        if missing:
-            screen.print(f"{job.name}: not run, {missing}\n")
-            continue
-        with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
-
-            def show(result: Result, doing: str, live: Live = live) -> None:
-                live.update(report.table(result, screen.width, doing), refresh=True)
-
-            results.append(run(job, who, settings, show))
-        screen.print()
-    about: dict[str, Any] = {
-        "machine": machine.describe(),
-        "versions": versions,
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "threads": options.threads,
-        "load": round(load, 2),
-        "command": " ".join([parser.prog, *(sys.argv[1:] if arguments is None else arguments)]),
-    }
+    results = _run(todo, who, settings, screen)
+    about = _about(parser, options, arguments, load)
     paths = [options.json] if options.json else []
     if options.save:
         paths.append(Path(__file__).parent / "results" / f"{machine.slug()}.json")
@@ -139,6 +125,75 @@ def main(arguments: Sequence[str] | None = None) -> int:
             screen.print(f"written: {options.plot}")
     ours = [row for result in results for row in result.rows if isinstance(row.contestant, FlashKMeansMLX)]
     return 1 if any(row.problem for row in ours) else 0
+
+
+def _run(todo: list[Job], who: list[Contestant], settings: Settings, screen: Console) -> list[Result]:
+    """Run jobs, with tables that fill up as they go."""
+    results: list[Result] = []
+    for job in todo:
+        missing = job.case.missing()
+        if missing:
+            screen.print(f"{job.name}: not run, {missing}\n")
+            continue
+        with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
+
+            def show(result: Result, doing: str, live: Live = live) -> None:
+                live.update(report.table(result, screen.width, doing), refresh=True)
+
+            results.append(run(job, who, settings, show))
+        screen.print()
+    return results
+
+
+def _about(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: Sequence[str] | None, load: float
+) -> dict[str, Any]:
+    """What a result file says of where its figures come from."""
+    return {
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "threads": options.threads,
+        "load": round(load, 2),
+        "command": " ".join([parser.prog, *(sys.argv[1:] if arguments is None else arguments)]),
+    }
+
+
+def _indexes(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, screen: Console, arguments: Sequence[str] | None
+) -> int:
+    try:
+        cases = index_suite.select(options.case)
+    except ValueError as error:
+        parser.error(str(error))
+    runs, load = options.runs or index_suite.RUNS, machine.load()
+    about = _about(parser, options, arguments, load)
+    screen.print(index_suite.header(about, runs), highlight=False)
+    results: list[index_suite.IndexResult] = []
+    for case in cases:
+        missing = case.points.missing()
+        if missing:
+            screen.print(f"{case.name}: not run, {missing}\n")
+            continue
+        with Live(console=screen, auto_refresh=False, transient=True) as live:
+
+            def show(result: index_suite.IndexResult, doing: str, live: Live = live) -> None:
+                live.update(index_suite.tables(result, doing), refresh=True)
+                if not doing:
+                    live.console.print(index_suite.tables(result))
+
+            results += index_suite.run(case, options.threads, runs, show)
+    paths = [options.json] if options.json else []
+    if options.save:
+        paths.append(Path(__file__).parent / "results" / f"{machine.slug()}-index.json")
+    for path in paths:
+        screen.print(f"written: {index_suite.write(path, about, results)}")
+    if options.plot:
+        from .figures import plot_indexes
+
+        plot_indexes(json.loads(json.dumps({**about, "indexes": [index_suite.as_json(r) for r in results]})), options.plot)
+        screen.print(f"written: {options.plot}")
+    return 0 if all(result.ours() for result in results) else 1
 
 
 def _disk(options: argparse.Namespace, screen: Console) -> int:

@@ -1,6 +1,7 @@
 """The README's figures: ``python -m flash_kmeans_mlx.benchmark.figures``.
 
-Writes ``colours.png``, ``digits.png`` and, given a result file, ``ratios.png`` into a folder, ``assets`` by default.
+Writes ``colours.png``, ``digits.png`` and, given result files, ``ratios.png`` and ``indexes.png`` into a folder, ``assets`` by
+default.
 """
 
 from __future__ import annotations
@@ -165,20 +166,49 @@ def _draw(axis: Any, groups: dict[str, list[_Bar]], height: int) -> None:
     axis.spines[["top", "right", "left"]].set_visible(False)
 
 
+def plot_indexes(results: dict[str, Any], path: Path) -> None:
+    """Queries a second over recall, a panel for each index of a result file of the suite ``index``."""
+    indexes = [index for index in results["indexes"] if any(entry["searches"] for entry in index["entries"])]
+    if not indexes:
+        raise ValueError("nothing to draw: no index was searched")
+    figure, axes = figure_of(3.6 * len(indexes), 3.2, 1, len(indexes))
+    colours = {"flash-kmeans-mlx": _BLUE, "faiss": _PALETTE["faiss"]}
+    for axis, index in zip(np.atleast_1d(axes), indexes, strict=True):
+        for entry in index["entries"]:
+            if entry["contestant"] in colours and not entry["problem"]:
+                rates = [index["queries"] / float(np.median(spent)) for spent in entry["searches"].values()]
+                recalls = [entry["recalls"][nprobe] for nprobe in entry["searches"]]
+                colour = colours[entry["contestant"]]
+                axis.plot(recalls, rates, color=colour, label=entry["contestant"], marker="o", markersize=3, linewidth=1.2)
+        axis.set_yscale("log")
+        axis.set_title(f"{index['case']}: {index['index']}", fontsize=9, color=_GREY)
+        axis.set_xlabel(f"recall@{index['k']}", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    first = np.atleast_1d(axes)[0]
+    first.set_ylabel("queries/s", fontsize=8)
+    first.legend(fontsize=8, frameon=False)
+    where = f"{results['machine']['cpu']}, {results['threads']} threads, {indexes[0]['queries']:,} queries in a batch"
+    figure.suptitle(f"farther up and right is better ({where})", fontsize=9, color=_GREY)
+    figure.savefig(path, dpi=100)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws the figures."""
     parser = argparse.ArgumentParser(prog="python -m flash_kmeans_mlx.benchmark.figures", description=__doc__)
     parser.add_argument("--results", type=Path, metavar="PATH", help="a result file of the benchmark, for ratios.png")
+    parser.add_argument("--indexes", type=Path, metavar="PATH", help="one of its suite index, for indexes.png")
     parser.add_argument("--out", type=Path, default=Path("assets"), help="folder; default %(default)s")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     plot_colours(options.out / "colours.png")
     plot_digits(options.out / "digits.png")
-    if options.results is not None:
-        try:
-            plot_ratios(json.loads(options.results.read_text()), options.out / "ratios.png")
-        except (OSError, ValueError) as error:
-            parser.error(f"{options.results}: {error}")
+    for source, plot, name in ((options.results, plot_ratios, "ratios.png"), (options.indexes, plot_indexes, "indexes.png")):
+        if source is not None:
+            try:
+                plot(json.loads(source.read_text()), options.out / name)
+            except (OSError, ValueError) as error:
+                parser.error(f"{source}: {error}")
     for path in sorted(options.out.glob("*.png")):
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
     return 0

@@ -20,7 +20,7 @@ class Peak:
     def __init__(self) -> None:
         if _RESET.exists() and os.access(_RESET, os.W_OK):
             _RESET.write_text("5")
-        self.before = _resident()
+        self.before = resident()
 
     def beyond(self) -> int:
         """Bytes above the start, at the highest point since."""
@@ -28,11 +28,15 @@ class Peak:
 
 
 def bound(b: int, n: int, d: int, k: int) -> int:
-    """What a fit may use beyond its input, in bytes: 64 MB, 16 a point, and four float64 copies of the centroids."""
-    return 64_000_000 + 16 * b * n + 4 * b * k * d * 8
+    """What a fit may use beyond its input, in bytes.
+
+    64 MB, four float64 copies of the centroids, and per point 16 and, for bounds that save products, K / 16 + 4 min(D, 64).
+    """
+    return 64_000_000 + 4 * b * k * d * 8 + b * n * (16 + k // 16 + 4 * min(d, 64))
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Bytes that this process holds in memory; at their highest, where the system does not tell."""
     return _status("VmRSS") if _STATUS.exists() else _high_water()
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .contestants import Contestant
-
 _THREAD_VARIABLES = (
     "FLASH_KMEANS_THREADS",
     "MKL_NUM_THREADS",
@@ -34,9 +32,9 @@ def environment(threads: int) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """One contestant's process; a context manager that ends it."""
+    """One contestant's process, which runs a module of this package; a context manager that ends it."""
 
-    def __init__(self, contestant: Contestant, threads: int, folder: Path) -> None:
+    def __init__(self, contestant: Any, threads: int, folder: Path, module: str = "worker") -> None:
         self.contestant = contestant
         self._log = (folder / f"{id(self)}.log").open("w+", errors="replace")
         kind = type(contestant)
@@ -44,7 +42,7 @@ class WorkerProcess:
             [
                 sys.executable,
                 "-m",
-                f"{__name__.rpartition('.')[0]}.worker",
+                f"{__name__.rpartition('.')[0]}.{module}",
                 kind.__module__,
                 kind.__qualname__,
                 json.dumps(asdict(contestant)),

@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TextIO
@@ -111,15 +112,15 @@ class Server:
         return {"bytes": peak.beyond()}
 
 
-def serve(server: Server, requests: TextIO, replies: TextIO) -> None:
+def serve(server: Any, requests: TextIO, replies: TextIO) -> None:
     """Answers every line of ``requests`` on ``replies``."""
     for line in requests:
         replies.write(json.dumps(server.answer(json.loads(line))) + "\n")
         replies.flush()
 
 
-def main(arguments: list[str]) -> None:
-    """Prepares the contestant, says so in a first reply, and serves."""
+def main(arguments: list[str], server: Callable[[Any], Any] = Server) -> None:
+    """Prepares the contestant, says so in a first reply, and has a server of this kind answer."""
     module, name, options = arguments
     # Libraries print where they like: the replies keep the real standard output, all else goes to standard error.
     replies = os.fdopen(os.dup(1), "w")
@@ -128,7 +129,7 @@ def main(arguments: list[str]) -> None:
     contestant.prepare()
     replies.write("{}\n")
     replies.flush()
-    serve(Server(contestant), sys.stdin, replies)
+    serve(server(contestant), sys.stdin, replies)
 
 
 if __name__ == "__main__":
