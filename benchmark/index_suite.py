@@ -98,7 +98,7 @@ def run(case: IndexCase, threads: int, runs: int, progress: Callable[[IndexResul
                 turns.build(runs)
                 turns.describe()
                 turns.search(runs)
-                turns.judge()
+            judge(result)
             progress(result, "")
             results.append(result)
     return results
@@ -189,16 +189,17 @@ class _Turns:
                     elif answer:
                         entry.recalls[nprobe] = recall(np.load(path + ".npy"), self.truth)
 
-    def judge(self) -> None:
-        """No figures for an index that finds less than it must."""
-        theirs = next((e for e in self.result.entries if e.contestant == "faiss" and not e.problem), None)
-        for entry in self.result.entries:
-            for nprobe, found in entry.recalls.items():
-                least = theirs.recalls[nprobe] - RECALL_GAP if theirs else 0.0
-                if self.result.factory.endswith("Flat") and nprobe == self.result.case.nlist:
-                    least = 1 - 1e-3  # of equally near vectors either may be found
-                if found < least and not entry.problem:
-                    entry.problem = f"wrong: recall {found:.3f} with nprobe={nprobe} must be >= {least:.3f}"
+
+def judge(result: IndexResult) -> None:
+    """No figures for an index that finds less than it must."""
+    theirs = next((e for e in result.entries if e.contestant == "faiss" and not e.problem), None)
+    for entry in result.entries:
+        for nprobe, found in entry.recalls.items():
+            least = theirs.recalls[nprobe] - RECALL_GAP if theirs else 0.0
+            if result.factory.endswith("Flat") and nprobe == result.case.nlist:
+                least = 1 - 1e-3  # of equally near vectors either may be found
+            if found < least and not entry.problem:
+                entry.problem = f"wrong: recall {found:.3f} with nprobe={nprobe} must be >= {least:.3f}"
 
 
 def recall(found: Array, truth: Array) -> float:
