@@ -26,7 +26,7 @@ from .process import WorkerError, WorkerProcess
 from .report import seconds
 
 RUNS = 5
-RECALL_GAP = 0.005  # below faiss's, from which ours is wrong
+RECALL_GAP = 0.01  # below faiss's, from which ours is wrong; another start moves it by up to 0.006
 _SETTLE = 0.05
 
 
