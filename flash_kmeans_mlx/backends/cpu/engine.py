@@ -30,13 +30,14 @@ BASIS_ROWS = 512  # that directions are found from
 WIDTHS = (63, 31, 15)  # directions; fewer are tried as long as that is faster
 RIVAL_ROWS = 64
 PASSES = 10  # that a fit is expected to take
+AMPLE = 100_000  # points of all passes, below which choosing would take more than some 5% of their time
 NARROWER = 0.9  # of the time that more directions take, before fewer are chosen: the sample's distances are read from cache
 WORSE = 1.2  # than the best width so far: then fewer directions are worse still
 GAIN = 0.9  # of the time of tiles, that bounds must promise to be taken
 START, STOP = 0.4, 0.75  # share of the pairs not ruled out, below which groups are begun and above which they are dropped
 AHEAD = 5  # passes that must be allowed still for groups to pay for their beginning
-EVERY = 4  # passes between two trials of groups
-DISTANCE = 2e-8  # seconds that a distance in all dimensions takes at least: rejects the hopeless
+EVERY, FIRST = 8, 2  # passes from one trial of groups to the next, and before the first one: centroids move far at first
+DISTANCE, DIMENSION = 2e-8, 1.5e-10  # seconds that a distance in all dimensions takes, and each of them: rejects the hopeless
 COPIED_DIMS, COPIED_BYTES = 16, 8 << 20  # seeding reads points as lanes up to either
 
 
@@ -64,6 +65,7 @@ class Engine:
         self._probe: CpuPoints | None = None
         self._groups: Pruning | None = None  # of the probe
         self._passes = -1
+        self._tiles = 0.0  # seconds of the sample's tiles
         self._lame = 0  # passes in a row in which bounds did not pay
 
     @property
@@ -119,9 +121,11 @@ class Engine:
         points = self.points
         labelled = points.labels()[0, 0] != points.kernels.UNSET
         if not self._chosen:
-            if passes > 1 and not labelled and self.mode == "auto":  # means have shorter tails than the points to start from
+            passes = min(passes, PASSES)
+            early = passes > 1 and not labelled  # means have shorter tails than the points to start from
+            if self.mode == "auto" and (early or points.shape[1] * passes < AMPLE):
                 return
-            self._choose(centroids, min(passes, PASSES))
+            self._choose(centroids, passes)
         if self.features:
             self.pruning = Pruning(points, self.features, grouped=self.mode == "auto")
             return
@@ -189,7 +193,8 @@ class Engine:
         if not points.kernels.prune_rows.signatures:
             self._time_head(centroids, directions[:1], 1)  # the kernels are compiled or loaded
         tiles = self._time_tiles(centroids)
-        if DISTANCE * self._rivals(centroids[0], directions[0]) > GAIN * tiles:
+        distance = DISTANCE + DIMENSION * points.shape[2]
+        if distance * self._rivals(centroids[0], directions[0]) > GAIN * tiles:
             return None
         best, chosen = GAIN * passes * tiles, 0
         scale = sample.shape[1] / (points.shape[0] * points.shape[1])
@@ -260,18 +265,19 @@ class Engine:
         if self.points.problem.n_clusters < FEW_GROUPS or passes < AHEAD:
             return False
         self._passes += 1
-        if self._passes % EVERY > 1:
+        turn = (self._passes - FIRST) % EVERY
+        if self._passes < FIRST or turn > 1:
             return False
         with self.points.timed("choice"):
             sample = self._sample()
             if self._groups is None:
-                self._time(centroids)  # for labels
                 self._groups = Pruning(sample, None, grouped=True)
-            if self._passes % EVERY == 0:
+            if turn == 0:
+                self._tiles = self._time(centroids)  # and labels
                 self._groups.forget()
             sample.engine.pruning = self._groups
             before = self._groups.crossing()
-            self._time(centroids)
+            spent = self._time(centroids)
             sample.engine.pruning = None
             crossing = self._groups.crossing() - before
-        return crossing < START * sample.shape[1] * self.points.problem.n_clusters
+        return turn == 1 and spent < self._tiles and crossing < START * sample.shape[1] * self.points.problem.n_clusters

@@ -111,6 +111,7 @@ def test_bounds_skip_most_products_of_structured_points() -> None:
 def always_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the CPU backend choose for small problems too."""
     monkeypatch.setattr(engines, "WORTH", 0)
+    monkeypatch.setattr(engines, "AMPLE", 0)
     monkeypatch.setattr(importlib.import_module("flash_kmeans_mlx.backends.cpu.plan"), "LOOPED", 0)
 
 
@@ -125,7 +126,7 @@ def test_the_choice_changes_no_bits(init: str, metric: str) -> None:
 @pytest.mark.usefixtures("always_choose")
 def test_the_choice_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     x = helpers.low_rank(8000, 64, 5)
-    seconds = {63: 9.0, 47: 9.0, 31: 4.0, 15: 3.0}
+    seconds = {63: 9.0, 31: 4.0, 15: 3.0}
     monkeypatch.setattr(Engine, "_rivals", lambda *_: 0.0)
     monkeypatch.setattr(Engine, "_time_head", lambda _self, _c, basis, _passes: seconds[basis.shape[1]])
     chosen = {}
@@ -158,10 +159,31 @@ def test_groups_that_rule_nothing_out_are_dropped(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("always_choose")
-def test_a_probe_tells_when_groups_begin_to_pay() -> None:
+@pytest.mark.parametrize("faster", [True, False])
+def test_groups_begin_where_the_sample_is_faster_with_them(monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
+    took = Engine._time
+
+    def seconds(self: Engine, centroids: np.ndarray) -> float:
+        took(self, centroids)
+        return 0.0 if (self._sample().engine.pruning is not None) == faster else 1.0
+
+    monkeypatch.setattr(Engine, "_time", seconds)
+    monkeypatch.setattr(Engine, "_fastest", lambda *_: None)
     x = helpers.low_rank(20_000, 12, 12)
-    result = same(x, 300, 80, "auto")
-    assert result.products < 1.0 or result.strategy == "tiles"
+    result = same(x, 300, 40, "auto")
+    assert (result.strategy, result.products < 1) == (("groups", True) if faster else ("tiles", False))
+
+
+def test_few_points_are_not_worth_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "WORTH", 0)
+    monkeypatch.setattr(importlib.import_module("flash_kmeans_mlx.backends.cpu.plan"), "LOOPED", 0)
+    chosen: list[int] = []
+    monkeypatch.setattr(Engine, "_choose", lambda self, _c, passes: chosen.append(passes) or setattr(self, "_chosen", True))
+    x = helpers.low_rank(12_000, 20, 5)
+    FITS["euclidean"](x, 40, 8, backend="cpu")
+    assert not chosen
+    FITS["euclidean"](x, 40, 11, backend="cpu")
+    assert chosen == [10]
 
 
 @every_bound
