@@ -102,4 +102,5 @@ def test_peak_sees_an_allocation_that_is_gone() -> None:
     peak = Peak()
     np.ones(8_000_000).sum()
     assert peak.beyond() > 40_000_000
-    assert bound(2, 10, 3, 5) == 64_000_000 + 16 * 20 + 4 * 2 * 5 * 3 * 8
+    assert bound(2, 10, 3, 64) == 64_000_000 + (16 + 4 + 12) * 20 + 4 * 2 * 64 * 3 * 8
+    assert bound(1, 10, 768, 5) - bound(1, 10, 64, 5) == 4 * 5 * (768 - 64) * 8
