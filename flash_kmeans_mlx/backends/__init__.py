@@ -107,4 +107,8 @@ def open_neighbours(backend: str, request: Request) -> Neighbours:
 
 def scan(backend: str, lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
     """`scan_reference`, with its arguments and results, on a backend that `resolve` returned."""
+    if backend == "cpu":
+        from .cpu.scan import scan_cpu
+
+        return scan_cpu(lists, proximity, queries, probes, k)
     return scan_reference(lists, proximity, queries, probes, k)

@@ -123,10 +123,12 @@ class IVF(Index):
         self._check_reach(rows)
         rows = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
         fit = FITS[self.metric](rows, self.nlist, self.niter, init="k-means++", seed=self.seed, backend=self.backend)
-        centroids = np.array(fit.centroids)
-        self.centroids = None  # should training fail
-        self._train_codes(rows, np.asarray(fit.labels))
-        self.centroids = centroids
+        self.centroids = np.array(fit.centroids)
+        try:
+            self._train_codes(rows, np.asarray(fit.labels))
+        except BaseException:
+            self.centroids = None
+            raise
 
     def _check_reach(self, rows: np.ndarray) -> None:
         """Refuse vectors whose squared distances may not be float32 numbers."""
