@@ -10,7 +10,7 @@ from ..proximity import Proximity
 from . import metal
 from .base import Points, Problem
 from .neighbours import Found, Neighbours, ReferenceNeighbours, Request
-from .scan import Lists, scan_reference
+from .scan import Lists, scan_mlx, scan_reference
 from .sparse import SparsePoints, SparseRows
 
 __all__ = [
@@ -111,4 +111,6 @@ def scan(backend: str, lists: Lists, proximity: Proximity, queries: np.ndarray, 
         from .cpu.scan import scan_cpu
 
         return scan_cpu(lists, proximity, queries, probes, k)
+    if backend in ("metal", "portable"):
+        return scan_mlx(lists, proximity, queries, probes, k)
     return scan_reference(lists, proximity, queries, probes, k)

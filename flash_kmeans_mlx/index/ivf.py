@@ -53,7 +53,7 @@ class IVF(Index):
         width: int,
         dtype: Any,
         seed: int = 0,
-        niter: int = 10,
+        niter: int = 16,
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:
@@ -122,7 +122,7 @@ class IVF(Index):
     def _train(self, rows: np.ndarray) -> None:
         self._check_reach(rows)
         rows = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
-        fit = FITS[self.metric](rows, self.nlist, self.niter, init="k-means++", seed=self.seed, backend=self.backend)
+        fit = FITS[self.metric](rows, self.nlist, self.niter, seed=self.seed, backend=self.backend)
         self.centroids = np.array(fit.centroids)
         try:
             self._train_codes(rows, np.asarray(fit.labels))
@@ -215,7 +215,7 @@ class IndexIVFFlat(IVF):
         nprobe: int = 1,
         *,
         seed: int = 0,
-        niter: int = 10,
+        niter: int = 16,
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:

@@ -148,6 +148,23 @@ def _push(key, q, keep, keys, filled, least, ids):
 
 
 @njit(**JIT)
+def _collect(askers, masks, real, scores, place, keep, keys, filled, least, ids):
+    """Push the scores that are marked for each of the askers, of the lanes that are real, of the blocks in `place`."""
+    bits = scores.view(np.uint32)
+    for r in range(askers.size):
+        q, mask = askers[r], masks[r] & real
+        while mask:
+            lane = lowest_bit(mask)
+            mask &= mask - 1
+            if scores[r, lane] < least[q]:  # which has risen since the mask was made
+                continue
+            word = np.uint64(bits[r, lane])
+            word ^= np.uint64(0xFFFFFFFF) if word >> np.uint64(31) else np.uint64(0x80000000)
+            slot = place[lane // BLOCK] * BLOCK + lane % BLOCK
+            _push((word << np.uint64(32)) | np.uint64(slot), q, keep, keys, filled, least, ids)
+
+
+@njit(**JIT)
 def _askers(probes, n_lists):
     """(starts (n_lists + 1,), queries): those that ask for list i are queries[starts[i]:starts[i + 1]]."""
     starts = np.zeros(n_lists + 1, np.int64)
@@ -177,7 +194,7 @@ def scan_lists(op, queries, probes, payload, ids, following, first, counts, keep
     starts, askers = _askers(probes, counts.size)
     who, at, place = np.zeros(ASKING, np.int64), np.zeros(BLOCKS, np.int64), np.zeros(BLOCKS, np.int64)
     limits, scores = np.zeros(ASKING, np.float32), np.zeros((ASKING, POINTS), np.float32)
-    masks, bits = np.zeros(ASKING, np.int64), scores.view(np.uint32)
+    masks = np.zeros(ASKING, np.int64)
     who_at, at_at, limits_at = np.int64(who.ctypes.data), np.int64(at.ctypes.data), np.int64(limits.ctypes.data)
     scores_at, masks_at = np.int64(scores.ctypes.data), np.int64(masks.ctypes.data)
     queries_at, payload_at = np.int64(queries.ctypes.data), np.int64(payload.ctypes.data)
@@ -204,17 +221,8 @@ def scan_lists(op, queries, probes, payload, ids, following, first, counts, keep
                     some = _products(who_at, at_at, n_dims, limits_at, scores_at, masks_at)
                 else:
                     some = _cosines(who_at, at_at, n_dims, limits_at, scores_at, masks_at)
-                if not some:
-                    continue
-                for r in range(n):
-                    q, mask = askers[i + r], masks[r] & real
-                    while mask:
-                        lane = lowest_bit(mask)
-                        mask &= mask - 1
-                        word = np.uint64(bits[r, lane])
-                        word ^= np.uint64(0xFFFFFFFF) if word >> np.uint64(31) else np.uint64(0x80000000)
-                        slot = place[lane // BLOCK] * BLOCK + lane % BLOCK
-                        _push((word << np.uint64(32)) | np.uint64(slot), q, keep, keys, filled, least, ids)
+                if some:
+                    _collect(askers[i : i + n], masks, real, scores, place, keep, keys, filled, least, ids)
             left -= POINTS
 
 

@@ -62,10 +62,11 @@ def test_the_nearest_lists_are_searched(backend: str, metric: str) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(("q", "d", "k"), [(1, 2, 3), (3, 5, 40), (70, 16, 10), (333, 33, 100)])
-def test_shapes(q: int, d: int, k: int, metric: str) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+def test_shapes(backend: str, q: int, d: int, k: int, metric: str) -> None:
     rng = np.random.default_rng([q, d])
     x, queries = rng.standard_normal((2500, d)).astype(np.float32), rng.standard_normal((q, d)).astype(np.float32)
-    index, oracle = (filled(metric, 2500, 30, x, backend=backend) for backend in ("cpu", "reference"))
+    index, oracle = (filled(metric, 2500, 30, x, backend=backend) for backend in (backend, "reference"))
     assert index.centroids is not None
     oracle.centroids = index.centroids
     oracle.lists = index.lists
@@ -75,11 +76,12 @@ def test_shapes(q: int, d: int, k: int, metric: str) -> None:
         np.testing.assert_array_equal(found[1], expected[1])
 
 
-def test_ties_beyond_what_is_kept_go_to_the_lowest_ids() -> None:
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+def test_ties_beyond_what_is_kept_go_to_the_lowest_ids(backend: str) -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(-1, 2, (3000, 4)).astype(np.float32)
     ids = rng.permutation(3000)
-    index, flat = IndexIVFFlat(4, 10, nprobe=10), IndexFlat(4)
+    index, flat = IndexIVFFlat(4, 10, nprobe=10, backend=backend), IndexFlat(4)
     index.train(x)
     for one in (index, flat):
         one.add(x, ids)
@@ -87,14 +89,27 @@ def test_ties_beyond_what_is_kept_go_to_the_lowest_ids() -> None:
         np.testing.assert_array_equal(index.search(x[:60], k)[1], flat.search(x[:60], k)[1])
 
 
-def test_far_from_the_origin() -> None:
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+def test_far_from_the_origin(backend: str) -> None:
     x = (1e4 + np.random.default_rng(0).standard_normal((2000, 20))).astype(np.float32)
-    flat = IndexFlat(20)
-    flat.add(x)
     for metric in ("euclidean", "dot"):
-        index, flat = filled(metric, 2000, 8, x, nprobe=8), IndexFlat(20, metric)
+        index, flat = filled(metric, 2000, 8, x, nprobe=8, backend=backend), IndexFlat(20, metric)
         flat.add(x)
         np.testing.assert_array_equal(index.search(x[:50], 5)[1], flat.search(x[:50], 5)[1])
+
+
+def test_lists_on_the_device_follow_changes() -> None:
+    index = filled("euclidean", backend="portable", nprobe=12)
+    for change in (
+        lambda: index.add(X[1500:1600]),
+        lambda: index.remove_ids(np.arange(0, 1600, 3)),
+        lambda: index.add(X[1600:]),
+    ):
+        index.search(X[:300], 3)
+        change()
+        oracle = IndexIVFFlat(64, 12, nprobe=12, backend="reference")
+        oracle.centroids, oracle.lists = index.centroids, index.lists
+        np.testing.assert_array_equal(index.search(X[:300], 3)[1], oracle.search(X[:300], 3)[1])
 
 
 def test_training() -> None:
