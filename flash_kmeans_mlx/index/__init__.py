@@ -3,5 +3,6 @@
 from .base import Index, load_index
 from .flat import IndexFlat
 from .ivf import IndexIVFFlat
+from .store import EmbeddingStore
 
-__all__ = ["Index", "IndexFlat", "IndexIVFFlat", "load_index"]
+__all__ = ["EmbeddingStore", "Index", "IndexFlat", "IndexIVFFlat", "load_index"]

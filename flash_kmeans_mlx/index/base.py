@@ -88,12 +88,7 @@ class Index(ABC):
             ValueError, TypeError: naming the argument, its value and its bound. (faiss takes an id twice; we don't.)
             NotFittedError: the index is not trained.
         """
-        rows = self._vectors(x, "x")[0]
-        with self._lock.writing():
-            self._check_trained("add")
-            ids = self._new_ids(ids, len(rows))
-            self._add(rows, ids)
-            self._next_id = max(self._next_id, int(ids.max()) + 1)
+        self._insert(x, ids)
 
     def search(self, x: Any, k: int) -> tuple[Any, Any]:
         """The k nearest vectors for every query.
@@ -209,6 +204,16 @@ class Index(ABC):
             raise ValueError(f"{name} must have shape (N, D)=(N, {self.d}), got {data.given_shape}")
         validation.check_magnitude(largest(data.x), data.given_shape, name)
         return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
+
+    def _insert(self, x: Any, ids: Any) -> np.ndarray:
+        """`add`, which returns the ids (N,) int64."""
+        rows = self._vectors(x, "x")[0]
+        with self._lock.writing():
+            self._check_trained("add")
+            ids = self._new_ids(ids, len(rows))
+            self._add(rows, ids)
+            self._next_id = max(self._next_id, int(ids.max()) + 1)
+            return ids
 
     def _check_trained(self, verb: str) -> None:
         if not self.is_trained:
