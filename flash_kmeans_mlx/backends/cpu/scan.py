@@ -12,12 +12,13 @@ from ...metrics import unit_rows
 from ...proximity import Proximity
 from ..neighbours import Found
 from ..scan import Lists
-from .topk import ALONE, BUFFER_BYTES, SORTED
+from .topk import ALONE, BUFFER_BYTES
 from .workers import Workers, thread_count
 
 __all__ = ["scan_cpu"]
 
 GROUP = 1024  # queries of a task at most
+SORTED = 256  # candidates that are kept in order as they come: so that what a score must reach rises at once
 
 
 @cache
@@ -48,10 +49,12 @@ def scan_cpu(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np
         mine = order[g * group : (g + 1) * group]
         keys, filled = np.empty((len(mine), capacity), np.uint64), np.zeros(len(mine), np.int64)
         least = np.full(len(mine), -np.inf, np.float32)
-        kernels.scan_lists(
-            op, np.ascontiguousarray(asking[mine]), np.ascontiguousarray(probes[mine, s::shards]), lists.payload, ids,
-            lists.next, lists.first, lists.counts, keep, keys, filled, least,
-        )  # fmt: skip
+        asked, lists_of = np.ascontiguousarray(asking[mine]), probes[mine, s::shards]
+        for part in (lists_of[:, :1], lists_of[:, 1:]):  # the nearest lists first: few rows of the others are then looked at
+            kernels.scan_lists(
+                op, asked, np.ascontiguousarray(part), lists.payload, ids, lists.next, lists.first, lists.counts, keep,
+                keys, filled, least,
+            )  # fmt: skip
         kernels.settle_keys(keep, keys, filled, ids)
         parts[g, s, : len(mine)] = keys[:, :keep]
 
