@@ -41,6 +41,7 @@ ESTIMATOR = (
 )
 IVF = ", *, seed=0, niter=16, max_points_per_centroid=256, backend=None)"
 INDEXES = {
+    "EmbeddingStore": "(metric='cosine', max_memory_gb=0.0, *, index=None, seed=0, backend=None)",
     "IndexFlat": "(d, metric='euclidean', *, backend=None)",
     "IndexIVFFlat": "(d, nlist, metric='euclidean', nprobe=1" + IVF,
 }

@@ -11,6 +11,7 @@ __all__ = ["BLOCK", "InvertedLists", "grow"]
 BLOCK = 16  # rows of a block: SIMD lanes
 PIECE = 1 << 21  # bytes of rows that are copied at a time
 NOWHERE = np.int32(-1)
+MOST_BLOCKS = 1 << 28  # scans rank slots by 32 bits
 
 
 def grow(array: np.ndarray, n: int) -> None:
@@ -79,6 +80,8 @@ class InvertedLists:
 
     def _take(self, n: int) -> np.ndarray:
         """(n,) blocks that are free."""
+        if n > MOST_BLOCKS - self._used + len(self._free):
+            raise ValueError(f"an index holds at most {MOST_BLOCKS} blocks of {BLOCK} vectors: make another one")
         again = [self._free.pop() for _ in range(min(n, len(self._free)))]
         fresh = np.arange(self._used, self._used + n - len(again))
         self._used += len(fresh)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flash_kmeans_mlx.index import lists as module
 from flash_kmeans_mlx.index.lists import BLOCK, InvertedLists
 
 
@@ -66,6 +67,18 @@ def test_free_blocks_are_used_again() -> None:
         if step:
             lists.remove(lists.find(np.arange(500) + 500 * (step - 1)))
     assert len(lists) == 500 and len(lists.payload) * BLOCK < 1500
+
+
+def test_more_blocks_than_slots_have_bits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BLOCKS", 10)
+    lists, rows = InvertedLists(1, 2, np.float32), np.ones((160, 2), np.float32)
+    lists.add(np.zeros(150, np.int64), rows[:150], np.arange(150))
+    before = content(lists)
+    with pytest.raises(ValueError, match="an index holds at most 10 blocks of 16 vectors: make another one"):
+        lists.add(np.zeros(11, np.int64), rows[:11], np.arange(200, 211))
+    assert content(lists) == before
+    lists.add(np.zeros(10, np.int64), rows[:10], np.arange(200, 210))
+    assert len(lists) == 160
 
 
 def test_memory_stays_close_to_what_is_held() -> None:
