@@ -17,7 +17,7 @@ import numpy as np
 __all__ = ["METADATA", "json_object", "replacing", "safetensors_parts"]
 
 METADATA = "__metadata__"
-DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U32": np.dtype("<u4")}
+DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U32": np.dtype("<u4"), "U8": np.dtype("u1")}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -37,7 +37,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def safetensors_parts(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> list[Any]:
-    """What a safetensors file of these arrays (float32, float64, int64, uint32) consists of, one buffer after another.
+    """What a safetensors file of these arrays (float32, float64, int64, uint32, uint8) consists of, one buffer after another.
 
     Raises:
         TypeError: An array has another dtype.
@@ -49,7 +49,7 @@ def safetensors_parts(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -
     for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize):
         dtype = array.dtype.newbyteorder("<")
         if dtype not in _CODES:
-            raise TypeError(f"arrays[{name!r}].dtype={array.dtype} must be float32, float64, int64 or uint32")
+            raise TypeError(f"arrays[{name!r}].dtype={array.dtype} must be float32, float64, int64, uint32 or uint8")
         data.append(np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data)
         begin, end = end, end + array.nbytes
         header[name] = {"dtype": _CODES[dtype], "shape": list(array.shape), "data_offsets": [begin, end]}

@@ -23,7 +23,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata:
 
     Args:
         path: The file to write; replaced if it exists.
-        arrays: float32, float64, int64 or uint32 arrays; without float64, which it refuses, `mx.load` reads the file too.
+        arrays: of float32, float64, int64, uint32 or uint8; without float64, which it refuses, `mx.load` reads the file too.
         metadata: Strings to keep with the arrays; `format` and `format_version` are added here.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import flash_kmeans_mlx as fk
+from flash_kmeans_mlx import index
 from flash_kmeans_mlx.search import Search
 
 VERBS = [v for name, v in vars(fk.FlashKMeans).items() if inspect.isfunction(v) and not name.startswith("_")]
@@ -57,6 +58,13 @@ def test_searches_name_shapes(thing: Any) -> None:
 def test_every_argument_is_described(thing: Any) -> None:
     described = {name for line in re.findall(r"^ {4,8}([\w, ]+): ", doc(thing), re.MULTILINE) for name in line.split(", ")}
     assert set(inspect.signature(thing).parameters) <= described
+
+
+@pytest.mark.parametrize("kind", [v for v in vars(index).values() if inspect.isclass(v)], ids=lambda k: k.__name__)
+def test_indexes_describe_arguments_and_shapes(kind: Any) -> None:
+    described = {name for line in re.findall(r"^ {4,8}([\w, ]+): ", doc(kind), re.MULTILINE) for name in line.split(", ")}
+    assert set(inspect.signature(kind).parameters) <= described
+    assert all("(N, D)" in doc(getattr(kind, verb)) for verb in ("train", "add") if hasattr(kind, verb))
 
 
 @pytest.mark.parametrize("name", list(modules()))

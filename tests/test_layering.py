@@ -23,7 +23,7 @@ LAYERS = (
     {"streamed"},
     {"fitting", "nearest"},
     {"api"},
-    {"estimator", "labelling", "sklearn"},
+    {"estimator", "index", "labelling", "sklearn"},
     {""},
     {"cli"},
 )
@@ -185,6 +185,7 @@ def test_imports_of_a_package_are_found() -> None:
         ("cli.commands", "benchmark.__main__", True),
         ("vectors.flat", "_files", True),
         ("streamed", "vectors", True),
+        ("index.ivf", "nearest", True),
         ("metrics", "backends", False),
         ("backends.cpu", "lloyd", False),
         ("api", "estimator", False),
@@ -193,6 +194,7 @@ def test_imports_of_a_package_are_found() -> None:
         ("benchmark.runner", "kernels.cpu.tile", False),
         ("api", "benchmark.cases", False),
         ("vectors.flat", "streamed", False),
+        ("nearest", "index.flat", False),
     ],
 )
 def test_the_rules(module: str, target: str, allowed: bool) -> None:

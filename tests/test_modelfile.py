@@ -196,7 +196,7 @@ def test_a_link_keeps_pointing_to_the_model(model: Path) -> None:
             {"x": np.zeros(3, np.float16)},
             {},
             TypeError,
-            r"arrays\['x'\].dtype=float16 must be float32, float64, int64 or uint32",
+            r"arrays\['x'\].dtype=float16 must be float32, float64, int64, uint32 or uint8",
         ),
         ({"x": np.zeros(3, complex)}, {}, TypeError, "dtype=complex128 must be"),
         ({"x": np.array([None])}, {}, TypeError, r"dtype=object must be"),

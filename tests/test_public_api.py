@@ -12,6 +12,7 @@ import pytest
 from helpers import FITS
 
 import flash_kmeans_mlx as fk
+from flash_kmeans_mlx import index
 
 ALL = [
     "BackendUnavailableError",
@@ -38,6 +39,22 @@ ESTIMATOR = (
     "(d=None, k=8, niter=25, tol=1e-08, seed=0, verbose=False, dtype=None, metric='euclidean', compiled=True, "
     "max_mem_gb=0.0, init='k-means++', *, n_init=1, empty='farthest', backend=None, strategy=None, check_finite=True)"
 )
+IVF = ", *, seed=0, niter=16, max_points_per_centroid=256, backend=None)"
+INDEXES = {
+    "EmbeddingStore": "(metric='cosine', max_memory_gb=0.0, *, index=None, seed=0, backend=None)",
+    "IndexFlat": "(d, metric='euclidean', *, backend=None)",
+    "IndexIVFFlat": "(d, nlist, metric='euclidean', nprobe=1" + IVF,
+}
+INDEX_VERBS = {
+    "add": "(self, x, ids=None)",
+    "load": "(path)",
+    "range_search": "(self, x, radius)",
+    "reconstruct": "(self, id)",
+    "remove_ids": "(self, ids)",
+    "save": "(self, path)",
+    "search": "(self, x, k)",
+    "train": "(self, x)",
+}
 VERBS = {
     "fit": "(self, x, sample_weight=None, init_centroids=None)",
     "fit_predict": "(self, x, sample_weight=None, init_centroids=None)",
@@ -98,6 +115,17 @@ def test_the_estimator_takes() -> None:
     assert signature(fk.FlashKMeans) == ESTIMATOR
     public = {name: getattr(fk.FlashKMeans, name) for name in vars(fk.FlashKMeans) if not name.startswith("_")}
     assert {name: signature(verb) for name, verb in sorted(public.items())} == VERBS
+
+
+@pytest.mark.parametrize("name", list(INDEXES))
+def test_the_indexes_take(name: str) -> None:
+    assert signature(getattr(index, name)) == INDEXES[name]
+
+
+def test_the_verbs_of_indexes() -> None:
+    assert {name: signature(getattr(index.Index, name)) for name in INDEX_VERBS} == INDEX_VERBS
+    more = {"search": "(self, x, k, *, nprobe=None)", "range_search": "(self, x, radius, *, nprobe=None)"}
+    assert {name: signature(getattr(index.IndexIVFFlat, name)) for name in INDEX_VERBS} == INDEX_VERBS | more
 
 
 def test_the_result_holds() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 
 from ..errors import BackendUnavailableError
+from ..proximity import Proximity
 from . import metal
 from .base import Points, Problem
-from .neighbours import Neighbours, ReferenceNeighbours, Request
+from .neighbours import Found, Neighbours, ReferenceNeighbours, Request
+from .scan import Lists, scan_mlx, scan_reference
 from .sparse import SparsePoints, SparseRows
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "open_neighbours",
     "open_points",
     "resolve",
+    "scan",
 ]
 
 BACKENDS = ("reference", "portable", "cpu", "metal")
@@ -99,3 +103,14 @@ def open_neighbours(backend: str, request: Request) -> Neighbours:
 
         return PortableNeighbours(request)
     return ReferenceNeighbours(request)
+
+
+def scan(backend: str, lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
+    """`scan_reference`, with its arguments and results, on a backend that `resolve` returned."""
+    if backend == "cpu":
+        from .cpu.scan import scan_cpu
+
+        return scan_cpu(lists, proximity, queries, probes, k)
+    if backend in ("metal", "portable"):
+        return scan_mlx(lists, proximity, queries, probes, k)
+    return scan_reference(lists, proximity, queries, probes, k)

@@ -1,0 +1,30 @@
+"""What vectors a k-means inside an index is trained on."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+__all__ = ["sample"]
+
+ADVISED = 39  # training points per centroid, as faiss has it
+
+
+def sample(rows: np.ndarray, n_centroids: int, most_each: int, seed: int, stacklevel: int = 4) -> np.ndarray:
+    """Rows (N, D) to train that many centroids on: all, or `most_each` per centroid, drawn by the seed, in order.
+
+    Raises:
+        ValueError: there are fewer rows than centroids.
+    """
+    n = len(rows)
+    if n < n_centroids:
+        raise ValueError(f"x must have N >= {n_centroids} training vectors for {n_centroids} centroids, got N={n}")
+    if n < ADVISED * n_centroids:
+        warnings.warn(
+            f"{n} training vectors for {n_centroids} centroids: {ADVISED * n_centroids} or more are advised",
+            UserWarning, stacklevel=stacklevel,
+        )  # fmt: skip
+    if n <= most_each * n_centroids:
+        return rows
+    return rows[np.sort(np.random.default_rng(seed).choice(n, most_each * n_centroids, replace=False))]

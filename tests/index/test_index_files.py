@@ -1,0 +1,162 @@
+"""Indexes in files: whole again anywhere, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import digits
+
+from flash_kmeans_mlx import _files, _modelfile
+from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat, load_index
+
+X = digits()
+MAKE = {
+    "flat": lambda: IndexFlat(64, "l1"),
+    "ivf": lambda: IndexIVFFlat(64, 7, "euclidean", 2, seed=3, niter=5),
+    "ivf cosine": lambda: IndexIVFFlat(64, 7, "cosine", 7),
+}
+
+
+def filled(name: str) -> Index:
+    index = MAKE[name]()
+    index.train(X)
+    index.add(X[:700])
+    index.add(X[700:900], np.arange(5000, 5200)[::-1])
+    index.remove_ids(np.arange(0, 900, 7))
+    return index
+
+
+@pytest.mark.parametrize("name", list(MAKE))
+def test_what_was_saved_is_loaded(name: str, tmp_path: Path) -> None:
+    index, path = filled(name), tmp_path / "index"
+    index.save(path)
+    again = load_index(path)
+    assert type(again) is type(index) and type(index).load(str(path)).ntotal == index.ntotal
+    for one, other in zip(index.search(X, 5), again.search(X, 5), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for change in (lambda i: i.add(X[900:]), lambda i: i.remove_ids(np.arange(6000))):
+        for one in (index, again):
+            change(one)
+        np.testing.assert_array_equal(index.search(X[-20:], 5)[1], again.search(X[-20:], 5)[1])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", list(MAKE))
+def test_indexes_without_vectors(name: str, tmp_path: Path) -> None:
+    index, path = MAKE[name](), tmp_path / "index"
+    for trained in (False, True):
+        if trained:
+            index.train(X)
+        index.save(path)
+        again = load_index(path)
+        assert again.is_trained == index.is_trained and again.ntotal == 0
+    index.add(X[:50])
+    index.remove_ids(np.arange(50))
+    index.save(path)
+    again = load_index(path)
+    again.add(X[:1])
+    assert again.search(X[:1], 1)[1] == 50, "ids are not given twice"
+
+
+def test_another_class_is_refused(tmp_path: Path) -> None:
+    IndexFlat(3).save(tmp_path / "index")
+    with pytest.raises(ValueError, match=r"cannot load '.*index': it holds an IndexFlat, not an IndexIVFFlat"):
+        IndexIVFFlat.load(tmp_path / "index")
+
+
+def test_a_crash_keeps_the_previous_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, path = filled("ivf"), tmp_path / "index"
+    index.save(path)
+    before = path.read_bytes()
+    index.add(X[900:])
+
+    def crash(_: int) -> None:
+        raise OSError("no power")
+
+    monkeypatch.setattr(_files.os, "fsync", crash)
+    with pytest.raises(OSError, match="no power"):
+        index.save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", list(MAKE))
+def test_every_flipped_bit_is_noticed(name: str, tmp_path: Path) -> None:
+    index, path = filled(name), tmp_path / "index"
+    index.save(path)
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    rng = np.random.default_rng(0)
+    for where in rng.integers(header, len(content), 40).tolist():
+        damaged = bytearray(content)
+        damaged[where] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"cannot load '.*index': the sum of array '.*' is wrong; copy the file again"):
+            load_index(path)
+
+
+def test_truncated_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    filled("ivf").save(path)
+    content = path.read_bytes()
+    for length in (0, 7, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"cannot load '.*index': "):
+            load_index(path)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "arrays", "message"),
+    [
+        ({"nlist": 8}, {}, "damaged IndexIVFFlat .centroids of shape .7, 64. do not fit nlist=8, d=64.; save it again"),
+        ({"nprobe": 9}, {}, "damaged IndexIVFFlat .nprobe=9 must be <= nlist=7."),
+        ({"next_id": -1}, {}, "damaged IndexIVFFlat .next_id=-1 must be >= 0"),
+        ({"width": 3}, {}, "damaged IndexIVFFlat .*unexpected keyword"),
+        ({}, {"counts": np.zeros(7, np.int64)}, "damaged IndexIVFFlat .counts of shape .7,. do not fit 7 lists"),
+        ({}, {"ids": None}, "damaged IndexIVFFlat .'ids'"),
+        ({}, {"centroids": np.full((7, 64), np.nan, np.float32)}, "damaged IndexIVFFlat .centroids"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(
+    parameters: dict[str, Any], arrays: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    index = filled("ivf")
+    own, held = index.state()
+    kept = {key: array for key, array in (held | arrays).items() if array is not None}
+    from flash_kmeans_mlx.index import io
+
+    io.write(tmp_path / "index", "IndexIVFFlat", own | parameters, kept)
+    with pytest.raises(ValueError, match=message):
+        load_index(tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"class": "FlashKMeans"}, "it holds no index"),
+        ({"class": "IndexFlat", "parameters": "{", "crc32": "{}"}, "it holds no index"),
+        ({"class": "IndexFlat", "parameters": "[]", "crc32": "{}"}, "its parameters are no object"),
+        ({"class": "Path", "parameters": "{}", "crc32": "{}"}, "no class of indexes is called 'Path'"),
+    ],
+)
+def test_other_files_are_refused(metadata: dict[str, str], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    _modelfile.write(path, {}, metadata)
+    with pytest.raises(ValueError, match=f"cannot load '.*index': .*{message}"):
+        load_index(path)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    filled("flat").save(path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"]["format_version"] = "2"
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(ValueError, match="its format_version=2 must be <= 1; upgrade flash-kmeans-mlx"):
+        load_index(path)

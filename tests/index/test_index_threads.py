@@ -1,0 +1,124 @@
+"""Searches while another thread adds and removes: they see the index before or after a change, never within."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat
+from flash_kmeans_mlx.index.lock import ReadersWriterLock
+
+BLOCK, BLOCKS = 150, 30
+
+
+@pytest.mark.parametrize("make", [lambda: IndexFlat(8), lambda: IndexIVFFlat(8, 6, nprobe=6)])
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+def test_searching_while_adding(backend: str, make: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((BLOCK * BLOCKS, 8)).astype(np.float32)
+    index: Index = make()
+    index.backend = backend
+    index.train(x)
+    # The vectors of a block are equal, so that their number in a result says whether all were there.
+    x = np.repeat(x[:BLOCKS], BLOCK, axis=0)
+    windows = {0} | {sum(1 << b for b in range(max(0, last - 3 + kept), last + 1)) for last in range(BLOCKS) for kept in (0, 1)}
+    seen: list[int] = []
+    done = threading.Event()
+
+    def change() -> None:
+        for block in range(BLOCKS):
+            index.add(x[block * BLOCK : (block + 1) * BLOCK])
+            if block >= 3:
+                assert index.remove_ids(np.arange(BLOCK) + BLOCK * (block - 3)) == BLOCK
+            before = len(seen)
+            while len(seen) == before and not done.is_set():
+                pass
+
+    def search() -> None:
+        while not done.is_set():
+            distances, ids = index.search(x[::BLOCK], BLOCK)
+            own = ids // BLOCK == np.arange(BLOCKS)[:, None]
+            assert np.isin(own.sum(1), (0, BLOCK)).all() and (distances[own] == 0).all()
+            seen.append(sum(1 << b for b in np.flatnonzero(own[:, 0]).tolist()))
+
+    with ThreadPoolExecutor(3) as pool:
+        searches, changes = [pool.submit(search), pool.submit(search)], pool.submit(change)
+        for future in searches:
+            future.add_done_callback(lambda _: done.set())
+        try:
+            changes.result()
+        finally:
+            done.set()
+        for future in searches:
+            future.result()
+    assert index.ntotal == 3 * BLOCK
+    assert set(seen) <= windows and len(set(seen)) > BLOCKS // 2
+
+
+def test_readers_share_and_a_writer_is_alone() -> None:
+    lock, inside = ReadersWriterLock(), threading.Barrier(2, timeout=10)
+    log: list[str] = []
+
+    def read() -> None:
+        with lock.reading():
+            inside.wait()  # both are in at once, or this fails
+
+    def write() -> None:
+        with lock.writing():
+            log.append("in")
+            log.append("out")
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(read), pool.submit(read)]:
+            future.result()
+        with lock.reading():
+            writers = [pool.submit(write) for _ in range(4)]
+            assert not log and not any(writer.done() for writer in writers)
+        for writer in writers:
+            writer.result(timeout=10)
+    assert log == ["in", "out"] * 4
+
+
+def test_a_waiting_writer_goes_before_later_readers() -> None:
+    lock, order = ReadersWriterLock(), []
+    waiting = threading.Event()
+
+    def write() -> None:
+        waiting.set()
+        with lock.writing():
+            order.append("write")
+
+    def read() -> None:
+        with lock.reading():
+            order.append("read")
+
+    with ThreadPoolExecutor(2) as pool:
+        with lock.reading():
+            writer = pool.submit(write)
+            waiting.wait(10)
+            while not lock._waiting:
+                pass
+            reader = pool.submit(read)
+            assert not reader.done()
+        writer.result(timeout=10)
+        reader.result(timeout=10)
+    assert order == ["write", "read"]
+
+
+def test_an_error_lets_the_next_one_in() -> None:
+    index = IndexIVFFlat(4, 2)
+    index.train(np.random.default_rng(0).random((100, 4)))
+    index.add(np.ones((2, 4)))
+    for wrong in (
+        lambda: index.add(np.ones((1, 4)), [0]),
+        lambda: index.reconstruct(9),
+        lambda: index.search(np.ones((1, 4)), 1, nprobe=3),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            wrong()
+    index.add(np.ones((1, 4)))
+    assert index.ntotal == 3

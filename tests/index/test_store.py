@@ -1,0 +1,174 @@
+"""The store: ids and metadata with their embeddings, growth, files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from helpers import digits
+from test_knn import truth
+
+from flash_kmeans_mlx import _files
+from flash_kmeans_mlx.index import EmbeddingStore, IndexFlat, IndexIVFFlat, store
+
+X = digits()
+
+
+def filled() -> EmbeddingStore:
+    one = EmbeddingStore()
+    one.add(X[:500], metadata=[{"row": i} for i in range(500)])
+    one.add(X[500:600], ids=np.arange(1000, 1100))
+    return one
+
+
+def test_what_is_added_is_found() -> None:
+    one = filled()
+    hits = one.search(X[[3, 550]], 4)
+    expected = np.argsort(truth(X[[3, 550]].astype(np.float64), X[:600].astype(np.float64), "cosine"), axis=1)[:, :4]
+    np.testing.assert_array_equal(hits.ids, expected + 500 * (expected >= 500))
+    assert hits.metadata == [[{"row": i} if i < 500 else None for i in row] for row in expected.tolist()]
+    assert one.add(mx.array(X[:2])).tolist() == [1100, 1101] and len(one) == 602
+    assert isinstance(one.search(mx.array(X[:2]), 3).ids, mx.array)
+
+
+def test_what_is_deleted_is_not() -> None:
+    one = filled()
+    assert one.delete([3, 4, 1050, 7000]) == 3 and len(one) == 597
+    assert not np.isin(one.search(X[:600], 5).ids, [3, 4, 1050]).any()
+    one.add(X[3:4], ids=[3])
+    hits = one.search(X[3:4], 1)
+    assert hits.ids == [[3]] and hits.metadata == [[None]], "metadata went with its embedding"
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+def test_it_grows_from_flat_to_lists(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "GROWS_AT", 8000)
+    monkeypatch.setattr(store, "GROWS_BY", 2)
+    x = np.random.default_rng(0).standard_normal((20_000, 8)).astype(np.float32)
+    one, sizes = EmbeddingStore(metric), []
+    for lo in range(0, len(x), 2000):
+        one.add(x[lo : lo + 2000], metadata=list(range(lo, lo + 2000)))
+        sizes.append(one.index.nlist if isinstance(one.index, IndexIVFFlat) else 0)
+    assert sizes == [0] * 3 + [178] * 4 + [252] * 3, "from 8,000 on, and again with twice as many"
+    flat = IndexFlat(8, metric)
+    flat.add(x)
+    hits, expected = one.search(x[:500], 10), flat.search(x[:500], 10)[1]
+    recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(hits.ids.tolist(), expected.tolist(), strict=True)])
+    assert recall > (0.8 if metric == "dot" else 0.9)  # long vectors have large products wherever they lie
+    assert hits.metadata == hits.ids.tolist()
+    assert one.delete(np.arange(0, 20_000, 2)) == 10_000 and one.add(x[:1]).tolist() == [20_000]
+
+
+def test_an_index_of_ones_own() -> None:
+    index = IndexIVFFlat(64, 8, "euclidean", 8)
+    with pytest.raises(ValueError, match="index must be trained"):
+        EmbeddingStore(index=index)
+    index.train(X)
+    one = EmbeddingStore(index=index)
+    one.add(X)
+    assert one.metric == "euclidean" and one.index is index
+    np.testing.assert_array_equal(one.search(X[:9], 1).ids[:, 0], np.arange(9))
+
+
+def test_a_cap_of_memory() -> None:
+    one = EmbeddingStore(max_memory_gb=1000 * (64 * 4 + 8) / 1e9)
+    one.add(X[:600])
+    with pytest.raises(ValueError, match=r"max_memory_gb=0.000264 must be >= 0.000317 for 1200 embeddings"):
+        one.add(X[600:1200])
+    one.add(X[600:1000])
+    assert len(one) == 1000
+
+
+def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, path = filled(), tmp_path / "some" / "store"
+    for _ in range(2):
+        one.save(path)
+        assert len(list(path.iterdir())) == 3, "files of older versions are gone"
+    again = EmbeddingStore.load(path)
+    assert again.metric == "cosine" and isinstance(again.index, IndexFlat)
+    first, second = one.search(X[:50], 3), again.search(X[:50], 3)
+    np.testing.assert_array_equal(first.ids, second.ids)
+    assert first.metadata == second.metadata
+    monkeypatch.setattr(store, "GROWS_AT", 7000)
+    assert again.add(np.random.default_rng(0).random((6400, 64))).tolist() == list(range(1100, 7500))
+    assert isinstance(again.index, IndexIVFFlat), "it still grows"
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_a_crash_keeps_the_previous_version(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = filled()
+    one.save(tmp_path)
+    one.add(X[600:], metadata=["new"] * (len(X) - 600))
+    calls = []
+
+    def crash(_: int) -> None:
+        calls.append(1)
+        if len(calls) > step:
+            raise OSError("no power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_files.os, "fsync", crash)
+        with pytest.raises(OSError, match="no power"):
+            one.save(tmp_path)
+    assert len(EmbeddingStore.load(tmp_path)) == 600
+    one.save(tmp_path)
+    assert len(EmbeddingStore.load(tmp_path)) == len(X) and len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "x"}, "its format is 'x', not 'flash-kmeans-mlx store'"),
+        ({"format_version": 2}, "its format_version=2 must be <= 1; upgrade flash-kmeans-mlx"),
+        ({"format_version": "1"}, "format_version='1' must be an integer"),
+        ({"crc32": 1}, "the sum of metadata-.* is wrong; copy the store again"),
+        ({"grows": 1}, "grows=1 must be True or False"),
+        ({"seed": -1}, "seed=-1 must be >= 0"),
+        ({"index": 3}, "cannot load"),
+    ],
+)
+def test_a_damaged_store_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    filled().save(tmp_path)
+    head = json.loads((tmp_path / "store.json").read_text())
+    (tmp_path / "store.json").write_text(json.dumps(head | change))
+    with pytest.raises(ValueError, match=f"cannot load '.*': .*{message}" if change != {"index": 3} else message):
+        EmbeddingStore.load(tmp_path)
+
+
+def test_a_truncated_store_is_refused(tmp_path: Path) -> None:
+    filled().save(tmp_path)
+    text = (tmp_path / "store.json").read_bytes()
+    for length in range(0, len(text), 20):
+        (tmp_path / "store.json").write_bytes(text[:length])
+        with pytest.raises(ValueError, match=r"cannot load "):
+            EmbeddingStore.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda _: EmbeddingStore().search(X, 1), ValueError, "search needs a store that holds embeddings: call add first"),
+        (lambda _: EmbeddingStore().save("nowhere"), ValueError, "save needs a store that holds embeddings: call add first"),
+        (lambda _: EmbeddingStore("l1"), ValueError, "metric='l1' must be one of 'euclidean', 'cosine', 'dot'"),
+        (lambda _: EmbeddingStore(max_memory_gb=-1), ValueError, "max_memory_gb=-1 must be finite and >= 0"),
+        (
+            lambda s: s.add(X[:2], metadata=["one"]),
+            ValueError,
+            r"metadata must have N=2 values, got 1 \(embeddings.shape=\(2, 64\)\)",
+        ),
+        (lambda s: s.add(X[:1], metadata=[{1, 2}]), TypeError, "set is not JSON serializable"),
+        (lambda s: s.add(X[:1], metadata=[float("nan")]), ValueError, "not JSON compliant"),
+        (lambda s: s.add(X[:2, :5]), ValueError, r"embeddings must have shape \(N, D\)=\(N, 64\), got \(2, 5\)"),
+        (lambda s: s.add(X[:2], ids=[5, 5]), ValueError, "ids must be distinct, got 5 more than once"),
+        (lambda s: s.add(X[:1], ids=[5]), ValueError, "ids must be new, got 5, which the index holds"),
+    ],
+)
+def test_wrong_use(call: Any, error: type[Exception], message: str) -> None:
+    one = filled()
+    with pytest.raises(error, match=message):
+        call(one)
+    assert len(one) == 600 and one.search(X[5:6], 1).metadata == [[{"row": 5}]]
