@@ -3,6 +3,18 @@
 from .base import Index, load_index
 from .flat import IndexFlat
 from .ivf import IndexIVFFlat
+from .ivfpq import IndexIVFPQ
+from .pq import IndexPQ
+from .quantizer import ProductQuantizer
 from .store import EmbeddingStore
 
-__all__ = ["EmbeddingStore", "Index", "IndexFlat", "IndexIVFFlat", "load_index"]
+__all__ = [
+    "EmbeddingStore",
+    "Index",
+    "IndexFlat",
+    "IndexIVFFlat",
+    "IndexIVFPQ",
+    "IndexPQ",
+    "ProductQuantizer",
+    "load_index",
+]

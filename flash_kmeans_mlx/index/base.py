@@ -15,7 +15,7 @@ from ..errors import NotFittedError
 from . import io
 from .lock import ReadersWriterLock
 
-__all__ = ["Index", "load_index"]
+__all__ = ["Index", "load_index", "vectors"]
 
 MOST_FOUND = 1 << 22  # results of a range search that are ranked at a time
 
@@ -199,11 +199,7 @@ class Index(ABC):
 
     def _vectors(self, x: Any, name: str) -> tuple[np.ndarray, bool]:
         """((N, D) float32 in C order, whether x is an `mx.array`)."""
-        data = validation.data(x, name=name)
-        if data.batched or data.shape[2] != self.d:
-            raise ValueError(f"{name} must have shape (N, D)=(N, {self.d}), got {data.given_shape}")
-        validation.check_magnitude(largest(data.x), data.given_shape, name)
-        return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
+        return vectors(x, self.d, name)
 
     def _insert(self, x: Any, ids: Any) -> np.ndarray:
         """`add`, which returns the ids (N,) int64."""
@@ -292,6 +288,15 @@ def restored(name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray
     if name not in _KINDS:
         raise ValueError(f"no class of indexes is called {name!r}")
     return _KINDS[name].restore(parameters, arrays)
+
+
+def vectors(x: Any, d: int, name: str = "x") -> tuple[np.ndarray, bool]:
+    """((N, d) float32 in C order, whether x is an `mx.array`)."""
+    data = validation.data(x, name=name)
+    if data.batched or data.shape[2] != d:
+        raise ValueError(f"{name} must have shape (N, D)=(N, {d}), got {data.given_shape}")
+    validation.check_magnitude(largest(data.x), data.given_shape, name)
+    return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
 
 
 def _integers(ids: Any) -> np.ndarray:

@@ -6,12 +6,14 @@ import warnings
 
 import numpy as np
 
+from ..fitting import caller_level
+
 __all__ = ["sample"]
 
 ADVISED = 39  # training points per centroid, as faiss has it
 
 
-def sample(rows: np.ndarray, n_centroids: int, most_each: int, seed: int, stacklevel: int = 4) -> np.ndarray:
+def sample(rows: np.ndarray, n_centroids: int, most_each: int, seed: int) -> np.ndarray:
     """Rows (N, D) to train that many centroids on: all, or `most_each` per centroid, drawn by the seed, in order.
 
     Raises:
@@ -23,7 +25,7 @@ def sample(rows: np.ndarray, n_centroids: int, most_each: int, seed: int, stackl
     if n < ADVISED * n_centroids:
         warnings.warn(
             f"{n} training vectors for {n_centroids} centroids: {ADVISED * n_centroids} or more are advised",
-            UserWarning, stacklevel=stacklevel,
+            UserWarning, stacklevel=caller_level(),
         )  # fmt: skip
     if n <= most_each * n_centroids:
         return rows
