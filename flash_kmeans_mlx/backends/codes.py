@@ -15,6 +15,7 @@ from .scan import Lists
 __all__ = ["Coding", "pack", "scan_codes_portable", "scan_codes_reference", "unpack"]
 
 TILE = 1 << 22  # scores on the device at a time
+DECODED = 1 << 14  # vectors at a time
 
 
 @dataclass(frozen=True)
@@ -44,23 +45,25 @@ class Coding:
         words = self.codebooks[np.arange(len(self.codebooks)), labels]
         return self.centroids[numbers] + words.reshape(len(payload), -1)
 
-    def tail(self, labels: np.ndarray, numbers: np.ndarray, proximity: Proximity) -> np.ndarray:
-        """(N, 4) uint8, what follows a code in the lists, for labels (N, m) in the lists `numbers` (N,); (N, 0) for nothing.
+    def followed(self, codes: np.ndarray, numbers: np.ndarray, proximity: Proximity) -> np.ndarray:
+        """(N, width) uint8: codes (N, code_size) as the lists `numbers` (N,) hold them, followed by a float32 or nothing.
 
-        Scores of rows y for queries q are sums of products of q with codewords. With it, a float32, they need nothing else
+        Scores of rows y for queries q are sums of products of q with codewords. With what follows, they need nothing else
         that depends on the list, and a query has one table for all lists. It is ``1 / ||y||`` for cosine and, with centroids c
         and their mean, ``<c - mean, y - c> + ||y - c||^2 / 2`` for euclidean distances.
         """
         if not proximity.unit and (proximity.product or not self.residual):
-            return np.zeros((len(labels), 0), np.uint8)
-        words = self.codebooks[np.arange(len(self.codebooks)), labels].reshape(len(labels), -1)
-        if proximity.unit:
-            square = np.square(self.centroids[numbers] + words, dtype=np.float64).sum(1)
-            value = np.divide(1.0, np.sqrt(square), out=np.zeros_like(square), where=square > 0)
-        else:
-            apart = self.centroids[numbers] - self.mean
-            value = np.einsum("nd,nd->n", apart + np.float32(0.5) * words, words, dtype=np.float64)
-        return value.astype("<f4")[:, None].view(np.uint8)
+            return codes
+        tail = np.empty(len(codes), "<f4")
+        for lo in range(0, len(codes), DECODED):
+            some = slice(lo, lo + DECODED)
+            c, y = self.centroids[numbers[some]], self.decode(codes[some], numbers[some])
+            if proximity.unit:
+                square = np.square(y, dtype=np.float64).sum(1)
+                tail[some] = np.divide(1.0, np.sqrt(square), out=np.zeros_like(square), where=square > 0)
+            else:
+                tail[some] = np.einsum("nd,nd->n", (y + c) / 2 - self.mean, y - c, dtype=np.float64)
+        return np.concatenate([codes, tail[:, None].view(np.uint8)], axis=1)
 
     @property
     def mean(self) -> np.ndarray:

@@ -10,12 +10,12 @@ import mlx.core as mx
 import numpy as np
 
 from .. import backends, validation
-from ..backends.neighbours import largest
 from ..errors import NotFittedError
 from . import io
 from .lock import ReadersWriterLock
+from .training import vectors
 
-__all__ = ["Index", "load_index", "vectors"]
+__all__ = ["Index", "load_index"]
 
 MOST_FOUND = 1 << 22  # results of a range search that are ranked at a time
 
@@ -288,15 +288,6 @@ def restored(name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray
     if name not in _KINDS:
         raise ValueError(f"no class of indexes is called {name!r}")
     return _KINDS[name].restore(parameters, arrays)
-
-
-def vectors(x: Any, d: int, name: str = "x") -> tuple[np.ndarray, bool]:
-    """((N, d) float32 in C order, whether x is an `mx.array`)."""
-    data = validation.data(x, name=name)
-    if data.batched or data.shape[2] != d:
-        raise ValueError(f"{name} must have shape (N, D)=(N, {d}), got {data.given_shape}")
-    validation.check_magnitude(largest(data.x), data.given_shape, name)
-    return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
 
 
 def _integers(ids: Any) -> np.ndarray:

@@ -82,13 +82,16 @@ class IndexIVFPQ(IVF):
         self.quantizer.learn(self._residuals(rows, labels))
 
     def _encode(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        coding, out = self._coding, np.empty((len(rows), self.lists.payload.shape[1]), np.uint8)
+        out = np.empty((len(rows), self.lists.payload.shape[1]), np.uint8)
         for lo in range(0, len(rows), ENCODED):
             some = slice(lo, lo + ENCODED)
-            parts = self.quantizer.labels(self._residuals(rows[some], labels[some]))
-            tail = coding.tail(parts, labels[some], PROXIMITIES[self.metric])
-            out[some] = np.concatenate([pack(parts, self.nbits), tail], axis=1)
+            codes = pack(self.quantizer.labels(self._residuals(rows[some], labels[some])), self.nbits)
+            out[some] = self._payload(codes, labels[some])
         return out
+
+    def _payload(self, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N, width): codes (N, code_size) as the lists `labels` (N,) hold them."""
+        return self._coding.followed(codes, labels, PROXIMITIES[self.metric])
 
     def _decode(self, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return self._coding.decode(payload, labels)

@@ -84,13 +84,14 @@ class IndexPQ(Index):
         return unit_rows(rows).astype(np.float32) if self.metric == "cosine" else rows
 
     def _add(self, rows: np.ndarray, ids: np.ndarray) -> None:
-        numbers = ids % LISTS
         for lo in range(0, len(rows), ENCODED):
             some = slice(lo, lo + ENCODED)
-            labels = self.quantizer.labels(self._seen(rows[some]))
-            tail = self._coding.tail(labels, numbers[some], PROXIMITIES[self.metric])
-            payload = np.concatenate([pack(labels, self.quantizer.nbits), tail], axis=1)
-            self.lists.add(numbers[some], payload, ids[some])
+            codes = pack(self.quantizer.labels(self._seen(rows[some])), self.quantizer.nbits)
+            self._add_codes(codes, ids[some])
+
+    def _add_codes(self, codes: np.ndarray, ids: np.ndarray) -> None:
+        numbers = ids % LISTS
+        self.lists.add(numbers, self._coding.followed(codes, numbers, PROXIMITIES[self.metric]), ids)
 
     def _search(self, queries: np.ndarray, k: int, **how: Any) -> Found:
         probes = np.broadcast_to(np.arange(LISTS), (len(queries), LISTS))

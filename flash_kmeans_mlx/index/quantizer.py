@@ -13,8 +13,7 @@ from ..backends.codes import pack, unpack
 from ..errors import NotFittedError
 from ..fitting import Terms, fit
 from ..metrics import EUCLIDEAN
-from .base import vectors
-from .training import sample
+from .training import sample, vectors
 
 __all__ = ["ProductQuantizer"]
 
@@ -108,13 +107,11 @@ class ProductQuantizer:
         rows = sample(vectors(x, self.d)[0], self.ksub, self.max_points_per_centroid, self.seed)
         self.learn(rows)
 
-    def learn(self, rows: np.ndarray, init: Any = None) -> None:
-        """Fit the codebooks to rows (N, D) float32, all of them; `init` (m, 2**nbits, dsub) to start from."""
-        learnt = fit(
-            EUCLIDEAN, self._parts(rows), self.ksub, self.niter, init=spread_rows if init is None else init, seed=self.seed,
-            backend=self.backend, terms=Terms(),  # codewords to spare, where parts are all alike, are no reason to warn
-        )  # fmt: skip
-        self.codebooks = learnt.centroids
+    def learn(self, rows: np.ndarray, **options: Any) -> None:
+        """Fit the codebooks to rows (N, D) float32, all of them; options of `batch_kmeans_Euclid` go before the own ones."""
+        own: dict[str, Any] = {"max_iters": self.niter, "init": spread_rows, "seed": self.seed, "backend": self.backend}
+        # Codewords to spare, where parts are all alike, are no reason to warn: hence the terms.
+        self.codebooks = fit(EUCLIDEAN, self._parts(rows), self.ksub, **(own | options), terms=Terms()).centroids
 
     def encode(self, x: Any) -> Any:
         """(N, code_size) uint8 codes of vectors x (N, D), in faiss's layout; `mx.array` if x is one.
