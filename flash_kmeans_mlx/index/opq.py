@@ -50,8 +50,8 @@ class OPQMatrix:
         m: int,
         nbits: int = 8,
         *,
-        niter: int = 50,
         seed: int = 0,
+        niter: int = 50,
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:

@@ -57,8 +57,8 @@ class ProductQuantizer:
         m: int,
         nbits: int = 8,
         *,
-        niter: int = 30,
         seed: int = 0,
+        niter: int = 30,
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:
