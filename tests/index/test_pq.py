@@ -79,8 +79,10 @@ def test_bits(nbits: int, metric: str) -> None:
         check(index, x[:9], ids, 12, index.search(x[:9], 12))
 
 
-@pytest.mark.parametrize("index", [IndexPQ(4, 2, 1), IndexIVFPQ(4, 2, 2, 1, nprobe=2)])
-def test_equal_codes_go_to_the_lowest_ids(index: Any) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "portable", "reference"])
+@pytest.mark.parametrize("kind", [IndexPQ, IndexIVFPQ])
+def test_equal_codes_go_to_the_lowest_ids(kind: Any, backend: str) -> None:
+    index = kind(4, 2, 1, backend=backend) if kind is IndexPQ else kind(4, 2, 2, 1, nprobe=2, backend=backend)
     x = np.random.default_rng(0).integers(-1, 2, (900, 4)).astype(np.float32)
     ids = np.random.default_rng(1).permutation(900)
     filled(index, x, ids)
