@@ -61,6 +61,24 @@ def _sum_entries(_typing, planes, n_planes, table, start, out):
     return types.void(types.int64, types.int64, types.int64, types.float32, types.int64), generate
 
 
+@intrinsic
+def _read_floats(_typing, planes, out):
+    """out (BLOCK,) = the float32 numbers whose bytes lie in four planes, the lowest first; addresses."""
+
+    def generate(context, builder, _signature, args):
+        planes, out = args
+        kind = ir.VectorType(ir.IntType(32), BLOCK)
+        word = kind([0] * BLOCK)
+        for i in range(4):
+            plane = _at(builder, planes, _NUMBER(BLOCK * i), ir.VectorType(ir.IntType(8), BLOCK))
+            byte = builder.zext(builder.load(plane, align=1), kind)
+            word = builder.or_(word, builder.shl(byte, kind([8 * i] * BLOCK)))
+        builder.store(builder.bitcast(word, _FLOATS), builder.inttoptr(out, _FLOATS.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
 @njit(**INNER)
 def _fill_table(op, extra, nbits, query, mean, codewords, row, table):
     """table (bytes, ENTRIES) of a query (D,): what the codewords (m, d / m, 2**nbits) of a byte add to a score.
@@ -126,16 +144,6 @@ def _unpack(payload, block, nbits, planes):
 
 
 @njit(**INNER)
-def _read_extra(payload, block, at, out):
-    """out (BLOCK,) = the float32 numbers whose bytes lie in the planes `at` and on, the lowest first."""
-    bits = out.view(np.int32)
-    for lane in range(BLOCK):
-        word = np.int32(payload[block, at, lane]) | (np.int32(payload[block, at + 1, lane]) << 8)
-        word |= np.int32(payload[block, at + 2, lane]) << 16
-        bits[lane] = word | (np.int32(payload[block, at + 3, lane]) << 24)
-
-
-@njit(**INNER)
 def _push(key, k, q, keys, counts):
     """Put a key into the buffer of query q; returns whether the least that matters may have risen."""
     n = counts[q]
@@ -173,6 +181,7 @@ def scan_codes(op, extra, nbits, code_size, queries, mean, codewords, centroids,
     planes = np.empty((n_planes, BLOCK), np.uint8)
     bits = scores.view(np.uint32)
     table_at, scores_at, planes_at = np.int64(table.ctypes.data), np.int64(scores.ctypes.data), np.int64(planes.ctypes.data)
+    factor_at = np.int64(factor.ctypes.data)
     blocks_at, stride = np.int64(payload.ctypes.data), payload.shape[1] * BLOCK
     for q in range(queries.shape[0]):
         _fill_table(op, extra, nbits, queries[q], mean, codewords, row, table)
@@ -188,7 +197,7 @@ def scan_codes(op, extra, nbits, code_size, queries, mean, codewords, centroids,
                     _unpack(payload, block, nbits, planes)
                     _sum_entries(planes_at, n_planes, table_at, base, scores_at)
                 if extra != NONE:
-                    _read_extra(payload, block, code_size, factor)
+                    _read_floats(blocks_at + block * stride + code_size * BLOCK, factor_at)
                     for lane in range(BLOCK):
                         scores[lane] = scores[lane] - factor[lane] if extra == MINUS else scores[lane] * factor[lane]
                 best = scores[0]
