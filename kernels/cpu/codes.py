@@ -191,13 +191,12 @@ def scan_codes(op, extra, nbits, code_size, queries, mean, codewords, centroids,
             block, left = np.int64(first[number]), sizes[number]
             base = _base(op, extra, queries[q], centroids[number])
             while left > 0:
-                if 8 % nbits == 0:
-                    _sum_entries(blocks_at + block * stride, n_planes, table_at, base, scores_at)
-                else:
+                at = blocks_at + block * stride
+                if 8 % nbits != 0:
                     _unpack(payload, block, nbits, planes)
-                    _sum_entries(planes_at, n_planes, table_at, base, scores_at)
+                _sum_entries(at if 8 % nbits == 0 else planes_at, n_planes, table_at, base, scores_at)
                 if extra != NONE:
-                    _read_floats(blocks_at + block * stride + code_size * BLOCK, factor_at)
+                    _read_floats(at + code_size * BLOCK, factor_at)
                     for lane in range(BLOCK):
                         scores[lane] = scores[lane] - factor[lane] if extra == MINUS else scores[lane] * factor[lane]
                 best = scores[0]
