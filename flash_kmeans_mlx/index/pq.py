@@ -52,7 +52,7 @@ class IndexPQ(Index):
         metric: str = "euclidean",
         *,
         seed: int = 0,
-        niter: int = 30,
+        niter: int = 25,
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:

@@ -18,7 +18,6 @@ from .training import sample, vectors
 __all__ = ["ProductQuantizer"]
 
 ENCODED = 1 << 16  # vectors at a time
-SEEDS = 8  # rows per centroid that k-means++ draws the first centroids from
 
 
 class ProductQuantizer:
@@ -58,7 +57,7 @@ class ProductQuantizer:
         nbits: int = 8,
         *,
         seed: int = 0,
-        niter: int = 30,
+        niter: int = 25,
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:
@@ -109,7 +108,9 @@ class ProductQuantizer:
 
     def learn(self, rows: np.ndarray, **options: Any) -> None:
         """Fit the codebooks to rows (N, D) float32, all of them; options of `batch_kmeans_Euclid` go before the own ones."""
-        own: dict[str, Any] = {"max_iters": self.niter, "init": spread_rows, "seed": self.seed, "backend": self.backend}
+        # From random rows: codewords then lie where vectors do. k-means++ and more iterations lower the error of skewed vectors
+        # by sparing codewords for what is far off, and cost up to 14 points of recall on patches of photographs.
+        own: dict[str, Any] = {"max_iters": self.niter, "seed": self.seed, "backend": self.backend}
         # Codewords to spare, where parts are all alike, are no reason to warn: hence the terms.
         self.codebooks = fit(EUCLIDEAN, self._parts(rows), self.ksub, **(own | options), terms=Terms()).centroids
 
@@ -158,30 +159,6 @@ class ProductQuantizer:
     def _parts(self, rows: np.ndarray) -> np.ndarray:
         """(m, N, dsub), a view."""
         return rows.reshape(len(rows), self.m, self.dsub).swapaxes(0, 1)
-
-
-def spread_rows(x: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
-    """First centroids (m, K, D) for parts x (m, N, D): k-means++ on a sample, in all parts at once.
-
-    Drawn without the greedy trials, and from a few rows per centroid, it takes a fraction of an iteration, and ends as low as
-    from all rows: codewords are many for few dimensions.
-    """
-    m, n, d = x.shape
-    size = min(n, SEEDS * n_clusters)
-    columns = np.ascontiguousarray(x[:, rng.choice(n, size, replace=False)].transpose(2, 0, 1))
-    uniforms = rng.random((n_clusters, m))
-    chosen = np.empty((m, n_clusters, d), np.float32)
-    members, nearest = np.arange(m), np.full((m, size), np.inf, np.float32)
-    drawn = (uniforms[0] * size).astype(np.int64)
-    for k in range(n_clusters):
-        chosen[:, k] = columns[:, members, drawn].T
-        gaps = np.zeros((m, size), np.float32)
-        for column in columns:
-            gaps += np.square(column - column[members, drawn][:, None])
-        np.minimum(nearest, gaps, out=nearest)
-        sums = np.cumsum(nearest, axis=1)
-        drawn = np.minimum((sums <= uniforms[k, :, None] * sums[:, -1:]).sum(1), size - 1)
-    return chosen
 
 
 def restore_codebooks(quantizer: ProductQuantizer, arrays: dict[str, np.ndarray]) -> None:

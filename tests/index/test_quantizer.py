@@ -68,10 +68,16 @@ def test_every_part_gets_its_nearest_codeword() -> None:
 
 
 @pytest.mark.parametrize("x", [pytest.param(patches(6000), id="patches"), pytest.param(X, id="digits")])
-def test_training_ends_no_higher_than_faiss(x: Array) -> None:
-    other: Any = faiss.ProductQuantizer(x.shape[1], 8, 5)
-    other.train(x)
-    assert error(trained(x, 8, 5), x) <= 1.01 * np.square(other.decode(other.compute_codes(x)) - x.astype(np.float64)).sum()
+def test_training_ends_as_low_as_that_of_faiss(x: Array) -> None:
+    ours, theirs = [], []
+    for seed in range(4):
+        other: Any = faiss.ProductQuantizer(x.shape[1], 8, 5)
+        other.cp.seed = seed + 1
+        other.train(x)
+        theirs.append(np.square(other.decode(other.compute_codes(x)) - x.astype(np.float64)).sum())
+        ours.append(error(trained(x, 8, 5, seed=seed), x))
+    noise = max(0.01 * np.mean(theirs), np.std(theirs))  # on patches, faiss's differ by a fifth from seed to seed
+    assert np.mean(ours) <= np.mean(theirs) + noise
 
 
 def test_training_is_one_fit_of_a_seeded_sample() -> None:
