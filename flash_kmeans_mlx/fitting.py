@@ -18,7 +18,7 @@ from .metrics import Metric
 from .result import KMeansResult
 from .seeding import INITS, initial_centroids
 
-__all__ = ["Terms", "fit"]
+__all__ = ["Terms", "caller_level", "fit"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def fit(
             f"fewer distinct points than n_clusters={n_clusters} in {int(best.exhausted.sum())} of {len(best.exhausted)}"
             f" members (x.shape={data.given_shape}): the extra clusters are empty",
             EmptyClusterWarning,
-            stacklevel=_caller_level(),
+            stacklevel=caller_level(),
         )
     return KMeansResult(
         labels=data.give(labels, array=True),
@@ -143,8 +143,8 @@ def _best(points: Points, runs: Iterator[Fit], n_init: int) -> tuple[Fit, np.nda
     return best, labels, inertia
 
 
-def _caller_level() -> int:
-    """The stacklevel, for a warning in `fit`, of the first caller outside this package."""
+def caller_level() -> int:
+    """The stacklevel, for a warning in the function that asks, of its first caller outside this package."""
     level, frame = 1, sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
         level, frame = level + 1, frame.f_back

@@ -44,6 +44,16 @@ INDEXES = {
     "EmbeddingStore": "(metric='cosine', max_memory_gb=0.0, *, index=None, seed=0, backend=None)",
     "IndexFlat": "(d, metric='euclidean', *, backend=None)",
     "IndexIVFFlat": "(d, nlist, metric='euclidean', nprobe=1" + IVF,
+    "IndexIVFPQ": "(d, nlist, m, nbits=8, metric='euclidean', nprobe=1" + IVF,
+    "IndexPQ": "(d, m, nbits=8, metric='euclidean', *, seed=0, niter=25, max_points_per_centroid=256, backend=None)",
+    "IndexPreTransform": "(transform, index)",
+    "OPQMatrix": "(d, m, nbits=8, *, seed=0, niter=50, max_points_per_centroid=256, backend=None)",
+    "ProductQuantizer": "(d, m, nbits=8, *, seed=0, niter=25, max_points_per_centroid=256, backend=None)",
+    "from_faiss": "(index, *, backend=None)",
+    "index_factory": "(d, description, metric='euclidean', *, seed=0, backend=None)",
+    "load_index": "(path)",
+    "to_faiss": "(index)",
+    "train_faiss": "(index, x, *, max_points_per_centroid=256, **fit_options)",
 }
 INDEX_VERBS = {
     "add": "(self, x, ids=None)",
@@ -125,7 +135,8 @@ def test_the_indexes_take(name: str) -> None:
 def test_the_verbs_of_indexes() -> None:
     assert {name: signature(getattr(index.Index, name)) for name in INDEX_VERBS} == INDEX_VERBS
     more = {"search": "(self, x, k, *, nprobe=None)", "range_search": "(self, x, radius, *, nprobe=None)"}
-    assert {name: signature(getattr(index.IndexIVFFlat, name)) for name in INDEX_VERBS} == INDEX_VERBS | more
+    for kind in (index.IndexIVFFlat, index.IndexIVFPQ, index.IndexPreTransform):
+        assert {name: signature(getattr(kind, name)) for name in INDEX_VERBS} == INDEX_VERBS | more
 
 
 def test_the_result_holds() -> None:

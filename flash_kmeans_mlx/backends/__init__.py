@@ -9,6 +9,7 @@ from ..errors import BackendUnavailableError
 from ..proximity import Proximity
 from . import metal
 from .base import Points, Problem
+from .codes import Coding, scan_codes_portable, scan_codes_reference
 from .neighbours import Found, Neighbours, ReferenceNeighbours, Request
 from .scan import Lists, scan_mlx, scan_reference
 from .sparse import SparsePoints, SparseRows
@@ -26,6 +27,7 @@ __all__ = [
     "open_points",
     "resolve",
     "scan",
+    "scan_codes",
 ]
 
 BACKENDS = ("reference", "portable", "cpu", "metal")
@@ -114,3 +116,16 @@ def scan(backend: str, lists: Lists, proximity: Proximity, queries: np.ndarray, 
     if backend in ("metal", "portable"):
         return scan_mlx(lists, proximity, queries, probes, k)
     return scan_reference(lists, proximity, queries, probes, k)
+
+
+def scan_codes(
+    backend: str, lists: Lists, coding: Coding, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int
+) -> Found:
+    """`scan_codes_reference`, with its arguments and results, on a backend that `resolve` returned."""
+    if backend == "cpu":
+        from .cpu.codes import scan_codes_cpu
+
+        return scan_codes_cpu(lists, coding, proximity, queries, probes, k)
+    if backend == "reference":
+        return scan_codes_reference(lists, coding, proximity, queries, probes, k)
+    return scan_codes_portable(lists, coding, proximity, queries, probes, k)

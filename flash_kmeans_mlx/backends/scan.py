@@ -24,6 +24,7 @@ class Lists(Protocol):
     payload: np.ndarray
     ids: np.ndarray
     next: np.ndarray
+    owner: np.ndarray
     first: np.ndarray
     counts: np.ndarray
     cache: dict[int, Any]

@@ -1,8 +1,31 @@
 """Vector indexes with faiss's verbs, trained by our k-means: vectors with ids are added, searched and removed."""
 
 from .base import Index, load_index
+from .factory import index_factory
+from .faiss import from_faiss, to_faiss
+from .faiss_training import train_faiss
 from .flat import IndexFlat
 from .ivf import IndexIVFFlat
+from .ivfpq import IndexIVFPQ
+from .opq import OPQMatrix
+from .pq import IndexPQ
+from .pretransform import IndexPreTransform
+from .quantizer import ProductQuantizer
 from .store import EmbeddingStore
 
-__all__ = ["EmbeddingStore", "Index", "IndexFlat", "IndexIVFFlat", "load_index"]
+__all__ = [
+    "EmbeddingStore",
+    "Index",
+    "IndexFlat",
+    "IndexIVFFlat",
+    "IndexIVFPQ",
+    "IndexPQ",
+    "IndexPreTransform",
+    "OPQMatrix",
+    "ProductQuantizer",
+    "from_faiss",
+    "index_factory",
+    "load_index",
+    "to_faiss",
+    "train_faiss",
+]

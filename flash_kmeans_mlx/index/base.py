@@ -10,10 +10,10 @@ import mlx.core as mx
 import numpy as np
 
 from .. import backends, validation
-from ..backends.neighbours import largest
 from ..errors import NotFittedError
 from . import io
 from .lock import ReadersWriterLock
+from .training import vectors
 
 __all__ = ["Index", "load_index"]
 
@@ -199,11 +199,7 @@ class Index(ABC):
 
     def _vectors(self, x: Any, name: str) -> tuple[np.ndarray, bool]:
         """((N, D) float32 in C order, whether x is an `mx.array`)."""
-        data = validation.data(x, name=name)
-        if data.batched or data.shape[2] != self.d:
-            raise ValueError(f"{name} must have shape (N, D)=(N, {self.d}), got {data.given_shape}")
-        validation.check_magnitude(largest(data.x), data.given_shape, name)
-        return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
+        return vectors(x, self.d, name)
 
     def _insert(self, x: Any, ids: Any) -> np.ndarray:
         """`add`, which returns the ids (N,) int64."""

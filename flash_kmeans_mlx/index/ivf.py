@@ -107,8 +107,8 @@ class IVF(Index):
     def _scan(self, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
         """As `Index._search`, among the vectors of the lists `probes` (Q, nprobe) int64, the nearest first."""
 
-    def _train_codes(self, rows: np.ndarray, labels: np.ndarray) -> None:
-        """Learn what `_encode` needs from the training vectors (N, D), whose lists are `labels` (N,)."""
+    def _train_codes(self, rows: np.ndarray) -> None:
+        """Learn what `_encode` needs from the training vectors (N, D); there are centroids."""
 
     def _codes_state(self) -> dict[str, np.ndarray]:
         """What `_train_codes` learned, for the state."""
@@ -121,11 +121,11 @@ class IVF(Index):
 
     def _train(self, rows: np.ndarray) -> None:
         self._check_reach(rows)
-        rows = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
-        fit = FITS[self.metric](rows, self.nlist, self.niter, seed=self.seed, backend=self.backend)
+        some = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
+        fit = FITS[self.metric](some, self.nlist, self.niter, seed=self.seed, backend=self.backend)
         self.centroids = np.array(fit.centroids)
         try:
-            self._train_codes(rows, np.asarray(fit.labels))
+            self._train_codes(rows)
         except BaseException:
             self.centroids = None
             raise

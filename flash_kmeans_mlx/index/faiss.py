@@ -1,0 +1,178 @@
+"""Indexes of ours as faiss's, and the other way round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .base import Index
+from .faiss_training import checked, faiss_module, set_codebooks, set_rotation, unknown
+from .flat import IndexFlat
+from .ivf import IndexIVFFlat
+from .ivfpq import IndexIVFPQ
+from .opq import OPQMatrix, checked_rotation
+from .pq import IndexPQ
+from .pretransform import IndexPreTransform
+
+__all__ = ["from_faiss", "to_faiss"]
+
+METRICS = {"euclidean": "METRIC_L2", "dot": "METRIC_INNER_PRODUCT", "l1": "METRIC_L1", "linf": "METRIC_Linf"}
+
+
+def to_faiss(index: Index) -> Any:
+    """The same index in faiss, with the vectors, codes and ids that it holds.
+
+    IndexFlat and IndexPQ become an IndexIDMap2 unless their ids are 0, 1, ...; an OPQMatrix becomes a LinearTransform.
+
+    Raises:
+        ImportError: faiss is not installed.
+        ValueError: the index is not trained, or for "cosine", which faiss does not have.
+    """
+    faiss = faiss_module()
+    if not isinstance(index, Index):
+        raise TypeError(f"index must be an Index, got {type(index).__name__}")
+    index._check_trained("to_faiss")
+    if index.metric == "cosine":
+        raise ValueError("metric='cosine' is none of faiss's: index vectors of norm 1 with metric='dot' instead")
+    with index._lock.reading():
+        return _to_faiss(faiss, index)
+
+
+def from_faiss(index: Any, *, backend: str | None = None) -> Index:
+    """One of our indexes with the vectors, codes and ids that an index of faiss holds.
+
+    Args:
+        index: faiss's IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals), in an IndexIDMap, or in an
+            IndexPreTransform with one rotation.
+        backend: as in `Index`.
+
+    Raises:
+        ImportError: faiss is not installed.
+        TypeError, ValueError: it is another kind of index, is not trained, or has an id twice.
+    """
+    faiss = checked(index)
+    if not index.is_trained:
+        raise ValueError("from_faiss needs a trained index: call train first")
+    return _from_faiss(faiss, index, None, backend)
+
+
+def _to_faiss(faiss: Any, index: Index) -> Any:
+    metric = getattr(faiss, METRICS[index.metric])
+    if isinstance(index, IndexPreTransform):
+        transform = faiss.LinearTransform(index.d, index.d, False)
+        set_rotation(faiss, transform, index.transform)
+        return faiss.IndexPreTransform(transform, _to_faiss(faiss, index.index))
+    if isinstance(index, IndexFlat):
+        ids, rows = index.state()[1]["ids"], index.state()[1]["rows"]
+        return _with_ids(faiss, faiss.IndexFlat(index.d, metric), ids, np.ascontiguousarray(rows).view(np.uint8))
+    if isinstance(index, IndexPQ):
+        twin = faiss.IndexPQ(index.d, index.quantizer.m, index.quantizer.nbits, metric)
+        set_codebooks(faiss, twin.pq, index.quantizer)
+        twin.is_trained = True
+        every = index.lists.state()
+        order = np.argsort(every["ids"])
+        return _with_ids(faiss, twin, every["ids"][order], every["rows"][order])
+    if not isinstance(index, (IndexIVFFlat, IndexIVFPQ)):
+        raise TypeError(f"an {type(index).__name__} has no twin in faiss")
+    quantizer = faiss.IndexFlat(index.d, metric)
+    quantizer.add(index.centroids)
+    if isinstance(index, IndexIVFPQ):
+        twin = faiss.IndexIVFPQ(quantizer, index.d, index.nlist, index.m, index.nbits, metric)
+        set_codebooks(faiss, twin.pq, index.quantizer)
+        twin.precompute_table()
+    else:
+        twin = faiss.IndexIVFFlat(quantizer, index.d, index.nlist, metric)
+    twin.nprobe, twin.is_trained = index.nprobe, True
+    for number in range(index.nlist):
+        slots = index.lists.slots(number)
+        rows = np.ascontiguousarray(index.lists.rows(slots)).view(np.uint8)[:, : twin.code_size]
+        ids, codes = index.lists.ids.reshape(-1)[slots], np.ascontiguousarray(rows)
+        twin.invlists.add_entries(number, len(slots), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+    twin.ntotal = index.ntotal
+    return twin
+
+
+def _with_ids(faiss: Any, twin: Any, ids: np.ndarray, codes: np.ndarray) -> Any:
+    """An index of faiss with these codes, known by their ids if those are not 0, 1, ..."""
+    named = not np.array_equal(ids, np.arange(len(ids)))
+    outer = faiss.IndexIDMap2(twin) if named else twin
+    faiss.copy_array_to_vector(np.ascontiguousarray(codes).reshape(-1), twin.codes)
+    twin.ntotal = outer.ntotal = len(ids)
+    if named:
+        faiss.copy_array_to_vector(ids, outer.id_map)
+        outer.construct_rev_map()
+    return outer
+
+
+def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | None) -> Index:
+    index = faiss.downcast_index(index)
+    kind = type(index).__name__
+    if kind in ("IndexIDMap", "IndexIDMap2"):
+        return _from_faiss(faiss, index.index, faiss.vector_to_array(index.id_map), backend)
+    if kind == "IndexPreTransform":
+        return _rotated(faiss, index, ids, backend)
+    names = {getattr(faiss, name): metric for metric, name in METRICS.items()}
+    if index.metric_type not in names:
+        raise ValueError(f"metric_type={index.metric_type} must be one of {', '.join(METRICS.values())}")
+    metric = names[index.metric_type]
+    if kind.startswith("IndexFlat"):
+        ours: Index = IndexFlat(index.d, metric, backend=backend)
+        if index.ntotal:
+            ours.add(index.reconstruct_n(0, index.ntotal), ids)
+    elif kind == "IndexPQ":
+        ours = IndexPQ(index.d, index.pq.M, index.pq.nbits, metric, backend=backend)
+        ours.quantizer.codebooks = _codebooks(faiss, index.pq)
+        codes = faiss.vector_to_array(index.codes).reshape(-1, ours.quantizer.code_size)
+        ids = ours._new_ids(ids, len(codes)) if len(codes) else np.zeros(0, np.int64)
+        ours._add_codes(codes, ids)
+        ours._next_id = int(ids.max(initial=-1)) + 1
+    elif kind in ("IndexIVFFlat", "IndexIVFPQ"):
+        ours = _lists_from(faiss, index, kind, metric, backend)
+    else:
+        raise unknown(index)
+    return ours
+
+
+def _codebooks(faiss: Any, pq: Any) -> np.ndarray:
+    return faiss.vector_to_array(pq.centroids).reshape(pq.M, 1 << pq.nbits, -1)
+
+
+def _rotated(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | None) -> Index:
+    transform: Any = faiss.downcast_VectorTransform(index.chain.at(0)) if index.chain.size() == 1 else None
+    if not isinstance(transform, faiss.LinearTransform) or transform.have_bias or transform.d_in != transform.d_out:
+        raise ValueError("an IndexPreTransform of faiss must have one rotation and nothing else before its index")
+    inner = _from_faiss(faiss, index.index, ids, backend)
+    m = inner.quantizer.m if isinstance(inner, (IndexPQ, IndexIVFPQ)) else 1
+    rotation = OPQMatrix(index.d, m, backend=backend)
+    rotation.matrix = checked_rotation(faiss.vector_to_array(transform.A).reshape(index.d, index.d), index.d)
+    ours = IndexPreTransform(rotation, inner)
+    ours._next_id = inner._next_id
+    return ours
+
+
+def _lists_from(faiss: Any, index: Any, kind: str, metric: str, backend: str | None) -> Index:
+    own: dict[str, Any] = {"metric": metric, "nprobe": min(index.nprobe, index.nlist), "backend": backend}
+    if kind == "IndexIVFFlat":
+        ours: IndexIVFFlat | IndexIVFPQ = IndexIVFFlat(index.d, index.nlist, **own)
+    elif index.by_residual:
+        ours = IndexIVFPQ(index.d, index.nlist, index.pq.M, index.pq.nbits, **own)
+        ours.quantizer.codebooks = _codebooks(faiss, index.pq)
+    else:
+        raise ValueError("by_residual=False: only codes of residuals are supported")
+    ours.centroids = index.quantizer.reconstruct_n(0, index.nlist)
+    lists = index.invlists
+    sizes = np.array([lists.list_size(number) for number in range(index.nlist)])
+    ids = np.zeros(int(sizes.sum()), np.int64)
+    codes = np.zeros((len(ids), index.code_size), np.uint8)
+    for number, end in enumerate(np.cumsum(sizes).tolist()):
+        if n := int(sizes[number]):
+            ids[end - n : end] = faiss.rev_swig_ptr(lists.get_ids(number), n)
+            codes[end - n : end] = faiss.rev_swig_ptr(lists.get_codes(number), n * index.code_size).reshape(n, -1)
+    if len(ids):
+        numbers, ids = np.repeat(np.arange(index.nlist), sizes), ours._new_ids(ids, len(ids))
+        ours.lists.add(
+            numbers, codes.view(np.float32) if isinstance(ours, IndexIVFFlat) else ours._payload(codes, numbers), ids
+        )
+    ours._next_id = int(ids.max(initial=-1)) + 1
+    return ours

@@ -1,0 +1,108 @@
+"""IndexIVFPQ: vectors in lists by their nearest centroid, as codes of how far they are from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import backends
+from ..api import assign
+from ..backends.codes import Coding, pack
+from ..metrics import unit_rows
+from ..proximity import PROXIMITIES
+from .base import Found
+from .ivf import IVF
+from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
+from .training import sample
+
+__all__ = ["IndexIVFPQ"]
+
+
+class IndexIVFPQ(IVF):
+    """Residuals in a few bytes each, in lists (Jégou, Douze and Schmid, 2011): IVFADC.
+
+    Distances are those from queries as they are to the vectors as they are kept; for cosine, these are codes of unit vectors.
+    With a code goes what its list adds to its distance, 4 bytes (not for "dot"), so that a query needs one table for all lists.
+
+    Args:
+        d, nlist, metric, nprobe, seed, niter, max_points_per_centroid, backend: as in `IndexIVFFlat`.
+        m: parts of a vector, each of which takes nbits; must divide d.
+        nbits: bits of a part's code, 1 to 8.
+
+    Attributes:
+        quantizer: the `ProductQuantizer` of the residuals.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
+        >>> index = IndexIVFPQ(8, nlist=20, m=4, nbits=5, nprobe=4)
+        >>> index.train(x)
+        >>> index.add(x)
+        >>> distances, ids = index.search(x[:3], 5)
+        >>> distances.shape, ids.dtype
+        ((3, 5), dtype('int64'))
+    """
+
+    saved = (*IVF.saved, "m", "nbits")
+
+    def __init__(
+        self,
+        d: int,
+        nlist: int,
+        m: int,
+        nbits: int = 8,
+        metric: str = "euclidean",
+        nprobe: int = 1,
+        *,
+        seed: int = 0,
+        niter: int = 16,
+        max_points_per_centroid: int = 256,
+        backend: str | None = None,
+    ) -> None:
+        self.quantizer = ProductQuantizer(
+            d, m, nbits, seed=seed, max_points_per_centroid=max_points_per_centroid, backend=backend
+        )
+        self.m, self.nbits = self.quantizer.m, self.quantizer.nbits
+        super().__init__(
+            d, nlist, metric, nprobe, width=self.quantizer.code_size + 4 * (metric != "dot"), dtype=np.uint8, seed=seed,
+            niter=niter, max_points_per_centroid=max_points_per_centroid, backend=backend,
+        )  # fmt: skip
+
+    @property
+    def _coding(self) -> Coding:
+        assert self.centroids is not None
+        return Coding(self.quantizer.trained("search"), self.nbits, self.centroids, residual=True)
+
+    def _residuals(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        assert self.centroids is not None
+        return (unit_rows(rows) if self.metric == "cosine" else rows).astype(np.float32, copy=False) - self.centroids[labels]
+
+    def _train_codes(self, rows: np.ndarray) -> None:
+        rows = sample(rows, self.quantizer.ksub, self.max_points_per_centroid, self.seed)
+        labels = np.asarray(assign(rows, self.centroids, self.metric, backend=self.backend))
+        self.quantizer.learn(self._residuals(rows, labels))
+
+    def _encode(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), self.lists.payload.shape[1]), np.uint8)
+        for lo in range(0, len(rows), ENCODED):
+            some = slice(lo, lo + ENCODED)
+            codes = pack(self.quantizer.labels(self._residuals(rows[some], labels[some])), self.nbits)
+            out[some] = self._payload(codes, labels[some])
+        return out
+
+    def _payload(self, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N, width): codes (N, code_size) as the lists `labels` (N,) hold them."""
+        return self._coding.followed(codes, labels, PROXIMITIES[self.metric])
+
+    def _decode(self, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return self._coding.decode(payload, labels)
+
+    def _scan(self, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
+        backend = backends.resolve(self.backend)
+        distances, ids = backends.scan_codes(backend, self.lists, self._coding, PROXIMITIES[self.metric], queries, probes, k)
+        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
+
+    def _codes_state(self) -> dict[str, np.ndarray]:
+        return {"codebooks": self.quantizer.trained("save")}
+
+    def _restore_codes(self, arrays: dict[str, np.ndarray]) -> None:
+        restore_codebooks(self.quantizer, arrays)
