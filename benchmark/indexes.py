@@ -183,6 +183,7 @@ class TrainedFaiss(Faiss):
 
     def trained(self, factory: str, x: Array) -> Any:
         import faiss
+
         from flash_kmeans_mlx.index import train_faiss
 
         return train_faiss(faiss.index_factory(x.shape[1], unordered(factory)), x)

@@ -39,7 +39,7 @@ ESTIMATOR = (
     "(d=None, k=8, niter=25, tol=1e-08, seed=0, verbose=False, dtype=None, metric='euclidean', compiled=True, "
     "max_mem_gb=0.0, init='k-means++', *, n_init=1, empty='farthest', backend=None, strategy=None, check_finite=True)"
 )
-IVF = ", *, seed=0, niter=16, max_points_per_centroid=256, backend=None)"
+IVF = ", *, seed=0, niter=25, max_points_per_centroid=256, backend=None)"
 INDEXES = {
     "EmbeddingStore": "(metric='cosine', max_memory_gb=0.0, *, index=None, seed=0, backend=None)",
     "IndexFlat": "(d, metric='euclidean', *, backend=None)",

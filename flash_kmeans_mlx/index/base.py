@@ -125,12 +125,20 @@ class Index(ABC):
         Raises:
             ValueError: the index has no such id.
         """
-        wanted = np.array([validation.check_count("id", id, 0)])
+        return self.reconstruct_batch(np.array([validation.check_count("id", id, 0)]))[0]
+
+    def reconstruct_batch(self, ids: Any) -> np.ndarray:
+        """(M, D) float32: the vectors of ids (M,), as far as the index keeps them.
+
+        Raises:
+            ValueError, TypeError: the index has no such id; ids are not integers, or not of shape (M,).
+        """
+        wanted = _integers(ids)
         with self._lock.reading():
-            place = self._places(wanted) if self.ntotal else np.array([-1])
-            if place[0] < 0:
-                raise ValueError(f"id={id} is not in the index (ntotal={self.ntotal})")
-            return self._rows_at(place)[0]
+            places = self._places(wanted) if self.ntotal else np.full(len(wanted), -1)
+            if len(missing := wanted[places < 0]):
+                raise ValueError(f"id={missing[0]} is not in the index (ntotal={self.ntotal})")
+            return self._rows_at(places) if len(wanted) else np.zeros((0, self.d), np.float32)
 
     def remove_ids(self, ids: Any) -> int:
         """Remove vectors by their ids (M,); returns how many there were. Others keep their ids."""

@@ -53,7 +53,7 @@ class IVF(Index):
         width: int,
         dtype: Any,
         seed: int = 0,
-        niter: int = 16,
+        niter: int = 25,
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:
@@ -215,7 +215,7 @@ class IndexIVFFlat(IVF):
         nprobe: int = 1,
         *,
         seed: int = 0,
-        niter: int = 16,
+        niter: int = 25,
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:

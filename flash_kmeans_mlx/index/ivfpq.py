@@ -54,7 +54,7 @@ class IndexIVFPQ(IVF):
         nprobe: int = 1,
         *,
         seed: int = 0,
-        niter: int = 16,
+        niter: int = 25,
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:

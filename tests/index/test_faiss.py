@@ -32,7 +32,7 @@ def same_search(ours: Any, theirs: Any) -> None:
     distances, ids = theirs.search(X[:20], 6)
     np.testing.assert_allclose(ours.search(X[:20], 6)[0], distances, rtol=1e-4, atol=1e-2)
     for query, row, own in zip(X.astype(np.float64), distances, ids, strict=False):
-        kept = np.stack([ours.reconstruct(int(i)) for i in own]).astype(np.float64)
+        kept = ours.reconstruct_batch(own).astype(np.float64)
         expected = truth(query[None], kept, ours.metric)[0]
         np.testing.assert_allclose(-expected if ours.metric == "dot" else expected, row, rtol=1e-4, atol=1e-2)
 

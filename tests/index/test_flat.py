@@ -79,7 +79,7 @@ def test_removed_vectors_are_not_found(make: Any) -> None:
     with pytest.raises(ValueError, match=rf"id={gone[0]} is not in the index \(ntotal=600\)"):
         index.reconstruct(gone[0])
     index.add(X[gone], gone)
-    np.testing.assert_array_equal([index.reconstruct(i) for i in range(1000)], X[:1000])
+    np.testing.assert_array_equal(index.reconstruct_batch(range(1000)), X[:1000])
     assert index.remove_ids(np.arange(1000)) == 1000 and index.ntotal == 0
     assert (index.search(X[:2], 2)[1] == -1).all() and index.remove_ids([3]) == 0
     index.add(X[:1])
@@ -144,6 +144,9 @@ def test_range_search(make: Any, metric: str) -> None:
         (lambda i: i.add(np.ones((2, 64)), [5000, 7]), ValueError, r"ids must be new, got 7, which the index holds"),
         (lambda i: i.reconstruct(1000), ValueError, r"id=1000 is not in the index \(ntotal=1000\)"),
         (lambda i: i.reconstruct("a"), TypeError, "id='a' must be an integer"),
+        (lambda i: i.reconstruct_batch([3, 1000]), ValueError, r"id=1000 is not in the index \(ntotal=1000\)"),
+        (lambda i: i.reconstruct_batch([0.5]), TypeError, "ids must be integers, got dtype float64"),
+        (lambda i: i.reconstruct_batch([[1]]), ValueError, r"ids must have shape \(N,\), got \(1, 1\)"),
         (lambda i: i.remove_ids([1.5]), TypeError, "ids must be integers, got dtype float64"),
         (lambda i: i.range_search(np.ones((1, 64)), np.inf), ValueError, "radius=inf must be a finite number"),
         (lambda i: i.range_search(np.ones((1, 64)), "1"), ValueError, "radius='1' must be a finite number"),

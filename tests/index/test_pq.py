@@ -26,7 +26,7 @@ def filled(index: Any, x: Array = X, ids: Array | None = None) -> Any:
 
 
 def kept(index: Any, ids: Array) -> Array:
-    return np.stack([index.reconstruct(int(i)) for i in ids])
+    return index.reconstruct_batch(ids)
 
 
 def check(index: Any, queries: Array, ids: Array, k: int, found: tuple[Array, Array], allowed: Array | None = None) -> None:
