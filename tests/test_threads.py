@@ -32,7 +32,8 @@ def blas_threads() -> Iterator[int]:
 
 
 def blas() -> set[int]:
-    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return {library["num_threads"] for library in libraries if "faiss" not in library["filepath"]}  # faiss has its own
 
 
 def ours() -> list[str]:

@@ -11,6 +11,7 @@ from flash_kmeans_mlx.benchmark import machine, report
 from flash_kmeans_mlx.benchmark.__main__ import main
 from flash_kmeans_mlx.benchmark.cases import Job, custom
 from flash_kmeans_mlx.benchmark.contestants import FlashKMeansMLX
+from flash_kmeans_mlx.benchmark.figures import plot_digits, plot_ratios
 from flash_kmeans_mlx.benchmark.runner import Result, Row
 
 TINY = ["--n", "400", "--d", "5", "--k", "4", "--max-iters", "3", "--runs", "1", "--threads", "1", "--skip-sklearn"]
@@ -103,9 +104,6 @@ def test_machine_has_a_name_for_its_file() -> None:
 
 
 def test_plot(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from flash_kmeans_mlx.benchmark.figures import plot_ratios
-
     def row(contestant: str, ratio: float | None) -> dict[str, object]:
         return {"contestant": contestant, "kind": "lloyd", "time_over_ours": ratio, "inertia_ratio": 1.02}
 
@@ -118,9 +116,6 @@ def test_plot(tmp_path: Path) -> None:
 
 
 def test_figures(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from flash_kmeans_mlx.benchmark.figures import plot_digits
-
     plot_digits(tmp_path / "digits.png")
     assert 20_000 < (tmp_path / "digits.png").stat().st_size < 400_000
 
