@@ -167,13 +167,18 @@ def _draw(axis: Any, groups: dict[str, list[_Bar]], height: int) -> None:
 
 
 def plot_indexes(results: dict[str, Any], path: Path) -> None:
-    """Queries a second over recall, a panel for each index of a result file of the suite ``index``."""
-    indexes = [index for index in results["indexes"] if any(entry["searches"] for entry in index["entries"])]
+    """Queries a second over recall, a panel for each index with lists in a result file of the suite ``index``."""
+    indexes = [index for index in results["indexes"] if any(len(entry["searches"]) > 1 for entry in index["entries"])]
     if not indexes:
-        raise ValueError("nothing to draw: no index was searched")
-    figure, axes = figure_of(3.6 * len(indexes), 3.2, 1, len(indexes))
+        raise ValueError("nothing to draw: no index was searched with several nprobe")
+    columns = min(2, len(indexes))
+    rows = -(-len(indexes) // columns)
+    figure, axes = figure_of(4.5 * columns, 2.8 * rows, rows, columns)
     colours = {"flash-kmeans-mlx": _BLUE, "faiss": _PALETTE["faiss"]}
-    for axis, index in zip(np.atleast_1d(axes), indexes, strict=True):
+    panels = np.ravel(axes)
+    for panel in panels[len(indexes) :]:
+        panel.remove()
+    for axis, index in zip(panels, indexes, strict=False):
         for entry in index["entries"]:
             if entry["contestant"] in colours and not entry["problem"]:
                 rates = [index["queries"] / float(np.median(spent)) for spent in entry["searches"].values()]
@@ -183,11 +188,10 @@ def plot_indexes(results: dict[str, Any], path: Path) -> None:
         axis.set_yscale("log")
         axis.set_title(f"{index['case']}: {index['index']}", fontsize=9, color=_GREY)
         axis.set_xlabel(f"recall@{index['k']}", fontsize=8)
+        axis.set_ylabel("queries/s", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    first = np.atleast_1d(axes)[0]
-    first.set_ylabel("queries/s", fontsize=8)
-    first.legend(fontsize=8, frameon=False)
+    panels[0].legend(fontsize=8, frameon=False)
     where = f"{results['machine']['cpu']}, {results['threads']} threads, {indexes[0]['queries']:,} queries in a batch"
     figure.suptitle(f"farther up and right is better ({where})", fontsize=9, color=_GREY)
     figure.savefig(path, dpi=100)

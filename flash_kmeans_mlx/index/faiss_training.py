@@ -118,7 +118,7 @@ class _Training:
             raise ValueError(f"metric_type={index.metric_type} must be METRIC_L2 or METRIC_INNER_PRODUCT")
         metric = metrics[index.metric_type]
         fit: Any = batch_kmeans_Dot if metric == "dot" else batch_kmeans_Euclid
-        centroids = fit(self._sample(rows, index.nlist), index.nlist, **({"max_iters": 16} | self.options)).centroids
+        centroids = fit(self._sample(rows, index.nlist), index.nlist, **({"max_iters": 25} | self.options)).centroids
         index.quantizer.reset()
         if not index.quantizer.is_trained:
             index.quantizer.train(centroids)

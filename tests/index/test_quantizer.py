@@ -90,6 +90,14 @@ def test_training_is_one_fit_of_a_seeded_sample() -> None:
     assert (first.codebooks != other.codebooks).any()
 
 
+def test_parts_start_from_rows_of_their_own() -> None:
+    twice = np.concatenate([X[:, :32], X[:, :32]], axis=1)
+    books = trained(twice, 2, 5, niter=0).codebooks
+    assert books is not None and len(np.unique(books[0], axis=0)) > 25  # random rows, hardly any of them alike
+    alike = (cdist(books[0], books[1]) == 0).any(1).sum()
+    assert alike < 8
+
+
 def test_fewer_distinct_parts_than_codewords() -> None:
     x = np.repeat(np.eye(4, dtype=np.float32), 100, axis=0)
     quantizer = trained(x, 2, 3)
