@@ -24,6 +24,7 @@ from .cases import Array
 from .indexes import CASES, CONTESTANTS, IndexCase, IndexContestant, K, Ours
 from .process import WorkerError, WorkerProcess
 from .report import seconds
+from .timing import repeats
 
 RUNS = 5
 RECALL_GAP = 0.01  # below faiss's, from which ours is wrong; another start moves it by up to 0.006
@@ -177,13 +178,17 @@ class _Turns:
                 entry.coarse = float(nearest.mean(dtype=np.float64)) / variance
 
     def search(self, runs: int) -> None:
-        """The queries in one batch, for every nprobe."""
+        """The queries in one batch, for every nprobe; short searches a few times in a turn."""
         for nprobe in self.result.case.nprobes(self.result.factory):
+            counts: dict[str, int] = {}
             for turn in range(runs + 1):
                 for entry in self.result.entries:
                     path = str(self.folder / "found")
                     doing = f"searching {nprobe} lists" if nprobe else "searching"
-                    answer = self._ask(entry, "search", doing, nprobe=nprobe, repeats=1, save=path)
+                    count = counts.get(entry.contestant, 1)
+                    answer = self._ask(entry, "search", doing, nprobe=nprobe, repeats=count, save=path)
+                    if answer:
+                        counts[entry.contestant] = repeats(answer["seconds"][-1])
                     if answer and turn:
                         entry.searches.setdefault(nprobe, []).extend(answer["seconds"])
                     elif answer:
