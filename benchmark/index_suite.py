@@ -24,11 +24,10 @@ from .cases import Array
 from .indexes import CASES, CONTESTANTS, IndexCase, IndexContestant, K, Ours
 from .process import WorkerError, WorkerProcess
 from .report import seconds
-from .timing import repeats
+from .timing import SETTLE, repeats
 
 RUNS = 5
 RECALL_GAP = 0.01  # below faiss's, from which ours is wrong; another start moves it by up to 0.006
-_SETTLE = 0.05
 
 
 @dataclass
@@ -142,7 +141,7 @@ class _Turns:
         if entry.problem:
             return {}
         self.progress(self.result, f"{entry.contestant}, {doing}")
-        time.sleep(_SETTLE)
+        time.sleep(SETTLE)
         worker = (self.observers if op == "memory" else self.workers)[entry.contestant]
         try:
             return worker.ask(op=op, **request)

@@ -17,10 +17,9 @@ from .cases import Array, Job
 from .contestants import Contestant, FlashKMeansMLX
 from .memory import bound
 from .process import WorkerError, WorkerProcess
-from .timing import Times, repeats, usual_runs
+from .timing import SETTLE, Times, repeats, usual_runs
 
 # Threads of OpenBLAS and OpenMP spin for some 30 ms after their last task: the next contestant starts when they sleep.
-_SETTLE = 0.05
 _LONG = 5.0
 
 
@@ -226,7 +225,7 @@ class _Turns:
         known = row.warm or ([row.cold] if row.cold is not None else [])
         count = repeats(known[-1]) if known and turn else 1
         prefix = str(self.folder / f"{id(row)}")
-        time.sleep(_SETTLE)
+        time.sleep(SETTLE)
         try:
             answer = worker.ask(op=row.kind, repeats=count, seed=turn, save=prefix, passes=passes)
         except WorkerError as error:

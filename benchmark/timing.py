@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SETTLE = 0.15  # seconds before each turn: OpenBLAS's threads spin for a tenth of one after a product, on somebody's CPU
 _SHORT = 0.05
 _MOST_REPEATS = 20
 _LONG_TURN = 4.0
