@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import mlx.core as mx
@@ -76,7 +77,7 @@ class Store:
 
 def empty_lines(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
     """An empty array that begins with a line of the cache, which is 64 bytes: vectors across two load at half the rate."""
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     buffer = np.empty(size + 16, dtype)
     skip = -buffer.ctypes.data % 64 // buffer.itemsize
     return buffer[skip : skip + size].reshape(shape)
