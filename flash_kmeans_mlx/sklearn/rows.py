@@ -19,7 +19,7 @@ from ..validation import Data
 
 __all__ = ["Prepared", "content_order", "distances", "from_mlx", "inertia_of", "like", "nearest", "prepare", "sums_of"]
 
-TILE = 1 << 18  # values in float64 at a time
+TILE = 1 << 16  # values in float64 at a time
 CANCELLED = 1e-6  # squared distances below this share of the squared norms have lost digits
 LARGE, SMALL = 2.0**100, 2.0**-100
 
@@ -86,7 +86,8 @@ def prepare(x: Any, *, by_content: bool) -> Prepared:
     unit = _unit(largest)
     out = np.empty((n, d), np.float32)
     for rows in _slices(n, d):
-        out[rows] = (x[order[rows]] - origin) / unit
+        tile = x[order[rows]] - origin
+        out[rows] = tile if unit == 1 else tile / unit
     return Prepared(x, Data(out[None], mlx=False, batched=False), order, origin, unit, squares / x.size)
 
 
