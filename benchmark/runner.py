@@ -19,7 +19,6 @@ from .memory import bound
 from .process import WorkerError, WorkerProcess
 from .timing import SETTLE, Times, repeats, usual_runs
 
-# Threads of OpenBLAS and OpenMP spin for some 30 ms after their last task: the next contestant starts when they sleep.
 _LONG = 5.0
 
 
@@ -183,11 +182,9 @@ class _Turns:
     def take(self, kind: str) -> None:
         """The cold turn of every contestant, then the warm ones."""
         rows = [row for row in self.result.section(kind) if not row.problem]
-        begin = time.perf_counter()
         turn, last = 0, 0.0
         while turn <= self.settings.warmup + (self.settings.runs or usual_runs(last)):
-            # Seedings and whole fits of many seconds are timed once.
-            if kind != "lloyd" and turn > 1 + self.settings.warmup and time.perf_counter() - begin > _LONG:
+            if kind != "lloyd" and turn > 1 + self.settings.warmup and last > _LONG:  # timed once
                 break
             started = time.perf_counter()
             self._round(rows, turn)
