@@ -7,7 +7,7 @@ import datetime
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .contestants import Contestant, FlashKMeansMLX, contestants
 from .runner import Result, Settings, run
 
 _BUSY = 0.25
+_OF_KMEANS = ("n", "d", "k", "b", "max_iters", "metric", "dtype", "seeding", "backend", "skip_sklearn", "warmup")
 
 
 def _positive(text: str) -> int:
@@ -46,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--suite", choices=("kmeans", "index"), default="kmeans", help="default %(default)s; index: vector indexes"
     )
-    what.add_argument("--case", metavar="NAMES", help="cases, separated by commas; default quick (see --list)")
+    what.add_argument(
+        "--case", metavar="NAMES", help="cases, separated by commas; default quick (see --list), all of suite index"
+    )
     what.add_argument("--list", action="store_true", help="list the cases and stop")
     for option, meaning in (("n", "points"), ("d", "coordinates"), ("k", "clusters"), ("b", "problems at once")):
         what.add_argument(f"--{option}", type=_positive, help=f"{meaning} of a case of your own, standard normal")
@@ -62,15 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
     who.add_argument("--warmup", type=_count, default=0, help="turns not timed after the cold one; default %(default)s")
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="PATH", help="write the results here")
-    output.add_argument("--save", action="store_true", help="write them to benchmark/results/<machine>.json")
-    output.add_argument("--plot", type=Path, metavar="PATH", help="draw the time ratios here (needs matplotlib)")
+    output.add_argument("--save", action="store_true", help="write them to benchmark/results/")
+    output.add_argument("--plot", type=Path, metavar="PATH", help="draw them here (needs matplotlib)")
     return parser
 
 
 def jobs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Job]:
     """The jobs that the options ask for; says what is wrong with them otherwise."""
-    if options.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--plot needs matplotlib: pip install matplotlib")
     shape = {key: getattr(options, key) for key in "ndkb" if getattr(options, key) is not None}
     if shape and options.case:
         parser.error("--case and --n, --d, --k, --b exclude each other")
@@ -94,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         screen.print(report.listing())
         return 0
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install matplotlib")
     if options.suite == "index":
         return _indexes(parser, options, screen, arguments)
     if options.case == "disk":
@@ -117,14 +120,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.plot:
         from .figures import plot_ratios
 
-        try:
-            plot_ratios({**about, "jobs": [report.as_json(result) for result in results]}, options.plot)
-        except ValueError as error:
-            screen.print(f"no plot: {error}")
-        else:
-            screen.print(f"written: {options.plot}")
+        _draw(plot_ratios, {**about, "jobs": [report.as_json(result) for result in results]}, options.plot, screen)
     ours = [row for result in results for row in result.rows if isinstance(row.contestant, FlashKMeansMLX)]
     return 1 if any(row.problem for row in ours) else 0
+
+
+def _draw(plot: Callable[[dict[str, Any], Path], None], drawn: dict[str, Any], path: Path, screen: Console) -> None:
+    try:
+        plot(drawn, path)
+    except ValueError as error:
+        screen.print(f"no plot: {error}")
+    else:
+        screen.print(f"written: {path}")
 
 
 def _run(todo: list[Job], who: list[Contestant], settings: Settings, screen: Console) -> list[Result]:
@@ -162,6 +169,9 @@ def _about(
 def _indexes(
     parser: argparse.ArgumentParser, options: argparse.Namespace, screen: Console, arguments: Sequence[str] | None
 ) -> int:
+    idle = [name for name in _OF_KMEANS if getattr(options, name) != parser.get_default(name)]
+    if idle:
+        parser.error(f"--suite index does not take --{idle[0].replace('_', '-')}")
     try:
         cases = index_suite.select(options.case)
     except ValueError as error:
@@ -191,8 +201,8 @@ def _indexes(
     if options.plot:
         from .figures import plot_indexes
 
-        plot_indexes(json.loads(json.dumps({**about, "indexes": [index_suite.as_json(r) for r in results]})), options.plot)
-        screen.print(f"written: {options.plot}")
+        drawn = json.loads(json.dumps({**about, "indexes": [index_suite.as_json(r) for r in results]}))
+        _draw(plot_indexes, drawn, options.plot, screen)
     return 0 if all(result.ours() for result in results) else 1
 
 

@@ -15,6 +15,15 @@ Array = npt.NDArray[Any]
 Single = tuple[Array, Array, int, float, int]
 
 
+def missing(package: str) -> str | None:
+    """Why a package can't run here, or None."""
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+    return None
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run returns.
@@ -62,11 +71,7 @@ class Contestant(ABC):
 
     def missing(self) -> str | None:
         """Why it can't run here, or None."""
-        try:
-            importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return "not installed"
-        return None
+        return missing(self.package)
 
     def runs(self, kind: str, metric: str) -> bool:
         """Whether it takes part in ``kind`` (``"lloyd"``, ``"seeding"``, ``"fit"``, ``"knn"``) under ``metric``."""

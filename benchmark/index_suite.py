@@ -167,7 +167,8 @@ class _Turns:
         for entry in self.result.entries:
             entry.memory = self._ask(entry, "memory", "memory", factory=self.result.factory).get("bytes")
             prefix = str(self.folder / "described")
-            if self._ask(entry, "describe", "errors", factory=self.result.factory, save=prefix) is None or entry.problem:
+            self._ask(entry, "describe", "errors", factory=self.result.factory, save=prefix)
+            if entry.problem:
                 continue
             kept = np.load(prefix + "-kept.npy")
             gap = kept.astype(np.float64) - self.x[: len(kept)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib.metadata
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import numpy as np
 
 from . import worker
 from .cases import Array, Case, embeddings, patches
+from .contestants import missing
 from .memory import resident
 
 K = 10  # neighbours asked for
@@ -74,18 +74,14 @@ CASES = (
 
 @dataclass(frozen=True)
 class IndexContestant(ABC):
-    """A library of vector indexes; its methods but ``prepare`` and ``centroids`` run inside the clock."""
+    """A library of vector indexes; ``trained``, ``add`` and ``search`` run inside the clock."""
 
     name: ClassVar[str]
     package: ClassVar[str]
 
     def missing(self) -> str | None:
         """Why it can't run here, or None."""
-        try:
-            importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return "not installed"
-        return None
+        return missing(self.package)
 
     @abstractmethod
     def prepare(self) -> None:

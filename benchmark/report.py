@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from . import machine
+from . import indexes, machine
 from .cases import CASES, GROUPS, SEARCHES
 from .runner import Result, Row
 from .timing import USUAL_RUNS, Times
@@ -177,6 +177,8 @@ def listing() -> Table:
             view.add_row(f"fit:{case.name}", "the same data, a whole fit", "")
     for case in SEARCHES:
         view.add_row(f"knn:{case.name}", case.missing() or case.shape("knn"), "")
+    for index in indexes.CASES:
+        view.add_row(index.name, f"with --suite index: {', '.join(index.factories)}", "")
     view.add_row("disk", "a search in a file of 1,000,000 x 128 (or --n rows), by itself", "")
     return view
 

@@ -52,6 +52,23 @@ def test_unknown_cases_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown case 'digits' of the index suite; known are patches, embeddings" in capsys.readouterr().err
 
 
+def test_options_of_the_other_suite_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--suite", "index", "--max-iters", "3"])
+    assert "--suite index does not take --max-iters" in capsys.readouterr().err
+
+
+def test_a_plot_without_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(index_suite, "select", lambda _: [])
+    assert main(["--suite", "index", "--plot", str(tmp_path / "plot.png")]) == 0
+    assert "no plot: nothing to draw" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_the_list_names_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    assert "with --suite index: IVF256,Flat, PQ24, IVF256,PQ24" in capsys.readouterr().out
+
+
 def test_all_cases_without_a_name() -> None:
     assert index_suite.select(None) == list(CASES) and index_suite.select("embeddings") == [CASES[1]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
@@ -95,10 +96,7 @@ class _Scan:
                 (lists.payload, lists.owner, lists.ids), np.ascontiguousarray(best), distances[mine], ids[mine], doubtful[mine],
             )  # fmt: skip
 
-        workers = Workers(threads)
-        try:
+        with closing(Workers(threads)) as workers:
             workers.run(search, groups * shards)
             workers.run(finish, groups)
-        finally:
-            workers.close()
         return distances, ids, doubtful

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -67,10 +68,7 @@ def scan_cpu(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np
         kernels.finish_keys(op, np.ascontiguousarray(queries[mine]), np.sort(keys, axis=1), lists.payload, ids, *own)
         distances[mine], found[mine] = own
 
-    workers = Workers(threads)
-    try:
+    with closing(Workers(threads)) as workers:
         workers.run(search, groups * shards)
         workers.run(finish, groups)
-    finally:
-        workers.close()
     return distances, found
