@@ -274,14 +274,12 @@ class InvertedLists:
         """
         known = self._sorted
         if known is None:
-            held = self.ids[: self._used].copy()
+            real = np.ones((self._used, BLOCK), bool)
             for blocks in (self._free, *(blocks for _, blocks in self._retired)):
-                held[blocks] = -1
+                real[blocks] = False
             some = self.counts > 0
-            tails, filled = self.last[some], (self.counts[some] - 1) % BLOCK + 1
-            held[tails] = np.where(np.arange(BLOCK) < filled[:, None], held[tails], -1)
-            flat = held.reshape(-1)
-            slots = np.flatnonzero(flat >= 0)
+            real[self.last[some]] = np.arange(BLOCK) <= (self.counts[some, None] - 1) % BLOCK
+            slots, flat = np.flatnonzero(real), self.ids.reshape(-1)
             slots = slots[np.argsort(flat[slots])]
             known = self._sorted = flat[slots], slots
         if not len(known[0]):
