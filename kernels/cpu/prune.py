@@ -13,8 +13,8 @@ own 2 then and ||row||^2 otherwise. Features and the scores that they bound are 
 import numpy as np
 from numba import njit
 
-from .blas import INNER, JIT, NEG_INF
 from .lanes import POINTS, ROWS, address, best_by_lanes, dot_at, gap_at, lowest_bit, rows_above, score_at
+from .options import INNER, JIT, NEG_INF
 from .rows import read_rows, row_at
 from .tile import UNSET, move_rows
 
@@ -256,7 +256,7 @@ def prune_rows(
         n = min(size, hi - s)
         first = labels[s] == UNSET
         if first:
-            best_by_lanes(n, address(features) + 4 * s, features.strides[0], table[3], table[5], rest, place)
+            best_by_lanes(n, features, s, table[3], table[5], rest, place)
             work[0] += n * c.shape[0]
         for i in range(n):
             label[i] = order[place[i]] if first else np.int32(labels[s + i])

@@ -7,13 +7,14 @@ they are kept, tell first which of them a candidate could be nearer to than thei
 import numpy as np
 from numba import njit
 
-from .blas import INNER, JIT
 from .candidates import AT_ONCE, CANDIDATES, try_points
 from .lanes import POINTS, ROWS, address, lowest_bit, rows_above
+from .options import INNER, JIT
 from .rows import read_rows, row_at
+from .sizes import SHARD_ROWS
 from .team import NEXT, add, meet
 
-DRAW = 512  # points whose weight is added up, so that a draw searches sums before points
+DRAW = SHARD_ROWS  # points whose weight is added up, so that a draw searches sums before points
 WINNER = CANDIDATES  # where `picks` has the round's best candidate
 ONE, TWO = np.float32(1), np.float32(2)
 

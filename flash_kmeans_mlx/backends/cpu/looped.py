@@ -35,7 +35,7 @@ class LoopedCpuPoints(CpuPoints):
 
         def run(slot: int, lo: int, hi: int, shared: tuple, team: tuple) -> None:
             self.kernels.fit_members(
-                self.sgemm, self.store.sources, self.frame.shift, self.frame.scale, self.weights, self.metric.spherical, tol,
+                self.store.sources, self.frame.shift, self.frame.scale, self.weights, self.metric.spherical, tol,
                 self.problem.summed_shift, limits, skip_empty, self._cuts, lo, hi, centroids, self._labels, totals, outcomes,
                 shared, team, self.lanes[slot], self.scratch[slot],
             )  # fmt: skip
@@ -87,7 +87,7 @@ class LoopedCpuPoints(CpuPoints):
 
         def run(slot: int, lo: int, hi: int) -> None:
             self.kernels.assign_members(
-                self.sgemm, self.store.sources, which, lo, hi, inner, bias, self._labels, False, (NOTHING, *NO_SUMS),
+                self.store.sources, which, lo, hi, inner, bias, self._labels, False, (NOTHING, *NO_SUMS),
                 self.lanes[slot], self.scratch[slot],
             )  # fmt: skip
 
@@ -104,7 +104,7 @@ class LoopedCpuPoints(CpuPoints):
         def run(slot: int, lo: int, hi: int) -> None:
             self.kernels.measure_members(
                 self.store.sources, self.weights, inner, self._labels, not self.metric.spherical, lo, hi, totals, NOTHING,
-                self.scratch[slot][1],
+                self.scratch[slot][0],
             )  # fmt: skip
 
         self._run_slices(run, len(totals))
