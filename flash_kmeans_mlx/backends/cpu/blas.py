@@ -39,15 +39,18 @@ _before: list[int] = []
 def single_threaded() -> Iterator[None]:
     """Hold BLAS to one thread. The setting is the process's: the first to enter makes it, the last to leave undoes it."""
     global _users, _before  # noqa: PLW0603  # BLAS's setting is global too
-    with _lock:
-        if _users == 0:
-            _before = [library.num_threads for library in _libraries()]
-            _set_threads([1] * len(_before))
-        _users += 1
+    entered = False
     try:
+        with _lock:
+            if _users == 0:
+                _before = [library.num_threads for library in _libraries()]
+                _set_threads([1] * len(_before))
+            _users += 1
+            entered = True
         yield
     finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                _set_threads(_before)
+        if entered:
+            with _lock:
+                _users -= 1
+                if _users == 0:
+                    _set_threads(_before)
