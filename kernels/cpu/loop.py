@@ -3,10 +3,11 @@
 import numpy as np
 from numba import njit
 
-from .blas import INNER, JIT
+from .centroids import move, to_frame
+from .options import INNER, JIT
 from .rows import kept_rows, member, read_rows
 from .team import NEXT, add, meet
-from .tile import measure_rows, merge, step_rows
+from .tile import clear_empty, measure_rows, merge, step_rows
 
 # What a member's run ended with.
 PENDING = 0  # labels and sums are those of the centroids; the centroids have not moved yet
@@ -14,51 +15,9 @@ STABLE = 1  # an E-step changed no label
 SETTLED = 2  # no centroid moved by more than tol; the labels are one step behind
 
 
-@njit(**INNER)
-def _inward(c, shift, scale, spherical, bias, inner):
-    for k in range(c.shape[0]):
-        square = 0.0
-        for d in range(c.shape[1]):
-            v = np.float64(c[k, d])
-            if not spherical:
-                v = (v - shift[d]) / scale
-            inner[k, d] = v
-            square += np.float64(inner[k, d]) * np.float64(inner[k, d])
-        bias[k] = 0.0 if spherical else -0.5 * square
-
-
-@njit(**INNER)
-def _move(c, sums, mass, counts, shift, scale, spherical, summed):
-    """M-step in place; returns the largest shift, or the norm of all if `summed`.
-
-    Clusters without points, and sums without a direction, stay.
-    """
-    largest = 0.0
-    for k in range(c.shape[0]):
-        if counts[k] == 0:
-            continue
-        if spherical:
-            square = 0.0
-            for d in range(c.shape[1]):
-                square += sums[k, d] * sums[k, d]
-            if square == 0.0:
-                continue
-            factor = 1.0 / np.sqrt(square)
-        else:
-            factor = scale / mass[k]
-        moved = 0.0
-        for d in range(c.shape[1]):
-            v = np.float32(sums[k, d] * factor if spherical else sums[k, d] * factor + shift[d])
-            u = np.float64(v) - np.float64(c[k, d])
-            moved += u * u
-            c[k, d] = v
-        largest = largest + moved if summed else max(largest, moved)
-    return np.sqrt(largest)
-
-
 @njit(inline="always", **INNER)
 def fit_member(
-    sgemm, source, shift, scale, weights, spherical, tol, summed, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
+    source, shift, scale, weights, spherical, tol, summed, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
     team, lanes, scratch,
 ):  # fmt: skip
     """Up to `limit` E-steps of one member; stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster.
@@ -91,7 +50,7 @@ def fit_member(
         while s < cuts.size - 1:
             sums, mass, counts, touched = changes
             changed[s] = step_rows(
-                sgemm, source, weights, inner, bias, kept if keep else lanes, not keep or outcome[0] == 0.0, cuts[s],
+                source, weights, inner, bias, kept if keep else lanes, not keep or outcome[0] == 0.0, cuts[s],
                 cuts[s + 1], labels, limit > 0, sums[s], mass[s], counts[s], touched[s], scratch,
             )  # fmt: skip
             s = add(state, NEXT, 1)
@@ -99,6 +58,7 @@ def fit_member(
             return
         k0, k1 = c.shape[0] * slot // size, c.shape[0] * (slot + 1) // size
         merge(changes[0], changes[1], changes[2], changes[3], totals[0], totals[1], totals[2], k0, k1)
+        clear_empty(totals[0], totals[1], totals[2], k0, k1)
         if not meet(state, size, sched_yield):
             return
         if slot == 0:
@@ -110,7 +70,7 @@ def fit_member(
 
 @njit(**INNER)
 def _begin(c, shift, scale, spherical, inner, bias, state):
-    _inward(c, shift, scale, spherical, bias, inner)
+    to_frame(c, shift, scale, spherical, inner, bias)
     state[NEXT] = 0
 
 
@@ -141,14 +101,14 @@ def _end(c, shift, scale, spherical, tol, summed, limit, skip_empty, totals, cha
     if outcome[0] == limit or (not skip_empty and _any_zero(counts)):
         outcome[1] = PENDING
         return
-    outcome[2] = _move(c, sums, mass, counts, shift, scale, spherical, summed)
+    outcome[2] = move(c, sums, mass, shift, scale, spherical, summed)
     if outcome[2] <= tol:
         outcome[1] = SETTLED
 
 
 @njit(**JIT)
 def fit_members(
-    sgemm, sources, shift, scale, weights, spherical, tol, summed, limits, skip_empty, cuts, b0, b1, c, labels, totals,
+    sources, shift, scale, weights, spherical, tol, summed, limits, skip_empty, cuts, b0, b1, c, labels, totals,
     outcomes, shared, team, lanes, scratch,
 ):  # fmt: skip
     """`fit_member` for the members b0:b1 with limits[b] > 0; OUT outcomes (B, 3).
@@ -159,25 +119,26 @@ def fit_members(
     for b in range(b0, b1):
         if limits[b] > 0:
             fit_member(
-                sgemm, member(sources, b), shift[b], scale[b], weights[b], spherical, tol, summed, limits[b], skip_empty, cuts,
+                member(sources, b), shift[b], scale[b], weights[b], spherical, tol, summed, limits[b], skip_empty, cuts,
                 c[b], labels[b], (sums[b], mass[b], counts[b]), shared, outcomes[b], team, lanes, scratch,
             )  # fmt: skip
 
 
 @njit(**JIT)
-def assign_members(sgemm, sources, members, m0, m1, inner, bias, labels, update, unused, lanes, scratch):
+def assign_members(sources, members, m0, m1, inner, bias, labels, update, unused, lanes, scratch):
     """Label the points of members[m0:m1] by their centroids `inner` (B, K, D) in the frame; unused: empty accumulators."""
     weights, sums, mass, counts, touched = unused
     for b in members[m0:m1]:
         step_rows(
-            sgemm, member(sources, b), weights, inner[b], bias[b], lanes, m1 > m0, np.int64(0), labels.shape[1], labels[b],
+            member(sources, b), weights, inner[b], bias[b], lanes, m1 > m0, np.int64(0), labels.shape[1], labels[b],
             update, sums, mass, counts, touched, scratch,
         )  # fmt: skip
 
 
 @njit(**JIT)
-def measure_members(sources, weights, inner, labels, difference, m0, m1, totals, out, tile):
-    """totals[b] = `measure_rows` of all rows of the members m0:m1."""
+def measure_members(sources, weights, inner, labels, difference, cuts, m0, m1, totals, out, tile):
+    """totals[b, s] = `measure_rows` of the rows between the cuts (S + 1,) of the members m0:m1."""
     for b in range(m0, m1):
-        n = labels.shape[1]
-        totals[b] = measure_rows(member(sources, b), weights[b], inner[b], labels[b], np.int64(0), n, difference, out, tile)
+        source = member(sources, b)
+        for s in range(cuts.size - 1):
+            totals[b, s] = measure_rows(source, weights[b], inner[b], labels[b], cuts[s], cuts[s + 1], difference, out, tile)
