@@ -46,4 +46,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def fuzz_minutes(request: pytest.FixtureRequest) -> float:
-    return request.config.getoption("--fuzz-minutes")
+    return request.config.option.fuzz_minutes

@@ -265,8 +265,7 @@ class Index(ABC):
             next_id = content.next_id
             if next_id + n > LARGEST_ID + 1:
                 raise ValueError(
-                    f"ids must be <= 2**63 - 2: the next {n} after {next_id - 1} are not; give ids that are"
-                    f" free, or make a new index"
+                    f"ids must be < 2**63 - 1, the next {n} would begin at {next_id}: give ids of your own, or make a new index"
                 )
             return np.arange(next_id, next_id + n, dtype=np.int64)
         given = _integers(ids)
@@ -348,6 +347,8 @@ def _integers(ids: Any) -> np.ndarray:
     """(M,) int64."""
     given = np.asarray(ids)
     if given.dtype.kind not in "iu" and given.size:
+        if isinstance(ids, (list, tuple, np.ndarray)) and all(type(i) is int for i in ids):
+            raise ValueError(f"ids must be >= 0 and < 2**63 - 1, got {max(ids, key=abs)}")
         raise TypeError(f"ids must be integers, got dtype {given.dtype}")
     if given.ndim != 1:
         raise ValueError(f"ids must have shape (N,), got {given.shape}")

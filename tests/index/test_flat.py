@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ import pytest
 from helpers import BACKENDS, digits
 from test_knn import METRICS, truth
 
-from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat
+from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat, load_index
 
 X = digits()
 
@@ -62,6 +63,26 @@ def test_equal_distances_are_ranked_by_id() -> None:
     index.add(np.ones((6, 2)), ids=[9, 3, 7, 1, 8, 2])
     index.add(np.ones((3, 2)), ids=[0, 5, 6])
     np.testing.assert_array_equal(index.search(np.ones((1, 2)), 4)[1], [[0, 1, 2, 3]])
+
+
+@pytest.mark.parametrize("make", [lambda: IndexFlat(64), lambda: IndexIVFFlat(64, 5, nprobe=5)])
+def test_ids_end_where_int64_does(make: Any, tmp_path: Path) -> None:
+    index: Index = make()
+    index.train(X)
+    index.add(X[:2], [5, 2**63 - 4])
+    for n in (3, 1000):
+        with pytest.raises(ValueError, match=rf"ids must be < 2\*\*63 - 1, the next {n} would begin at 9223372036854775805"):
+            index.add(X[:n])
+    index.add(X[2:4])
+    with pytest.raises(ValueError, match=r"the next 1 would begin at 9223372036854775807: give ids of your own, or make a new"):
+        index.add(X[:1])
+    index.add(X[4:5], [6])
+    assert index.search(X[:5], 1)[1][:, 0].tolist() == [5, 2**63 - 4, 2**63 - 3, 2**63 - 2, 6]
+    index.save(tmp_path / "index")
+    again = load_index(tmp_path / "index")
+    assert again.remove_ids([2**63 - 2, 2**63 - 1, -(2**63), -1]) == 1 and again.ntotal == 4
+    with pytest.raises(ValueError, match=r"the next 1 would begin at 9223372036854775807"):
+        again.add(X[:1])
 
 
 @pytest.mark.parametrize("make", [lambda: IndexFlat(64), lambda: IndexIVFFlat(64, 5, nprobe=5)])
@@ -148,6 +169,12 @@ def test_range_search(make: Any, metric: str) -> None:
         (lambda i: i.reconstruct_batch([0.5]), TypeError, "ids must be integers, got dtype float64"),
         (lambda i: i.reconstruct_batch([[1]]), ValueError, r"ids must have shape \(N,\), got \(1, 1\)"),
         (lambda i: i.remove_ids([1.5]), TypeError, "ids must be integers, got dtype float64"),
+        (lambda i: i.remove_ids([-1, 2**63]), ValueError, "ids must be >= 0 and < 2.*, got 9223372036854775808"),
+        (lambda i: i.remove_ids([1, -(2**70)]), ValueError, "ids must be >= 0 and < 2.*, got -1180591620717411303424"),
+        (lambda i: i.remove_ids([True]), TypeError, "ids must be integers, got dtype bool"),
+        (lambda i: i.remove_ids(None), TypeError, "ids must be integers, got dtype object"),
+        (lambda i: i.remove_ids(5), ValueError, r"ids must have shape \(N,\), got \(\)"),
+        (lambda i: i.reconstruct(2**70), ValueError, "ids must be >= 0 and < 2.*, got 1180591620717411303424"),
         (lambda i: i.range_search(np.ones((1, 64)), np.inf), ValueError, "radius=inf must be a finite number"),
         (lambda i: i.range_search(np.ones((1, 64)), "1"), ValueError, "radius='1' must be a finite number"),
         (lambda _: IndexFlat(0), ValueError, "d=0 must be >= 1"),
