@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import itertools
 import time
 import warnings
 from collections import defaultdict
@@ -343,6 +344,13 @@ def attack(
     (run if number is None else seed(number)(run))()
 
 
+SELDOM = (  # (B, N, D, K, threads, init) of regimes that random problems may miss
+    (1, 1100, 50, 4, 4, "k-means++"),
+    (1, 2047, 5, 9, 4, "k-means++"),
+    (5, 700, 5, 9, 2, "k-means++"),
+)
+
+
 @pytest.mark.parametrize("metric", FITS)
 def test_every_regime(metric: str, fuzz_case: str) -> None:
     if fuzz_case:
@@ -350,7 +358,10 @@ def test_every_regime(metric: str, fuzz_case: str) -> None:
         return
     assert {field.name for field in dataclasses.fields(Plan)} <= REGIMES.keys(), "a field of the plan that no row is about"
     seen: dict[str, set[Any]] = defaultdict(set)
-    attack(small_cases(metric), 200, seen)
+    for (*sizes, threads, init), way in itertools.product(SELDOM, ("off", "3")):
+        case = Case(metric, *sizes, "blobs", "float32", way, init, "farthest", True, 1, 5, 0.0, threads, 0.0, True, 0)
+        check(case, seen)
+    attack(small_cases(metric), 150, seen)
     missed = {name: wanted - seen[name] for name, wanted in REGIMES.items() if wanted - seen[name]}
     if metric != "euclidean":
         missed.get("frame", set()).discard("shifted")
