@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import backends, validation
-from ..errors import NotFittedError
+from ..errors import BackendUnavailableError, NotFittedError
 from . import io
 from .lock import ReadersWriterLock
 from .training import vectors
@@ -18,6 +18,17 @@ from .training import vectors
 __all__ = ["Index", "load_index"]
 
 MOST_FOUND = 1 << 22  # results of a range search that are ranked at a time
+
+# What `restored` raises where a state is damaged.
+DAMAGE = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    BackendUnavailableError,
+)
 
 Found = tuple[np.ndarray, np.ndarray]
 _KINDS: dict[str, type[Index]] = {}
@@ -203,7 +214,9 @@ class Index(ABC):
 
     def _restore_next_id(self, next_id: Any, ids: np.ndarray) -> None:
         """Go on with own ids where a state did, after the largest of `ids`."""
-        self._next_id = max(validation.check_count("next_id", next_id, 0), int(ids.max(initial=-1)) + 1)
+        most = (1 << 63) - 1
+        last = validation.check_count("the largest id", int(ids.max(initial=-1)), -1, most - 1, "2**63 - 2")
+        self._next_id = max(validation.check_count("next_id", next_id, 0, most, "2**63 - 1"), last + 1)
 
     def _vectors(self, x: Any, name: str) -> tuple[np.ndarray, bool]:
         """((N, D) float32 in C order, whether x is an `mx.array`)."""
@@ -287,7 +300,7 @@ def load_index(path: str | os.PathLike[str]) -> Index:
     name, parameters, arrays = io.read(path)
     try:
         return restored(name, parameters, arrays)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise ValueError(f"cannot load {os.fspath(path)!r}: it is a damaged {name} ({error}); save it again") from error
 
 
