@@ -214,9 +214,7 @@ class Index(ABC):
 
     def _restore_next_id(self, next_id: Any, ids: np.ndarray) -> None:
         """Go on with own ids where a state did, after the largest of `ids`."""
-        most = (1 << 63) - 1
-        last = validation.check_count("the largest id", int(ids.max(initial=-1)), -1, most - 1, "2**63 - 2")
-        self._next_id = max(validation.check_count("next_id", next_id, 0, most, "2**63 - 1"), last + 1)
+        self._next_id = max(validation.check_count("next_id", next_id, 0), int(ids.max(initial=-1)) + 1)
 
     def _vectors(self, x: Any, name: str) -> tuple[np.ndarray, bool]:
         """((N, D) float32 in C order, whether x is an `mx.array`)."""
@@ -308,6 +306,7 @@ def restored(name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray
     """The index of a class by its name and state."""
     if name not in _KINDS:
         raise ValueError(f"no class of indexes is called {name!r}")
+    io.check_sizes(parameters, arrays)
     return _KINDS[name].restore(parameters, arrays)
 
 

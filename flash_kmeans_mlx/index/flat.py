@@ -95,11 +95,8 @@ class IndexFlat(Index):
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> IndexFlat:
-        rows, d = arrays["rows"], parameters["d"]
-        if rows.shape != (len(arrays["ids"]), d):
-            raise ValueError(f"rows of shape {rows.shape} do not fit {arrays['ids'].shape} ids and d={d}")
-        index = cls(d, parameters["metric"])
-        if len(rows):
-            index.add(rows, arrays["ids"])
+        index = cls(parameters["d"], parameters["metric"])
+        if len(arrays["ids"]):
+            index.add(arrays["rows"], arrays["ids"])
         index._restore_next_id(parameters["next_id"], arrays["ids"])
         return index

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _files, _modelfile, validation
 
-__all__ = ["check_untrained", "read", "write"]
+__all__ = ["check_sizes", "read", "write"]
 
 MOST_UNTRAINED = 1 << 22
 
@@ -50,6 +50,25 @@ def _sum(array: np.ndarray) -> int:
     return zlib.crc32(plain.reshape(-1).view(np.uint8).data)
 
 
-def check_untrained(name: str, size: Any) -> None:
-    """Refuse a size in a file without arrays that confirm it, by which memory would be taken."""
-    validation.check_count(name, size, 1, MOST_UNTRAINED, "2**22")
+def check_sizes(parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Refuse sizes that the arrays do not confirm, before memory is taken by them.
+
+    Raises:
+        ValueError, TypeError, KeyError: naming the size; that of an index without arrays is at most 2**22.
+    """
+    sizes = {name: parameters[name] for name in ("nlist", "d") if name in parameters}
+    for name, size in sizes.items():
+        validation.check_count(name, size, 1, None if arrays else MOST_UNTRAINED, "2**22")
+    if sizes and arrays:
+        key = next((key for key in ("centroids", "codebooks") if key in arrays), "rows")
+        shape = arrays[key].shape
+        held = {"centroids": shape, "codebooks": (shape[0] * shape[-1],)}.get(key, shape[1:])
+        if held != tuple(sizes.values()):
+            given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+            raise ValueError(f"{key} of shape {shape} do not fit {given}")
+    if "next_id" in parameters:
+        validation.check_count("next_id", parameters["next_id"], 0, (1 << 63) - 1, "2**63 - 1")
+    if "ids" in arrays and (arrays["ids"] == (1 << 63) - 1).any():
+        raise ValueError(f"ids must be < 2**63 - 1, got {(1 << 63) - 1}")
+    if "counts" in arrays and arrays["counts"].max() > len(arrays["ids"]):
+        raise ValueError(f"a list of {arrays['counts'].max()} vectors must have <= {len(arrays['ids'])}, one for each id")

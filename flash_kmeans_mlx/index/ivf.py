@@ -11,7 +11,6 @@ from .. import backends, validation
 from ..api import assign, batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
 from ..nearest import knn
 from ..proximity import PROXIMITIES
-from . import io
 from .base import Found, Index
 from .lists import BLOCK, InvertedLists
 from .training import sample
@@ -172,15 +171,11 @@ class IVF(Index):
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
         own = dict(parameters)
         next_id = own.pop("next_id")
-        c = arrays["centroids"] if arrays else None
-        # Sizes are checked before the index is made, which takes memory by them.
-        if c is None:
-            for name in ("nlist", "d"):
-                io.check_untrained(name, own[name])
-        elif c.shape != (own["nlist"], own["d"]) or c.dtype != np.float32 or not np.isfinite(c).all():
-            raise ValueError(f"centroids of shape {c.shape} do not fit nlist={own['nlist']}, d={own['d']}")
         index = cls(**own)
-        if c is not None:
+        if arrays:
+            c = arrays["centroids"]
+            if c.shape != (index.nlist, index.d) or c.dtype != np.float32 or not np.isfinite(c).all():
+                raise ValueError(f"centroids of shape {c.shape} do not fit nlist={index.nlist}, d={index.d}")
             index._restore_codes(arrays)
             index.lists.restore(arrays)
             index.centroids = c

@@ -173,13 +173,7 @@ class InvertedLists:
         """Fill empty lists from a state, which may be damaged: KeyError or ValueError then."""
         counts, rows, ids = arrays["counts"], arrays["rows"], arrays["ids"]
         width, dtype = self.payload.shape[1], self.payload.dtype
-        if (
-            counts.shape != self.counts.shape
-            or counts.dtype != np.int64
-            or not (
-                0 <= counts.min() <= counts.max() <= len(ids) == counts.sum()  # a sum can overflow
-            )
-        ):
+        if counts.shape != self.counts.shape or counts.dtype != np.int64 or counts.min() < 0 or counts.sum() != len(ids):
             raise ValueError(f"counts of shape {counts.shape} do not fit {len(self.counts)} lists of {ids.shape} ids")
         if rows.shape != (len(ids), width) or rows.dtype != dtype:
             raise ValueError(f"rows of shape {rows.shape} and dtype {rows.dtype} must be {(len(ids), width)} of {dtype}")

@@ -10,7 +10,6 @@ from .. import backends
 from ..backends.codes import Coding, pack
 from ..metrics import unit_rows
 from ..proximity import PROXIMITIES
-from . import io
 from .base import Found, Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
@@ -120,11 +119,6 @@ class IndexPQ(Index):
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> IndexPQ:
         own = dict(parameters)
         next_id = own.pop("next_id")
-        # Sizes are checked before the index is made, which takes memory by them.
-        if not arrays:
-            io.check_untrained("d", own["d"])
-        elif (c := arrays["codebooks"]).ndim != 3 or c.shape[0] * c.shape[2] != own["d"]:
-            raise ValueError(f"codebooks of shape {c.shape} do not fit d={own['d']}")
         index = cls(**own)
         if arrays:
             restore_codebooks(index.quantizer, arrays)

@@ -27,6 +27,7 @@ FILE, LOCK = "store.safetensors", "store.lock"
 OLD_HEAD, OLD_FORMAT = "store.json", "flash-kmeans-mlx store"  # of version 1
 # What every Python reads back: deeper JSON and longer integers are refused by some.
 MOST_LEVELS, MOST_DIGITS = 100, 640
+TOO_DEEP = f"lists and dicts must be nested at most {MOST_LEVELS} deep"
 # Lists pay from here on. Measured on two cores with 100,000 vectors, 2 sqrt(N) lists and a 16th of them looked at: a query
 # takes 0.5 to 0.8 ms instead of 10 to 12, 1,000 of them a quarter of the time, and 97 to 99% of the 10 nearest are found.
 GROWS_AT, GROWS_BY, SHARE = 50_000, 8, 16
@@ -201,14 +202,13 @@ class EmbeddingStore:
             index, orphans = self.index, set(self._orphans().tolist())
             kept = {key: note for key, note in self._metadata.items() if key not in orphans}
             notes = json.dumps(kept).encode()
-            with index._lock.reading():
-                parameters, arrays = index.state()
-                own = {
-                    "grows": self._grows, "max_memory_gb": self.max_memory_gb, "seed": self.seed,
-                    "class": type(index).__name__, "index": parameters,
-                }  # fmt: skip
-                held = {f"index.{name}": array for name, array in arrays.items()}
-                io.write(folder / FILE, type(self).__name__, own, held | {"metadata": np.frombuffer(notes, np.uint8)})
+            parameters, arrays = index.state()
+            head = {
+                "grows": self._grows, "max_memory_gb": self.max_memory_gb, "seed": self.seed,
+                "class": type(index).__name__, "index": parameters,
+            }  # fmt: skip
+            held = {f"index.{name}": array for name, array in arrays.items()}
+            io.write(folder / FILE, type(self).__name__, head, held | {"metadata": np.frombuffer(notes, np.uint8)})
             _remove_old(folder)
 
     @classmethod
@@ -250,7 +250,9 @@ def _checked(metadata: list[Any]) -> list[Any]:
     try:
         notes = json.loads(json.dumps(metadata, allow_nan=False), parse_int=_short_integer)
         _check_nesting(metadata)
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ValueError(f"metadata must be values that JSON can hold: {TOO_DEEP}") from None
+    except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"metadata must be values that JSON can hold: {error}") from None
     return notes
@@ -267,7 +269,7 @@ def _check_nesting(metadata: list[Any]) -> None:
         values = (value.values() if isinstance(value, dict) else value for value in level)
         level = [v for v in chain.from_iterable(values) if isinstance(v, (dict, list, tuple))]
     if level:
-        raise ValueError(f"lists and dicts must be nested at most {MOST_LEVELS} deep")
+        raise ValueError(TOO_DEEP)
 
 
 def _short_integer(digits: str) -> int:
