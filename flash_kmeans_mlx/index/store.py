@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,8 @@ __all__ = ["EmbeddingStore", "Hits"]
 FILE, LOCK = "store.safetensors", "store.lock"
 OLD_HEAD, OLD_FORMAT = "store.json", "flash-kmeans-mlx store"  # of version 1
 # What every Python reads back: deeper JSON and longer integers are refused by some.
-MOST_LEVELS, MOST_DIGITS = 100, 640
+MOST_LEVELS, MOST_DIGITS = 100, 4300
+_ENCODER = json.JSONEncoder(allow_nan=False)
 TOO_DEEP = f"lists and dicts must be nested at most {MOST_LEVELS} deep"
 # Lists pay from here on. Measured on two cores with 100,000 vectors, 2 sqrt(N) lists and a 16th of them looked at: a query
 # takes 0.5 to 0.8 ms instead of 10 to 12, 1,000 of them a quarter of the time, and 97 to 99% of the 10 nearest are found.
@@ -102,7 +103,7 @@ class EmbeddingStore:
             embeddings: as many dimensions as those before.
             ids: (N,) distinct integers >= 0 that the store does not hold; None for the next ones.
             metadata: N values that JSON can hold, None for none: dicts have strings as keys, numbers are finite, integers
-                have at most 640 digits, and lists and dicts are nested at most 100 deep.
+                have at most 4300 digits, and lists and dicts are nested at most 100 deep.
 
         Raises:
             ValueError, TypeError: naming the argument, its value and its bound.
@@ -123,8 +124,13 @@ class EmbeddingStore:
                     f"max_memory_gb={self.max_memory_gb:g} must be >= {need / 1e9:.3g} for {len(self) + n} embeddings"
                     f" (embeddings.shape={data.given_shape}); raise it, delete some, or give an index that compresses them"
                 )
+            nlist = _lists_due(index, n) if self._grows else 0
+            if not notes and not nlist:
+                given = index._insert(data, ids)
+                self.index = index
+                return given
             given = index._new_ids(ids, n)
-            grown = _grown(index, data, given, self.seed) if self._grows else None
+            grown = _grown(index, data, given, nlist, self.seed) if nlist else None
             # Metadata go first: they count only once the index has their ids.
             self._changing = given
             try:
@@ -248,8 +254,12 @@ class EmbeddingStore:
 def _checked(metadata: list[Any]) -> list[Any]:
     """Return what JSON makes of metadata, where any Python can read it again."""
     try:
-        notes = json.loads(json.dumps(metadata, allow_nan=False), parse_int=_short_integer)
-        _check_nesting(metadata)
+        limit = getattr(sys, "get_int_max_str_digits", lambda: 0)()  # Python's own; 0 for none
+        parse = None if 0 < limit <= MOST_DIGITS else _short_integer
+        notes = json.loads(_ENCODER.encode(metadata), parse_int=parse)
+        if notes != metadata:  # a key that was no string, or only a tuple that is a list now
+            _check_keys(metadata)
+        _check_depth(notes)
     except RecursionError:
         raise ValueError(f"metadata must be values that JSON can hold: {TOO_DEEP}") from None
     except (TypeError, ValueError) as error:
@@ -258,22 +268,32 @@ def _checked(metadata: list[Any]) -> list[Any]:
     return notes
 
 
-def _check_nesting(metadata: list[Any]) -> None:
-    """Check how deep lists and dicts are nested, and the keys of dicts; there are no circles."""
-    level: list[Any] = [metadata]
-    for _ in range(MOST_LEVELS + 1):
-        dicts = [value for value in level if isinstance(value, dict)]
-        for key in chain.from_iterable(dicts):
-            if not isinstance(key, str):
-                raise TypeError(f"the key {key!r} of a dict must be a string")
-        values = (value.values() if isinstance(value, dict) else value for value in level)
-        level = [v for v in chain.from_iterable(values) if isinstance(v, (dict, list, tuple))]
-    if level:
-        raise ValueError(TOO_DEEP)
+def _check_keys(metadata: list[Any]) -> None:
+    """Check that the keys of dicts are strings; there are no circles."""
+    left: list[Any] = [metadata]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            if wrong := [key for key in value if not isinstance(key, str)]:
+                raise TypeError(f"the key {wrong[0]!r} of a dict must be a string")
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
+
+
+def _check_depth(notes: list[Any]) -> None:
+    """Check how deep the lists and dicts that JSON made are nested."""
+    level, depth, kinds = [notes], 0, {dict, list}
+    while level:
+        depth += 1
+        if depth > MOST_LEVELS + 1:
+            raise ValueError(TOO_DEEP)
+        values = (value.values() if type(value) is dict else value for value in level)
+        level = [v for inner in values for v in inner if type(v) in kinds]
 
 
 def _short_integer(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
+    if len(digits.lstrip("-")) > MOST_DIGITS:
         raise ValueError(f"an integer has more than {MOST_DIGITS} digits")
     return int(digits)
 
@@ -326,19 +346,22 @@ def _row_bytes(index: Index) -> int:
     return 8 + (4 * index.d if lists is None else lists.payload.dtype.itemsize * lists.payload.shape[1])
 
 
-def _grown(index: Index, data: Any, ids: np.ndarray, seed: int) -> IndexIVFFlat | None:
-    """Return an index of lists that suits what `index` holds and data to add; None if `index` does."""
-    n = index.ntotal + len(ids)
-    if n < (GROWS_BY * (index.nlist // 2) ** 2 if isinstance(index, IndexIVFFlat) else GROWS_AT):
-        return None
+def _lists_due(index: Index, n: int) -> int:
+    """Return how many lists suit the vectors in `index` and n more; 0 if `index` suits them."""
+    n += index.ntotal
+    enough = GROWS_BY * (index.nlist // 2) ** 2 if isinstance(index, IndexIVFFlat) else GROWS_AT
+    return 0 if n < enough else int(2 * np.sqrt(n))
+
+
+def _grown(index: Index, data: Any, ids: np.ndarray, nlist: int, seed: int) -> IndexIVFFlat | None:
+    """Return an index of lists with what `index` holds and data to add; None where lists don't take it."""
     new = index._vectors(data, "embeddings")[0]
     parameters, arrays = index.state()
     old = arrays["rows"][:, : index.d]
-    if any(np.abs(rows).max(initial=0) > LARGEST for rows in (old, new)):  # which lists don't take
+    if any(np.abs(rows).max(initial=0) > LARGEST for rows in (old, new)):
         return None
     rows, ids = np.concatenate([old, new]), np.concatenate([arrays["ids"], ids])
     del arrays, old
-    nlist = int(2 * np.sqrt(n))
     grown = IndexIVFFlat(index.d, nlist, index.metric, nlist // SHARE, seed=seed, backend=index.backend)
     grown.train(rows)
     grown.add(rows, ids)
