@@ -19,7 +19,7 @@ from . import io
 from .base import DAMAGE, Index, _integers, restored
 from .flat import IndexFlat
 from .ivf import LARGEST, IndexIVFFlat
-from .lock import ReadersWriterLock
+from .lock import Lock
 
 __all__ = ["EmbeddingStore", "Hits"]
 
@@ -89,7 +89,7 @@ class EmbeddingStore:
         self._grows = index is None
         self._metadata: dict[int, Any] = {}
         self._changing = np.zeros(0, np.int64)
-        self._lock = ReadersWriterLock()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return 0 if self.index is None else self.index.ntotal
@@ -113,36 +113,39 @@ class EmbeddingStore:
         notes = [] if metadata is None else _checked(list(metadata))
         if metadata is not None and len(notes) != n:
             raise ValueError(f"metadata must have N={n} values, got {len(notes)} (embeddings.shape={data.given_shape})")
-        with self._lock.writing():
-            self._drop_orphans()
-            index = self.index if self.index is not None else IndexFlat(data.shape[2], self.metric, backend=self.backend)
-            if data.batched or data.shape[2] != index.d:
-                raise ValueError(f"embeddings must have shape (N, D)=(N, {index.d}), got {data.given_shape}")
-            need = (len(self) + n) * _row_bytes(index)
-            if self.max_memory_gb and need > self.max_memory_gb * 1e9:
-                raise ValueError(
-                    f"max_memory_gb={self.max_memory_gb:g} must be >= {need / 1e9:.3g} for {len(self) + n} embeddings"
-                    f" (embeddings.shape={data.given_shape}); raise it, delete some, or give an index that compresses them"
-                )
-            nlist = _lists_due(index, n) if self._grows else 0
-            if not notes and not nlist:
-                given = index._insert(data, ids)
-                self.index = index
-                return given
-            given = index._new_ids(ids, n)
-            grown = _grown(index, data, given, nlist, self.seed) if nlist else None
-            # Metadata go first: they count only once the index has their ids.
-            self._changing = given
-            try:
-                self._metadata.update(zip(given.tolist(), notes, strict=bool(notes)))
-                if grown is None:
-                    index._insert(data, given)
-                self.index = index if grown is None else grown
-            except BaseException:
-                self._drop_orphans()
-                raise
-            self._changing = given[:0]
+        return self._lock.run(lambda: self._added(data, ids, notes))
+
+    def _added(self, data: validation.Data, ids: Any, notes: list[Any]) -> np.ndarray:
+        n = data.shape[1]
+        self._drop_orphans()
+        index = self.index if self.index is not None else IndexFlat(data.shape[2], self.metric, backend=self.backend)
+        if data.batched or data.shape[2] != index.d:
+            raise ValueError(f"embeddings must have shape (N, D)=(N, {index.d}), got {data.given_shape}")
+        need = (len(self) + n) * _row_bytes(index)
+        if self.max_memory_gb and need > self.max_memory_gb * 1e9:
+            raise ValueError(
+                f"max_memory_gb={self.max_memory_gb:g} must be >= {need / 1e9:.3g} for {len(self) + n} embeddings"
+                f" (embeddings.shape={data.given_shape}); raise it, delete some, or give an index that compresses them"
+            )
+        nlist = _lists_due(index, n) if self._grows else 0
+        if not notes and not nlist:
+            given = index._insert(data, ids)
+            self.index = index
             return given
+        given = index._new_ids(ids, n)
+        grown = _grown(index, data, given, nlist, self.seed) if nlist else None
+        # Metadata go first: they count only once the index has their ids.
+        self._changing = given
+        try:
+            self._metadata.update(zip(given.tolist(), notes, strict=bool(notes)))
+            if grown is None:
+                index._insert(data, given)
+            self.index = index if grown is None else grown
+        except BaseException:
+            self._drop_orphans()
+            raise
+        self._changing = given[:0]
+        return given
 
     def search(self, query: Any, k: int) -> Hits:
         """The k nearest embeddings for each query (Q, D), `mx.array` or NumPy; results as `Index.search` has them.
@@ -150,27 +153,37 @@ class EmbeddingStore:
         Raises:
             ValueError, TypeError: naming the argument, its value and its bound; the store has never held an embedding.
         """
-        with self._lock.reading():
-            if self.index is None:
-                raise ValueError("search needs a store that holds embeddings: call add first")
-            distances, ids = self.index.search(query, k)
-            return Hits(distances, ids, [[self._metadata.get(key) for key in row] for row in np.asarray(ids).tolist()])
+        for _ in range(3):
+            metadata = self._metadata
+            hits = self._hits(query, k)
+            if self._metadata is metadata:  # else some were deleted meanwhile
+                return hits
+        return self._lock.run(lambda: self._hits(query, k))
+
+    def _hits(self, query: Any, k: int) -> Hits:
+        metadata, index = self._metadata, self.index
+        if index is None:
+            raise ValueError("search needs a store that holds embeddings: call add first")
+        distances, ids = index.search(query, k)
+        return Hits(distances, ids, [[metadata.get(key) for key in row] for row in np.asarray(ids).tolist()])
 
     def delete(self, ids: Any) -> int:
         """Delete embeddings and their metadata by ids (M,); returns how many there were."""
         wanted = _integers(ids)
-        with self._lock.writing():
+        return self._lock.run(lambda: self._deleted(wanted))
+
+    def _deleted(self, ids: np.ndarray) -> int:
+        self._drop_orphans()
+        if self.index is None:
+            return 0
+        self._changing = ids
+        try:
+            removed = self.index.remove_ids(ids)
+            self._forget(ids)
+        except BaseException:
             self._drop_orphans()
-            if self.index is None:
-                return 0
-            self._changing = wanted
-            try:
-                removed = self.index.remove_ids(wanted)
-                self._forget(wanted)
-            except BaseException:
-                self._drop_orphans()
-                raise
-            return removed
+            raise
+        return removed
 
     def _orphans(self) -> np.ndarray:
         """Return the ids (M,) of a change that was interrupted which the index does not hold."""
@@ -185,9 +198,11 @@ class EmbeddingStore:
             self._forget(self._orphans())
 
     def _forget(self, ids: np.ndarray) -> None:
-        """Drop the metadata of ids (M,); no change is under way then."""
+        """Drop the metadata of ids (M,), at the end of a change."""
+        left = self._metadata.copy()  # searches that have begun read on in the present one
         for key in ids.tolist():
-            self._metadata.pop(key, None)
+            left.pop(key, None)
+        self._metadata = left
         self._changing = ids[:0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -204,18 +219,22 @@ class EmbeddingStore:
             raise ValueError("save needs a store that holds embeddings: call add first")
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        with _files.locked(folder / LOCK), self._lock.reading():
-            index, orphans = self.index, set(self._orphans().tolist())
-            kept = {key: note for key, note in self._metadata.items() if key not in orphans}
-            notes = json.dumps(kept).encode()
-            parameters, arrays = index.state()
-            head = {
-                "grows": self._grows, "max_memory_gb": self.max_memory_gb, "seed": self.seed,
-                "class": type(index).__name__, "index": parameters,
-            }  # fmt: skip
-            held = {f"index.{name}": array for name, array in arrays.items()}
-            io.write(folder / FILE, type(self).__name__, head, held | {"metadata": np.frombuffer(notes, np.uint8)})
+        with _files.locked(folder / LOCK):
+            self._lock.run(lambda: self._write(folder / FILE))
             _remove_old(folder)
+
+    def _write(self, file: Path) -> None:
+        assert self.index is not None
+        orphans = set(self._orphans().tolist())
+        kept = {key: note for key, note in self._metadata.items() if key not in orphans}
+        parameters, arrays = self.index.state()
+        head = {
+            "grows": self._grows, "max_memory_gb": self.max_memory_gb, "seed": self.seed,
+            "class": type(self.index).__name__, "index": parameters,
+        }  # fmt: skip
+        held = {f"index.{name}": array for name, array in arrays.items()}
+        held["metadata"] = np.frombuffer(json.dumps(kept).encode(), np.uint8)
+        io.write(file, type(self).__name__, head, held)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, backend: str | None = None) -> EmbeddingStore:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,28 @@ def test_an_index_of_ones_own() -> None:
     one.add(X)
     assert one.metric == "euclidean" and one.index is index
     np.testing.assert_array_equal(one.search(X[:9], 1).ids[:, 0], np.arange(9))
+
+
+def test_searches_see_embeddings_with_their_metadata() -> None:
+    one, end, wrong = EmbeddingStore("euclidean"), time.monotonic() + 1, []
+    one.add(X[:100], metadata=[0] * 100)
+
+    def search() -> None:
+        while time.monotonic() < end:
+            hits = one.search(X[:100], 2)
+            wrong.extend(note for row in hits.metadata for note in row if note is None)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    rounds = 0
+    while time.monotonic() < end:
+        rounds += 1
+        one.add(X[:50], ids=np.arange(200, 250), metadata=[rounds] * 50)
+        one.delete(np.arange(200, 250))
+    for thread in threads:
+        thread.join()
+    assert not wrong and rounds > 10
 
 
 def test_a_cap_of_memory() -> None:
