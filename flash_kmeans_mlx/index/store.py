@@ -266,7 +266,7 @@ class EmbeddingStore:
             if min(store._metadata, default=0) < 0:
                 raise ValueError("ids of metadata must be >= 0")
         except DAMAGE as error:
-            raise ValueError(f"cannot load {os.fspath(path)!r}: {error!s}; save it again") from error
+            raise ValueError(f"cannot load {os.fspath(path)!r}: {error}; save it again") from error
         return store
 
 
