@@ -269,12 +269,13 @@ def test_processes(what: str, much: int, expected: str, tmp_path: Path) -> None:
 
 def test_a_saver_waits_for_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small().save(tmp_path)
+    new = lists()
     held, free = threading.Event(), threading.Event()
 
     def hold() -> None:
         with _files.locked(tmp_path / "store.lock"):
             held.set()
-            free.wait(30)
+            free.wait(60)
 
     other = threading.Thread(target=hold)
     other.start()
@@ -284,9 +285,9 @@ def test_a_saver_waits_for_another_one(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(
             TimeoutError, match=r"another process has been writing for more than 0\.1 s; try again.*store\.lock"
         ):
-            lists().save(tmp_path)
+            new.save(tmp_path)
     assert contents(EmbeddingStore.load(tmp_path)) == contents(small()), "readers need no lock"
-    saver = threading.Thread(target=lists().save, args=(tmp_path,))
+    saver = threading.Thread(target=new.save, args=(tmp_path,))
     saver.start()
     free.set()
     saver.join(30)
