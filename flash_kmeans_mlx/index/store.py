@@ -132,7 +132,7 @@ class EmbeddingStore:
             given = index._insert(data, ids)
             self.index = index
             return given
-        given = index._new_ids(ids, n)
+        given = index._new_ids(index._content, ids, n)
         grown = _grown(index, data, given, nlist, self.seed) if nlist else None
         # Metadata go first: they count only once the index has their ids.
         self._changing = given
@@ -190,7 +190,7 @@ class EmbeddingStore:
         ids = self._changing
         if not len(ids) or self.index is None or not self.index.ntotal:
             return ids
-        return ids[self.index._places(ids) < 0]
+        return ids[self.index._places(self.index._content, ids) < 0]
 
     def _drop_orphans(self) -> None:
         """Finish a change that was interrupted: what the index holds counts."""
