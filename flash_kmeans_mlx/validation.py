@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ._fork import check_mlx
 from .metrics import METRICS, Metric
 
 __all__ = ["Data", "centroids", "check_choice", "check_count", "data", "metric", "weights"]
@@ -64,6 +65,7 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
     if 0 in x.shape:
         raise ValueError(f"{name} must have no empty dimension ({name}.shape={_s(x)})")
     if is_mlx:
+        check_mlx()
         if x.dtype not in _MLX_FLOATS:
             if x.dtype == mx.complex64:
                 raise TypeError(f"{name} must be real, got {x.dtype}")
@@ -123,6 +125,7 @@ def _cast(x: Any, dtype: Any, name: str) -> Any:
         return x if x.dtype == DTYPES[key] else _cast_mlx(x, key, name)
     if key != "bfloat16":
         return _converted(x, np.dtype(key), name)
+    check_mlx()
     bits = np.empty(x.shape, np.uint16)  # which NumPy has no floats for
     for index, rows in _pieces(x):
         bits[index] = mx.array(np.ascontiguousarray(_converted(rows, np.float32, name))).astype(mx.bfloat16).view(mx.uint16)
@@ -217,6 +220,7 @@ def shape_of(x: Any, name: str) -> tuple[int, ...]:
 def to_numpy(x: Any) -> np.ndarray:
     """A float array from MLX, or what NumPy makes of x."""
     if isinstance(x, mx.array):
+        check_mlx()
         return np.array(x.astype(mx.float32))
     return np.asarray(x)
 

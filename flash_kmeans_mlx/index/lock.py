@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakSet
 
 __all__ = ["ReadersWriterLock"]
+
+_locks: WeakSet[ReadersWriterLock] = WeakSet()
+
+
+def _free_locks() -> None:
+    """Free all locks: the threads that held them don't exist in a forked process."""
+    for lock in list(_locks):
+        lock.__init__()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_locks)
 
 
 class ReadersWriterLock:
@@ -17,6 +31,7 @@ class ReadersWriterLock:
         self._readers = 0
         self._writing = False
         self._waiting = 0  # writers
+        _locks.add(self)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
