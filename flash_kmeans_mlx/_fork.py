@@ -4,51 +4,51 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 
 import mlx.core as mx
 
 __all__ = ["check_mlx"]
 
 PATIENCE = 5.0  # seconds that one addition may take
-_child = False  # forked, and not known yet to be able to compute
-_stuck = False
+_child = False  # whether this process was forked
+_here = threading.local()  # computes: whether MLX does in this thread of it
 
 
 def check_mlx() -> None:
     """Refuse to compute with MLX where that would never end.
 
     Raises:
-        RuntimeError: this process was forked from one that had computed with MLX.
+        RuntimeError: This process was forked from one that had computed with MLX.
     """
-    global _child, _stuck  # noqa: PLW0603  # facts about the process
-    if _child:
-        _stuck = _stuck or not _computes()
-        if _stuck:
-            raise RuntimeError(
-                "MLX was in use before this process was forked, and can't compute in it: start processes with"
-                ' multiprocessing.get_context("spawn"), or pass NumPy arrays and backend="cpu"'
-            )
-        _child = False
+    if not _child:
+        return
+    if not hasattr(_here, "computes"):
+        _here.computes = _computes()
+    if not _here.computes:
+        raise RuntimeError(
+            "MLX was in use before this process was forked, and can't compute in it: start processes"
+            ' with multiprocessing.get_context("spawn"), or pass NumPy arrays and backend="cpu"'
+        )
 
 
 def _computes() -> bool:
     if mx.default_device().type != mx.DeviceType.cpu or mx.metal.is_available():
-        return not (mx.get_peak_memory() or mx.get_active_memory())  # GPUs don't take a fork once in use
+        return not (mx.get_peak_memory() or mx.get_active_memory())  # a GPU in use bears no fork
     stream, done = mx.default_stream(mx.default_device()), threading.Event()
 
     def add() -> None:
-        try:
+        with suppress(RuntimeError):  # the stream isn't in use yet, and belongs to the caller
             mx.eval(mx.add(mx.array(1.0), mx.array(1.0), stream=stream))
-        finally:
-            done.set()
+        done.set()
 
     threading.Thread(target=add, name="flash-kmeans-mlx-probe", daemon=True).start()
     return done.wait(PATIENCE)
 
 
 def _forked() -> None:
-    global _child  # noqa: PLW0603
-    _child = True
+    global _child, _here  # facts about the process
+    _child, _here = True, threading.local()
 
 
 if hasattr(os, "register_at_fork"):
