@@ -101,6 +101,7 @@ def fit(
         means = terms and terms.means
 
         def start(run: int) -> np.ndarray:
+            validation.check_mapped(data.x)
             with points.timed("seeding"):
                 return initial_centroids(points, init, data, n_clusters, np.random.default_rng([seed, run]), check_finite)
 

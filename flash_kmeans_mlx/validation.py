@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ import mlx.core as mx
 import numpy as np
 
 from ._fork import check_mlx
+from .errors import VectorFileError
 from .metrics import METRICS, Metric
 
-__all__ = ["Data", "centroids", "check_choice", "check_count", "data", "metric", "weights"]
+__all__ = ["Data", "centroids", "check_choice", "check_count", "check_mapped", "data", "metric", "weights"]
 
 _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
 DTYPES = {name: dtype for dtype, name in _MLX_FLOATS.items()}
@@ -64,6 +66,7 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
         raise ValueError(f"{name} must have shape (N, D) or (B, N, D), got {x.ndim} dimensions ({name}.shape={_s(x)})")
     if 0 in x.shape:
         raise ValueError(f"{name} must have no empty dimension ({name}.shape={_s(x)})")
+    check_mapped(x)
     if is_mlx:
         check_mlx()
         if x.dtype not in _MLX_FLOATS:
@@ -269,3 +272,21 @@ def check_magnitude(magnitude: np.ndarray, shape: tuple[int, ...], name: str = "
 
 def _s(x: Any) -> tuple[int, ...]:
     return tuple(x.shape)
+
+
+def check_mapped(x: Any) -> None:
+    """Refuse an array that is mapped from a file which has become smaller: who reads past the end is killed (SIGBUS).
+
+    Raises:
+        VectorFileError: The file ends before the array does.
+    """
+    while isinstance(x, np.ndarray) and isinstance(x.base, np.ndarray):
+        x = x.base
+    owner = getattr(x, "_mmap", None)
+    if isinstance(x, np.memmap) and isinstance(owner, mmap.mmap):
+        size, end = owner.size(), x.offset + x.nbytes
+        if size < end:
+            raise VectorFileError(
+                f"cannot read {str(x.filename)!r}: it has become smaller while it was mapped, {size} bytes of {end};"
+                " leave files alone while they are read"
+            )

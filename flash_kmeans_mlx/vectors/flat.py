@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from .._files import METADATA, json_object
+from ..validation import check_mapped
 from .base import KEPT, STORED, Vectors, check_shape, decoded, file_error
 
 __all__ = ["FlatVectors", "MappedVectors", "npy", "safetensors", "vecs"]
@@ -138,6 +139,7 @@ class MappedVectors(Vectors):
         for lo in range(0, n, rows):
             raw = raws[lo // rows % 2][: n - lo] if raws else self._empty(min(rows, n - lo))
             for at in range(0, len(raw), step):
+                check_mapped(self.x)
                 part = self.x[lo + at : lo + at + min(step, len(raw) - at)]
                 raw[at : at + step] = part
                 if isinstance(owner, mmap.mmap) and self.x.mode != "c":  # private changes would be lost
