@@ -166,6 +166,11 @@ def check_count(name: str, value: Any, low: int, high: int | None = None, bound:
     return int(value)
 
 
+def check_iterations(name: str, value: Any) -> int:
+    """Return a number of iterations, which kernels count in 64 bits."""
+    return check_count(name, value, 0, (1 << 63) - 1, "2**63 - 1")
+
+
 def check_real(name: str, value: Any) -> float:
     """A finite number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
@@ -193,7 +198,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str], other: str = "")
 def cap(max_mem_gb: Any) -> int:
     """`max_mem_gb` in bytes."""
     value = check_real("max_mem_gb", max_mem_gb)
-    return max(1, int(value * 1e9)) if value else 0
+    return max(1, int(min(value * 1e9, 1e18))) if value else 0
 
 
 def check_cap(max_bytes: int, need: float, shape: tuple[int, ...], n_clusters: int, where: str, cure: str) -> None:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
+import stat
+import struct
 import zipfile
 import zlib
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from .._files import replacing, safetensors_parts
-from .base import file_error
+from .base import check_regular, file_error
 from .pt import torch_module
+
+_NPY_START = 1 << 16  # bytes that the header of a .npy file may take
+_MOST_DEFLATED = 1032  # bytes that deflate makes of one at most
+_PIECE = 1 << 24
+# What reading raises on files that are damaged.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, TypeError, KeyError),
+    *(SyntaxError, NotImplementedError, RuntimeError, OverflowError),
+)
 
 __all__ = ["RESULT_FORMATS", "check_output", "read_npz", "write"]
 
@@ -52,8 +66,12 @@ def check_output(path: str | os.PathLike[str], size: int = 0) -> None:
         raise file_error(path, f"results are written to {', '.join(_WRITERS)}, not to {suffix!r}", "write")
     if suffix == ".pt":
         torch_module(path, "write")
-    if Path(path).is_dir():
-        raise _os_error(errno.EISDIR, path)
+    with suppress(FileNotFoundError):
+        mode = Path(path).stat().st_mode  # fails for a loop of links
+        if stat.S_ISDIR(mode):
+            raise _os_error(errno.EISDIR, path)
+        if not stat.S_ISREG(mode):
+            raise file_error(path, "it is no regular file", "write")
     folder = Path(path).resolve().parent
     if not folder.is_dir():
         raise _os_error(errno.ENOENT, folder)
@@ -63,25 +81,68 @@ def check_output(path: str | os.PathLike[str], size: int = 0) -> None:
         raise _os_error(errno.ENOSPC, path)
 
 
-def read_npz(path: str) -> dict[str, np.ndarray]:
+def read_npz(path: str, most_bytes: int | None = None) -> dict[str, np.ndarray]:
     """The arrays of a .npz file; pickles in it are refused.
+
+    Args:
+        path: The file.
+        most_bytes: Arrays that take more are not read: zeros of the same shape and dtype that take no
+            memory stand for them. None reads all.
 
     Raises:
         OSError: The file can't be opened.
         VectorFileError: It is damaged.
     """
+    check_regular(path)
     with Path(path).open("rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                names = [name for name in archive.namelist() if name.endswith(".npy")]
-                return {name.removesuffix(".npy"): _member(archive, name) for name in names}
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError) as error:
+                members = [i for i in archive.infolist() if i.filename.endswith(".npy")]
+                return {i.filename[:-4]: _member(archive, i, most_bytes) for i in members}
+        except _DAMAGED as error:
             raise file_error(path, f"it is no .npz file, or damaged ({error})") from None
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(name) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most_bytes: int | None) -> np.ndarray:
+    """One array. What its header says is believed once the sizes in the archive agree with it."""
+    member: Any
+    with archive.open(info) as member:
+        start = member.read(_NPY_START)
+        shape, by_columns, dtype, begin = _npy_header(start)
+        size = begin + math.prod(shape) * dtype.itemsize
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{info.filename} is compressed in a way that NumPy does not use")
+        if size != info.file_size or size > _MOST_DEFLATED * info.compress_size + _NPY_START:
+            raise ValueError(
+                f"the header of {info.filename} asks for {size} bytes; it has {info.file_size}, packed in {info.compress_size}"
+            )
+        if most_bytes is not None and size - begin > most_bytes:
+            return np.broadcast_to(np.zeros((), dtype), shape)
+        data = np.empty(size - begin, np.uint8)
+        done = min(len(data), len(start) - begin)
+        data[:done] = np.frombuffer(start, np.uint8, done, begin)
+        while done < len(data):
+            got = member.readinto(data[done : done + _PIECE].data)
+            if not got:
+                raise EOFError(f"{info.filename} ends early")
+            done += got
+        member.read(1)  # at its end the sum is checked
+    return np.ndarray(shape, dtype, data.data, order="F" if by_columns else "C")
+
+
+def _npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """(shape, whether by columns, dtype, where the data begin), of the first bytes of a .npy file."""
+    file = BytesIO(start)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of .npy is not read")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, and pickles are never loaded: allow_pickle=False")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
+    return shape, by_columns, dtype, file.tell()
 
 
 def _os_error(code: int, path: str | os.PathLike[str]) -> OSError:
