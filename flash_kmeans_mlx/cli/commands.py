@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
@@ -244,7 +245,7 @@ def _check_apart(outputs: dict[str, Path], inputs: list[str]) -> None:
         for given in inputs:
             if path.exists() and path.samefile(given):
                 raise ValueError(f"{option} {str(path)!r} is the input {given!r}: write to another file")
-    places = [normalize("NFC", str(path.resolve())).casefold() for path in outputs.values()]
+    places = [normalize("NFC", os.path.realpath(path)).casefold() for path in outputs.values()]
     if len(set(places)) < len(places):  # some file systems ignore case
         raise ValueError(f"{' and '.join(outputs)} are one file: write to two")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import shutil
 import stat
 import struct
 import zipfile
 import zlib
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,15 +19,15 @@ import numpy as np
 
 from .._files import replacing, safetensors_parts
 from .base import check_regular, file_error
+from .flat import npy_header
 from .pt import torch_module
 
-_NPY_START = 1 << 16  # bytes that the header of a .npy file may take
 _MOST_DEFLATED = 1032  # bytes that deflate makes of one at most
 _PIECE = 1 << 24
 # What reading raises on files that are damaged.
 _DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, TypeError, KeyError),
-    *(SyntaxError, NotImplementedError, RuntimeError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, TypeError),
+    *(NotImplementedError, RuntimeError, OverflowError),
 )
 
 __all__ = ["RESULT_FORMATS", "check_output", "read_npz", "write"]
@@ -104,45 +104,32 @@ def read_npz(path: str, most_bytes: int | None = None) -> dict[str, np.ndarray]:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most_bytes: int | None) -> np.ndarray:
-    """One array. What its header says is believed once the sizes in the archive agree with it."""
+    """One array. Memory is taken for it once the archive agrees with what its header says."""
     member: Any
     with archive.open(info) as member:
-        start = member.read(_NPY_START)
-        shape, by_columns, dtype, begin = _npy_header(start)
-        size = begin + math.prod(shape) * dtype.itemsize
+        descr, by_columns, shape, begin = npy_header(info.filename, member, info.file_size)
+        if re.fullmatch(r"[<>|=]?[fiubcSU]\d{1,9}", descr) is None:
+            raise ValueError(f"{info.filename} has dtype {descr!r}; pickles are never loaded: allow_pickle=False")
+        dtype = np.dtype(descr)
+        size = math.prod(shape) * dtype.itemsize
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{info.filename} is compressed in a way that NumPy does not use")
-        if size != info.file_size or size > _MOST_DEFLATED * info.compress_size + _NPY_START:
+        if begin + size != info.file_size or size > _MOST_DEFLATED * info.compress_size:
             raise ValueError(
-                f"the header of {info.filename} asks for {size} bytes; it has {info.file_size}, packed in {info.compress_size}"
+                f"{info.filename} of shape {shape} takes {begin + size} bytes, and the archive has"
+                f" {info.file_size} of it in {info.compress_size}"
             )
-        if most_bytes is not None and size - begin > most_bytes:
+        if most_bytes is not None and size > most_bytes:
             return np.broadcast_to(np.zeros((), dtype), shape)
-        data = np.empty(size - begin, np.uint8)
-        done = min(len(data), len(start) - begin)
-        data[:done] = np.frombuffer(start, np.uint8, done, begin)
-        while done < len(data):
-            got = member.readinto(data[done : done + _PIECE].data)
+        data = np.empty(size, np.uint8)
+        left = data.data
+        while left:
+            got = member.readinto(left[:_PIECE])
             if not got:
                 raise EOFError(f"{info.filename} ends early")
-            done += got
+            left = left[got:]
         member.read(1)  # at its end the sum is checked
     return np.ndarray(shape, dtype, data.data, order="F" if by_columns else "C")
-
-
-def _npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """(shape, whether by columns, dtype, where the data begin), of the first bytes of a .npy file."""
-    file = BytesIO(start)
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version} of .npy is not read")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, and pickles are never loaded: allow_pickle=False")
-    if min(shape, default=0) < 0:
-        raise ValueError(f"its shape is {shape}")
-    return shape, by_columns, dtype, file.tell()
 
 
 def _os_error(code: int, path: str | os.PathLike[str]) -> OSError:
