@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .backends.base import PENDING, SETTLED, STABLE, Points, Step
+from .validation import check_mapped
 
 __all__ = ["EMPTY_POLICIES", "Fit", "Iteration", "lloyd"]
 
@@ -65,6 +66,7 @@ def lloyd(
         if not running.any():
             break
         before = c.copy() if report else c
+        check_mapped(points.problem.x)
         with points.timed("assignment"):
             step = points.step(c, np.minimum(limits, 1) if report else limits, tol, empty == "keep")
         n_iter += np.where(running, step.iterations, 0)

@@ -5,8 +5,8 @@ never inlined: inside a caller they could be compiled to another order of additi
 """
 
 import numpy as np
-from numba import njit
 
+from .jit import njit
 from .options import INNER, JIT
 from .rows import not_inlined
 

@@ -1,9 +1,9 @@
 """Lloyd's whole loop for problems so small that a call per iteration would cost about as much as the iteration."""
 
 import numpy as np
-from numba import njit
 
 from .centroids import move, to_frame
+from .jit import njit
 from .options import INNER, JIT
 from .rows import kept_rows, member, read_rows
 from .team import NEXT, add, meet

@@ -11,8 +11,8 @@ own 2 then and ||row||^2 otherwise. Features and the scores that they bound are 
 """
 
 import numpy as np
-from numba import njit
 
+from .jit import njit
 from .lanes import POINTS, ROWS, address, best_by_lanes, dot_at, gap_at, lowest_bit, rows_above, score_at
 from .options import INNER, JIT, NEG_INF
 from .rows import read_rows, row_at

@@ -5,9 +5,9 @@ they are kept, tell first which of them a candidate could be nearer to than thei
 """
 
 import numpy as np
-from numba import njit
 
 from .candidates import AT_ONCE, CANDIDATES, try_points
+from .jit import njit
 from .lanes import POINTS, ROWS, address, lowest_bit, rows_above
 from .options import INNER, JIT
 from .rows import read_rows, row_at

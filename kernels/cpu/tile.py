@@ -5,8 +5,8 @@ bias (K,) float32.
 """
 
 import numpy as np
-from numba import njit
 
+from .jit import njit
 from .lanes import best_by_lanes, to_lanes
 from .options import INNER, JIT
 from .rows import not_inlined, read_rows
