@@ -89,8 +89,9 @@ def fail(call: Callable[[], object], error: type[BaseException], at: int, how: s
     before = sys.getprofile() if how == "calls" else sys.gettrace()
     install(event)
     try:
-        with contextlib.suppress(error):
-            call()
+        call()
+    except error:
+        return seen
     finally:
         install(before)
     return seen
