@@ -133,7 +133,11 @@ class Life:
 
     def add_wrong_ids(self, kind: str, n: int) -> None:
         x = self.vectors(kind, n)
-        ids = np.arange(self.next_id, self.next_id + n) if self.next_id < 10**7 else np.setdiff1d(np.arange(2 * n), list(self.held))[:n]
+        ids = (
+            np.arange(self.next_id, self.next_id + n)
+            if self.next_id < 10**7
+            else np.setdiff1d(np.arange(2 * n), list(self.held))[:n]
+        )
         wrong = [-1, 2**63 - 1, *([int(ids[0])] if n > 1 else []), *list(self.held)[:1]]
         ids[-1] = wrong[self.rng.integers(len(wrong))]
         with pytest.raises(ValueError, match=r"ids must (be|have)"):
