@@ -34,7 +34,7 @@ def check_mlx() -> None:
 
 def _computes() -> bool:
     if mx.default_device().type != mx.DeviceType.cpu or mx.metal.is_available():
-        return not (mx.get_peak_memory() or mx.get_active_memory())  # a GPU in use bears no fork
+        return not (mx.get_peak_memory() or mx.get_active_memory())  # not on a GPU that was in use
     stream, done = mx.default_stream(mx.default_device()), threading.Event()
 
     def add() -> None:

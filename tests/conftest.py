@@ -38,3 +38,18 @@ def _metal_where_named(request: pytest.FixtureRequest) -> None:
     call = getattr(request.node, "callspec", None)
     if call is not None and "metal" in [value for value in call.params.values() if isinstance(value, str)]:
         request.getfixturevalue("metal")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-minutes", type=float, default=0.0, help="go on with random problems for as long")
+    parser.addoption("--fuzz-case", default="", help="check one problem, as a failure printed it")
+
+
+@pytest.fixture
+def fuzz_minutes(request: pytest.FixtureRequest) -> float:
+    return request.config.getoption("--fuzz-minutes")
+
+
+@pytest.fixture
+def fuzz_case(request: pytest.FixtureRequest) -> str:
+    return request.config.getoption("--fuzz-case")

@@ -60,13 +60,11 @@ def fits():
     with blas.single_threaded():
         fk.batch_kmeans_Euclid(x, 22, 3, init=init)
 
-def reads(lock):
-    with lock.reading():
-        inside.wait()
-        stop.wait()
+def holds(lock):
+    lock.run(lambda: (inside.wait(), stop.wait()))
 
 threads = [threading.Thread(target=fits)]
-threads += [threading.Thread(target=reads, args=(one._lock,)) for one in (index, store)]
+threads += [threading.Thread(target=holds, args=(one._lock,)) for one in (index, store)]
 for thread in threads:
     thread.start()
 inside.wait()

@@ -21,10 +21,14 @@ EPS = 2.0**-24
 class Lists(Protocol):
     """What a scan reads of inverted lists; see index/lists.py. Rows begin with the vectors as they are."""
 
-    payload: np.ndarray
-    ids: np.ndarray
+    @property
+    def payload(self) -> np.ndarray: ...
+    @property
+    def ids(self) -> np.ndarray: ...
+    @property
+    def owner(self) -> np.ndarray: ...
+
     next: np.ndarray
-    owner: np.ndarray
     first: np.ndarray
     counts: np.ndarray
     cache: dict[int, Any]

@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
 from .. import backends, validation
-from ..errors import NotFittedError
+from ..errors import BackendUnavailableError, NotFittedError
 from . import io
-from .lock import ReadersWriterLock
+from .lock import Lock
 from .training import vectors
 
 __all__ = ["Index", "load_index"]
 
 MOST_FOUND = 1 << 22  # results of a range search that are ranked at a time
+LARGEST_ID = 2**63 - 2  # so that the one after it is an int64 too
+
+# What `restored` raises where a state is damaged.
+DAMAGE = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    BackendUnavailableError,
+)
 
 Found = tuple[np.ndarray, np.ndarray]
+T = TypeVar("T")
 _KINDS: dict[str, type[Index]] = {}
 
 
 class Index(ABC):
     """Vectors with ids, to be searched. Vectors are stored, compared and returned as float32.
 
-    Searches may run in many threads at once; train, add and remove_ids wait for those that run, and later ones for them: so
-    searching while another thread adds is safe, and a search sees an index before or after an add, never within.
+    Searches may run in many threads at once, while another one trains, adds or removes: they see the
+    index before or after it, never within. A change that fails or is interrupted leaves the index as
+    it was before, or has been made in full.
 
     Args:
         d: dimensions of the vectors.
@@ -39,6 +54,9 @@ class Index(ABC):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("euclidean", "cosine", "dot")
+    # All that train, add and remove_ids change: a NamedTuple with a field `next_id`. They put another
+    # one in its place, and what readers see of one never changes, so that these need no lock.
+    _content: Any
 
     def __init_subclass__(cls) -> None:
         _KINDS[cls.__name__] = cls
@@ -48,18 +66,17 @@ class Index(ABC):
         self.metric = validation.check_choice("metric", metric, self.metrics)
         backends.resolve(backend)
         self.backend = backend
-        self._lock = ReadersWriterLock()
-        self._next_id = 0
+        self._lock = Lock()
 
     @property
-    @abstractmethod
     def ntotal(self) -> int:
         """Vectors in the index."""
+        return self._count(self._content)
 
     @property
-    @abstractmethod
     def is_trained(self) -> bool:
         """Whether vectors can be added."""
+        return self._ready(self._content)
 
     def train(self, x: Any) -> None:
         """Learn from vectors x (N, D) what is needed before vectors can be added; they need not be those.
@@ -71,10 +88,13 @@ class Index(ABC):
             UserWarning: there are fewer than 39 points per centroid.
         """
         rows = self._vectors(x, "x")[0]
-        with self._lock.writing():
-            if self.ntotal:
-                raise ValueError(f"train needs an empty index, this one holds ntotal={self.ntotal} vectors: make a new one")
-            self._train(rows)
+
+        def trained(content: Any) -> tuple[Any, None]:
+            if n := self._count(content):
+                raise ValueError(f"train needs an empty index, this one holds ntotal={n} vectors: make a new one")
+            return self._trained(content, rows), None
+
+        self._change(trained)
 
     def add(self, x: Any, ids: Any = None) -> None:
         """Add vectors x (N, D).
@@ -133,28 +153,31 @@ class Index(ABC):
         Raises:
             ValueError, TypeError: the index has no such id; ids are not integers, or not of shape (M,).
         """
-        wanted = _integers(ids)
-        with self._lock.reading():
-            places = self._places(wanted) if self.ntotal else np.full(len(wanted), -1)
-            if len(missing := wanted[places < 0]):
-                raise ValueError(f"id={missing[0]} is not in the index (ntotal={self.ntotal})")
-            return self._rows_at(places) if len(wanted) else np.zeros((0, self.d), np.float32)
+        wanted, content = _integers(ids), self._content
+        n = self._count(content)
+        places = self._places(content, wanted) if n else np.full(len(wanted), -1)
+        if len(missing := wanted[places < 0]):
+            raise ValueError(f"id={missing[0]} is not in the index (ntotal={n})")
+        return self._rows_at(content, places) if len(wanted) else np.zeros((0, self.d), np.float32)
 
     def remove_ids(self, ids: Any) -> int:
         """Remove vectors by their ids (M,); returns how many there were. Others keep their ids."""
         wanted = np.unique(_integers(ids))
-        with self._lock.writing():
-            place = self._places(wanted) if self.ntotal else np.zeros(0, np.int64)
-            place = place[place >= 0]
-            if len(place):
-                self._remove(place)
-            return len(place)
+
+        def removed(content: Any) -> tuple[Any, int]:
+            places = self._places(content, wanted) if self._count(content) else wanted[:0]
+            places = places[places >= 0]
+            return self._removed(content, places) if len(places) else content, len(places)
+
+        return self._change(removed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, atomically; `load_index` reads it on any machine."""
-        with self._lock.reading():
-            parameters, arrays = self.state()
-            io.write(path, type(self).__name__, parameters, arrays)
+        io.write(path, type(self).__name__, *self.state())
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What `restore` makes the index from: (parameters for JSON, arrays)."""
+        return self._state(self._content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Index:
@@ -164,34 +187,43 @@ class Index(ABC):
             raise ValueError(f"cannot load {os.fspath(path)!r}: it holds an {type(index).__name__}, not an {cls.__name__}")
         return index
 
-    # What an index of its own kind defines. The lock is held; arguments are checked; arrays are NumPy's.
+    # What an index of its own kind defines. Arguments are checked; arrays are NumPy's. What changes an
+    # index returns its next content, and writes only where no reader of the one that it is given looks.
 
     @abstractmethod
-    def _train(self, rows: np.ndarray) -> None:
-        """Learn from rows (N, D) float32."""
+    def _count(self, content: Any) -> int:
+        """Return the number of vectors."""
 
     @abstractmethod
-    def _add(self, rows: np.ndarray, ids: np.ndarray) -> None:
-        """Add rows (N, D) float32 with new ids (N,) int64."""
+    def _ready(self, content: Any) -> bool:
+        """Return whether vectors can be added."""
 
     @abstractmethod
-    def _search(self, queries: np.ndarray, k: int, **how: Any) -> Found:
+    def _trained(self, content: Any, rows: np.ndarray) -> Any:
+        """Return the content after learning from rows (N, D) float32."""
+
+    @abstractmethod
+    def _added(self, content: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
+        """Return the content with rows (N, D) float32 and their new ids (N,) int64."""
+
+    @abstractmethod
+    def _search(self, content: Any, queries: np.ndarray, k: int, **how: Any) -> Found:
         """(Q, k) float32 distances and int64 ids for queries (Q, D) float32, k <= ntotal, in order; id -1 for none."""
 
     @abstractmethod
-    def _places(self, ids: np.ndarray) -> np.ndarray:
+    def _places(self, content: Any, ids: np.ndarray) -> np.ndarray:
         """(M,) int64: where in its own storage it has each id, -1 for nowhere."""
 
     @abstractmethod
-    def _rows_at(self, places: np.ndarray) -> np.ndarray:
+    def _rows_at(self, content: Any, places: np.ndarray) -> np.ndarray:
         """(M, D) float32: the vectors there."""
 
     @abstractmethod
-    def _remove(self, places: np.ndarray) -> None:
-        """Remove the vectors there."""
+    def _removed(self, content: Any, places: np.ndarray) -> Any:
+        """Return the content without the vectors there, at least one."""
 
     @abstractmethod
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _state(self, content: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What `restore` makes the index from: (parameters for JSON, arrays)."""
 
     @classmethod
@@ -203,7 +235,8 @@ class Index(ABC):
 
     def _restore_next_id(self, next_id: Any, ids: np.ndarray) -> None:
         """Go on with own ids where a state did, after the largest of `ids`."""
-        self._next_id = max(validation.check_count("next_id", next_id, 0), int(ids.max(initial=-1)) + 1)
+        own = max(validation.check_count("next_id", next_id, 0), int(ids.max(initial=-1)) + 1)
+        self._content = self._content._replace(next_id=own)
 
     def _vectors(self, x: Any, name: str) -> tuple[np.ndarray, bool]:
         """((N, D) float32 in C order, whether x is an `mx.array`)."""
@@ -212,40 +245,63 @@ class Index(ABC):
     def _insert(self, x: Any, ids: Any) -> np.ndarray:
         """`add`, which returns the ids (N,) int64."""
         rows = self._vectors(x, "x")[0]
-        with self._lock.writing():
-            self._check_trained("add")
-            ids = self._new_ids(ids, len(rows))
-            self._add(rows, ids)
-            self._next_id = max(self._next_id, int(ids.max()) + 1)
-            return ids
 
-    def _check_trained(self, verb: str) -> None:
-        if not self.is_trained:
+        def added(content: Any) -> tuple[Any, np.ndarray]:
+            self._check_trained("add", content)
+            own = self._new_ids(content, ids, len(rows))
+            next_id = max(content.next_id, int(own.max()) + 1)
+            return self._added(content, rows, own)._replace(next_id=next_id), own
+
+        return self._change(added)
+
+    def _change(self, change: Callable[[Any], tuple[Any, T]]) -> T:
+        """Put in place, in one step, the content that `change` makes of the present one.
+
+        Returns what else it returns.
+        """
+
+        def publish() -> T:
+            content, result = change(self._content)
+            self._content = content
+            return result
+
+        return self._lock.run(publish)
+
+    def _check_trained(self, verb: str, content: Any) -> None:
+        if not self._ready(content):
             raise NotFittedError(f"{verb} needs a trained index: call train first")
 
-    def _new_ids(self, ids: Any, n: int) -> np.ndarray:
+    def _new_ids(self, content: Any, ids: Any, n: int) -> np.ndarray:
         if ids is None:
-            return np.arange(self._next_id, self._next_id + n)
+            next_id = content.next_id
+            if next_id + n > LARGEST_ID + 1:
+                raise ValueError(
+                    f"ids must be <= 2**63 - 2: the next {n} after {next_id - 1} are not; give ids that are"
+                    f" free, or make a new index"
+                )
+            return np.arange(next_id, next_id + n, dtype=np.int64)
         given = _integers(ids)
         if given.shape != (n,):
             raise ValueError(f"ids must have shape (N,)=({n},), got {given.shape}")
         ordered = np.sort(given)
-        if ordered[0] < 0 or ordered[-1] == np.iinfo(np.int64).max:
+        if ordered[0] < 0 or ordered[-1] > LARGEST_ID:
             raise ValueError(f"ids must be >= 0 and < 2**63 - 1, got {ordered[0] if ordered[0] < 0 else ordered[-1]}")
         twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(twice):
             raise ValueError(f"ids must be distinct, got {twice[0]} more than once (ids.shape={given.shape})")
-        if ordered[0] < self._next_id and self.ntotal and (taken := given[self._places(given) >= 0]).size:
-            raise ValueError(f"ids must be new, got {taken[0]}, which the index holds (ids.shape={given.shape})")
+        if ordered[0] < content.next_id and self._count(content):
+            taken = given[self._places(content, given) >= 0]
+            if taken.size:
+                raise ValueError(f"ids must be new, got {taken[0]}, which the index holds (ids.shape={given.shape})")
         return given
 
     def _k_nearest(self, x: Any, k: int, **how: Any) -> tuple[Any, Any]:
         queries, mlx = self._vectors(x, "x")
         k = validation.check_count("k", k, 1)
-        with self._lock.reading():
-            self._check_trained("search")
-            most = min(k, self.ntotal)
-            found = self._search(queries, most, **how) if most else self._nothing((len(queries), 0))
+        content = self._content
+        self._check_trained("search", content)
+        most = min(k, self._count(content))
+        found = self._search(content, queries, most, **how) if most else self._nothing((len(queries), 0))
         if most < k:
             none = self._nothing((len(queries), k - most))
             found = np.concatenate([found[0], none[0]], 1), np.concatenate([found[1], none[1]], 1)
@@ -260,18 +316,19 @@ class Index(ABC):
             raise ValueError(f"radius={radius!r} must be a finite number")
         sign = -1 if self.metric == "dot" else 1
         found = [self._nothing((1, 0))] * len(queries)
-        with self._lock.reading():
-            self._check_trained("range_search")
-            todo, k = np.arange(len(queries) if self.ntotal else 0), 128
-            while len(todo):  # again with a larger k where all of the k nearest are inside
-                k, again = min(k, self.ntotal), []
-                for some in np.array_split(todo, -(-len(todo) * k // MOST_FOUND)):
-                    distances, ids = self._search(queries[some], k, **how)
-                    inside = ((sign * distances < sign * radius) & (ids >= 0)).sum(1)
-                    for i, query in enumerate(some):
-                        found[query] = distances[i : i + 1, : inside[i]], ids[i : i + 1, : inside[i]]
-                    again.append(some[(inside == k) & (k < self.ntotal)])
-                todo, k = np.concatenate(again), 8 * k
+        content = self._content
+        self._check_trained("range_search", content)
+        n = self._count(content)
+        todo, k = np.arange(len(queries) if n else 0), 128
+        while len(todo):  # again with a larger k where all of the k nearest are inside
+            k, again = min(k, n), []
+            for some in np.array_split(todo, -(-len(todo) * k // MOST_FOUND)):
+                distances, ids = self._search(content, queries[some], k, **how)
+                inside = ((sign * distances < sign * radius) & (ids >= 0)).sum(1)
+                for i, query in enumerate(some):
+                    found[query] = distances[i : i + 1, : inside[i]], ids[i : i + 1, : inside[i]]
+                again.append(some[(inside == k) & (k < n)])
+            todo, k = np.concatenate(again), 8 * k
         lims = np.cumsum([0] + [part[1].size for part in found])
         parts = lims, *(np.concatenate([part[j][0] for part in found]) for j in (0, 1))
         return tuple(mx.array(part) for part in parts) if mlx else parts  # pyright: ignore[reportReturnType]  # three of them
@@ -287,7 +344,7 @@ def load_index(path: str | os.PathLike[str]) -> Index:
     name, parameters, arrays = io.read(path)
     try:
         return restored(name, parameters, arrays)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise ValueError(f"cannot load {os.fspath(path)!r}: it is a damaged {name} ({error}); save it again") from error
 
 
@@ -295,6 +352,7 @@ def restored(name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray
     """The index of a class by its name and state."""
     if name not in _KINDS:
         raise ValueError(f"no class of indexes is called {name!r}")
+    io.check_sizes(parameters, arrays)
     return _KINDS[name].restore(parameters, arrays)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,10 @@ def to_faiss(index: Index) -> Any:
     faiss = faiss_module()
     if not isinstance(index, Index):
         raise TypeError(f"index must be an Index, got {type(index).__name__}")
-    index._check_trained("to_faiss")
+    index._check_trained("to_faiss", index._content)
     if index.metric == "cosine":
         raise ValueError("metric='cosine' is none of faiss's: index vectors of norm 1 with metric='dot' instead")
-    with index._lock.reading():
-        return _to_faiss(faiss, index)
+    return _to_faiss(faiss, index)
 
 
 def from_faiss(index: Any, *, backend: str | None = None) -> Index:
@@ -59,6 +59,7 @@ def from_faiss(index: Any, *, backend: str | None = None) -> Index:
 
 def _to_faiss(faiss: Any, index: Index) -> Any:
     metric = getattr(faiss, METRICS[index.metric])
+    index = copy.copy(index)  # which stays as it is when the other one changes
     if isinstance(index, IndexPreTransform):
         transform = faiss.LinearTransform(index.d, index.d, False)
         set_rotation(faiss, transform, index.transform)
@@ -124,9 +125,10 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
         ours = IndexPQ(index.d, index.pq.M, index.pq.nbits, metric, backend=backend)
         ours.quantizer.codebooks = _codebooks(faiss, index.pq)
         codes = faiss.vector_to_array(index.codes).reshape(-1, ours.quantizer.code_size)
-        ids = ours._new_ids(ids, len(codes)) if len(codes) else np.zeros(0, np.int64)
-        ours._add_codes(codes, ids)
-        ours._next_id = int(ids.max(initial=-1)) + 1
+        if len(codes):
+            ids = ours._new_ids(ours._content, ids, len(codes))
+            ours._content = ours._added_codes(ours._content, codes, ids)
+            ours._restore_next_id(0, ids)
     elif kind in ("IndexIVFFlat", "IndexIVFPQ"):
         ours = _lists_from(faiss, index, kind, metric, backend)
     else:
@@ -146,9 +148,7 @@ def _rotated(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | None
     m = inner.quantizer.m if isinstance(inner, (IndexPQ, IndexIVFPQ)) else 1
     rotation = OPQMatrix(index.d, m, backend=backend)
     rotation.matrix = checked_rotation(faiss.vector_to_array(transform.A).reshape(index.d, index.d), index.d)
-    ours = IndexPreTransform(rotation, inner)
-    ours._next_id = inner._next_id
-    return ours
+    return IndexPreTransform(rotation, inner)
 
 
 def _lists_from(faiss: Any, index: Any, kind: str, metric: str, backend: str | None) -> Index:
@@ -160,7 +160,7 @@ def _lists_from(faiss: Any, index: Any, kind: str, metric: str, backend: str | N
         ours.quantizer.codebooks = _codebooks(faiss, index.pq)
     else:
         raise ValueError("by_residual=False: only codes of residuals are supported")
-    ours.centroids = index.quantizer.reconstruct_n(0, index.nlist)
+    ours._content = ours._content._replace(centroids=index.quantizer.reconstruct_n(0, index.nlist))
     lists = index.invlists
     sizes = np.array([lists.list_size(number) for number in range(index.nlist)])
     ids = np.zeros(int(sizes.sum()), np.int64)
@@ -170,9 +170,9 @@ def _lists_from(faiss: Any, index: Any, kind: str, metric: str, backend: str | N
             ids[end - n : end] = faiss.rev_swig_ptr(lists.get_ids(number), n)
             codes[end - n : end] = faiss.rev_swig_ptr(lists.get_codes(number), n * index.code_size).reshape(n, -1)
     if len(ids):
-        numbers, ids = np.repeat(np.arange(index.nlist), sizes), ours._new_ids(ids, len(ids))
-        ours.lists.add(
-            numbers, codes.view(np.float32) if isinstance(ours, IndexIVFFlat) else ours._payload(codes, numbers), ids
-        )
-    ours._next_id = int(ids.max(initial=-1)) + 1
+        content, numbers = ours._content, np.repeat(np.arange(index.nlist), sizes)
+        ids = ours._new_ids(content, ids, len(ids))
+        rows = codes.view(np.float32) if isinstance(ours, IndexIVFFlat) else ours._payload(content, codes, numbers)
+        ours._content = content._replace(lists=content.lists.added(numbers, rows, ids))
+        ours._restore_next_id(0, ids)
     return ours

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -10,9 +10,22 @@ import numpy as np
 from .. import backends
 from ..nearest import knn
 from .base import Found, Index
-from .lists import grow
+from .lists import Growing
 
 __all__ = ["IndexFlat"]
+
+
+class _Flat(NamedTuple):
+    """The first n of `rows` (capacity, D) and `ids`.
+
+    In the order of their ids: so those of equal distance, which knn ranks by place, are ranked by id.
+    """
+
+    next_id: int
+    rows: Growing
+    ids: Growing
+    n: int
+    device: list[mx.array]  # the rows where MLX computes, once they were needed
 
 
 class IndexFlat(Index):
@@ -35,63 +48,61 @@ class IndexFlat(Index):
 
     def __init__(self, d: int, metric: str = "euclidean", *, backend: str | None = None) -> None:
         super().__init__(d, metric, backend=backend)
-        # In the order of their ids: so those of equal distance, which knn ranks by place, are ranked by id.
-        self._rows = np.zeros((0, self.d), np.float32)
-        self._ids = np.zeros(0, np.int64)
-        self._n = 0
-        self._device: mx.array | None = None  # the rows where MLX computes
+        rows, ids = np.zeros((0, self.d), np.float32), np.zeros(0, np.int64)
+        self._content = _Flat(0, Growing(rows), Growing(ids), 0, [])
 
-    @property
-    def ntotal(self) -> int:
-        """Vectors in the index."""
-        return self._n
+    def _count(self, content: _Flat) -> int:
+        return content.n
 
-    @property
-    def is_trained(self) -> bool:
-        """Always: there is nothing to learn."""
+    def _ready(self, content: _Flat) -> bool:
         return True
 
     def train(self, x: Any) -> None:
         """Check x (N, D); there is nothing to learn."""
         self._vectors(x, "x")
 
-    def _train(self, rows: np.ndarray) -> None:
-        pass
+    def _trained(self, content: _Flat, rows: np.ndarray) -> _Flat:
+        return content
 
-    def _add(self, rows: np.ndarray, ids: np.ndarray) -> None:
-        n, m = self._n, self._n + len(ids)
-        grow(self._rows, m)
-        grow(self._ids, m)
-        self._rows[n:m], self._ids[n:m] = rows, ids
-        self._n, self._device = m, None
-        if (np.diff(self._ids[max(0, n - 1) : m]) < 0).any():
-            order = np.argsort(self._ids[:m])
-            self._rows[:m], self._ids[:m] = self._rows[order], self._ids[order]
+    def _added(self, content: _Flat, rows: np.ndarray, ids: np.ndarray) -> _Flat:
+        n, m = content.n, content.n + len(ids)
+        for array, new in ((content.rows, rows), (content.ids, ids)):
+            array.reserve(m)
+            array.array[n:m] = new  # nobody reads beyond n
+        all_ids = content.ids.array[:m]
+        if (np.diff(all_ids[max(0, n - 1) :]) < 0).any():
+            return self._chosen(content, np.argsort(all_ids))
+        return content._replace(n=m, device=[])
 
-    def _search(self, queries: np.ndarray, k: int, **how: Any) -> Found:
-        rows: Any = self._rows[: self._n]
+    def _chosen(self, content: _Flat, places: np.ndarray) -> _Flat:
+        """Return the vectors at `places`, in this order."""
+        rows, ids = Growing(content.rows.array[places]), Growing(content.ids.array[places])
+        return _Flat(content.next_id, rows, ids, len(places), [])
+
+    def _search(self, content: _Flat, queries: np.ndarray, k: int, **how: Any) -> Found:
+        rows: Any = content.rows.array[: content.n]
         if backends.resolve(self.backend) in ("metal", "portable"):
-            if self._device is None:
-                self._device = mx.array(rows)
-            rows = self._device
+            if not content.device:
+                content.device.append(mx.array(rows))
+            rows = content.device[0]
         distances, places = map(np.asarray, knn(queries, rows, k, self.metric, backend=self.backend))
-        return distances, self._ids[places]
+        return distances, content.ids.array[places]
 
-    def _places(self, ids: np.ndarray) -> np.ndarray:
-        place = np.minimum(np.searchsorted(self._ids[: self._n], ids), self._n - 1)
-        return np.where(self._ids[place] == ids, place, -1)
+    def _places(self, content: _Flat, ids: np.ndarray) -> np.ndarray:
+        held = content.ids.array[: content.n]
+        place = np.minimum(np.searchsorted(held, ids), content.n - 1)
+        return np.where(held[place] == ids, place, -1)
 
-    def _rows_at(self, places: np.ndarray) -> np.ndarray:
-        return self._rows[places]
+    def _rows_at(self, content: _Flat, places: np.ndarray) -> np.ndarray:
+        return content.rows.array[places]
 
-    def _remove(self, places: np.ndarray) -> None:
-        left = np.delete(np.arange(self._n), places)
-        self._rows[: len(left)], self._ids[: len(left)] = self._rows[left], self._ids[left]
-        self._n, self._device = len(left), None
+    def _removed(self, content: _Flat, places: np.ndarray) -> _Flat:
+        return self._chosen(content, np.delete(np.arange(content.n), places))
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parameters = {"d": self.d, "metric": self.metric, "next_id": self._next_id}
-        return parameters, {"rows": self._rows[: self._n], "ids": self._ids[: self._n]}
+    def _state(self, content: _Flat) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        parameters = {"d": self.d, "metric": self.metric, "next_id": content.next_id}
+        rows, ids = (array.array[: content.n] for array in (content.rows, content.ids))
+        return parameters, {"rows": rows, "ids": ids}
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> IndexFlat:

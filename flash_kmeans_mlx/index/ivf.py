@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..nearest import knn
 from ..proximity import PROXIMITIES
 from .base import Found, Index
 from .lists import BLOCK, InvertedLists
+from .quantizer import ProductQuantizer
 from .training import sample
 
 if TYPE_CHECKING:
@@ -22,6 +23,15 @@ __all__ = ["IVF", "IndexIVFFlat"]
 
 FITS = {"euclidean": batch_kmeans_Euclid, "cosine": batch_kmeans_Cosine, "dot": batch_kmeans_Dot}
 LARGEST = 2.0**40  # magnitude of vectors: squares of differences stay inside float32
+
+
+class Content(NamedTuple):
+    """Inverted lists, and what training learned: centroids (nlist, d) float32, and a quantizer where vectors are coded."""
+
+    next_id: int
+    lists: InvertedLists
+    centroids: np.ndarray | None
+    quantizer: ProductQuantizer | None
 
 
 class IVF(Index):
@@ -63,8 +73,7 @@ class IVF(Index):
         self.seed = validation.check_count("seed", seed, 0)
         self.niter = validation.check_count("niter", niter, 0)
         self.max_points_per_centroid = validation.check_count("max_points_per_centroid", max_points_per_centroid, 1)
-        self.centroids: np.ndarray | None = None
-        self.lists = InvertedLists(self.nlist, width, dtype)
+        self._content = Content(0, InvertedLists(self.nlist, width, dtype), None, None)
 
     @property
     def nprobe(self) -> int:
@@ -76,14 +85,18 @@ class IVF(Index):
         self._nprobe = validation.check_count("nprobe", value, 1, self.nlist, "nlist")
 
     @property
-    def ntotal(self) -> int:
-        """Vectors in the index."""
-        return len(self.lists)
+    def centroids(self) -> np.ndarray | None:
+        return self._content.centroids
 
     @property
-    def is_trained(self) -> bool:
-        """Whether vectors can be added."""
-        return self.centroids is not None
+    def lists(self) -> InvertedLists:
+        return self._content.lists
+
+    def _count(self, content: Content) -> int:
+        return len(content.lists)
+
+    def _ready(self, content: Content) -> bool:
+        return content.centroids is not None
 
     def search(self, x: Any, k: int, *, nprobe: int | None = None) -> tuple[Any, Any]:
         """As `Index.search`, among the vectors of the nprobe nearest lists; None for the index's own `nprobe`."""
@@ -96,39 +109,37 @@ class IVF(Index):
     # What subclasses define.
 
     @abstractmethod
-    def _encode(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _encode(self, content: Content, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(N, width): what the lists hold of rows (N, D), whose lists are `labels` (N,)."""
 
     @abstractmethod
-    def _decode(self, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _decode(self, content: Content, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(N, D) float32: the vectors that lists hold so, as well as they can be had."""
 
     @abstractmethod
-    def _scan(self, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
+    def _scan(self, content: Content, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
         """As `Index._search`, among the vectors of the lists `probes` (Q, nprobe) int64, the nearest first."""
 
-    def _train_codes(self, rows: np.ndarray) -> None:
-        """Learn what `_encode` needs from the training vectors (N, D); there are centroids."""
+    def _trained_codes(self, content: Content, rows: np.ndarray) -> ProductQuantizer | None:
+        """Return what `_encode` needs besides the centroids, learned from rows (N, D)."""
+        return content.quantizer
 
-    def _codes_state(self) -> dict[str, np.ndarray]:
-        """What `_train_codes` learned, for the state."""
+    def _codes_state(self, content: Content) -> dict[str, np.ndarray]:
+        """What `_trained_codes` learned, for the state."""
         return {}
 
-    def _restore_codes(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take what `_codes_state` gave, which may be damaged: KeyError or ValueError then."""
+    def _restored_codes(self, arrays: dict[str, np.ndarray]) -> ProductQuantizer | None:
+        """What gave `_codes_state`, which may be damaged: KeyError or ValueError then."""
+        return None
 
     # Shared by them.
 
-    def _train(self, rows: np.ndarray) -> None:
+    def _trained(self, content: Content, rows: np.ndarray) -> Content:
         self._check_reach(rows)
         some = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
         fit = FITS[self.metric](some, self.nlist, self.niter, seed=self.seed, backend=self.backend)
-        self.centroids = np.array(fit.centroids)
-        try:
-            self._train_codes(rows)
-        except BaseException:
-            self.centroids = None
-            raise
+        content = content._replace(centroids=np.array(fit.centroids))
+        return content._replace(quantizer=self._trained_codes(content, rows))
 
     def _check_reach(self, rows: np.ndarray) -> None:
         """Refuse vectors whose squared distances may not be float32 numbers."""
@@ -136,36 +147,37 @@ class IVF(Index):
         if most > LARGEST:
             raise ValueError(f"x must be of magnitudes <= 2**40, got {most:.3g} (x.shape={rows.shape}); rescale it")
 
-    def _add(self, rows: np.ndarray, ids: np.ndarray) -> None:
+    def _added(self, content: Content, rows: np.ndarray, ids: np.ndarray) -> Content:
         self._check_reach(rows)
-        labels = np.asarray(assign(rows, self.centroids, self.metric, backend=self.backend))
-        self.lists.add(labels, self._encode(rows, labels), ids)
+        labels = np.asarray(assign(rows, content.centroids, self.metric, backend=self.backend))
+        return content._replace(lists=content.lists.added(labels, self._encode(content, rows, labels), ids))
 
-    def _probe(self, queries: np.ndarray, nprobe: int | None) -> np.ndarray:
+    def _probe(self, content: Content, queries: np.ndarray, nprobe: int | None) -> np.ndarray:
         """(Q, nprobe) int64: the lists of the nearest centroids, nearest first."""
         if nprobe is None:
             nprobe = self.nprobe
         nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
-        return np.asarray(knn(queries, self.centroids, nprobe, self.metric, backend=self.backend)[1])
+        return np.asarray(knn(queries, content.centroids, nprobe, self.metric, backend=self.backend)[1])
 
-    def _search(self, queries: np.ndarray, k: int, nprobe: int | None = None, **how: Any) -> Found:
+    def _search(self, content: Content, queries: np.ndarray, k: int, nprobe: int | None = None, **how: Any) -> Found:
         self._check_reach(queries)
-        return self._scan(queries, self._probe(queries, nprobe), k)
+        return self._scan(content, queries, self._probe(content, queries, nprobe), k)
 
-    def _places(self, ids: np.ndarray) -> np.ndarray:
-        return self.lists.find(ids)
+    def _places(self, content: Content, ids: np.ndarray) -> np.ndarray:
+        return content.lists.find(ids)
 
-    def _rows_at(self, places: np.ndarray) -> np.ndarray:
-        return self._decode(self.lists.rows(places), self.lists.owner[places // BLOCK])
+    def _rows_at(self, content: Content, places: np.ndarray) -> np.ndarray:
+        lists = content.lists
+        return self._decode(content, lists.rows(places), lists.owner[places // BLOCK])
 
-    def _remove(self, places: np.ndarray) -> None:
-        self.lists.remove(places)
+    def _removed(self, content: Content, places: np.ndarray) -> Content:
+        return content._replace(lists=content.lists.removed(places))
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parameters = {name: getattr(self, name) for name in self.saved} | {"next_id": self._next_id}
-        if self.centroids is None:
+    def _state(self, content: Content) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        parameters = {name: getattr(self, name) for name in self.saved} | {"next_id": content.next_id}
+        if content.centroids is None:
             return parameters, {}
-        return parameters, self.lists.state() | {"centroids": self.centroids} | self._codes_state()
+        return parameters, content.lists.state() | {"centroids": content.centroids} | self._codes_state(content)
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
@@ -176,10 +188,9 @@ class IVF(Index):
             c = arrays["centroids"]
             if c.shape != (index.nlist, index.d) or c.dtype != np.float32 or not np.isfinite(c).all():
                 raise ValueError(f"centroids of shape {c.shape} do not fit nlist={index.nlist}, d={index.d}")
-            index._restore_codes(arrays)
-            index.lists.restore(arrays)
-            index.centroids = c
-        index._restore_next_id(next_id, index.lists.ids)
+            codes = index._restored_codes(arrays)
+            index._content = Content(0, index.lists.restored(arrays), c, codes)
+        index._restore_next_id(next_id, arrays.get("ids", np.zeros(0, np.int64)))
         return index
 
 
@@ -225,17 +236,17 @@ class IndexIVFFlat(IVF):
             max_points_per_centroid=max_points_per_centroid, backend=backend,
         )  # fmt: skip
 
-    def _encode(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _encode(self, content: Content, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if self.metric != "cosine":
             return rows
         norm = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
         inverse = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
         return np.concatenate([rows, inverse[:, None].astype(np.float32)], axis=1)
 
-    def _decode(self, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _decode(self, content: Content, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return payload[:, : self.d]
 
-    def _scan(self, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
+    def _scan(self, content: Content, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
         backend = backends.resolve(self.backend)
-        distances, ids = backends.scan(backend, self.lists, PROXIMITIES[self.metric], queries, probes, k)
+        distances, ids = backends.scan(backend, content.lists, PROXIMITIES[self.metric], queries, probes, k)
         return (-distances if self.metric == "dot" else distances).astype(np.float32), ids

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from .. import backends
@@ -10,7 +12,7 @@ from ..backends.codes import Coding, pack
 from ..metrics import unit_rows
 from ..proximity import PROXIMITIES
 from .base import Found
-from .ivf import IVF
+from .ivf import IVF, Content
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
 from .training import sample
 
@@ -58,51 +60,58 @@ class IndexIVFPQ(IVF):
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:
-        self.quantizer = ProductQuantizer(
-            d, m, nbits, seed=seed, max_points_per_centroid=max_points_per_centroid, backend=backend
-        )
-        self.m, self.nbits = self.quantizer.m, self.quantizer.nbits
+        quantizer = ProductQuantizer(d, m, nbits, seed=seed, max_points_per_centroid=max_points_per_centroid, backend=backend)
+        self.m, self.nbits = quantizer.m, quantizer.nbits
         super().__init__(
-            d, nlist, metric, nprobe, width=self.quantizer.code_size + 4 * (metric != "dot"), dtype=np.uint8, seed=seed,
+            d, nlist, metric, nprobe, width=quantizer.code_size + 4 * (metric != "dot"), dtype=np.uint8, seed=seed,
             niter=niter, max_points_per_centroid=max_points_per_centroid, backend=backend,
         )  # fmt: skip
+        self._content = self._content._replace(quantizer=quantizer)
 
     @property
-    def _coding(self) -> Coding:
-        assert self.centroids is not None
-        return Coding(self.quantizer.trained("search"), self.nbits, self.centroids, residual=True)
+    def quantizer(self) -> ProductQuantizer:
+        return self._content.quantizer
 
-    def _residuals(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        assert self.centroids is not None
-        return (unit_rows(rows) if self.metric == "cosine" else rows).astype(np.float32, copy=False) - self.centroids[labels]
+    def _coding(self, content: Content) -> Coding:
+        assert content.centroids is not None and content.quantizer is not None
+        return Coding(content.quantizer.trained("search"), self.nbits, content.centroids, residual=True)
 
-    def _train_codes(self, rows: np.ndarray) -> None:
-        rows = sample(rows, self.quantizer.ksub, self.max_points_per_centroid, self.seed)
-        labels = np.asarray(assign(rows, self.centroids, self.metric, backend=self.backend))
-        self.quantizer.learn(self._residuals(rows, labels))
+    def _residuals(self, content: Content, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        assert content.centroids is not None
+        return (unit_rows(rows) if self.metric == "cosine" else rows).astype(np.float32, copy=False) - content.centroids[labels]
 
-    def _encode(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), self.lists.payload.shape[1]), np.uint8)
+    def _trained_codes(self, content: Content, rows: np.ndarray) -> ProductQuantizer:
+        quantizer = copy.copy(self.quantizer)
+        rows = sample(rows, quantizer.ksub, self.max_points_per_centroid, self.seed)
+        labels = np.asarray(assign(rows, content.centroids, self.metric, backend=self.backend))
+        quantizer.learn(self._residuals(content, rows, labels))
+        return quantizer
+
+    def _encode(self, content: Content, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        assert content.quantizer is not None
+        out = np.empty((len(rows), content.lists.payload.shape[1]), np.uint8)
         for lo in range(0, len(rows), ENCODED):
             some = slice(lo, lo + ENCODED)
-            codes = pack(self.quantizer.labels(self._residuals(rows[some], labels[some])), self.nbits)
-            out[some] = self._payload(codes, labels[some])
+            codes = pack(content.quantizer.labels(self._residuals(content, rows[some], labels[some])), self.nbits)
+            out[some] = self._payload(content, codes, labels[some])
         return out
 
-    def _payload(self, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _payload(self, content: Content, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(N, width): codes (N, code_size) as the lists `labels` (N,) hold them."""
-        return self._coding.followed(codes, labels, PROXIMITIES[self.metric])
+        return self._coding(content).followed(codes, labels, PROXIMITIES[self.metric])
 
-    def _decode(self, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return self._coding.decode(payload, labels)
+    def _decode(self, content: Content, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return self._coding(content).decode(payload, labels)
 
-    def _scan(self, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
-        backend = backends.resolve(self.backend)
-        distances, ids = backends.scan_codes(backend, self.lists, self._coding, PROXIMITIES[self.metric], queries, probes, k)
+    def _scan(self, content: Content, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
+        backend, coding = backends.resolve(self.backend), self._coding(content)
+        distances, ids = backends.scan_codes(backend, content.lists, coding, PROXIMITIES[self.metric], queries, probes, k)
         return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
 
-    def _codes_state(self) -> dict[str, np.ndarray]:
-        return {"codebooks": self.quantizer.trained("save")}
+    def _codes_state(self, content: Content) -> dict[str, np.ndarray]:
+        assert content.quantizer is not None
+        return {"codebooks": content.quantizer.trained("save")}
 
-    def _restore_codes(self, arrays: dict[str, np.ndarray]) -> None:
+    def _restored_codes(self, arrays: dict[str, np.ndarray]) -> ProductQuantizer:
         restore_codebooks(self.quantizer, arrays)
+        return self.quantizer

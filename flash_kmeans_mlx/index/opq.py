@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import mlx.core as mx
@@ -76,7 +77,7 @@ class OPQMatrix:
         Warns:
             UserWarning: there are fewer than 39 vectors per codeword.
         """
-        quantizer, rows = self._quantizer, vectors(x, self.d)[0]
+        quantizer, rows = copy.copy(self._quantizer), vectors(x, self.d)[0]
         rows = sample(rows, quantizer.ksub, quantizer.max_points_per_centroid, quantizer.seed)
         matrix = _orthogonal(np.random.default_rng(quantizer.seed).standard_normal((self.d, self.d)))
         again: dict[str, Any] = {"max_iters": FIRST}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,14 @@ from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
 __all__ = ["IndexPQ"]
 
 LISTS = 8  # among which the vectors are dealt out, so that threads can share the search of a single query
+
+
+class _Codes(NamedTuple):
+    """The codes, and what they stand for."""
+
+    next_id: int
+    lists: InvertedLists
+    quantizer: ProductQuantizer
 
 
 class IndexPQ(Index):
@@ -57,63 +66,74 @@ class IndexPQ(Index):
         backend: str | None = None,
     ) -> None:
         super().__init__(d, metric, backend=backend)
-        self.quantizer = ProductQuantizer(
+        quantizer = ProductQuantizer(
             d, m, nbits, seed=seed, niter=niter, max_points_per_centroid=max_points_per_centroid, backend=backend
         )
-        self.lists = InvertedLists(LISTS, self.quantizer.code_size + 4 * (metric == "cosine"), np.uint8)
+        lists = InvertedLists(LISTS, quantizer.code_size + 4 * (metric == "cosine"), np.uint8)
+        self._content = _Codes(0, lists, quantizer)
         self._centroids = np.zeros((LISTS, d), np.float32)
 
     @property
-    def ntotal(self) -> int:
-        """Vectors in the index."""
-        return len(self.lists)
+    def quantizer(self) -> ProductQuantizer:
+        return self._content.quantizer
 
     @property
-    def is_trained(self) -> bool:
-        """Whether vectors can be added."""
-        return self.quantizer.is_trained
+    def lists(self) -> InvertedLists:
+        return self._content.lists
 
-    @property
-    def _coding(self) -> Coding:
-        return Coding(self.quantizer.trained("search"), self.quantizer.nbits, self._centroids, residual=False)
+    def _count(self, content: _Codes) -> int:
+        return len(content.lists)
 
-    def _train(self, rows: np.ndarray) -> None:
-        self.quantizer.train(self._seen(rows))
+    def _ready(self, content: _Codes) -> bool:
+        return content.quantizer.is_trained
+
+    def _coding(self, content: _Codes) -> Coding:
+        quantizer = content.quantizer
+        return Coding(quantizer.trained("search"), quantizer.nbits, self._centroids, residual=False)
+
+    def _trained(self, content: _Codes, rows: np.ndarray) -> _Codes:
+        quantizer = copy.copy(content.quantizer)
+        quantizer.train(self._seen(rows))
+        return content._replace(quantizer=quantizer)
 
     def _seen(self, rows: np.ndarray) -> np.ndarray:
         return unit_rows(rows).astype(np.float32) if self.metric == "cosine" else rows
 
-    def _add(self, rows: np.ndarray, ids: np.ndarray) -> None:
+    def _added(self, content: _Codes, rows: np.ndarray, ids: np.ndarray) -> _Codes:
+        quantizer = content.quantizer
         for lo in range(0, len(rows), ENCODED):
             some = slice(lo, lo + ENCODED)
-            codes = pack(self.quantizer.labels(self._seen(rows[some])), self.quantizer.nbits)
-            self._add_codes(codes, ids[some])
+            codes = pack(quantizer.labels(self._seen(rows[some])), quantizer.nbits)
+            content = self._added_codes(content, codes, ids[some])
+        return content
 
-    def _add_codes(self, codes: np.ndarray, ids: np.ndarray) -> None:
+    def _added_codes(self, content: _Codes, codes: np.ndarray, ids: np.ndarray) -> _Codes:
         numbers = ids % LISTS
-        self.lists.add(numbers, self._coding.followed(codes, numbers, PROXIMITIES[self.metric]), ids)
+        payload = self._coding(content).followed(codes, numbers, PROXIMITIES[self.metric])
+        return content._replace(lists=content.lists.added(numbers, payload, ids))
 
-    def _search(self, queries: np.ndarray, k: int, **how: Any) -> Found:
+    def _search(self, content: _Codes, queries: np.ndarray, k: int, **how: Any) -> Found:
         probes = np.broadcast_to(np.arange(LISTS), (len(queries), LISTS))
-        backend = backends.resolve(self.backend)
-        distances, ids = backends.scan_codes(backend, self.lists, self._coding, PROXIMITIES[self.metric], queries, probes, k)
+        backend, coding = backends.resolve(self.backend), self._coding(content)
+        distances, ids = backends.scan_codes(backend, content.lists, coding, PROXIMITIES[self.metric], queries, probes, k)
         return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
 
-    def _places(self, ids: np.ndarray) -> np.ndarray:
-        return self.lists.find(ids)
+    def _places(self, content: _Codes, ids: np.ndarray) -> np.ndarray:
+        return content.lists.find(ids)
 
-    def _rows_at(self, places: np.ndarray) -> np.ndarray:
-        return self._coding.decode(self.lists.rows(places), self.lists.owner[places // BLOCK])
+    def _rows_at(self, content: _Codes, places: np.ndarray) -> np.ndarray:
+        lists = content.lists
+        return self._coding(content).decode(lists.rows(places), lists.owner[places // BLOCK])
 
-    def _remove(self, places: np.ndarray) -> None:
-        self.lists.remove(places)
+    def _removed(self, content: _Codes, places: np.ndarray) -> _Codes:
+        return content._replace(lists=content.lists.removed(places))
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        quantizer = self.quantizer
+    def _state(self, content: _Codes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        quantizer = content.quantizer
         parameters = {"d": self.d, "m": quantizer.m, "nbits": quantizer.nbits, "metric": self.metric, "seed": quantizer.seed}
         parameters |= {"niter": quantizer.niter, "max_points_per_centroid": quantizer.max_points_per_centroid}
-        parameters |= {"next_id": self._next_id}
-        return parameters, {} if quantizer.codebooks is None else self.lists.state() | {"codebooks": quantizer.codebooks}
+        parameters |= {"next_id": content.next_id}
+        return parameters, {} if quantizer.codebooks is None else content.lists.state() | {"codebooks": quantizer.codebooks}
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> IndexPQ:
@@ -122,6 +142,6 @@ class IndexPQ(Index):
         index = cls(**own)
         if arrays:
             restore_codebooks(index.quantizer, arrays)
-            index.lists.restore(arrays)
-        index._restore_next_id(next_id, index.lists.ids)
+            index._content = index._content._replace(lists=index.lists.restored(arrays))
+        index._restore_next_id(next_id, arrays.get("ids", np.zeros(0, np.int64)))
         return index

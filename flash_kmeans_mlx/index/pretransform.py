@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,13 @@ from .ivf import IVF
 from .opq import OPQMatrix
 
 __all__ = ["IndexPreTransform"]
+
+
+class _Trained(NamedTuple):
+    """What a training learned: the matrix of the rotation, and a content of the index of rotated vectors."""
+
+    matrix: np.ndarray | None
+    content: Any
 
 
 class IndexPreTransform(Index):
@@ -42,17 +50,25 @@ class IndexPreTransform(Index):
         if transform.d != index.d:
             raise ValueError(f"index.d={index.d} must be transform.d={transform.d}")
         super().__init__(index.d, index.metric, backend=index.backend)
-        self.transform, self.index = transform, index
+        self.transform, self.index, self._lock = transform, index, index._lock
 
     @property
-    def ntotal(self) -> int:
-        """Vectors in the index."""
-        return self.index.ntotal
+    def _content(self) -> Any:
+        return self.index._content
 
-    @property
-    def is_trained(self) -> bool:
-        """Whether vectors can be added."""
-        return self.transform.is_trained and self.index.is_trained
+    @_content.setter
+    def _content(self, content: Any) -> None:
+        if isinstance(content, _Trained):
+            self.index._content = content.content
+            self.transform.matrix = content.matrix  # last: it is what makes both trained
+        else:
+            self.index._content = content
+
+    def _count(self, content: Any) -> int:
+        return self.index._count(content)
+
+    def _ready(self, content: Any) -> bool:
+        return self.transform.is_trained and self.index._ready(content)
 
     def search(self, x: Any, k: int, *, nprobe: int | None = None) -> tuple[Any, Any]:
         """As `Index.search`; `nprobe` as in the index of rotated vectors, if it has lists."""
@@ -67,37 +83,38 @@ class IndexPreTransform(Index):
             raise ValueError(f"nprobe={nprobe} needs an index with lists, this one is an {type(self.index).__name__}")
         return {} if nprobe is None else {"nprobe": nprobe}
 
-    def _train(self, rows: np.ndarray) -> None:
-        if not self.transform.is_trained:
-            self.transform.train(rows)
-        self.index._train(self.transform.apply(rows))
+    def _trained(self, content: Any, rows: np.ndarray) -> _Trained:
+        transform = copy.copy(self.transform)
+        if not transform.is_trained:
+            transform.train(rows)
+        return _Trained(transform.matrix, self.index._trained(content, transform.apply(rows)))
 
-    def _add(self, rows: np.ndarray, ids: np.ndarray) -> None:
-        self.index._add(self.transform.apply(rows), ids)
+    def _added(self, content: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
+        return self.index._added(content, self.transform.apply(rows), ids)
 
-    def _search(self, queries: np.ndarray, k: int, **how: Any) -> Found:
-        return self.index._search(self.transform.apply(queries), k, **how)
+    def _search(self, content: Any, queries: np.ndarray, k: int, **how: Any) -> Found:
+        return self.index._search(content, self.transform.apply(queries), k, **how)
 
-    def _places(self, ids: np.ndarray) -> np.ndarray:
-        return self.index._places(ids)
+    def _places(self, content: Any, ids: np.ndarray) -> np.ndarray:
+        return self.index._places(content, ids)
 
-    def _rows_at(self, places: np.ndarray) -> np.ndarray:
-        return self.transform.reverse_transform(self.index._rows_at(places))
+    def _rows_at(self, content: Any, places: np.ndarray) -> np.ndarray:
+        return self.transform.reverse_transform(self.index._rows_at(content, places))
 
-    def _remove(self, places: np.ndarray) -> None:
-        self.index._remove(places)
+    def _removed(self, content: Any, places: np.ndarray) -> Any:
+        return self.index._removed(content, places)
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        (own, matrix), (inner, arrays) = self.transform.state(), self.index.state()
-        parameters = {"transform": own, "class": type(self.index).__name__, "index": inner | {"next_id": self._next_id}}
-        return parameters, {f"index.{name}": array for name, array in arrays.items()} | matrix
+    def _state(self, content: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        (own, matrix), (inner, arrays) = self.transform.state(), self.index._state(content)
+        parameters = {"transform": own, "class": type(self.index).__name__, "index": inner}
+        # Without the matrix, what the index has learned is of no use: training begins anew.
+        arrays = {f"index.{name}": array for name, array in arrays.items()} if matrix else {}
+        return parameters, arrays | matrix
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> IndexPreTransform:
         matrix = {name: arrays[name] for name in ("matrix",) if name in arrays}
         inner = {name.removeprefix("index."): array for name, array in arrays.items() if name.startswith("index.")}
-        index = cls(
+        return cls(
             OPQMatrix.restore(parameters["transform"], matrix), restored(parameters["class"], parameters["index"], inner)
         )
-        index._next_id = index.index._next_id
-        return index

@@ -136,8 +136,9 @@ def assign_members(sources, members, m0, m1, inner, bias, labels, update, unused
 
 
 @njit(**JIT)
-def measure_members(sources, weights, inner, labels, difference, m0, m1, totals, out, tile):
-    """totals[b] = `measure_rows` of all rows of the members m0:m1."""
+def measure_members(sources, weights, inner, labels, difference, cuts, m0, m1, totals, out, tile):
+    """totals[b, s] = `measure_rows` of the rows between the cuts (S + 1,) of the members m0:m1."""
     for b in range(m0, m1):
-        n = labels.shape[1]
-        totals[b] = measure_rows(member(sources, b), weights[b], inner[b], labels[b], np.int64(0), n, difference, out, tile)
+        source = member(sources, b)
+        for s in range(cuts.size - 1):
+            totals[b, s] = measure_rows(source, weights[b], inner[b], labels[b], cuts[s], cuts[s + 1], difference, out, tile)

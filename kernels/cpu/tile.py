@@ -9,7 +9,7 @@ import numpy as np
 from .jit import njit
 from .lanes import best_by_lanes, to_lanes
 from .options import INNER, JIT
-from .rows import read_rows
+from .rows import not_inlined, read_rows
 from .sizes import DEBUG
 
 UNSET = np.uint32(0xFFFFFFFF)  # the label of a point that has none yet
@@ -104,6 +104,7 @@ def measure_rows(source, weights, c, labels, lo, hi, difference, out, tile):
 
     OUT out: (N,) float32 receives v, or (0,) to leave it out.
     """
+    not_inlined()  # pyright: ignore[reportCallIssue]  # one order of additions, whoever calls
     total = 0.0
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)

@@ -22,6 +22,7 @@ __all__ = ["NO_SUMS", "Engine"]
 
 NO_SUMS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_))  # for passes that only label
 
+FEW_POINTS = 64 * 64  # below which nothing is chosen: the sample would be too small
 FEW_GROUPS = 256  # centroids below which groups are not tried
 WORTH = 2_000_000_000  # products of a pass from which choosing pays for itself
 SAMPLE = 256  # points that are tried; no more than 1 in 64
@@ -59,7 +60,7 @@ class Engine:
         self.pruning: Pruning | None = None
         self.features: Features | None = None
         self._all = n * points.problem.n_clusters * d
-        self.open = mode in ("head", "groups") or (mode == "auto" and self._all >= WORTH and n >= 64 * 64)
+        self.open = mode in ("head", "groups") or (mode == "auto" and self._all >= WORTH and n >= FEW_POINTS)
         self._before = (0.0, 0)
         self._chosen = mode == "groups"  # whether there shall be features, and of what width
         self._probe: CpuPoints | None = None

@@ -96,19 +96,16 @@ class LoopedCpuPoints(CpuPoints):
     def measure(self, inner: np.ndarray) -> np.ndarray:
         if self._work > ALONE:
             return super().measure(inner)
-        totals = np.zeros(self.shape[0])
-        if len(totals) == 1:
-            totals[0] = self.measure_rows(0, 0, (0, self.shape[1]), inner, NOTHING)
-            return totals
+        totals = np.zeros((self.shape[0], len(self.shards)))
 
         def run(slot: int, lo: int, hi: int) -> None:
             self.kernels.measure_members(
-                self.store.sources, self.weights, inner, self._labels, not self.metric.spherical, lo, hi, totals, NOTHING,
-                self.scratch[slot][0],
+                self.store.sources, self.weights, inner, self._labels, not self.metric.spherical, self._cuts, lo, hi, totals,
+                NOTHING, self.scratch[slot][0],
             )  # fmt: skip
 
         self._run_slices(run, len(totals))
-        return totals
+        return totals.sum(axis=1)
 
     def _run_slices(self, task: Callable[[int, int, int], None], n: int, most: int = 1 << 30) -> None:
         """task(slot, lo, hi) over slices of range(n), a few per thread so that they even out, of at most `most`."""

@@ -1,0 +1,251 @@
+"""Indexes through random lives, beside a model: a dict of vectors, searched by brute force in float64."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import Array, to_float64
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from flash_kmeans_mlx.index import (
+    Index,
+    IndexFlat,
+    IndexIVFFlat,
+    IndexIVFPQ,
+    IndexPQ,
+    IndexPreTransform,
+    OPQMatrix,
+    load_index,
+)
+from flash_kmeans_mlx.index.base import restored
+
+D, NLIST = 8, 5
+LAST_ID = 2**63 - 2
+MAKE: dict[str, Callable[[str], Index]] = {
+    "flat": lambda metric: IndexFlat(D, metric),
+    "ivf": lambda metric: IndexIVFFlat(D, NLIST, metric, NLIST),
+    "pq": lambda metric: IndexPQ(D, 4, 3, metric),
+    "ivfpq": lambda metric: IndexIVFPQ(D, NLIST, 4, 3, metric, NLIST),
+    "opq,pq": lambda metric: IndexPreTransform(OPQMatrix(D, 4, 3, niter=2), IndexPQ(D, 4, 3, metric)),
+    "opq,ivf": lambda metric: IndexPreTransform(OPQMatrix(D, 4, 3, niter=2), IndexIVFFlat(D, NLIST, metric, NLIST)),
+}
+CASES = [(name, metric) for name in MAKE for metric in ("euclidean", "cosine", "dot")]
+CASES += [("flat", "l1"), ("flat", "linf")]
+EXAMPLES = 25  # of each case in every run
+EPS = 2.0**-23
+
+sizes = st.sampled_from([1, 2, 15, 16, 17, 40, 150, 600])
+kinds = st.sampled_from(["plain", "grid", "same", "zero", "far", "again"])
+seeds = st.integers(0, 2**32 - 1)
+steps = st.one_of(
+    st.tuples(st.just("add"), seeds, kinds, sizes),
+    st.tuples(st.just("add with ids"), seeds, kinds, sizes),
+    st.tuples(st.just("add wrong ids"), seeds, kinds, sizes),
+    st.tuples(st.just("remove"), seeds, st.sampled_from([0.0, 0.05, 0.5, 1.0])),
+    st.tuples(st.just("remove one list"), seeds),
+    st.tuples(st.just("search"), seeds, kinds, st.sampled_from([1, 3, 20, 700])),
+    st.tuples(st.just("range search"), seeds, kinds),
+    st.tuples(st.just("reconstruct"), seeds),
+    st.tuples(st.just("save"), seeds),
+)
+
+
+@cache
+def trained(name: str, metric: str) -> tuple[str, dict[str, Any], dict[str, Array]]:
+    index = MAKE[name](metric)
+    index.train(np.random.default_rng(0).standard_normal((500, D)))
+    return type(index).__name__, *index.state()
+
+
+class Life:
+    """An index, and what must be in it.
+
+    Attributes:
+        index: It.
+        held: The vectors by their ids: as given or, where an index keeps codes, as it gave them back first.
+        next_id: The next automatic id.
+    """
+
+    def __init__(self, name: str, metric: str, backend: str, path: Path) -> None:
+        self.index = restored(*trained(name, metric))
+        self.metric, self.path, self.backend = metric, path, backend
+        self.exact = name in ("flat", "ivf")
+        self.held: dict[int, Array] = {}
+        self.next_id = 0
+        self.settle()
+
+    def settle(self) -> None:
+        self.index.backend = self.backend
+        if isinstance(self.index, IndexPreTransform):
+            self.index.index.backend = self.backend
+
+    def run(self, step: tuple[Any, ...]) -> None:
+        verb, number, *rest = step
+        self.rng = np.random.default_rng(number)
+        getattr(self, verb.replace(" ", "_"))(*rest)
+        assert self.index.ntotal == len(self.held)
+
+    def vectors(self, kind: str, n: int) -> Array:
+        """(n, D) float32."""
+        rng = self.rng
+        if kind == "grid":
+            return rng.integers(-1, 2, (n, D)).astype(np.float32)
+        if kind == "again" and self.held:
+            every = np.stack(list(self.held.values()))
+            return every[rng.integers(len(every), size=n)].astype(np.float32)
+        x = rng.standard_normal((n, D)).astype(np.float32)
+        return {"same": np.repeat(x[:1], n, 0), "zero": 0 * x, "far": x + 300}.get(kind, x)
+
+    def add(self, kind: str, n: int) -> None:
+        x = self.vectors(kind, n)
+        if self.next_id + n > LAST_ID + 1:
+            with pytest.raises(ValueError, match=r"ids must be <= 2\*\*63 - 2"):
+                self.index.add(x)
+            return
+        self.index.add(x)
+        self.hold(x, range(self.next_id, self.next_id + n))
+
+    def add_with_ids(self, kind: str, n: int) -> None:
+        x = self.vectors(kind, n)
+        most = int(self.rng.choice([4 * n, 10**6, LAST_ID]))
+        drawn = [int(i) for i in self.rng.integers(0, most, 3 * n, endpoint=True)]
+        ids = [i for i in dict.fromkeys(drawn) if i not in self.held][:n]
+        if ids:
+            self.index.add(x[: len(ids)], ids)
+            self.hold(x[: len(ids)], ids)
+
+    def hold(self, x: Array, ids: Any) -> None:
+        ids = list(ids)
+        kept = self.index.reconstruct_batch(ids)
+        if self.exact:
+            np.testing.assert_array_equal(kept, x)
+        self.held |= dict(zip(ids, kept, strict=True))
+        self.next_id = max(self.next_id, max(ids) + 1)
+
+    def add_wrong_ids(self, kind: str, n: int) -> None:
+        x = self.vectors(kind, n)
+        ids = np.arange(self.next_id, self.next_id + n) if self.next_id < 10**7 else np.setdiff1d(np.arange(2 * n), list(self.held))[:n]
+        wrong = [-1, 2**63 - 1, *([int(ids[0])] if n > 1 else []), *list(self.held)[:1]]
+        ids[-1] = wrong[self.rng.integers(len(wrong))]
+        with pytest.raises(ValueError, match=r"ids must (be|have)"):
+            self.index.add(x[: len(ids)], ids)
+
+    def remove(self, share: float) -> None:
+        ids = [i for i in self.held if self.rng.random() < share]
+        self.take([*ids, *ids[:2], 10**9 + 7, -3, LAST_ID + 1])
+
+    def remove_one_list(self) -> None:
+        lists = getattr(getattr(self.index, "index", self.index), "lists", None)
+        ids = sorted(self.held)[::2]
+        if lists is not None:
+            ids = lists.ids.reshape(-1)[lists.slots(int(self.rng.integers(len(lists.counts))))].tolist()
+        self.take(ids)
+
+    def take(self, ids: list[int]) -> None:
+        gone = {i for i in ids if i in self.held}
+        assert self.index.remove_ids(np.array(ids, np.int64)) == len(gone)
+        for i in gone:
+            del self.held[i]
+
+    def every(self, queries: Array) -> tuple[Array, Array, Array]:
+        """Distances (Q, N), smaller is nearer, what rounding may do to them, and the ids (N,)."""
+        ids = np.array(sorted(self.held), np.int64)
+        rows = to_float64(np.stack([self.held[i] for i in ids.tolist()]) if len(ids) else np.zeros((0, D)))
+        x, size = to_float64(queries), np.linalg.norm
+        norms = size(x, axis=1)[:, None], size(rows, axis=1)[None]
+        if self.metric == "cosine":
+            product = norms[0] * norms[1]
+            distances = 1 - np.divide(x @ rows.T, product, out=np.zeros_like(product), where=product > 0)
+            slack = np.ones_like(distances)
+        elif self.metric == "dot":
+            distances, slack = -(x @ rows.T), norms[0] * norms[1]
+        else:
+            name = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": "chebyshev"}[self.metric]
+            distances, slack = cdist(x, rows, name), (norms[0] + norms[1]) ** (2 if self.metric == "euclidean" else 1)
+        return distances, 32 * EPS * slack + 1e-30, ids
+
+    def search(self, kind: str, k: int) -> None:
+        queries = self.vectors(kind, int(self.rng.integers(1, 6)))
+        distances, found = self.index.search(queries, k)
+        every, slack, ids = self.every(queries)
+        n, sign = min(k, len(ids)), -1 if self.metric == "dot" else 1
+        assert distances.shape == found.shape == (len(queries), k)
+        assert (found[:, n:] == -1).all() and (sign * distances[:, n:] == np.inf).all()
+        if n:
+            self.check(sign * distances[:, :n], found[:, :n], every, slack, ids)
+
+    def check(self, distances: Array, found: Array, every: Array, slack: Array, ids: Array) -> None:
+        """Found ids are distinct, held, in order and the nearest, at their distances."""
+        place = np.minimum(np.searchsorted(ids, found), len(ids) - 1)
+        assert (ids[place] == found).all() and all(len(set(row)) == len(row) for row in found.tolist())
+        true, off = np.take_along_axis(every, place, 1), np.take_along_axis(slack, place, 1)
+        assert (np.abs(distances - true) <= off + EPS * np.abs(true)).all()
+        rows = np.stack([self.held[i] for i in ids.tolist()])[place]
+        alike = (rows[:, 1:] == rows[:, :-1]).all(2)
+        assert (np.diff(distances, axis=1) >= 0).all() and (np.diff(found, axis=1)[alike] > 0).all()
+        best = np.sort(every, axis=1)[:, found.shape[1] - 1]
+        assert (true.max(1, initial=-np.inf) <= best + 2 * slack.max(1, initial=0)).all()
+
+    def range_search(self, kind: str) -> None:
+        queries = self.vectors(kind, 2)
+        every, slack, ids = self.every(queries)
+        middle = np.float32(np.median(every)) if every.size else np.float32(1)
+        sign = -1 if self.metric == "dot" else 1
+        lims, distances, found = self.index.range_search(queries, float(sign * middle))
+        assert lims[-1] == len(found) == len(distances)
+        for i in range(2):
+            got = set(found[lims[i] : lims[i + 1]].tolist())
+            assert {*ids[every[i] < middle - slack[i] - EPS * abs(middle)].tolist()} <= got
+            assert got <= {*ids[every[i] < middle + slack[i] + EPS * abs(middle)].tolist()}
+
+    def reconstruct(self) -> None:
+        ids = [i for i in self.held if self.rng.random() < 0.3]
+        kept = self.index.reconstruct_batch(ids)
+        assert kept.shape == (len(ids), D)
+        np.testing.assert_array_equal(kept, np.reshape([self.held[i] for i in ids], (-1, D)))
+        absent = next(i for i in range(len(self.held) + 1) if i not in self.held)
+        with pytest.raises(ValueError, match=f"id={absent} is not in the index"):
+            self.index.reconstruct(absent)
+
+    def save(self) -> None:
+        self.index.save(self.path)
+        self.index = load_index(self.path)
+        self.settle()
+
+
+def run(case: tuple[str, str], path: Path, number: int | None = None) -> None:
+    """Let an index live some lives: the same ones every time, or others by a number."""
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, database=None, derandomize=number is None, print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.sampled_from(["cpu", "cpu", "portable", "reference"]), st.lists(steps, min_size=4, max_size=40))
+    def live(backend: str, life: list[tuple[Any, ...]]) -> None:
+        index = Life(*case, backend, path / "index")
+        for step in [*life, ("search", 0, "plain", 5), ("reconstruct", 0)]:
+            index.run(step)
+
+    (live if number is None else seed(number)(live))()
+
+
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_lives(case: tuple[str, str], tmp_path: Path) -> None:
+    run(case, tmp_path)
+
+
+def test_random_lives(fuzz_minutes: float, tmp_path: Path) -> None:
+    end = time.monotonic() + 60 * fuzz_minutes
+    while time.monotonic() < end:
+        case, number = CASES[secrets.randbelow(len(CASES))], secrets.randbits(32)
+        print(f"run({case}, path, {number})")  # what repeats a failure
+        run(case, tmp_path, number)
