@@ -2,19 +2,23 @@
 
 A shift keeps the products from cancelling when the data sit far from the origin; a scale, a power of two, keeps squares
 inside float32's range. Data that need neither, most data, are used as they are.
+
+Nearly parallel rows have nearly parallel unit centroids, whose products with a row agree in all leading digits. There the
+common part is taken out of the centroids: for a fixed x, ``<x, c>`` ranks as ``<x, c - centre>``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .metrics import Metric
+from .metrics import Metric, unit_rows
 
 __all__ = ["Frame", "choose"]
 
 SAMPLE_ROWS = 32  # a mean within a fifth of the spread is all that a shift needs
+SHORT = 2.0  # times a row's norm, that a shift of spherical data may have: the row is read to that many roundings of its own
 FAR = 4.0  # shift where ||mean||^2 is more than this many times the variance: costs at most two bits otherwise
 LARGE_UNIT, SMALL_UNIT = 2.0**100, 2.0**-100  # the same for cosine
 LARGE, SMALL = 2.0**40, 2.0**-40  # magnitudes whose squares, summed over any D, stay inside float32
@@ -23,17 +27,19 @@ REACH = 2.0**60  # norms of centroids whose squares do
 
 @dataclass(frozen=True)
 class Frame:
-    """Points are read as ``(x - shift) / scale``; spherical centroids have no scale and no origin.
+    """Points are read as ``(x - shift) / scale``; spherical centroids are not scaled, and `centre` is taken off them.
 
     Attributes:
         shift: (B, D) float64.
         scale: (B,) float64, powers of two.
-        spherical: centroids are unit vectors.
+        metric: the metric.
+        centre: (B, D) float64, a unit vector of float32 values among nearly parallel rows, otherwise 0.
     """
 
     shift: np.ndarray
     scale: np.ndarray
-    spherical: bool
+    metric: Metric
+    centre: np.ndarray
 
     @property
     def identity(self) -> np.ndarray:
@@ -42,22 +48,63 @@ class Frame:
 
     def inward(self, c: np.ndarray) -> np.ndarray:
         """Centroids (B, K, D) in the frame, float32."""
-        if self.spherical:
-            return np.ascontiguousarray(c, np.float32)
+        if self.metric.spherical:
+            return self._centred(c)
         inner = c if self.identity.all() else (c.astype(np.float64) - self.shift[:, None]) / self.scale[:, None, None]
         if np.abs(inner).max() > REACH / 64:  # so may the norm, up to 4096 dimensions
             inner = _drawn_in(inner.astype(np.float64))
         return np.ascontiguousarray(inner, np.float32)
 
+    def _centred(self, c: np.ndarray) -> np.ndarray:
+        """Spherical centroids less their centre. Rounded to float32, unit vectors are not quite: cosine divides by the norm."""
+        some = self.centre.any(-1)[:, None, None]
+        if not some.any():
+            return np.ascontiguousarray(c, np.float32)
+        wide, centre = c.astype(np.float64), self.centre[:, None]
+        norm = np.sqrt(np.cumsum(np.square(wide), -1)[..., -1:])  # added one by one: the bits of kernels/cpu/loop.py
+        if self.metric.unit_points:
+            wide = wide / np.where(norm > 0, norm, 1.0)
+        else:  # `assign` takes centroids of any norm for dot; those of a fit are unit vectors
+            unit = ((np.abs(norm - 1) < 1e-3) | (norm == 0)).all(1, keepdims=True)
+            along = (wide * centre).sum(-1, keepdims=True).mean(1, keepdims=True)
+            centre = np.where(unit, 1.0, along) * centre
+            closer = np.linalg.norm(wide - centre, axis=-1, keepdims=True) <= norm
+            some = some & (unit | closer.all(1, keepdims=True))
+        return np.where(some, wide - centre, c).astype(np.float32)
+
+    def bias(self, inner: np.ndarray) -> np.ndarray:
+        """(B, K) float32, what is added to products of points and centroids (B, K, D), both in the frame."""
+        if self.metric.spherical and self.shift.any():
+            return np.einsum("bkd,bd->bk", inner, self.origin, dtype=np.float64).astype(np.float32)
+        return self.metric.bias(inner)
+
+    @property
+    def origin(self) -> np.ndarray:
+        """(B, D) float64: what is to be added to rows in the frame for scaled rows with the user's origin."""
+        return self.shift / self.scale[:, None]
+
+    def centroids(self, sums: np.ndarray, mass: np.ndarray, previous: np.ndarray) -> np.ndarray:
+        """(B, K, D) float32 centroids in the user's coordinates from sums and weights in the frame; `Metric.finalize`."""
+        if self.metric.spherical:
+            whole = sums + mass[..., None] * self.origin[:, None]
+            return self.metric.finalize(whole, mass, previous).astype(np.float32)
+        return self.outward(self.metric.finalize(sums, mass, self.inward(previous)))
+
     def outward(self, c: np.ndarray) -> np.ndarray:
-        """Centroids (B, K, D) float64 of the frame in the user's coordinates, float32."""
-        if self.spherical:
-            return c.astype(np.float32)
+        """Euclidean centroids (B, K, D) float64 of the frame in the user's coordinates, float32."""
         return (c * self.scale[:, None, None] + self.shift[:, None]).astype(np.float32)
 
     def rows(self, x: np.ndarray, b: int) -> np.ndarray:
         """Rows (n, D) of member b in the frame, float64."""
         return (x.astype(np.float64) - self.shift[b]) / self.scale[b]
+
+    def unshifted(self, members: np.ndarray) -> Frame:
+        """The same without a shift for members (B,) bool."""
+        return replace(self, shift=np.where(members[:, None], 0.0, self.shift))
+
+    def short(self, least: np.ndarray) -> np.ndarray:
+        """(B,) bool: members whose shift is far longer than a row; least (B,), the smallest norms in units of the scale."""
+        return np.linalg.norm(self.origin, axis=-1) > SHORT * least
 
 
 def _drawn_in(c: np.ndarray) -> np.ndarray:
@@ -81,13 +128,14 @@ def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
     Args:
         sample: (B, S, D) some rows of every member, float.
         magnitude: (B,) the largest absolute value of every member.
-        metric: spherical metrics have an origin, so they are scaled but never shifted.
+        metric: where it is spherical, a shift is right only for members that are not `Frame.short`.
     """
     double = sample.dtype == np.float64
     sample = sample.astype(np.float64)
     mean = np.einsum("bsd->bd", sample) / sample.shape[1]
+    centre = np.zeros_like(mean)
     if metric.spherical:
-        shift = np.zeros_like(mean)
+        centre, shift = _parallel(sample)
     else:
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite variance shifts nothing
             second = np.einsum("bsd,bsd->b", sample, sample) / sample.shape[1]
@@ -101,7 +149,20 @@ def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
     large, small = (LARGE_UNIT, SMALL_UNIT) if metric.unit_points else (LARGE, SMALL)
     outside = (magnitude > large) | ((magnitude < small) & (magnitude > 0))
     scale = np.ldexp(1.0, np.clip(exponent, -126, 126))  # its inverse is a float32 too
-    return Frame(shift, np.where(outside, scale, 1.0), metric.spherical)
+    return Frame(shift, np.where(outside, scale, 1.0), metric, centre)
+
+
+def _parallel(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(centre, shift), each (B, D): the direction of rows (B, S, D) that are nearly parallel, and their mean along it."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite centres nothing
+        units = unit_rows(sample)
+        some = np.maximum(units.any(-1).sum(-1), 1)[:, None]
+        mean = units.sum(1) / some
+        square = np.square(mean).sum(-1, keepdims=True)
+        centre = np.where(square > FAR * (1 - square), unit_rows(mean), 0.0).astype(np.float32).astype(np.float64)
+        shift = centre * np.einsum("bsd,bd->b", sample, centre)[:, None] / sample.shape[1]
+        far = np.square(shift).sum(-1) > FAR * np.square(sample - shift[:, None]).sum(-1).mean(-1)
+        return centre, np.where(far[:, None], shift, 0.0).astype(np.float32).astype(np.float64)
 
 
 def _refuse_unresolved(mean: np.ndarray, variance: np.ndarray) -> None:

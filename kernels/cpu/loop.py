@@ -14,9 +14,31 @@ STABLE = 1  # an E-step changed no label
 SETTLED = 2  # no centroid moved by more than tol; the labels are one step behind
 
 
+@njit(**{**INNER, "fastmath": False})
+def _centred(c, centre, unit, out):
+    """out = centroid c less the centre, after division by its norm if `unit`: the bits of frame.py."""
+    norm = 0.0
+    for d in range(c.size):
+        norm += np.float64(c[d]) * np.float64(c[d])
+    norm = np.sqrt(norm) if unit and norm > 0.0 else 1.0
+    for d in range(c.size):
+        out[d] = np.float64(c[d]) / norm - centre[d]
+
+
 @njit(**INNER)
-def _inward(c, shift, scale, spherical, bias, inner):
+def _inward(c, frame, kind, bias, inner):
+    shift, scale, centre = frame
+    spherical, unit = kind
+    centred, shifted = not _all_zero(centre), not _all_zero(shift)
     for k in range(c.shape[0]):
+        if centred:
+            _centred(c[k], centre, unit, inner[k])
+            offset = 0.0
+            if shifted:
+                for d in range(c.shape[1]):
+                    offset += np.float64(inner[k, d]) * (shift[d] / scale)
+            bias[k] = offset
+            continue
         square = 0.0
         for d in range(c.shape[1]):
             v = np.float64(c[k, d])
@@ -28,11 +50,12 @@ def _inward(c, shift, scale, spherical, bias, inner):
 
 
 @njit(**INNER)
-def _move(c, sums, mass, counts, shift, scale, spherical, summed):
+def _move(c, sums, mass, counts, frame, spherical, summed):
     """M-step in place; returns the largest shift, or the norm of all if `summed`.
 
     Clusters without points, and sums without a direction, stay.
     """
+    shift, scale = frame[:2]
     largest = 0.0
     for k in range(c.shape[0]):
         if counts[k] == 0:
@@ -40,7 +63,8 @@ def _move(c, sums, mass, counts, shift, scale, spherical, summed):
         if spherical:
             square = 0.0
             for d in range(c.shape[1]):
-                square += sums[k, d] * sums[k, d]
+                v = sums[k, d] + mass[k] * (shift[d] / scale)
+                square += v * v
             if square == 0.0:
                 continue
             factor = 1.0 / np.sqrt(square)
@@ -48,7 +72,10 @@ def _move(c, sums, mass, counts, shift, scale, spherical, summed):
             factor = scale / mass[k]
         moved = 0.0
         for d in range(c.shape[1]):
-            v = np.float32(sums[k, d] * factor if spherical else sums[k, d] * factor + shift[d])
+            if spherical:
+                v = np.float32((sums[k, d] + mass[k] * (shift[d] / scale)) * factor)
+            else:
+                v = np.float32(sums[k, d] * factor + shift[d])
             u = np.float64(v) - np.float64(c[k, d])
             moved += u * u
             c[k, d] = v
@@ -58,7 +85,7 @@ def _move(c, sums, mass, counts, shift, scale, spherical, summed):
 
 @njit(inline="always", **INNER)
 def fit_member(
-    sgemm, source, shift, scale, weights, spherical, tol, summed, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
+    sgemm, source, frame, weights, kind, tol, summed, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
     team, lanes, scratch,
 ):  # fmt: skip
     """Up to `limit` E-steps of one member; stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster.
@@ -81,7 +108,7 @@ def fit_member(
         outcome[0], outcome[1], outcome[2] = 0.0, -1.0, 0.0
         if read:
             read_rows(source, np.int64(0), rows.shape[0], rows)
-        _begin(c, shift, scale, spherical, inner, bias, state)
+        _begin(c, frame, kind, inner, bias, state)
     if not meet(state, size, sched_yield):
         return
     if read:
@@ -102,15 +129,15 @@ def fit_member(
         if not meet(state, size, sched_yield):
             return
         if slot == 0:
-            _end(c, shift, scale, spherical, tol, summed, limit, skip_empty, totals, changed, outcome)
-            _begin(c, shift, scale, spherical, inner, bias, state)
+            _end(c, frame, kind[0], tol, summed, limit, skip_empty, totals, changed, outcome)
+            _begin(c, frame, kind, inner, bias, state)
         if not meet(state, size, sched_yield) or outcome[1] >= 0.0:
             return
 
 
 @njit(**INNER)
-def _begin(c, shift, scale, spherical, inner, bias, state):
-    _inward(c, shift, scale, spherical, bias, inner)
+def _begin(c, frame, kind, inner, bias, state):
+    _inward(c, frame, kind, bias, inner)
     state[NEXT] = 0
 
 
@@ -131,7 +158,7 @@ def _any_zero(values):
 
 
 @njit(**INNER)
-def _end(c, shift, scale, spherical, tol, summed, limit, skip_empty, totals, changed, outcome):
+def _end(c, frame, spherical, tol, summed, limit, skip_empty, totals, changed, outcome):
     """The M-step, unless the E-step before it is one to stop at; outcome[1] stays negative as long as the loop goes on."""
     sums, mass, counts = totals
     outcome[0] += 1.0
@@ -141,26 +168,27 @@ def _end(c, shift, scale, spherical, tol, summed, limit, skip_empty, totals, cha
     if outcome[0] == limit or (not skip_empty and _any_zero(counts)):
         outcome[1] = PENDING
         return
-    outcome[2] = _move(c, sums, mass, counts, shift, scale, spherical, summed)
+    outcome[2] = _move(c, sums, mass, counts, frame, spherical, summed)
     if outcome[2] <= tol:
         outcome[1] = SETTLED
 
 
 @njit(**JIT)
 def fit_members(
-    sgemm, sources, shift, scale, weights, spherical, tol, summed, limits, skip_empty, cuts, b0, b1, c, labels, totals,
+    sgemm, sources, shift, scale, centre, weights, kind, tol, summed, limits, skip_empty, cuts, b0, b1, c, labels, totals,
     outcomes, shared, team, lanes, scratch,
 ):  # fmt: skip
     """`fit_member` for the members b0:b1 with limits[b] > 0; OUT outcomes (B, 3).
 
-    IN sources as in rows.py; shift (B, D) and scale (B,) the same frames in float64; weights (B, N) or (B, 0).
+    IN sources as in rows.py; shift (B, D), scale (B,) and centre (B, D) the same frames in float64; weights (B, N) or (B, 0);
+    kind: whether centroids are unit vectors, and points count by direction only.
     """
     sums, mass, counts = totals
     for b in range(b0, b1):
         if limits[b] > 0:
             fit_member(
-                sgemm, member(sources, b), shift[b], scale[b], weights[b], spherical, tol, summed, limits[b], skip_empty, cuts,
-                c[b], labels[b], (sums[b], mass[b], counts[b]), shared, outcomes[b], team, lanes, scratch,
+                sgemm, member(sources, b), (shift[b], scale[b], centre[b]), weights[b], kind, tol, summed, limits[b],
+                skip_empty, cuts, c[b], labels[b], (sums[b], mass[b], counts[b]), shared, outcomes[b], team, lanes, scratch,
             )  # fmt: skip
 
 
@@ -176,8 +204,10 @@ def assign_members(sgemm, sources, members, m0, m1, inner, bias, labels, update,
 
 
 @njit(**JIT)
-def measure_members(sources, weights, inner, labels, difference, m0, m1, totals, out, tile):
+def measure_members(sources, weights, c, labels, cost, inverse, m0, m1, totals, out, tile):
     """totals[b] = `measure_rows` of all rows of the members m0:m1."""
     for b in range(m0, m1):
         n = labels.shape[1]
-        totals[b] = measure_rows(member(sources, b), weights[b], inner[b], labels[b], np.int64(0), n, difference, out, tile)
+        totals[b] = measure_rows(
+            member(sources, b), weights[b], c[b], labels[b], np.int64(0), n, cost, inverse[b], out, tile
+        )

@@ -12,6 +12,7 @@ from .blas import INNER, JIT, NEG_INF, gemm_nt
 from .lanes import address, best_by_lanes, to_lanes
 from .rows import read_rows
 
+SQUARES, DIRECTIONS, PRODUCTS = range(3)  # what `measure_rows` can tell
 UNSET = np.uint32(0xFFFFFFFF)  # the label of a point that has none yet
 
 
@@ -108,29 +109,53 @@ def merge(sums, mass, counts, touched, total_sums, total_mass, total_counts, k0,
 
 
 @njit(**JIT)
-def measure_rows(source, weights, c, labels, lo, hi, difference, out, tile):
-    """Sum of weights * v over rows lo:hi, in float64; v = ||row - c||^2 or <row, c> for the row's centroid c.
+def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, tile):
+    """Sum of weights * v over rows lo:hi, in float64; by `cost`, v is for a row and its centroid c
 
-    OUT out: (N,) float32 receives v, or (0,) to leave it out.
+    SQUARES: ||row - c||^2. DIRECTIONS: 1 - cos as ||u - c||^2 / 2, u = the row without the shift * inverse[i]; 1 if u or c is 0.
+    PRODUCTS: -<row without the shift, c>. OUT out: (N,) float32 receives v, or (0,) to leave it out.
     """
     total = 0.0
+    origin = source[5] * source[6]
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)
         for i in range(n):
             k = labels[s + i]
             v = np.float32(0.0)
-            if difference:
+            if cost == SQUARES:
                 for d in range(rows.shape[1]):
                     u = rows[i, d] - c[k, d]
                     v += u * u
+            elif cost == DIRECTIONS:
+                v = _half_gap(rows[i], origin, inverse[s + i], c[k])
             else:
-                for d in range(rows.shape[1]):
-                    v += rows[i, d] * c[k, d]
+                v = _minus_product(rows[i], origin, c[k])
             if out.size:
                 out[s + i] = v
             total += np.float64(v) * (weights[s + i] if weights.size else np.float32(1.0))
     return total
+
+
+@njit(**INNER)
+def _half_gap(row, origin, inverse, c):
+    r, total, nothing = np.float64(inverse), 0.0, True
+    for d in range(row.size):
+        gap = (np.float64(row[d]) + origin[d]) * r - np.float64(c[d])
+        total += gap * gap
+    for d in range(row.size):
+        if c[d] != np.float32(0.0):
+            nothing = False
+            break
+    return np.float32(1.0 if nothing or r == 0.0 else 0.5 * total)
+
+
+@njit(**INNER)
+def _minus_product(row, origin, c):
+    total = 0.0
+    for d in range(row.size):
+        total -= (np.float64(row[d]) + origin[d]) * np.float64(c[d])
+    return np.float32(total)
 
 
 @njit(**JIT)
@@ -144,6 +169,21 @@ def inverse_norm_rows(source, lo, hi, out, tile):
             for d in range(rows.shape[1]):
                 v += np.float64(rows[i, d]) * np.float64(rows[i, d])
             out[s + i] = 1.0 / np.sqrt(v) if v > 0.0 else 0.0
+
+
+@njit(**JIT)
+def from_centre_rows(source, centre, inverse, lo, hi, out, tile):
+    """out[lo:hi] = ||u - centre||^2, u the row without the shift * inverse[i]; 0 for zero rows."""
+    origin = source[5] * source[6]
+    for s in range(lo, hi, tile.shape[0]):
+        n = min(tile.shape[0], hi - s)
+        rows = read_rows(source, s, n, tile)
+        for i in range(n):
+            v = 0.0
+            for d in range(rows.shape[1]):
+                gap = (np.float64(rows[i, d]) + origin[d]) * np.float64(inverse[s + i]) - centre[d]
+                v += gap * gap
+            out[s + i] = v if inverse[s + i] > 0.0 else 0.0
 
 
 @njit(**JIT)

@@ -32,10 +32,11 @@ class LoopedCpuPoints(CpuPoints):
         limits = np.minimum(limits, max(1, CALL // self._work))
         outcomes = np.zeros((b, 3))
         totals = (self.sums, self.mass, self.counts)
+        kind = self.metric.spherical, self.metric.unit_points
 
         def run(slot: int, lo: int, hi: int, shared: tuple, team: tuple) -> None:
             self.kernels.fit_members(
-                self.sgemm, self.store.sources, self.frame.shift, self.frame.scale, self.weights, self.metric.spherical, tol,
+                self.sgemm, self.store.sources, self.frame.shift, self.frame.scale, self.frame.centre, self.weights, kind, tol,
                 self.problem.summed_shift, limits, skip_empty, self._cuts, lo, hi, centroids, self._labels, totals, outcomes,
                 shared, team, self.lanes[slot], self.scratch[slot],
             )  # fmt: skip
@@ -93,17 +94,17 @@ class LoopedCpuPoints(CpuPoints):
 
         self._run_slices(run, len(which))
 
-    def measure(self, inner: np.ndarray) -> np.ndarray:
+    def measure(self, c: np.ndarray) -> np.ndarray:
         if self._work > ALONE:
-            return super().measure(inner)
+            return super().measure(c)
         totals = np.zeros(self.shape[0])
         if len(totals) == 1:
-            totals[0] = self.measure_rows(0, 0, (0, self.shape[1]), inner, NOTHING)
+            totals[0] = self.measure_rows(0, 0, (0, self.shape[1]), c, NOTHING, self.cost)
             return totals
 
         def run(slot: int, lo: int, hi: int) -> None:
             self.kernels.measure_members(
-                self.store.sources, self.weights, inner, self._labels, not self.metric.spherical, lo, hi, totals, NOTHING,
+                self.store.sources, self.cost_weights, c, self._labels, self.cost, self.norms, lo, hi, totals, NOTHING,
                 self.scratch[slot][1],
             )  # fmt: skip
 
