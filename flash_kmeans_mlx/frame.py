@@ -49,7 +49,7 @@ class Frame:
     def inward(self, c: np.ndarray) -> np.ndarray:
         """Centroids (B, K, D) in the frame, float32."""
         if self.metric.spherical:
-            return self._centred(c)
+            return self._centred(c).astype(np.float32)
         inner = c if self.identity.all() else (c.astype(np.float64) - self.shift[:, None]) / self.scale[:, None, None]
         if np.abs(inner).max() > REACH / 64:  # so may the norm, up to 4096 dimensions
             inner = _drawn_in(inner.astype(np.float64))
@@ -59,7 +59,7 @@ class Frame:
         """Spherical centroids less their centre. Rounded to float32, unit vectors are not quite: cosine divides by the norm."""
         some = self.centre.any(-1)[:, None, None]
         if not some.any():
-            return np.ascontiguousarray(c, np.float32)
+            return np.ascontiguousarray(c)
         wide, centre = c.astype(np.float64), self.centre[:, None]
         norm = np.sqrt(np.cumsum(np.square(wide), -1)[..., -1:])  # added one by one: the bits of kernels/cpu/loop.py
         if self.metric.unit_points:
@@ -70,13 +70,16 @@ class Frame:
             centre = np.where(unit, 1.0, along) * centre
             closer = np.linalg.norm(wide - centre, axis=-1, keepdims=True) <= norm
             some = some & (unit | closer.all(1, keepdims=True))
-        return np.where(some, wide - centre, c).astype(np.float32)
+        return np.where(some, wide - centre, c)
 
-    def bias(self, inner: np.ndarray) -> np.ndarray:
-        """(B, K) float32, what is added to products of points and centroids (B, K, D), both in the frame."""
-        if self.metric.spherical and self.shift.any():
-            return np.einsum("bkd,bd->bk", inner, self.origin, dtype=np.float64).astype(np.float32)
-        return self.metric.bias(inner)
+    def scored(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Centroids in the frame and the bias (B, K) float32 that is added to their products with points."""
+        if self.metric.spherical and self.shift.any():  # <x, c> = <x - shift, c> + <shift, c>
+            centred = self._centred(c)
+            bias = np.einsum("bkd,bd->bk", centred, self.origin, dtype=np.float64)
+            return centred.astype(np.float32), bias.astype(np.float32)
+        inner = self.inward(c)
+        return inner, self.metric.bias(inner)
 
     @property
     def origin(self) -> np.ndarray:

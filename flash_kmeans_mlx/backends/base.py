@@ -17,7 +17,7 @@ from ..metrics import Metric
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "scoring_bias", "unit_weights"]
+__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "scored_once", "unit_weights"]
 
 PENDING, STABLE, SETTLED = 0, 1, 2
 
@@ -254,16 +254,16 @@ def unit_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return weights / unit, unit
 
 
-def scoring_bias(frame: Frame, c: np.ndarray) -> np.ndarray:
-    """(B, K) bias of centroids (B, K, D) in the frame, -inf for one that equals an earlier one.
+def scored_once(frame: Frame, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`Frame.scored` of centroids (B, K, D) with a bias of -inf for one that equals an earlier one.
 
     A matrix product may round equal columns differently; without the copies, ties still go to the lowest index.
     """
-    bias = frame.bias(c)
+    c, bias = frame.scored(centroids)
     key = np.einsum("bkd,d->bk", c, np.cos(np.arange(c.shape[2])), dtype=np.float64)
     order = np.argsort(key, axis=1, kind="stable")
     ranked = np.take_along_axis(key, order, axis=1)
     for b, i in zip(*np.nonzero(ranked[:, 1:] == ranked[:, :-1]), strict=True):
         if np.array_equal(c[b, order[b, i]], c[b, order[b, i + 1]]):
             bias[b, order[b, i + 1]] = -np.inf
-    return bias
+    return c, bias

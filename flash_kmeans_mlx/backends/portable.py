@@ -11,7 +11,7 @@ from .. import frame as frames
 from .. import validation
 from ..metrics import unit_rows
 from ..seeding import draw_points
-from .base import PENDING, STABLE, Points, Problem, Seeding, Step, scoring_bias, unit_weights
+from .base import PENDING, STABLE, Points, Problem, Seeding, Step, scored_once, unit_weights
 
 __all__ = ["PortablePoints"]
 
@@ -164,8 +164,8 @@ class PortablePoints(Points):
         mx.eval(self._labels)
 
     def _inner(self, centroids: np.ndarray) -> tuple[mx.array, mx.array]:
-        inner = self.frame.inward(centroids)
-        return mx.array(inner), mx.array(scoring_bias(self.frame, inner))
+        inner, bias = scored_once(self.frame, centroids)
+        return mx.array(inner), mx.array(bias)
 
     # Costs
 
@@ -273,7 +273,7 @@ class PortableSeeding(Seeding):
         if metric.spherical:  # ||u - v||^2 = ||u - m||^2 + (||v||^2 - ||m||^2) - 2 <u, v - m>, the centre m
             inner = (np.stack([unit_rows(row) for row in rows]) - frame.centre[:, None]).astype(np.float32)
             squares = np.square(inner + frame.centre[:, None]).sum(-1) - np.square(frame.centre).sum(-1)[:, None]
-            start = mx.array(frame.bias(inner))[:, :, None]
+            start = mx.array(np.einsum("bld,bd->bl", inner, frame.origin).astype(np.float32))[:, :, None]
         else:
             inner = np.stack([frame.rows(row, b) for b, row in enumerate(rows)]).astype(np.float32)
             squares, start = np.square(inner, dtype=np.float64).sum(-1), mx.array(0.0)

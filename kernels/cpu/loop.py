@@ -15,29 +15,28 @@ SETTLED = 2  # no centroid moved by more than tol; the labels are one step behin
 
 
 @njit(**{**INNER, "fastmath": False})
-def _centred(c, centre, unit, out):
-    """out = centroid c less the centre, after division by its norm if `unit`: the bits of frame.py."""
+def _centred(c, centre, unit, shift, scale, out):
+    """out = centroid c less the centre, after division by its norm if `unit`: the bits of frame.py; returns its bias."""
     norm = 0.0
     for d in range(c.size):
         norm += np.float64(c[d]) * np.float64(c[d])
     norm = np.sqrt(norm) if unit and norm > 0.0 else 1.0
+    offset = 0.0
     for d in range(c.size):
-        out[d] = np.float64(c[d]) / norm - centre[d]
+        v = np.float64(c[d]) / norm - centre[d]
+        out[d] = v
+        offset += v * (shift[d] / scale)
+    return offset
 
 
 @njit(**INNER)
 def _inward(c, frame, kind, bias, inner):
     shift, scale, centre = frame
     spherical, unit = kind
-    centred, shifted = not _all_zero(centre), not _all_zero(shift)
+    centred = not _all_zero(centre)
     for k in range(c.shape[0]):
         if centred:
-            _centred(c[k], centre, unit, inner[k])
-            offset = 0.0
-            if shifted:
-                for d in range(c.shape[1]):
-                    offset += np.float64(inner[k, d]) * (shift[d] / scale)
-            bias[k] = offset
+            bias[k] = _centred(c[k], centre, unit, shift, scale, inner[k])
             continue
         square = 0.0
         for d in range(c.shape[1]):

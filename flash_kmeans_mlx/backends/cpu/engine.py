@@ -104,16 +104,18 @@ class Engine:
             return Features(points, np.zeros((b, 0, d), np.float32))
         return None
 
-    def aim(self, centroids: np.ndarray, inner: np.ndarray, members: np.ndarray, passes: int) -> Pruning | None:
-        """What the next pass over `members` is to be pruned with, aimed at the centroids (inner: in the frame), or None."""
+    def aim(
+        self, centroids: np.ndarray, scored: tuple[np.ndarray, np.ndarray], members: np.ndarray, passes: int
+    ) -> Pruning | None:
+        """What the next pass over `members` is to be pruned with, aimed at the centroids (`Frame.scored`), or None."""
         points = self.points
-        if inner.shape[1] != points.problem.n_clusters:  # rounds of k-means||
+        if centroids.shape[1] != points.problem.n_clusters:  # rounds of k-means||
             return None
         if self._open and not self.pruning:
             self._begin(centroids, passes)
         if self.pruning:
             self._before = self.pruning.products(), self.pruning.crossing()
-            self.pruning.aim(centroids, inner, members)
+            self.pruning.aim(centroids, scored, members)
         return self.pruning
 
     def _begin(self, centroids: np.ndarray, passes: int) -> None:
@@ -241,11 +243,11 @@ class Engine:
         made = perf_counter() - begin
         pruning = Pruning(sample, features, grouped=False)
         sample.reset_labels()
-        inner, _ = sample.inner(centroids)
+        scored = sample.inner(centroids)
         times = []
         for again in range(3 if passes > 1 else 1):  # the first one guesses the labels
             if again < 2:  # the second one knows what the first one met
-                pruning.aim(centroids, inner, np.zeros(1, np.int64))
+                pruning.aim(centroids, scored, np.zeros(1, np.int64))
             pruning.forget()
             begin = perf_counter()
             pruning.step_rows(0, 0, 0, NO_SUMS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import PENDING, STABLE, Points, Problem, Step, scoring_bias, unit_weights
+from ..base import PENDING, STABLE, Points, Problem, Step, scored_once, unit_weights
 from ._kernels import kernels
 from .blas import sgemm_address, single_threaded
 from .engine import NO_SUMS, Engine
@@ -131,7 +131,7 @@ class CpuPoints(Points):
     def aimed(self, centroids: np.ndarray, members: np.ndarray, passes: int) -> Callable[..., int]:
         """step_rows(slot, b, s, sums) of a pass over `members`, maybe the first of several: the E-step of a shard."""
         inner, bias = self.inner(centroids)
-        pruning = self.engine.aim(centroids, inner, members, passes)
+        pruning = self.engine.aim(centroids, (inner, bias), members, passes)
         if pruning is not None:
             return pruning.step_rows
 
@@ -236,8 +236,7 @@ class CpuPoints(Points):
 
     def inner(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centroids in the frame, and their bias."""
-        inner = self.frame.inward(centroids)
-        return inner, self.frame.bias(inner) if self.plan.lanes else scoring_bias(self.frame, inner)
+        return self.frame.scored(centroids) if self.plan.lanes else scored_once(self.frame, centroids)
 
     def for_bounds(self, b: int, index: np.ndarray) -> np.ndarray:
         """Rows (n, D) float32 of member b as bounds see them: of norm 1 where centroids are, otherwise in the frame."""

@@ -106,13 +106,14 @@ class Pruning:
         self.forget()
         self.seen = np.zeros((0, 0, 0), np.float32)
 
-    def aim(self, centroids: np.ndarray, inner: np.ndarray, members: np.ndarray) -> None:
-        """Take the centroids (B, K, D), inner ones in the frame, of the next pass over `members` (indices).
+    def aim(self, centroids: np.ndarray, scored: tuple[np.ndarray, np.ndarray], members: np.ndarray) -> None:
+        """Take the centroids (B, K, D) of the next pass over `members` (indices); scored: `Frame.scored` of them.
 
         Bounds are of unit rows and unit centroids as they are, where centroids are unit vectors; of rows and centroids in the
         frame otherwise.
         """
-        k, metric = inner.shape[1], self.points.metric
+        (inner, offsets), metric = scored, self.points.metric
+        k = inner.shape[1]
         bounding = np.ascontiguousarray(centroids, np.float32) if metric.spherical else inner
         _, rivals, _, crossed = self.work.sum(0) - self._before
         self._before = self.work.sum(0)
@@ -120,7 +121,7 @@ class Pruning:
         if not self.seen.size:
             self.seen = bounding.copy()
             self.order: list[np.ndarray | None] = [None] * len(inner)
-        biases, scored = metric.bias(bounding), self.points.frame.bias(inner)
+        biases = metric.bias(bounding)
         for b in members:
             c, bias = bounding[b], biases[b]
             square = np.einsum("kd,kd->k", c, c, dtype=np.float64)
@@ -137,7 +138,7 @@ class Pruning:
                 order, position, self.group, rows, np.ascontiguousarray(rows.T), bias[order], self.tail, drift, group_drift,
                 self.points.eps, np.float32(square.max()), exact,
             )  # fmt: skip
-            self.tables[b] = (c, (inner[b], scored[b]), table)
+            self.tables[b] = (c, (inner[b], offsets[b]), table)
 
     def step_rows(self, slot: int, b: int, s: int, sums: tuple[np.ndarray, ...]) -> int:
         """The E-step of shard s of member b, as `CpuPoints.step` has it."""
