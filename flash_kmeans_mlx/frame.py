@@ -10,6 +10,7 @@ common part is taken out of the centroids: for a fixed x, ``<x, c>`` ranks as ``
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -19,8 +20,10 @@ __all__ = ["Frame", "choose"]
 
 SAMPLE_ROWS = 32  # a mean within a fifth of the spread is all that a shift needs
 SHORT = 2.0  # times a row's norm, that a shift of spherical data may have: the row is read to that many roundings of its own
+APART = 64.0  # a shift of spherical data needs this in place of FAR: centred centroids leave three more bits
 FAR = 4.0  # shift where ||mean||^2 is more than this many times the variance: costs at most two bits otherwise
 LARGE_UNIT, SMALL_UNIT = 2.0**100, 2.0**-100  # the same for cosine
+TINY = float(np.finfo(np.float64).tiny)
 LARGE, SMALL = 2.0**40, 2.0**-40  # magnitudes whose squares, summed over any D, stay inside float32
 REACH = 2.0**60  # norms of centroids whose squares do
 
@@ -41,7 +44,17 @@ class Frame:
     metric: Metric
     centre: np.ndarray
 
-    @property
+    @cached_property
+    def shifted(self) -> bool:
+        """Whether any member has a shift."""
+        return bool(self.shift.any())
+
+    @cached_property
+    def centred(self) -> bool:
+        """Whether any member has a centre."""
+        return bool(self.centre.any())
+
+    @cached_property
     def identity(self) -> np.ndarray:
         """(B,) bool: members whose points are used as they are."""
         return (self.scale == 1.0) & ~self.shift.any(-1)
@@ -49,7 +62,7 @@ class Frame:
     def inward(self, c: np.ndarray) -> np.ndarray:
         """Centroids (B, K, D) in the frame, float32."""
         if self.metric.spherical:
-            return self._centred(c).astype(np.float32)
+            return self._centred(c).astype(np.float32, copy=False)
         inner = c if self.identity.all() else (c.astype(np.float64) - self.shift[:, None]) / self.scale[:, None, None]
         if np.abs(inner).max() > REACH / 64:  # so may the norm, up to 4096 dimensions
             inner = _drawn_in(inner.astype(np.float64))
@@ -57,9 +70,9 @@ class Frame:
 
     def _centred(self, c: np.ndarray) -> np.ndarray:
         """Spherical centroids less their centre. Rounded to float32, unit vectors are not quite: cosine divides by the norm."""
-        some = self.centre.any(-1)[:, None, None]
-        if not some.any():
+        if not self.centred:
             return np.ascontiguousarray(c)
+        some = self.centre.any(-1)[:, None, None]
         wide, centre = c.astype(np.float64), self.centre[:, None]
         norm = np.sqrt(np.cumsum(np.square(wide), -1)[..., -1:])  # added one by one: the bits of kernels/cpu/loop.py
         if self.metric.unit_points:
@@ -74,14 +87,14 @@ class Frame:
 
     def scored(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centroids in the frame and the bias (B, K) float32 that is added to their products with points."""
-        if self.metric.spherical and self.shift.any():  # <x, c> = <x - shift, c> + <shift, c>
+        if self.metric.spherical and self.shifted:  # <x, c> = <x - shift, c> + <shift, c>
             centred = self._centred(c)
             bias = np.einsum("bkd,bd->bk", centred, self.origin, dtype=np.float64)
             return centred.astype(np.float32), bias.astype(np.float32)
         inner = self.inward(c)
         return inner, self.metric.bias(inner)
 
-    @property
+    @cached_property
     def origin(self) -> np.ndarray:
         """(B, D) float64: what is to be added to rows in the frame for scaled rows with the user's origin."""
         return self.shift / self.scale[:, None]
@@ -89,8 +102,8 @@ class Frame:
     def centroids(self, sums: np.ndarray, mass: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """(B, K, D) float32 centroids in the user's coordinates from sums and weights in the frame; `Metric.finalize`."""
         if self.metric.spherical:
-            whole = sums + mass[..., None] * self.origin[:, None]
-            return self.metric.finalize(whole, mass, previous).astype(np.float32)
+            sums = sums + mass[..., None] * self.origin[:, None] if self.shifted else sums
+            return self.metric.finalize(sums, mass, previous).astype(np.float32)
         return self.outward(self.metric.finalize(sums, mass, self.inward(previous)))
 
     def outward(self, c: np.ndarray) -> np.ndarray:
@@ -135,11 +148,11 @@ def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
     """
     double = sample.dtype == np.float64
     sample = sample.astype(np.float64)
-    mean = np.einsum("bsd->bd", sample) / sample.shape[1]
-    centre = np.zeros_like(mean)
     if metric.spherical:
         centre, shift = _parallel(sample)
     else:
+        mean = np.einsum("bsd->bd", sample) / sample.shape[1]
+        centre = np.zeros_like(mean)
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite variance shifts nothing
             second = np.einsum("bsd,bsd->b", sample, sample) / sample.shape[1]
         square = np.einsum("bd,bd->b", mean, mean)
@@ -147,7 +160,7 @@ def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
             _refuse_unresolved(mean, np.square(sample - mean[:, None]).sum(2).mean(1))
         far = square > FAR * np.maximum(second - square, 0.0)
         shift = np.where(far[:, None], mean.astype(np.float32), 0.0).astype(np.float64)
-    exponent = np.frexp(np.maximum(magnitude, np.finfo(np.float64).tiny))[1]
+    exponent = np.frexp(np.maximum(magnitude, TINY))[1]
     # Cosine squares nothing and looks at each row alone: norms may differ as far as float32 goes.
     large, small = (LARGE_UNIT, SMALL_UNIT) if metric.unit_points else (LARGE, SMALL)
     outside = (magnitude > large) | ((magnitude < small) & (magnitude > 0))
@@ -157,14 +170,16 @@ def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
 
 def _parallel(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(centre, shift), each (B, D): the direction of rows (B, S, D) that are nearly parallel, and their mean along it."""
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite centres nothing
-        units = unit_rows(sample)
-        some = np.maximum(units.any(-1).sum(-1), 1)[:, None]
-        mean = units.sum(1) / some
-        square = np.square(mean).sum(-1, keepdims=True)
-        centre = np.where(square > FAR * (1 - square), unit_rows(mean), 0.0).astype(np.float32).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite centres nothing
+        norm = np.sqrt(np.einsum("bsd,bsd->bs", sample, sample))
+        mean = ((1 / np.maximum(norm, TINY))[:, None] @ sample)[:, 0]  # times the number of rows that are not 0
+        square = np.einsum("bd,bd->b", mean, mean)
+        parallel = square * (1 + FAR) > FAR * np.square((norm > 0).sum(1))
+        if not parallel.any():
+            return (np.zeros_like(mean),) * 2
+        centre = np.where(parallel[:, None], unit_rows(mean), 0.0).astype(np.float32).astype(np.float64)
         shift = centre * np.einsum("bsd,bd->b", sample, centre)[:, None] / sample.shape[1]
-        far = np.square(shift).sum(-1) > FAR * np.square(sample - shift[:, None]).sum(-1).mean(-1)
+        far = np.square(shift).sum(-1) > APART * np.square(sample - shift[:, None]).sum(-1).mean(-1)
         return centre, np.where(far[:, None], shift, 0.0).astype(np.float32).astype(np.float64)
 
 

@@ -56,7 +56,7 @@ class Metric:
 
     def finalize(self, sums: np.ndarray, mass: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """Centroids (..., K, D) float64 from sums (..., K, D) and weights (..., K); `previous` where a cluster has none."""
-        size = np.linalg.norm(sums, axis=-1) if self.spherical else mass
+        size = np.sqrt(np.einsum("...d,...d->...", sums, sums)) if self.spherical else mass
         some = size > 0
         return np.where(some[..., None], sums / np.where(some, size, 1.0)[..., None], previous)
 
@@ -73,7 +73,7 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
     x = np.asarray(x, np.float64)
     largest = np.abs(x).max(-1, keepdims=True)
     x = x / np.where(largest > 0, largest, 1.0)
-    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    norm = np.sqrt(np.einsum("...d,...d->...", x, x))[..., None]
     return x / np.where(norm > 0, norm, 1.0)
 
 

@@ -72,7 +72,7 @@ class PortablePoints(Points):
                 magnitude = np.maximum(magnitude, _largest(x[:, lo:hi]))
             validation.check_magnitude(magnitude, self.problem.given_shape)
         self.frame = frames.choose(sample, magnitude, self.metric)
-        if self.metric.spherical and self.frame.shift.any():
+        if self.metric.spherical and self.frame.shifted:
             tiles = (np.asarray(validation.to_numpy(x[:, lo:hi]), np.float64) for lo, hi in self._bounds())
             least = np.min([np.linalg.norm(tile, axis=-1).min(1) for tile in tiles], axis=0)
             self.frame = self.frame.unshifted(self.frame.short(least / self.frame.scale))
@@ -230,7 +230,7 @@ class PortableSeeding(Seeding):
         else:
             # Zero rows have no direction: at distance zero from everything they are never drawn.
             self.square, self.inverse = (inverse > 0).astype(mx.float32), inverse
-            if points.frame.centre.any():
+            if points.frame.centred:
                 self.square = self._from_centre()
             if not points.metric.unit_points:
                 self.weights = self.weights * mx.where(inverse > 0, 1 / mx.where(inverse > 0, inverse, 1.0), 0.0)

@@ -6,7 +6,7 @@ from numba import njit
 from .blas import INNER, JIT
 from .rows import kept_rows, member, read_rows
 from .team import NEXT, add, meet
-from .tile import measure_rows, merge, step_rows
+from .tile import all_zero, measure_rows, merge, step_rows
 
 # What a member's run ended with.
 PENDING = 0  # labels and sums are those of the centroids; the centroids have not moved yet
@@ -33,7 +33,7 @@ def _centred(c, centre, unit, shift, scale, out):
 def _inward(c, frame, kind, bias, inner):
     shift, scale, centre = frame
     spherical, unit = kind
-    centred = not _all_zero(centre)
+    centred = not all_zero(centre)
     for k in range(c.shape[0]):
         if centred:
             bias[k] = _centred(c[k], centre, unit, shift, scale, inner[k])
@@ -141,16 +141,8 @@ def _begin(c, frame, kind, inner, bias, state):
 
 
 @njit(**INNER)
-def _all_zero(values):
-    for v in values:  # noqa: SIM110  # Numba has no generator expressions
-        if v != 0:
-            return False
-    return True
-
-
-@njit(**INNER)
 def _any_zero(values):
-    for v in values:  # noqa: SIM110
+    for v in values:  # noqa: SIM110  # Numba has no generator expressions
         if v == 0:
             return True
     return False
@@ -161,7 +153,7 @@ def _end(c, frame, spherical, tol, summed, limit, skip_empty, totals, changed, o
     """The M-step, unless the E-step before it is one to stop at; outcome[1] stays negative as long as the loop goes on."""
     sums, mass, counts = totals
     outcome[0] += 1.0
-    if _all_zero(changed):
+    if all_zero(changed):
         outcome[1] = STABLE
         return
     if outcome[0] == limit or (not skip_empty and _any_zero(counts)):

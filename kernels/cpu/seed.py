@@ -146,7 +146,7 @@ def _draw_round(source, columns, norms, centre, potential, k, uniforms, first, s
     nearest, _, blocks, _, _ = state
     lanes, candidate_norms, features, feature_bias, picks, count = table
     inverse = norms[1]
-    middle, origin = centre
+    middle, origin, noise = centre
     least = 0.0
     for v in middle:
         least += v * v
@@ -158,20 +158,23 @@ def _draw_round(source, columns, norms, centre, potential, k, uniforms, first, s
         return
     for c in range(CANDIDATES):
         if c >= count[0]:
-            candidate_norms[0, c], candidate_norms[1, c] = np.float32(np.inf), np.float32(0)
+            candidate_norms[0, c] = np.float32(np.inf)
+            candidate_norms[1, c] = candidate_norms[2, c] = np.float32(0)
             for d in range(lanes.shape[0]):
                 lanes[d, c] = np.float32(0)
             continue
         i = picks[c]
         r = inverse[i] if inverse.size > 1 else ONE
         row = read_rows(source, i, np.int64(1), scratch[0][0])[0]
-        total, start = 0.0, 0.0
+        total, start, square = 0.0, 0.0, 0.0
         for d in range(row.size):
             lanes[d, c] = (np.float64(row[d]) + origin[d]) * np.float64(r) - middle[d]
             v = np.float64(lanes[d, c])
             start += v * origin[d]
+            square += v * v
             total += (v + middle[d]) * (v + middle[d])
         candidate_norms[0, c], candidate_norms[1, c] = total - least, start
+        candidate_norms[2, c] = noise * np.sqrt(square)
         for f in range(columns.shape[0]):
             features[c, f] = columns[f, i]
         feature_bias[c] = (eps - np.float32(0.5)) * np.float32(total)
@@ -198,8 +201,8 @@ def seed_member(
 
     IN columns (Q, N) features or (0, 0); norms = (own (N,), inverse (N,), or (1,) for a one, whole (N,)): squared distance =
     own[i] + norm of the candidate - 2 inverse[i] (<row, candidate> + start of the candidate). Spherical where there are inverse
-    norms; centre = (centre (D,), origin (D,)) of frame.py then, zeros otherwise: candidates are unit rows less their centre, own
-    squared distances from it. Features know nothing of it: whole are squared norms of the rows that they are of. potential: (N,) weights or (0,);
+    norms; centre = (centre (D,), origin (D,)) of frame.py then, zeros otherwise, and what may be rounding of a distance, relative
+    to the candidate: candidates are unit rows less their centre, own squared distances from it. Features know nothing of it: whole are squared norms of the rows that they are of. potential: (N,) weights or (0,);
     uniforms (K, L); first: the first centre; cuts (S + 1,): shards, from a multiple of DRAW on.
     INOUT state = (nearest (N,), threshold (N,) or (0,): scores above it are nearer, blocks, found (N,) int32, bits (N,)
     uint16). table: of candidates. shared = (counts (S,), gains (S, CANDIDATES)).

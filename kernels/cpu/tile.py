@@ -108,6 +108,14 @@ def merge(sums, mass, counts, touched, total_sums, total_mass, total_counts, k0,
             touched[s, k] = False
 
 
+@njit(**INNER)
+def all_zero(values):
+    for v in values:  # noqa: SIM110  # Numba has no generator expressions
+        if v != 0:
+            return False
+    return True
+
+
 @njit(**JIT)
 def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, tile):
     """Sum of weights * v over rows lo:hi, in float64; by `cost`, v is for a row and its centroid c
@@ -116,7 +124,7 @@ def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, tile):
     PRODUCTS: -<row without the shift, c>. OUT out: (N,) float32 receives v, or (0,) to leave it out.
     """
     total = 0.0
-    origin = source[5] * source[6]
+    origin = (source[5] * source[6]).astype(np.float32)
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)
@@ -127,35 +135,21 @@ def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, tile):
                 for d in range(rows.shape[1]):
                     u = rows[i, d] - c[k, d]
                     v += u * u
-            elif cost == DIRECTIONS:
-                v = _half_gap(rows[i], origin, inverse[s + i], c[k])
+            elif cost == PRODUCTS:
+                for d in range(rows.shape[1]):
+                    v -= (rows[i, d] + origin[d]) * c[k, d]
+            elif inverse[s + i] == np.float32(0) or all_zero(c[k]):
+                v = np.float32(1)
             else:
-                v = _minus_product(rows[i], origin, c[k])
+                r = inverse[s + i]
+                for d in range(rows.shape[1]):
+                    u = (rows[i, d] + origin[d]) * r - c[k, d]  # fused: rounded once
+                    v += u * u
+                v *= np.float32(0.5)
             if out.size:
                 out[s + i] = v
             total += np.float64(v) * (weights[s + i] if weights.size else np.float32(1.0))
     return total
-
-
-@njit(**INNER)
-def _half_gap(row, origin, inverse, c):
-    r, total, nothing = np.float64(inverse), 0.0, True
-    for d in range(row.size):
-        gap = (np.float64(row[d]) + origin[d]) * r - np.float64(c[d])
-        total += gap * gap
-    for d in range(row.size):
-        if c[d] != np.float32(0.0):
-            nothing = False
-            break
-    return np.float32(1.0 if nothing or r == 0.0 else 0.5 * total)
-
-
-@njit(**INNER)
-def _minus_product(row, origin, c):
-    total = 0.0
-    for d in range(row.size):
-        total -= (np.float64(row[d]) + origin[d]) * np.float64(c[d])
-    return np.float32(total)
 
 
 @njit(**JIT)

@@ -58,7 +58,7 @@ class CpuPoints(Points):
             stack.callback(self.workers.close)
             stack.enter_context(single_threaded())
             self.inverse = self._per_row(self.kernels.inverse_norm_rows) if self.metric.spherical else None
-            if self.inverse is not None and self.frame.shift.any():
+            if self.inverse is not None and self.frame.shifted:
                 least = np.where(self.inverse.min(1) > 0, 1 / self.inverse.max(1), 0.0)
                 self.store.use(self.frame.unshifted(self.frame.short(least)))
                 self.frame = self.store.frame

@@ -67,13 +67,15 @@ class _Run:
         self.columns = features.columns[b] if features else NO_FEATURES
         if points.inverse is None:
             self.norms = square, np.ones(1, np.float32), square
-            self.centre = np.zeros(d), np.zeros(d)
+            self.centre = np.zeros(d), np.zeros(d), 0.0
         else:
             some = (points.inverse[b] > 0).astype(np.float32)
             self.norms = some, points.inverse[b], some
-            self.centre = points.frame.centre[b], points.frame.origin[b]
-            if points.frame.centre[b].any():
+            centre, origin = points.frame.centre[b], points.frame.origin[b]
+            if centre.any():
                 self.norms = points.from_centre(b), points.inverse[b], some
+            # Rows that are not shifted are longer than their distance: so is the rounding of their products.
+            self.centre = centre, origin, float(kernels.NOISE) if centre.any() and not origin.any() else 0.0
         weights = points.draw_weights(b)
         if points.metric.spherical and not points.metric.unit_points:
             weights = times_norms(weights, points.inverse_norms(b))
@@ -86,7 +88,7 @@ class _Run:
         )  # fmt: skip
         lanes = kernels.CANDIDATES
         self.table = (
-            empty_lines((d, lanes)), empty_lines((2, lanes)), np.zeros((lanes, len(self.columns)), np.float32),
+            empty_lines((d, lanes)), empty_lines((3, lanes)), np.zeros((lanes, len(self.columns)), np.float32),
             np.zeros(lanes, np.float32), np.zeros(lanes + 1, np.int64), np.zeros(1, np.int64),
         )  # fmt: skip
         self.cuts = np.array([lo for lo, _ in points.shards] + [n])
