@@ -13,30 +13,57 @@ PENDING = 0  # labels and sums are those of the centroids; the centroids have no
 STABLE = 1  # an E-step changed no label
 SETTLED = 2  # no centroid moved by more than tol; the labels are one step behind
 
+LANES = 8  # partial sums of a norm: as in frame.py
 
-@njit(**{**INNER, "fastmath": False})
-def _centred(c, centre, unit, shift, scale, out):
-    """out = centroid c less the centre, after division by its norm if `unit`: the bits of frame.py; returns its bias."""
-    norm = 0.0
+
+STRICT = {**INNER, "fastmath": False}
+
+
+@njit(**STRICT)
+def _sum(terms):
+    """The sum of terms (D,), in the order of frame.py."""
+    lanes = np.zeros(LANES)
+    whole = terms.size // LANES * LANES
+    for d in range(0, whole, LANES):
+        for i in range(LANES):
+            lanes[i] += terms[d + i]
+    for d in range(whole, terms.size):
+        lanes[d - whole] += terms[d]
+    total = 0.0
+    for i in range(LANES):
+        total += lanes[i]
+    return total
+
+
+@njit(**STRICT)
+def _centred(c, shift, scale, centre, unit, shifted, wide, out):
+    """out = centroid c less the centre, after division by its norm if `unit`; returns its bias. The bits of frame.py."""
+    factor = 1.0
+    if unit:
+        for d in range(c.size):
+            wide[d] = np.float64(c[d]) * np.float64(c[d])
+        square = _sum(wide)
+        factor = 1.0 / np.sqrt(square) if square > 0.0 else 1.0
     for d in range(c.size):
-        norm += np.float64(c[d]) * np.float64(c[d])
-    norm = np.sqrt(norm) if unit and norm > 0.0 else 1.0
-    offset = 0.0
+        wide[d] = np.float64(c[d]) * factor - centre[d]
+        out[d] = wide[d]
+    if not shifted:
+        return 0.0
+    unscaled = 1.0 / scale  # a power of two
     for d in range(c.size):
-        v = np.float64(c[d]) / norm - centre[d]
-        out[d] = v
-        offset += v * (shift[d] / scale)
-    return offset
+        wide[d] *= shift[d] * unscaled
+    return _sum(wide)
 
 
 @njit(**INNER)
 def _inward(c, frame, kind, bias, inner):
     shift, scale, centre = frame
     spherical, unit = kind
-    centred = not all_zero(centre)
+    centred, shifted = not all_zero(centre), not all_zero(shift)
+    wide = np.empty(c.shape[1])
     for k in range(c.shape[0]):
         if centred:
-            bias[k] = _centred(c[k], centre, unit, shift, scale, inner[k])
+            bias[k] = _centred(c[k], shift, scale, centre, unit, shifted, wide, inner[k])
             continue
         square = 0.0
         for d in range(c.shape[1]):
