@@ -73,7 +73,7 @@ class Frame:
         """Spherical centroids less their centre. Rounded to float32, unit vectors are not quite: cosine divides by the norm."""
         if not self.centred:
             return np.ascontiguousarray(c)
-        some = self.centre.any(-1)[:, None, None]
+        some = np.any(self.centre, axis=-1, keepdims=True)[..., None]
         wide, centre = c.astype(np.float64), self.centre[:, None]
         norm = np.sqrt(_sum(np.square(wide)))[..., None]
         if self.metric.unit_points:

@@ -42,7 +42,7 @@ def test_far_offsets_are_shifted_away(offset: float) -> None:
 def test_spherical_metrics_are_centred_only_where_rows_are_nearly_parallel(metric: Metric) -> None:
     found = chosen(helpers.blobs(1, 500, 5, 4), metric)
     assert not found.shift.any() and not found.centre.any() and found.identity.all()
-    x = helpers.blobs(2, 500, 5, 4) + [[[1e4]], [[-30.0]]]
+    x = helpers.blobs(2, 500, 5, 4) + np.array([1e4, -30.0])[:, None, None]
     x[1] *= np.exp(2 * np.random.default_rng(0).standard_normal((500, 1)))  # of all norms: a shift would not be near them
     found = chosen(x, metric)
     mean = helpers.unit(helpers.unit(x).mean(1))

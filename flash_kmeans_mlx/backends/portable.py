@@ -78,7 +78,7 @@ class PortablePoints(Points):
             self.frame = self.frame.unshifted(self.frame.short(least / self.frame.scale))
         self._plain = bool(self.frame.identity.all())
         self._shift = mx.array(self.frame.shift.astype(np.float32))[:, None]
-        self._origin = mx.array(self.frame.origin.astype(np.float32))[:, None] if self.metric.spherical else None
+        self._origin = mx.array(self.frame.origin.astype(np.float32))[:, None]
         self._factor = mx.array((1.0 / self.frame.scale).astype(np.float32))[:, None, None]
 
     def _framed(self, x: np.ndarray) -> mx.array:
@@ -184,7 +184,7 @@ class PortablePoints(Points):
     def _directional_values(self, centroids: np.ndarray) -> mx.array:
         """(B, N): `directional_costs`."""
         c, inverse, origin = mx.array(centroids), self.inverse, self._origin
-        assert inverse is not None and origin is not None
+        assert inverse is not None
 
         def tile(x: mx.array, lo: int, hi: int) -> mx.array:
             own = mx.take_along_axis(c, self._labels[:, lo:hi, None].astype(mx.int32), axis=1)

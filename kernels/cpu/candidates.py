@@ -21,8 +21,9 @@ def try_points(
 
     Addresses: rows, the first one's, and row_index (AT_ONCE,) int32 which of them; index (AT_ONCE,) int32 of the points in own
     (N,) squared norms, inverse norms, inverse_bytes apart, and nearest (N,); lanes (D, CANDIDATES) and norms (3, CANDIDATES) of
-    the candidates: a term of the distance, what products start from, and noise beyond that of the norms. OUT values (AT_ONCE, CANDIDATES), masks (AT_ONCE,) int64: a bit per candidate. This is the one place where
-    distances are computed: a point has the same ones whichever way it came here.
+    the candidates: a term of the distance, what products start from, and noise beyond that of the norms.
+    OUT values (AT_ONCE, CANDIDATES), masks (AT_ONCE,) int64: a bit per candidate. This is the one place where distances are
+    computed: a point has the same ones whichever way it came here.
     """
     vectors = range(CANDIDATES // WIDTH)
     single, short = ir.FloatType(), ir.IntType(32)

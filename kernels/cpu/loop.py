@@ -226,6 +226,4 @@ def measure_members(sources, weights, c, labels, cost, inverse, m0, m1, totals, 
     """totals[b] = `measure_rows` of all rows of the members m0:m1."""
     for b in range(m0, m1):
         n = labels.shape[1]
-        totals[b] = measure_rows(
-            member(sources, b), weights[b], c[b], labels[b], np.int64(0), n, cost, inverse[b], out, tile
-        )
+        totals[b] = measure_rows(member(sources, b), weights[b], c[b], labels[b], np.int64(0), n, cost, inverse[b], out, tile)

@@ -236,13 +236,14 @@ def _search_group(sources, c, scored, table, features, state, spherical, s, n, g
 
 @njit(**JIT)
 def prune_rows(
-    sources, weights, c, scored, table, features, state, spherical, lo, hi, labels, update, sums, mass, counts, touched, scratch,
-    work,
+    sources, weights, c, scored, table, features, state, spherical, lo, hi, labels, update, sums, mass, counts, touched,
+    scratch, work,
 ):  # fmt: skip
     """`step_rows` for rows lo:hi, to the same labels and sums; returns how many labels changed.
 
-    IN sources: rows as tile.py reads them and, for bounds, without the shift of spherical ones; c (K, D) centroids for bounds;
-    scored = (centroids (K, D), bias (K,)) of tile.py; table = (order, position, width, rows, columns, row_bias, tail, drift, group_drift, eps, most, exact): centroid
+    IN sources: rows as tile.py reads them and, for bounds, without the shift of spherical ones; c (K, D): centroids for bounds;
+    scored = (centroids (K, D), bias (K,)) of tile.py.
+    table = (order, position, width, rows, columns, row_bias, tail, drift, group_drift, eps, most, exact): centroid
     order[p] is at place p = position[k], groups are `width` places each; rows (K, Q), columns (Q, K) and row_bias (K,) are the
     features and biases by place, the last feature a norm if `tail`; drift (K,) and group_drift (G,) since the bounds were made;
     eps of a squared norm may be rounding; the centroids' squared norms are `most` at most; own distances are found in all

@@ -201,8 +201,9 @@ def seed_member(
 
     IN columns (Q, N) features or (0, 0); norms = (own (N,), inverse (N,), or (1,) for a one, whole (N,)): squared distance =
     own[i] + norm of the candidate - 2 inverse[i] (<row, candidate> + start of the candidate). Spherical where there are inverse
-    norms; centre = (centre (D,), origin (D,)) of frame.py then, zeros otherwise, and what may be rounding of a distance, relative
-    to the candidate: candidates are unit rows less their centre, own squared distances from it. Features know nothing of it: whole are squared norms of the rows that they are of. potential: (N,) weights or (0,);
+    norms. centre = (centre (D,), origin (D,), noise): of frame.py for those, zeros otherwise; candidates are unit rows less the
+    centre, own are squared distances from it, and noise times a candidate's norm may be rounding of a squared distance.
+    Features are of rows that are not centred, whole their squared norms. potential: (N,) weights or (0,);
     uniforms (K, L); first: the first centre; cuts (S + 1,): shards, from a multiple of DRAW on.
     INOUT state = (nearest (N,), threshold (N,) or (0,): scores above it are nearer, blocks, found (N,) int32, bits (N,)
     uint16). table: of candidates. shared = (counts (S,), gains (S, CANDIDATES)).

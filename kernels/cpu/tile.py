@@ -110,6 +110,7 @@ def merge(sums, mass, counts, touched, total_sums, total_mass, total_counts, k0,
 
 @njit(**INNER)
 def all_zero(values):
+    """Whether all values are 0."""
     for v in values:  # noqa: SIM110  # Numba has no generator expressions
         if v != 0:
             return False
@@ -118,10 +119,10 @@ def all_zero(values):
 
 @njit(**JIT)
 def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, tile):
-    """Sum of weights * v over rows lo:hi, in float64; by `cost`, v is for a row and its centroid c
+    """Sum of weights * v over rows lo:hi, in float64, where `cost` says what v is for a row and its centroid c.
 
-    SQUARES: ||row - c||^2. DIRECTIONS: 1 - cos as ||u - c||^2 / 2, u = the row without the shift * inverse[i]; 1 if u or c is 0.
-    PRODUCTS: -<row without the shift, c>. OUT out: (N,) float32 receives v, or (0,) to leave it out.
+    SQUARES: ||row - c||^2. PRODUCTS: -<x, c>, where x is the row without the shift. DIRECTIONS: 1 - cos of x and c, from the
+    difference of unit vectors, x * inverse[i] and c; 1 if either is 0. OUT out: (N,) float32 receives v, or (0,) to leave it out.
     """
     total = 0.0
     origin = (source[5] * source[6]).astype(np.float32)

@@ -191,9 +191,7 @@ class CpuPoints(Points):
         self.run_shards(shard, len(totals))
         return totals.sum(axis=1)
 
-    def measure_rows(
-        self, slot: int, b: int, rows: tuple[int, int], c: np.ndarray, out: np.ndarray, cost: int
-    ) -> float:
+    def measure_rows(self, slot: int, b: int, rows: tuple[int, int], c: np.ndarray, out: np.ndarray, cost: int) -> float:
         """`measure` for some rows of member b; out (N,) receives the values, or (0,)."""
         return self.kernels.measure_rows(
             self.store.source(b), self.cost_weights[b], c[b], self._labels[b], *rows, cost, self.norms[b], out,

@@ -51,8 +51,8 @@ class Store:
         self.frame = frame
         self.sources = self._sources(frame)
         self.direct = self.sources[-3]
-        spherical = frame.metric.spherical and frame.shifted
-        self._unshifted = self._sources(frame.unshifted(frame.shift.any(-1))) if spherical else self.sources
+        moved = frame.metric.spherical and frame.shifted
+        self._unshifted = self._sources(frame.unshifted(np.ones(len(self.x), bool))) if moved else self.sources
 
     def _sources(self, frame: frames.Frame) -> tuple:
         array = self.x
