@@ -122,7 +122,8 @@ def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, tile):
     """Sum of weights * v over rows lo:hi, in float64, where `cost` says what v is for a row and its centroid c.
 
     SQUARES: ||row - c||^2. PRODUCTS: -<x, c>, where x is the row without the shift. DIRECTIONS: 1 - cos of x and c, from the
-    difference of unit vectors, x * inverse[i] and c; 1 if either is 0. OUT out: (N,) float32 receives v, or (0,) to leave it out.
+    difference of unit vectors, x * inverse[i] and c; 1 if either is 0.
+    OUT out: (N,) float32 receives v, or (0,) to leave it out.
     """
     total = 0.0
     origin = (source[5] * source[6]).astype(np.float32)

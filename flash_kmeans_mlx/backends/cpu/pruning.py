@@ -146,7 +146,8 @@ class Pruning:
         store, state = points.store, (self.square[b], self.inverse[b], self.upper[b], self.lower[b])
         return points.kernels.prune_rows(
             (store.source(b), store.unshifted(b)), points.weights[b], *self.tables[b], self.columns[b], state,
-            points.metric.spherical, *points.shards[s], points.labels()[b], sums[0].size > 0, *sums, self.scratch[slot], self.work[slot],
+            points.metric.spherical, *points.shards[s], points.labels()[b], sums[0].size > 0, *sums, self.scratch[slot],
+            self.work[slot],
         )  # fmt: skip
 
     def products(self) -> float:
