@@ -22,7 +22,6 @@ SAMPLE_ROWS = 32  # a mean within a fifth of the spread is all that a shift need
 SHORT = 2.0  # times a row's norm, that a shift of spherical data may have: the row is read to that many roundings of its own
 APART = 64.0  # a shift of spherical data needs this in place of FAR: centred centroids leave three more bits
 FAR = 4.0  # shift where ||mean||^2 is more than this many times the variance: costs at most two bits otherwise
-LANES = 8  # partial sums: the CPU adds up as many at a time
 LARGE_UNIT, SMALL_UNIT = 2.0**100, 2.0**-100  # the same for cosine
 TINY = float(np.finfo(np.float64).tiny)
 LARGE, SMALL = 2.0**40, 2.0**-40  # magnitudes whose squares, summed over any D, stay inside float32
@@ -73,24 +72,26 @@ class Frame:
         """Spherical centroids less their centre. Rounded to float32, unit vectors are not quite: cosine divides by the norm."""
         if not self.centred:
             return np.ascontiguousarray(c)
-        some = np.any(self.centre, axis=-1, keepdims=True)[..., None]
-        wide, centre = c.astype(np.float64), self.centre[:, None]
-        norm = np.sqrt(_sum(np.square(wide)))[..., None]
+        wide = c.astype(np.float64)
         if self.metric.unit_points:
-            wide *= 1 / np.where(norm > 0, norm, 1.0)
-        else:  # `assign` takes centroids of any norm for dot; those of a fit are unit vectors
-            unit = ((np.abs(norm - 1) < 1e-3) | (norm == 0)).all(1, keepdims=True)
-            along = (wide * centre).sum(-1, keepdims=True).mean(1, keepdims=True)
-            centre = np.where(unit, 1.0, along) * centre
-            closer = np.linalg.norm(wide - centre, axis=-1, keepdims=True) <= norm
-            some = some & (unit | closer.all(1, keepdims=True))
-        return np.where(some, wide - centre, c)
+            wide = np.where(np.any(self.centre, axis=-1, keepdims=True)[..., None], unit_rows(wide), wide)
+        return wide - self.centre_for(c)[:, None]
+
+    def centre_for(self, c: np.ndarray) -> np.ndarray:
+        """(B, D): what is taken off centroids (B, K, D): the centre; along it for dot, where `assign` takes any norms."""
+        if self.metric.unit_points or not self.centred:
+            return self.centre
+        norm = np.linalg.norm(c.astype(np.float64), axis=-1)
+        of_a_fit = ((np.abs(norm - 1) < 1e-3) | (norm == 0)).all(1)[:, None]
+        centre = np.einsum("bkd,bd->bk", c, self.centre).mean(1)[:, None] * self.centre
+        closer = (np.linalg.norm(c - centre[:, None], axis=-1) <= norm).all(1)[:, None]
+        return np.where(of_a_fit, self.centre, np.where(closer, centre, 0.0))
 
     def scored(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centroids in the frame and the bias (B, K) float32 that is added to their products with points."""
         if self.metric.spherical and self.shifted:  # <x, c> = <x - shift, c> + <shift, c>
             centred = self._centred(c)
-            bias = _sum(centred * self.origin[:, None])
+            bias = np.einsum("bkd,bd->bk", centred, self.origin, dtype=np.float64)
             return centred.astype(np.float32), bias.astype(np.float32)
         inner = self.inward(c)
         return inner, self.metric.bias(inner)
@@ -132,14 +133,6 @@ def _drawn_in(c: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(c, axis=-1, keepdims=True)
     excess = np.log2(np.maximum(norm, REACH) / REACH)
     return np.where(excess > 0, c / np.maximum(norm, REACH) * (REACH * (1 + excess / 512)), c)
-
-
-def _sum(terms: np.ndarray) -> np.ndarray:
-    """(...) the sums of terms (..., D) float64, in the order of kernels/cpu/loop.py."""
-    lead, d = terms.shape[:-1], terms.shape[-1]
-    parts = np.zeros((*lead, -(-d // LANES), LANES))
-    parts.reshape(*lead, -1)[..., :d] = terms
-    return np.cumsum(np.cumsum(parts, axis=-2)[..., -1, :], axis=-1)[..., -1]
 
 
 def sample_step(n: int) -> int:

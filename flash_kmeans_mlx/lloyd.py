@@ -113,9 +113,7 @@ def _move(
         sums, mass = sums.copy(), mass.copy()
         for b in np.flatnonzero(holes).tolist():
             exhausted[b] = not _relocate(points, c, b, sums[b], mass[b], step.counts[b].copy(), moved)
-    new = points.frame.centroids(sums, mass, c)
-    empties = mass <= 0
-    new[empties] = c[empties]  # exactly, not through the frame and back
+    new = points.means(sums, mass, c, pending)
     if empty == "split":
         for b in np.flatnonzero(holes).tolist():
             exhausted[b] = not _split(points, c, new, b, step.counts[b])

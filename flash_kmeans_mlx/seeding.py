@@ -95,6 +95,7 @@ def _parallel_member(points: Points, b: int, n_clusters: int, rng: np.random.Gen
         if len(fresh):
             centres = points.metric.start(points.rows(b, fresh)).astype(np.float32)
             centres = np.broadcast_to(centres, (n_members, *centres.shape))
+            points.reset()  # labels of a round before this one are not these centres'
             points.assign(centres, only)
             new = points.excess(centres, b)
             cost = cost if cost.size else np.full_like(new, np.inf)

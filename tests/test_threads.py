@@ -102,7 +102,7 @@ def test_threads_exist_only_inside_a_fit(blas_threads: int, monkeypatch: pytest.
         seen.append((len(ours()), blas()))
         return x[:n_clusters]
 
-    fk.batch_kmeans_Cosine(LARGE, 22, 2, init=init, backend="cpu")  # the norms are computed before the seeding
+    fk.batch_kmeans_Cosine(LARGE, 22, 2, init=init, prune="head", backend="cpu")  # the norms are computed before the seeding
     ((threads, setting),) = seen
     assert 1 <= threads <= 3  # the caller is the fourth
     assert setting == {1}
@@ -143,7 +143,7 @@ def test_blas_keeps_its_setting_while_fits_overlap_and_fail(blas_threads: int) -
         return x[rng.choice(len(x), n_clusters, replace=False)]
 
     with ThreadPoolExecutor(6) as pool:
-        futures = [pool.submit(fk.batch_kmeans_Euclid, LARGE, 22, 3, init=init, backend="cpu") for _ in range(6)]
+        futures = [pool.submit(fk.batch_kmeans_Euclid, LARGE, 22, 3, init=init, prune="head", backend="cpu") for _ in range(6)]
         errors = [f.exception() for f in futures]
     assert sorted(str(e) for e in errors if e) == 3 * ["half of them fail"]
     assert (ours(), blas()) == ([], {blas_threads})
@@ -153,7 +153,7 @@ def test_the_last_fit_to_leave_restores_blas() -> None:
     code = """
 import threading
 import numpy as np
-import scipy.linalg.cython_blas
+import scipy.linalg.cython_blas  # Numba loads its BLAS
 import flash_kmeans_mlx as fk
 from threadpoolctl import threadpool_info
 
@@ -172,7 +172,7 @@ def last(x, n_clusters, _):
     return x[:n_clusters]
 
 def fit(init, after, until=None):
-    fk.batch_kmeans_Euclid(np.eye(9), 3, init=init, backend="cpu")
+    fk.batch_kmeans_Euclid(np.eye(9), 3, init=init, prune="head", backend="cpu")
     after.set()
     assert until is None or until.wait(60)  # the thread that came first is still there
 

@@ -177,6 +177,13 @@ class Points(ABC):
     def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
         """(N,) float: the cost of each point of member b under its label, without weights, in the frame."""
 
+    def means(self, sums: np.ndarray, mass: np.ndarray, centroids: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """The M-step for members (B,) bool: (B, K, D) centroids; those without weight or direction stay where they are."""
+        new = self.frame.centroids(sums, mass, centroids)
+        stay = ~members[:, None] | (mass <= 0)
+        new[stay] = centroids[stay]  # exactly, not through the frame and back
+        return new
+
     @abstractmethod
     def inverse_norms(self, b: int) -> np.ndarray:
         """(N,) float: 1 / ||row|| of member b in the frame, 0 for zero rows. For spherical metrics."""

@@ -10,8 +10,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .blas import INNER, JIT
 from .finish import _distance
+from .options import INNER, JIT
 from .scores import SQUARES
 from .topk import _keep_best
 

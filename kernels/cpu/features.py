@@ -6,7 +6,8 @@ The projection on some directions, and the norm of what is left, which by Cauchy
 import numpy as np
 from numba import njit
 
-from .blas import JIT, gemm_nt
+from .lanes import scores_by_lanes, to_lanes
+from .options import JIT
 from .rows import read_rows
 
 SLACK = np.float32(1e-6)  # of the squared norm: what a tail's norm may lack by rounding
@@ -14,16 +15,18 @@ ZERO = np.float32(0)
 
 
 @njit(**JIT)
-def project_rows(sgemm, source, basis, inverse, lo, hi, features, tile, work):
+def project_rows(source, basis, zeros, inverse, lo, hi, features, tile, lanes):
     """features[:, lo:hi] = the coordinates of the rows along `basis` (Q, D) and the norm of what is left; (Q + 1, N).
 
     Those of rows times inverse (N,), where that is not (0,): of unit rows, whatever their norms.
+    zeros (Q,) float32; lanes as in `step_rows` for a tile at a time.
     """
     q = basis.shape[0]
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)
-        gemm_nt(sgemm, basis, rows, features[:q, s : s + n], work)
+        to_lanes(rows, lanes[0])
+        scores_by_lanes(n, lanes[0], basis, zeros, features, s)
         left = features[q, s:]
         for i in range(n):
             square = np.float32(1)

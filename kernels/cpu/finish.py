@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from .blas import JIT
+from .options import JIT
 from .rows import FLOAT32, FLOAT64, _values, read_rows
 from .scores import COSINE, DOT, L1, SQUARES
 

@@ -14,13 +14,15 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .blas import INNER, JIT, NEG_INF
+from .options import INNER, JIT, NEG_INF
+from .sizes import DEBUG, TILE_ROWS
 
 _FEATURES = llvm.get_host_cpu_features()
 # Values in a vector register, and vectors of points at a time: what fits the registers beside ROWS centroids.
 WIDTH, VECTORS = (16, 4) if _FEATURES.get("avx512f") else (8, 2) if _FEATURES.get("avx2") else (4, 4)
 ROWS = 4
 POINTS = WIDTH * VECTORS  # tiles are made of these
+assert TILE_ROWS % POINTS == 0
 
 NUMBER, FLOATS, INTS = ir.IntType(64), ir.VectorType(ir.FloatType(), WIDTH), ir.VectorType(ir.IntType(32), WIDTH)
 FUSED = ("contract",)
@@ -83,6 +85,22 @@ def _best_of_rows(_typing, lanes, stride, n_dims, c, bias, k, n_clusters, best, 
                 owner = builder.select(better, splat(builder, builder.trunc(index[r], ir.IntType(32)), INTS), owner)
             builder.store(most, best_at, align=4)
             builder.store(owner, label_at, align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 9), generate
+
+
+@intrinsic
+def _store_scores(_typing, lanes, stride, n_dims, c, bias, k, n_clusters, out, out_stride):
+    """The scores of centroids k:k+ROWS and POINTS points, at the address out; the next centroid's are out_stride bytes on."""
+
+    def generate(context, builder, _signature, args):
+        out, out_stride = args[7:]
+        index, scores = _scores(builder, *args[:7])
+        for r in range(ROWS):
+            row = builder.add(out, builder.mul(index[r], out_stride))
+            for v in range(VECTORS):
+                builder.store(scores[r][v], pointer(builder, row, 4 * WIDTH * v, FLOATS), align=4)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 9), generate
@@ -269,12 +287,18 @@ def to_lanes(rows, lanes):
 
 
 @njit(**JIT)
-def best_by_lanes(n, lanes, stride, c, bias, best, label):
+def best_by_lanes(n, columns, at, c, bias, best, label):
     """label[i] = argmax_k <points[i], c[k]> + bias[k] for n points, ties to the lowest k.
 
-    The points' first coordinates are at the address `lanes`, the next ones `stride` bytes on. They, best and label go on to
-    the next multiple of POINTS.
+    Point i is columns[:, at + i]. Columns, best and label go on to the next multiple of POINTS.
     """
+    if DEBUG:
+        end = -(-n // POINTS) * POINTS
+        if at < 0 or at + end > columns.shape[1] or end > best.size or end > label.size:
+            raise IndexError("points beyond their lanes")
+        if c.shape[1] > columns.shape[0] or c.shape[0] > bias.size:
+            raise IndexError("dimensions or centroids beyond their arrays")
+    lanes, stride = np.int64(columns.ctypes.data) + 4 * at, np.int64(columns.strides[0])
     for i in range(n):
         best[i] = NEG_INF
         label[i] = 0
@@ -290,4 +314,27 @@ def best_by_lanes(n, lanes, stride, c, bias, best, label):
                 c.shape[0],
                 np.int64(best.ctypes.data) + 4 * i,
                 np.int64(label.ctypes.data) + 4 * i,
+            )
+
+
+@njit(**JIT)
+def scores_by_lanes(n, columns, c, bias, out, at):
+    """out[k, at + i] = <points[i], c[k]> + bias[k] for n points, columns as in `best_by_lanes`.
+
+    Columns and out go on to the next multiple of POINTS.
+    """
+    if DEBUG and (at + -(-n // POINTS) * POINTS > out.shape[1] or c.shape[0] > out.shape[0]):
+        raise IndexError("scores beyond their array")
+    for i in range(0, n, POINTS):
+        for k in range(0, c.shape[0], ROWS):
+            _store_scores(  # pyright: ignore[reportCallIssue]
+                np.int64(columns.ctypes.data) + 4 * i,
+                np.int64(columns.strides[0]),
+                c.shape[1],
+                np.int64(c.ctypes.data),
+                np.int64(bias.ctypes.data),
+                k,
+                c.shape[0],
+                np.int64(out.ctypes.data) + 4 * (at + i),
+                np.int64(out.strides[0]),
             )

@@ -3,115 +3,21 @@
 import numpy as np
 from numba import njit
 
-from .blas import INNER, JIT
+from .centroids import all_zero, move, to_frame
+from .options import INNER, JIT
 from .rows import kept_rows, member, read_rows
 from .team import NEXT, add, meet
-from .tile import all_zero, measure_rows, merge, step_rows
+from .tile import clear_empty, measure_rows, merge, step_rows
 
 # What a member's run ended with.
 PENDING = 0  # labels and sums are those of the centroids; the centroids have not moved yet
 STABLE = 1  # an E-step changed no label
 SETTLED = 2  # no centroid moved by more than tol; the labels are one step behind
 
-LANES = 8  # partial sums of a norm: as in frame.py
-
-
-STRICT = {**INNER, "fastmath": False}
-
-
-@njit(**STRICT)
-def _sum(terms):
-    """The sum of terms (D,), in the order of frame.py."""
-    lanes = np.zeros(LANES)
-    whole = terms.size // LANES * LANES
-    for d in range(0, whole, LANES):
-        for i in range(LANES):
-            lanes[i] += terms[d + i]
-    for d in range(whole, terms.size):
-        lanes[d - whole] += terms[d]
-    total = 0.0
-    for i in range(LANES):
-        total += lanes[i]
-    return total
-
-
-@njit(**STRICT)
-def _centred(c, shift, scale, centre, unit, shifted, wide, out):
-    """out = centroid c less the centre, after division by its norm if `unit`; returns its bias. The bits of frame.py."""
-    factor = 1.0
-    if unit:
-        for d in range(c.size):
-            wide[d] = np.float64(c[d]) * np.float64(c[d])
-        square = _sum(wide)
-        factor = 1.0 / np.sqrt(square) if square > 0.0 else 1.0
-    for d in range(c.size):
-        wide[d] = np.float64(c[d]) * factor - centre[d]
-        out[d] = wide[d]
-    if not shifted:
-        return 0.0
-    unscaled = 1.0 / scale  # a power of two
-    for d in range(c.size):
-        wide[d] *= shift[d] * unscaled
-    return _sum(wide)
-
-
-@njit(**INNER)
-def _inward(c, frame, kind, bias, inner):
-    shift, scale, centre = frame
-    spherical, unit = kind
-    centred, shifted = not all_zero(centre), not all_zero(shift)
-    wide = np.empty(c.shape[1])
-    for k in range(c.shape[0]):
-        if centred:
-            bias[k] = _centred(c[k], shift, scale, centre, unit, shifted, wide, inner[k])
-            continue
-        square = 0.0
-        for d in range(c.shape[1]):
-            v = np.float64(c[k, d])
-            if not spherical:
-                v = (v - shift[d]) / scale
-            inner[k, d] = v
-            square += np.float64(inner[k, d]) * np.float64(inner[k, d])
-        bias[k] = 0.0 if spherical else -0.5 * square
-
-
-@njit(**INNER)
-def _move(c, sums, mass, counts, frame, spherical, summed):
-    """M-step in place; returns the largest shift, or the norm of all if `summed`.
-
-    Clusters without points, and sums without a direction, stay.
-    """
-    shift, scale = frame[:2]
-    largest = 0.0
-    for k in range(c.shape[0]):
-        if counts[k] == 0:
-            continue
-        if spherical:
-            square = 0.0
-            for d in range(c.shape[1]):
-                v = sums[k, d] + mass[k] * (shift[d] / scale)
-                square += v * v
-            if square == 0.0:
-                continue
-            factor = 1.0 / np.sqrt(square)
-        else:
-            factor = scale / mass[k]
-        moved = 0.0
-        for d in range(c.shape[1]):
-            if spherical:
-                v = np.float32((sums[k, d] + mass[k] * (shift[d] / scale)) * factor)
-            else:
-                v = np.float32(sums[k, d] * factor + shift[d])
-            u = np.float64(v) - np.float64(c[k, d])
-            moved += u * u
-            c[k, d] = v
-        largest = largest + moved if summed else max(largest, moved)
-    return np.sqrt(largest)
-
 
 @njit(inline="always", **INNER)
 def fit_member(
-    sgemm, source, frame, weights, kind, tol, summed, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
+    source, frame, weights, kind, tol, summed, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
     team, lanes, scratch,
 ):  # fmt: skip
     """Up to `limit` E-steps of one member; stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster.
@@ -144,7 +50,7 @@ def fit_member(
         while s < cuts.size - 1:
             sums, mass, counts, touched = changes
             changed[s] = step_rows(
-                sgemm, source, weights, inner, bias, kept if keep else lanes, not keep or outcome[0] == 0.0, cuts[s],
+                source, weights, inner, bias, kept if keep else lanes, not keep or outcome[0] == 0.0, cuts[s],
                 cuts[s + 1], labels, limit > 0, sums[s], mass[s], counts[s], touched[s], scratch,
             )  # fmt: skip
             s = add(state, NEXT, 1)
@@ -152,6 +58,7 @@ def fit_member(
             return
         k0, k1 = c.shape[0] * slot // size, c.shape[0] * (slot + 1) // size
         merge(changes[0], changes[1], changes[2], changes[3], totals[0], totals[1], totals[2], k0, k1)
+        clear_empty(totals[0], totals[1], totals[2], k0, k1)
         if not meet(state, size, sched_yield):
             return
         if slot == 0:
@@ -163,7 +70,7 @@ def fit_member(
 
 @njit(**INNER)
 def _begin(c, frame, kind, inner, bias, state):
-    _inward(c, frame, kind, bias, inner)
+    to_frame(c, frame, kind, inner, bias)
     state[NEXT] = 0
 
 
@@ -186,44 +93,45 @@ def _end(c, frame, spherical, tol, summed, limit, skip_empty, totals, changed, o
     if outcome[0] == limit or (not skip_empty and _any_zero(counts)):
         outcome[1] = PENDING
         return
-    outcome[2] = _move(c, sums, mass, counts, frame, spherical, summed)
+    outcome[2] = move(c, sums, mass, frame, spherical, summed)
     if outcome[2] <= tol:
         outcome[1] = SETTLED
 
 
 @njit(**JIT)
 def fit_members(
-    sgemm, sources, shift, scale, centre, weights, kind, tol, summed, limits, skip_empty, cuts, b0, b1, c, labels, totals,
+    sources, shift, scale, centre, weights, kind, tol, summed, limits, skip_empty, cuts, b0, b1, c, labels, totals,
     outcomes, shared, team, lanes, scratch,
 ):  # fmt: skip
     """`fit_member` for the members b0:b1 with limits[b] > 0; OUT outcomes (B, 3).
 
-    IN sources as in rows.py; shift (B, D), scale (B,) and centre (B, D) the same frames in float64; weights (B, N) or (B, 0);
-    kind: whether centroids are unit vectors, and points count by direction only.
+    IN sources as in rows.py; shift (B, D), scale (B,) and centre (B, D) float64 as in frame.py; kind as in `to_frame`;
+    weights (B, N) or (B, 0).
     """
     sums, mass, counts = totals
     for b in range(b0, b1):
         if limits[b] > 0:
             fit_member(
-                sgemm, member(sources, b), (shift[b], scale[b], centre[b]), weights[b], kind, tol, summed, limits[b],
-                skip_empty, cuts, c[b], labels[b], (sums[b], mass[b], counts[b]), shared, outcomes[b], team, lanes, scratch,
+                member(sources, b), (shift[b], scale[b], centre[b]), weights[b], kind, tol, summed, limits[b], skip_empty, cuts,
+                c[b], labels[b], (sums[b], mass[b], counts[b]), shared, outcomes[b], team, lanes, scratch,
             )  # fmt: skip
 
 
 @njit(**JIT)
-def assign_members(sgemm, sources, members, m0, m1, inner, bias, labels, update, unused, lanes, scratch):
+def assign_members(sources, members, m0, m1, inner, bias, labels, update, unused, lanes, scratch):
     """Label the points of members[m0:m1] by their centroids `inner` (B, K, D) in the frame; unused: empty accumulators."""
     weights, sums, mass, counts, touched = unused
     for b in members[m0:m1]:
         step_rows(
-            sgemm, member(sources, b), weights, inner[b], bias[b], lanes, m1 > m0, np.int64(0), labels.shape[1], labels[b],
+            member(sources, b), weights, inner[b], bias[b], lanes, m1 > m0, np.int64(0), labels.shape[1], labels[b],
             update, sums, mass, counts, touched, scratch,
         )  # fmt: skip
 
 
 @njit(**JIT)
-def measure_members(sources, weights, c, labels, cost, inverse, m0, m1, totals, out, tile):
-    """totals[b] = `measure_rows` of all rows of the members m0:m1."""
+def measure_members(sources, weights, c, labels, cost, inverse, cuts, m0, m1, totals, out, tile):
+    """totals[b, s] = `measure_rows` of the rows between the cuts (S + 1,) of the members m0:m1."""
     for b in range(m0, m1):
-        n = labels.shape[1]
-        totals[b] = measure_rows(member(sources, b), weights[b], c[b], labels[b], np.int64(0), n, cost, inverse[b], out, tile)
+        source = member(sources, b)
+        for s in range(cuts.size - 1):
+            totals[b, s] = measure_rows(source, weights[b], c[b], labels[b], cuts[s], cuts[s + 1], cost, inverse[b], out, tile)

@@ -14,9 +14,10 @@ as they are: only the scores of tile.py are shifted and centred, and what that c
 import numpy as np
 from numba import njit
 
-from .blas import INNER, JIT, NEG_INF
 from .lanes import POINTS, ROWS, address, best_by_lanes, dot_at, gap_at, lowest_bit, rows_above, score_at
+from .options import INNER, JIT, NEG_INF
 from .rows import read_rows, row_at
+from .sizes import DEBUG
 from .tile import UNSET, move_rows
 
 DENSE = 0.6  # share of a tile's points from which gathering them doesn't pay
@@ -142,6 +143,8 @@ def _select(table, features, state, s, n, g, scratch):
     if count == 0:
         return count, np.int64(0), np.int64(0)
     columns, at = (features, s) if features.shape[0] > 0 else (near, 0)
+    if DEBUG and at + -(-n // POINTS) * POINTS > columns.shape[1]:
+        raise IndexError("points beyond their columns")
     lanes, stride = address(columns) + 4 * at, np.int64(columns.strides[0])
     if count > DENSE * n:
         count = n
@@ -263,12 +266,14 @@ def prune_rows(
         n = min(size, hi - s)
         first = labels[s] == UNSET
         if first:
-            best_by_lanes(n, address(features) + 4 * s, features.strides[0], table[3], table[5], rest, place)
+            best_by_lanes(n, features, s, table[3], table[5], rest, place)
             work[0] += n * c.shape[0]
         for i in range(n):
             label[i] = order[place[i]] if first else np.int32(labels[s + i])
             if first and inverse.size and inverse[s + i] == ZERO:
                 label[i] = 0
+            if DEBUG and (label[i] < 0 or label[i] >= c.shape[0]):
+                raise IndexError("a label of other centroids")
         active = _start_points(plain, c, table, features, state, spherical, s, n, first, label, scratch, work)
         work[3] += active
         if active > 0:

@@ -9,7 +9,7 @@ import numpy as np
 from numba import carray, njit, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.extending import intrinsic
 
-from .blas import INNER, JIT
+from .options import INNER, JIT
 
 FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 0, 1, 2, 3
 
@@ -70,7 +70,7 @@ def _decode16(first, row_stride, column_stride, left, rescale, n, shift, factor,
 
 
 @intrinsic
-def _not_inlined(_typing):
+def not_inlined(_typing):
     """Keep the function that this is in out of its callers: a dozen kernels read rows."""
 
     def generate(context, builder, _signature, _args):
@@ -82,7 +82,7 @@ def _not_inlined(_typing):
 
 @njit(**INNER)
 def _convert_rows(source, lo, n, out):
-    _not_inlined()  # pyright: ignore[reportCallIssue]
+    not_inlined()  # pyright: ignore[reportCallIssue]
     address, row_stride, column_stride, kind, _, shift, factor = source
     first = address + lo * row_stride
     if kind == FLOAT32:

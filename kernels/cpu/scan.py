@@ -11,9 +11,9 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .blas import JIT
 from .finish import _distance
 from .lanes import FLOATS, FUSED, NUMBER, POINTS, VECTORS, WIDTH, lowest_bit, pointer, splat
+from .options import JIT
 from .scores import COSINE, DOT, SQUARES
 
 # The typing context of an intrinsic is not an argument.

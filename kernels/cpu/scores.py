@@ -12,7 +12,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .blas import JIT
+from .options import JIT
 
 # The typing context of an intrinsic is not an argument.
 # pyright: reportCallIssue=false

@@ -7,13 +7,14 @@ they are kept, tell first which of them a candidate could be nearer to than thei
 import numpy as np
 from numba import njit
 
-from .blas import INNER, JIT
 from .candidates import AT_ONCE, CANDIDATES, try_points
 from .lanes import POINTS, ROWS, address, lowest_bit, rows_above
+from .options import INNER, JIT
 from .rows import read_rows, row_at
+from .sizes import DEBUG, SHARD_ROWS
 from .team import NEXT, add, meet
 
-DRAW = 512  # points whose weight is added up, so that a draw searches sums before points
+DRAW = SHARD_ROWS  # points whose weight is added up, so that a draw searches sums before points
 WINNER = CANDIDATES  # where `picks` has the round's best candidate
 ONE, TWO = np.float32(1), np.float32(2)
 
@@ -31,10 +32,14 @@ def _places(norms, candidate_norms, lanes, nearest, index, scratch):
 
 
 @njit(**INNER)
-def _try(source, places, rows, index, first, count):
+def _try(source, places, rows, index, first, count, n_points):
     """`try_points` for index[first:first + AT_ONCE], the last of count again beyond it; index goes on that far."""
     for p in range(count - first, AT_ONCE):
         index[first + p] = index[count - 1]
+    if DEBUG:
+        for p in range(AT_ONCE):
+            if index[first + p] < 0 or index[first + p] >= n_points:
+                raise IndexError("no such point")
     here = places[0] + 4 * first
     base, row_bytes, row_index = source[0], source[1], here
     if not source[4]:
@@ -50,6 +55,8 @@ def _near(columns, features, s, n, threshold, scratch, index):
     table, bias, count = features
     masks, none, idle = scratch[3:6]
     m = 0
+    if DEBUG and s + -(-n // POINTS) * POINTS > min(columns.shape[1], threshold.size):
+        raise IndexError("points beyond their columns")
     for b in range(s, s + n, POINTS):
         bits = np.int64(0)
         for k in range(0, count, ROWS):
@@ -90,7 +97,7 @@ def _gain(source, columns, norms, potential, lo, hi, state, table, gains, scratc
             for i in range(n):
                 index[i] = s + i
         for j in range(0, m, AT_ONCE):
-            if not _try(source, places, rows, index, j, m):
+            if not _try(source, places, rows, index, j, m, nearest.size):
                 continue
             for p in range(min(AT_ONCE, m - j)):
                 mask = masks[p]
@@ -126,7 +133,7 @@ def _take(source, norms, potential, lo, hi, size, state, table, eps, scratch):
         n = min(AT_ONCE, m - j)
         for p in range(n):
             index[p] = mine[j + p]
-        _try(source, places, scratch[0], index, np.int64(0), n)
+        _try(source, places, scratch[0], index, np.int64(0), n, nearest.size)
         for p in range(n):
             i = np.int64(index[p])
             v = values[p * CANDIDATES + winner]

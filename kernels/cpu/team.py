@@ -5,7 +5,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from .blas import JIT
+from .options import JIT
 
 ARRIVED, NEXT, ABORTED = 0, 1, 2  # the fields of a team's state, int64
 SPINS = 2000  # before a thread that waits lets another have its core

@@ -1,38 +1,20 @@
 """One pass over the points of a problem: the best centroid of every row, and the sums of the rows that moved.
 
-The best comes from lanes.py. Or a block of centroids times a tile of rows, with sgemm, gives scores whose running best follows
-while they are in cache: for BLAS with matrix units of its own. Shapes: source, x (N, D) as in rows.py;
-c (K, D) float32 centroids in the frame; bias (K,) float32.
+The best comes from lanes.py. Shapes: source, x (N, D) as in rows.py; c (K, D) float32 centroids in normalised coordinates;
+bias (K,) float32.
 """
 
 import numpy as np
 from numba import njit
 
-from .blas import INNER, JIT, NEG_INF, gemm_nt
-from .lanes import address, best_by_lanes, to_lanes
+from .centroids import all_zero
+from .lanes import best_by_lanes, to_lanes
+from .options import INNER, JIT
 from .rows import read_rows
+from .sizes import DEBUG
 
 SQUARES, DIRECTIONS, PRODUCTS = range(3)  # what `measure_rows` can tell
 UNSET = np.uint32(0xFFFFFFFF)  # the label of a point that has none yet
-
-
-@njit(**JIT)
-def best_by_product(sgemm, rows, c, bias, scores, best, label, work):
-    """label[i] = argmax_k <rows[i], c[k]> + bias[k], ties to the lowest k. scores: (block of centroids, tile)."""
-    n, n_clusters = rows.shape[0], c.shape[0]
-    for i in range(n):
-        best[i] = NEG_INF
-        label[i] = 0
-    for k0 in range(0, n_clusters, scores.shape[0]):
-        k1 = min(k0 + scores.shape[0], n_clusters)
-        gemm_nt(sgemm, c[k0:k1], rows, scores[: k1 - k0, :n], work)
-        for k in range(k0, k1):
-            score, offset = scores[k - k0], bias[k]
-            for i in range(n):
-                v = score[i] + offset
-                better = v > best[i]
-                label[i] = np.int32(k) if better else label[i]
-                best[i] = v if better else best[i]
 
 
 @njit(**INNER)
@@ -58,27 +40,27 @@ def move_rows(rows, s, moved, weights, label, labels, sums, mass, counts, touche
 
 @njit(**JIT)
 def step_rows(
-    sgemm, source, weights, c, bias, lanes, fill, lo, hi, labels, update, sums, mass, counts, touched, scratch
+    source, weights, c, bias, lanes, fill, lo, hi, labels, update, sums, mass, counts, touched, scratch
 ):  # fmt: skip
     """E-step of rows lo:hi and, if `update`, the change of the M-step's sums; returns how many labels changed.
 
     IN weights (N,) float32 or (0,) for all ones; INOUT labels (N,) uint32, sums (K, D) and mass (K,) float64, counts (K,)
     int64 of the points with weight, touched (K,) bool. A row that moved is subtracted where it was and added where it is.
-    lanes: (tiles of x, D, tile) to hold all rows, filled already unless `fill`; (1, D, tile) to hold a tile at a time; or None
-    for products by sgemm. scratch: scores (block of centroids, tile), tile, best, label, moved, work.
+    lanes: (tiles of x, D, tile) to hold all rows, filled already unless `fill`, where lo is a multiple of the tile; or
+    (1, D, tile) to hold a tile at a time. scratch: tile, best, label, moved.
     """
-    scores, tile, best, label, moved, work = scratch
+    tile, best, label, moved = scratch
+    keep = lanes.shape[0] > 1
+    if DEBUG and keep and lo % best.size:
+        raise IndexError("two shards share a tile of lanes")
     changed = 0
     for s in range(lo, hi, best.size):
         n = min(best.size, hi - s)
         rows = read_rows(source, s, n, tile)
-        if lanes is None:  # known when it is compiled
-            best_by_product(sgemm, rows, c, bias, scores, best, label, work)
-        else:
-            lane = lanes[s // best.size if lanes.shape[0] > 1 else 0]
-            if fill:
-                to_lanes(rows, lane)
-            best_by_lanes(n, address(lane), lane.strides[0], c, bias, best, label)
+        lane = lanes[s // best.size if keep else 0]
+        if fill:
+            to_lanes(rows, lane)
+        best_by_lanes(n, lane, np.int64(0), c, bias, best, label)
         count = 0
         for i in range(n):  # without a branch, which would be mispredicted
             moved[count] = i
@@ -108,13 +90,14 @@ def merge(sums, mass, counts, touched, total_sums, total_mass, total_counts, k0,
             touched[s, k] = False
 
 
-@njit(**INNER)
-def all_zero(values):
-    """Whether all values are 0."""
-    for v in values:  # noqa: SIM110  # Numba has no generator expressions
-        if v != 0:
-            return False
-    return True
+@njit(**JIT)
+def clear_empty(sums, mass, counts, k0, k1):
+    """Take away what rounding left of the clusters k0:k1 without points."""
+    for k in range(k0, k1):
+        if counts[k] == 0 and mass[k] != 0.0:
+            mass[k] = 0.0
+            for d in range(sums.shape[1]):
+                sums[k, d] = 0.0
 
 
 @njit(**JIT)

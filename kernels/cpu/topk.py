@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from .blas import JIT
+from .options import JIT
 from .rows import read_rows
 from .scores import COSINE, DOT, NARROW, NARROW_ROWS, SQUARES, WIDE, WIDE_ROWS, score_block
 

@@ -12,8 +12,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .blas import JIT
 from .finish import NOTHING, STRICT, _short_squares
+from .options import JIT
 from .topk import _lowest_bit
 
 # The typing context of an intrinsic is not an argument.

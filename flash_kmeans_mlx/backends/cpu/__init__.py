@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-import sys
-
 from ...seeding import OVERSAMPLING, ROUNDS
 from ..base import Problem
 from .looped import LoopedCpuPoints
 from .plan import plan
 from .points import CpuPoints
 from .workers import thread_count
-
-# Accelerate computes on the matrix units of Apple's CPUs, which vector code can't reach. (By what is published: not measured.)
-MATRIX_UNITS = sys.platform == "darwin" and platform.machine() == "arm64"
 
 __all__ = ["open_cpu"]
 
@@ -29,7 +23,6 @@ def open_cpu(problem: Problem) -> CpuPoints:
         thread_count(),
         problem.max_bytes,
         problem.held,
-        MATRIX_UNITS,
         problem.prune in ("head", "groups"),
     )
     return (LoopedCpuPoints if cut.looped else CpuPoints)(problem, cut)

@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["kernels"]
 
-NAMES = ("blas", "lanes", "rows", "team", "tile", "loop", "features", "prune", "candidates", "seed")
+NAMES = ("sizes", "lanes", "rows", "team", "tile", "centroids", "loop", "features", "prune", "candidates", "seed")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""scipy's sgemm for Numba kernels, one thread per call while we run our own."""
+"""BLAS, which NumPy calls for us, on one thread while we run our own."""
 
 from __future__ import annotations
 
@@ -8,23 +8,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import numpy as np
-
-__all__ = ["sgemm_address", "single_threaded"]
-
-
-@cache
-def sgemm_address() -> np.uintp:
-    """The address of BLAS's sgemm (32-bit integers), to be called from a kernel."""
-    import scipy.linalg.cython_blas  # noqa: F401  # the lookup below needs it loaded
-    from numba.extending import get_cython_function_address
-
-    return np.uintp(get_cython_function_address("scipy.linalg.cython_blas", "sgemm"))
+__all__ = ["single_threaded"]
 
 
 @cache
 def _libraries() -> list[Any]:  # threadpoolctl has no types
-    import scipy.linalg.cython_blas  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
     return [lib for lib in ThreadpoolController().select(user_api="blas").lib_controllers if lib.num_threads]
@@ -51,15 +39,18 @@ _before: list[int] = []
 def single_threaded() -> Iterator[None]:
     """Hold BLAS to one thread. The setting is the process's: the first to enter makes it, the last to leave undoes it."""
     global _users, _before  # noqa: PLW0603  # BLAS's setting is global too
-    with _lock:
-        if _users == 0:
-            _before = [library.num_threads for library in _libraries()]
-            _set_threads([1] * len(_before))
-        _users += 1
+    entered = False
     try:
+        with _lock:
+            if _users == 0:
+                _before = [library.num_threads for library in _libraries()]
+                _set_threads([1] * len(_before))
+            _users += 1
+            entered = True
         yield
     finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                _set_threads(_before)
+        if entered:
+            with _lock:
+                _users -= 1
+                if _users == 0:
+                    _set_threads(_before)

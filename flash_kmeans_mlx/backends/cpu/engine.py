@@ -46,6 +46,7 @@ class Engine:
 
     Attributes:
         pruning: the bounds in use, None for tiles.
+        open: bounds may be used yet.
         share: of the multiply-adds of all passes so far, those computed.
     """
 
@@ -58,8 +59,7 @@ class Engine:
         self.pruning: Pruning | None = None
         self.features: Features | None = None
         self._all = n * points.problem.n_clusters * d
-        lanes = points.plan.lanes  # the same bits as from BLAS are promised for none
-        self._open = mode in ("head", "groups") or (mode == "auto" and lanes and self._all >= WORTH and n >= 64 * 64)
+        self.open = mode in ("head", "groups") or (mode == "auto" and self._all >= WORTH and n >= 64 * 64)
         self._before = (0.0, 0)
         self._chosen = mode == "groups"  # whether there shall be features, and of what width
         self._probe: CpuPoints | None = None
@@ -93,7 +93,7 @@ class Engine:
         """Features that tell which points a candidate is far from."""
         points = self.points
         b, n, d = points.shape
-        if self._open and not self._chosen:
+        if self.open and not self._chosen:
             step = max(1, n // points.problem.n_clusters)
             starts = np.stack([points.rows(m, np.arange(0, n, step)[: points.problem.n_clusters]) for m in range(b)])
             self._choose(points.metric.start(starts).astype(np.float32), PASSES)
@@ -111,7 +111,7 @@ class Engine:
         points = self.points
         if centroids.shape[1] != points.problem.n_clusters:  # rounds of k-means||
             return None
-        if self._open and not self.pruning:
+        if self.open and not self.pruning:
             self._begin(centroids, passes)
         if self.pruning:
             self._before = self.pruning.products(), self.pruning.crossing()
@@ -147,7 +147,7 @@ class Engine:
         pairs = (self.pruning.crossing() - crossing) * self.points.shape[2]
         self._lame = self._lame + 1 if pairs > STOP * whole else 0
         if self.mode == "auto" and not self.features and self._lame == 2:
-            self.pruning, self._open = None, False
+            self.pruning, self.open = None, False
 
     def _fits(self, width: int) -> bool:
         points = self.points
@@ -169,7 +169,7 @@ class Engine:
         self._chosen = True
         with self.points.timed("choice"):
             directions = self._named() if self.mode == "head" else self._fastest(centroids[:1], passes)
-        self._open = self.mode != "head" or directions is not None
+        self.open = self.mode != "head" or directions is not None
         if directions is not None:
             self._end_trials()
             self.features = Features(self.points, directions)

@@ -32,11 +32,10 @@ class LoopedCpuPoints(CpuPoints):
         limits = np.minimum(limits, max(1, CALL // self._work))
         outcomes = np.zeros((b, 3))
         totals = (self.sums, self.mass, self.counts)
-        kind = self.metric.spherical, self.metric.unit_points
 
         def run(slot: int, lo: int, hi: int, shared: tuple, team: tuple) -> None:
             self.kernels.fit_members(
-                self.sgemm, self.store.sources, self.frame.shift, self.frame.scale, self.frame.centre, self.weights, kind, tol,
+                self.store.sources, self.frame.shift, self.frame.scale, self.frame.centre, self.weights, self.kind, tol,
                 self.problem.summed_shift, limits, skip_empty, self._cuts, lo, hi, centroids, self._labels, totals, outcomes,
                 shared, team, self.lanes[slot], self.scratch[slot],
             )  # fmt: skip
@@ -88,7 +87,7 @@ class LoopedCpuPoints(CpuPoints):
 
         def run(slot: int, lo: int, hi: int) -> None:
             self.kernels.assign_members(
-                self.sgemm, self.store.sources, which, lo, hi, inner, bias, self._labels, False, (NOTHING, *NO_SUMS),
+                self.store.sources, which, lo, hi, inner, bias, self._labels, False, (NOTHING, *NO_SUMS),
                 self.lanes[slot], self.scratch[slot],
             )  # fmt: skip
 
@@ -97,19 +96,16 @@ class LoopedCpuPoints(CpuPoints):
     def measure(self, c: np.ndarray) -> np.ndarray:
         if self._work > ALONE:
             return super().measure(c)
-        totals = np.zeros(self.shape[0])
-        if len(totals) == 1:
-            totals[0] = self.measure_rows(0, 0, (0, self.shape[1]), c, NOTHING, self.cost)
-            return totals
+        totals = np.zeros((self.shape[0], len(self.shards)))
 
         def run(slot: int, lo: int, hi: int) -> None:
             self.kernels.measure_members(
-                self.store.sources, self.cost_weights, c, self._labels, self.cost, self.norms, lo, hi, totals, NOTHING,
-                self.scratch[slot][1],
+                self.store.sources, self.cost_weights, c, self._labels, self.cost, self.norms, self._cuts, lo, hi, totals,
+                NOTHING, self.scratch[slot][0],
             )  # fmt: skip
 
         self._run_slices(run, len(totals))
-        return totals
+        return totals.sum(axis=1)
 
     def _run_slices(self, task: Callable[[int, int, int], None], n: int, most: int = 1 << 30) -> None:
         """task(slot, lo, hi) over slices of range(n), a few per thread so that they even out, of at most `most`."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import PENDING, STABLE, Points, Problem, Step, scored_once, unit_weights
+from ..base import PENDING, STABLE, Points, Problem, Step, unit_weights
 from ._kernels import kernels
-from .blas import sgemm_address, single_threaded
+from .blas import single_threaded
 from .engine import NO_SUMS, Engine
 from .plan import PAD, Plan
 from .seeds import kmeans_plusplus, seed_scratch
@@ -40,23 +40,24 @@ class CpuPoints(Points):
         self.store = Store(problem.x, self.metric, problem.check_finite, problem.given_shape)
         self.frame = self.store.frame
         self.kernels = kernels()
-        self.sgemm = sgemm_address()
         self.workers = Workers(plan.threads)
         self.shards = self._cut(plan.shards)
         self.scratch = [self._scratch() for _ in range(plan.threads)]
-        self.lanes = [empty_lines((1, d, plan.tile + PAD)) if plan.lanes else None for _ in range(plan.threads)]
+        self.lanes = [empty_lines((1, d, plan.tile + PAD)) for _ in range(plan.threads)]
         self.seed_scratch = [seed_scratch(self) for _ in range(plan.threads)]
         self.eps = np.float32(EPS * (8 + np.sqrt(d)))
         self._labels = np.empty((b, n), np.uint32)
         self.sums, self.mass, self.counts = np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
         self._none = np.zeros((b, 0), np.float32)
+        self.kind = self.metric.spherical, self.metric.unit_points
         self._changes: tuple[np.ndarray, ...] = ()
         self.engine = Engine(self, problem.prune)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.callback(self.workers.close)
-            stack.enter_context(single_threaded())
+            if self.engine.open:  # bounds are prepared by NumPy's BLAS, whose threads would take the place of ours
+                stack.enter_context(single_threaded())
             self.inverse = self._per_row(self.kernels.inverse_norm_rows) if self.metric.spherical else None
             if self.inverse is not None and self.frame.shifted:
                 least = np.where(self.inverse.min(1) > 0, 1 / self.inverse.max(1), 0.0)
@@ -102,22 +103,28 @@ class CpuPoints(Points):
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         running = np.flatnonzero(limits > 0)
         step_rows = self.aimed(centroids, running, int(limits.max(initial=1)))
-        status = np.full(len(limits), STABLE)
+        n_shards = len(self.shards)
+        n_tasks = len(running) * n_shards
+        changed = np.zeros(n_tasks, np.int64)
         changes = self._accumulators(centroids.shape[1])
-        for g in range(0, len(running), self.plan.group):
-            members = running[g : g + self.plan.group]
-            changed = np.zeros((len(members), len(self.shards)), np.int64)
+        for first in range(0, n_tasks, self.plan.flight):
+            end = min(first + self.plan.flight, n_tasks)
 
-            def shard(slot: int, m: int, s: int, members: np.ndarray = members, changed: np.ndarray = changed) -> None:
-                changed[m, s] = step_rows(slot, members[m], s, tuple(a[m, s] for a in changes))
+            def shard(slot: int, i: int, first: int = first) -> None:
+                m, s = divmod(first + i, n_shards)
+                changed[first + i] = step_rows(slot, running[m], s, tuple(a[i] for a in changes))
 
-            def merge(_slot: int, m: int, members: np.ndarray = members) -> None:
-                b = members[m]
-                self.kernels.merge(*(a[m] for a in changes), self.sums[b], self.mass[b], self.counts[b], 0, self.sums.shape[1])
+            def merge(_slot: int, i: int, first: int = first, end: int = end) -> None:
+                m = first // n_shards + i
+                part = slice(max(m * n_shards, first) - first, min((m + 1) * n_shards, end) - first)
+                totals = (self.sums[running[m]], self.mass[running[m]], self.counts[running[m]])
+                self.kernels.merge(*(a[part] for a in changes), *totals, 0, self.sums.shape[1])
+                self.kernels.clear_empty(*totals, 0, self.sums.shape[1])
 
-            self.run_shards(shard, len(members))
-            self.workers.run(merge, len(members))
-            status[members[changed.any(axis=1)]] = PENDING
+            self.workers.run(shard, end - first)
+            self.workers.run(merge, -(-end // n_shards) - first // n_shards)
+        status = np.full(len(limits), STABLE)
+        status[running[changed.reshape(-1, n_shards).any(axis=1)]] = PENDING
         self.engine.count(len(running))
         iterations = (limits > 0).astype(np.int64)
         return Step(iterations, status, self.sums, self.mass, self.counts, np.zeros(len(limits)))
@@ -145,14 +152,14 @@ class CpuPoints(Points):
     ) -> int:
         """The E-step of some rows of member b by tiles; how many labels changed."""
         return self.kernels.step_rows(
-            self.sgemm, self.store.source(b), self.weights[b], inner[b], bias[b], self.lanes[slot], True, *rows,
+            self.store.source(b), self.weights[b], inner[b], bias[b], self.lanes[slot], True, *rows,
             self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
         )  # fmt: skip
 
     def few(self, rows: np.ndarray) -> CpuPoints:
         """Some rows (M, D) float32 as points of their own, for one thread, to try something out on."""
         problem = Problem(rows[None], self.problem.n_clusters, self.metric, (1, *rows.shape), check_finite=False, prune="off")
-        return CpuPoints(problem, replace(self.plan, threads=1, shards=1, group=1))
+        return CpuPoints(problem, replace(self.plan, threads=1, shards=1, flight=1))
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
         totals = self.measure(self._measured(centroids))
@@ -195,7 +202,7 @@ class CpuPoints(Points):
         """`measure` for some rows of member b; out (N,) receives the values, or (0,)."""
         return self.kernels.measure_rows(
             self.store.source(b), self.cost_weights[b], c[b], self._labels[b], *rows, cost, self.norms[b], out,
-            self.scratch[slot][1],
+            self.scratch[slot][0],
         )  # fmt: skip
 
     @property
@@ -218,7 +225,7 @@ class CpuPoints(Points):
         centre, inverse = self.frame.centre[b], self.inverse_norms(b)
 
         def shard(slot: int, _m: int, s: int) -> None:
-            kernel(self.store.source(b), centre, inverse, *self.shards[s], out, self.scratch[slot][1])
+            kernel(self.store.source(b), centre, inverse, *self.shards[s], out, self.scratch[slot][0])
 
         self.run_shards(shard, 1)
         return out
@@ -227,14 +234,25 @@ class CpuPoints(Points):
         out = np.empty(self.shape[:2], np.float32)
 
         def shard(slot: int, b: int, s: int) -> None:
-            kernel(self.store.unshifted(b), *self.shards[s], out[b], self.scratch[slot][1])
+            kernel(self.store.unshifted(b), *self.shards[s], out[b], self.scratch[slot][0])
 
         self.run_shards(shard, len(out))
         return out
 
     def inner(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centroids in the frame, and their bias."""
-        return self.frame.scored(centroids) if self.plan.lanes else scored_once(self.frame, centroids)
+        centroids, frame = np.ascontiguousarray(centroids, np.float32), self.frame
+        inner, bias = np.empty(centroids.shape, np.float32), np.empty(centroids.shape[:2], np.float32)
+        self.kernels.to_frames(centroids, frame.shift, frame.scale, frame.centre_for(centroids), self.kind, inner, bias)
+        return inner, bias
+
+    def means(self, sums: np.ndarray, mass: np.ndarray, centroids: np.ndarray, members: np.ndarray) -> np.ndarray:
+        new, frame = centroids.copy(), self.frame
+        for b in np.flatnonzero(members):
+            self.kernels.move_one(
+                new[b], sums[b], mass[b], frame.shift[b], frame.scale[b], frame.centre[b], self.metric.spherical, False
+            )
+        return new
 
     def for_bounds(self, b: int, index: np.ndarray) -> np.ndarray:
         """Rows (n, D) float32 of member b as bounds see them: of norm 1 where centroids are, otherwise in the frame."""
@@ -259,23 +277,21 @@ class CpuPoints(Points):
         return self._none if weights is None else weights
 
     def _scratch(self) -> tuple[np.ndarray, ...]:
-        """(scores, tile, best, label, moved, work) of kernels/cpu/tile.py for one thread."""
+        """(tile, best, label, moved) of kernels/cpu/tile.py for one thread."""
         t = self.plan.tile
-        scores, tile = empty_lines((self.plan.block, t)), empty_lines((t, self.shape[2]))
-        best, label, moved = empty_lines((t,)), empty_lines((t,), np.int32), empty_lines((t,), np.int32)
-        return scores, tile, best, label, moved, np.empty(10, np.int32)
+        return empty_lines((t, self.shape[2])), empty_lines((t,)), empty_lines((t,), np.int32), empty_lines((t,), np.int32)
 
     def _accumulators(self, k: int) -> Sequence[np.ndarray]:
-        """Zeroed (group, S, K, ...) sums, mass, counts, touched; `merge` leaves them zeroed."""
+        """Zeroed (flight, K, ...) sums, mass, counts, touched; `merge` leaves them zeroed."""
         if not self._changes:
-            lead = (self.plan.group, len(self.shards), k)
+            lead = (self.plan.flight, k)
             sums, mass = np.zeros((*lead, self.shape[2])), np.zeros(lead)
             self._changes = (sums, mass, np.zeros(lead, np.int64), np.zeros(lead, np.bool_))
         return self._changes
 
     def _cut(self, shards: int) -> list[tuple[int, int]]:
-        """Row ranges of the shards; they begin at multiples of the block that seeding draws from."""
+        """Row ranges of the shards."""
         n = self.shape[1]
         size = -(-n // shards)
-        size = -(-size // self.kernels.DRAW) * self.kernels.DRAW
+        size = -(-size // self.kernels.SHARD_ROWS) * self.kernels.SHARD_ROWS
         return [(lo, min(lo + size, n)) for lo in range(0, n, size)]

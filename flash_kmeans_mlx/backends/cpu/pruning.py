@@ -46,11 +46,11 @@ class Features:
         scratch = self.points.scratch[slot]
         inverse = NOTHING if self.points.inverse is None else self.points.inverse[b]
         if self.basis.shape[1]:
-            self.points.kernels.project_rows(
-                self.points.sgemm, source, self.basis[b], inverse, lo, hi, out, scratch[1], scratch[-1]
-            )
+            zeros = np.zeros(self.basis.shape[1], np.float32)
+            lanes = self.points.lanes[slot]
+            self.points.kernels.project_rows(source, self.basis[b], zeros, inverse, lo, hi, out, scratch[0], lanes)
         else:
-            self.points.kernels.copy_rows(source, inverse, lo, hi, out, scratch[1])
+            self.points.kernels.copy_rows(source, inverse, lo, hi, out, scratch[0])
 
     def of(self, c: np.ndarray, square: np.ndarray, b: int) -> np.ndarray:
         """The features (K, Q) of centroids (K, D) of member b; square (K,) float64, their squared norms."""

@@ -34,13 +34,13 @@ def _current_cpu() -> Callable[[], int]:
 
 
 @contextmanager
-def _only_on(cpus: set[int], allowed: set[int]) -> Iterator[None]:
-    """Keep this thread on some of the CPUs that it is allowed, unless a sandbox forbids it: then it is only slower."""
+def _away_from(cpu: int, allowed: set[int]) -> Iterator[None]:
+    """Keep this thread off one of the CPUs that it is allowed, unless a sandbox forbids it: then it is only slower."""
     if len(allowed) < 2:
         yield
         return
     with suppress(OSError):
-        os.sched_setaffinity(0, cpus)
+        os.sched_setaffinity(0, allowed - {cpu})
     try:
         yield
     finally:
@@ -59,20 +59,20 @@ class _Job:
         self._stopped = False
         self.done: SimpleQueue[BaseException | None] = SimpleQueue()  # what each helper ended with
 
-    def work(self, slot: int, cpus: set[int], allowed: set[int]) -> None:
+    def work(self, slot: int) -> None:
         """Take tasks until there are no more, or one has failed."""
         try:
-            with _only_on(cpus, allowed):
-                while not self._stopped and (i := next(self._next)) < self._n:
-                    self._task(slot, i)
+            while not self._stopped and (i := next(self._next)) < self._n:
+                self._task(slot, i)
         except BaseException:
             self.stop()
             raise
 
-    def help(self, slot: int, cpus: set[int], allowed: set[int]) -> None:
-        """`work` for another thread than the caller's."""
+    def help(self, slot: int, cpu: int, allowed: set[int]) -> None:
+        """`work` for another thread than the caller's, which runs on `cpu`."""
         try:
-            self.work(slot, cpus, allowed)
+            with _away_from(cpu, allowed):
+                self.work(slot)
         except BaseException as error:  # noqa: BLE001  # raised again in the caller
             self.done.put(error)
         else:
@@ -97,8 +97,9 @@ class Workers:
         """Call task(slot, i) for i in range(n_tasks); slot < n is the thread's own number. Raises what a task raised.
 
         With `abort`, tasks wait for one another: no more than n, they go on without those that failed once it was called.
-        The caller keeps its CPU to itself meanwhile. Linux likes to wake threads where the one that woke them runs, and
-        leaves them there for milliseconds; those that wait for one another would take twice as long.
+        The caller's CPU is closed to the others meanwhile. Linux likes to wake threads where the one that woke them runs, and
+        leaves them there for milliseconds; those that wait for one another would take twice as long. The caller itself may
+        run anywhere: whatever interrupts it, there is nothing to undo.
         """
         helpers = min(self.n, n_tasks) - 1
         here = _current_cpu()() if abort and helpers > 0 else -1
@@ -108,9 +109,9 @@ class Workers:
         try:
             self._start(helpers)
             for slot in range(1, helpers + 1):
-                self._jobs.put(partial(job.help, slot, allowed - {here}, allowed))
+                self._jobs.put(partial(job.help, slot, here, allowed))
                 busy += 1
-            job.work(0, {here}, allowed)
+            job.work(0)
         except BaseException:
             job.stop()
             raise

@@ -14,12 +14,10 @@ import pytest
 from numba import njit
 
 from flash_kmeans_mlx.backends.cpu._kernels import kernels
-from flash_kmeans_mlx.backends.cpu.blas import sgemm_address, single_threaded
 from flash_kmeans_mlx.backends.cpu.store import Store
 from flash_kmeans_mlx.metrics import EUCLIDEAN
 
 K = kernels()
-SGEMM = sgemm_address()
 RNG = np.random.default_rng
 READ_ROWS = K.read_rows  # which only compiled code can call
 
@@ -38,20 +36,6 @@ def source(x: np.ndarray, shift: float = 0.0, factor: float = 1.0, kind: str = "
 
 def normals(*shape: int, seed: int = 0) -> np.ndarray:
     return RNG(seed).standard_normal(shape).astype(np.float32)
-
-
-@pytest.mark.parametrize(("n", "k", "d"), [(1, 1, 1), (1, 5, 3), (7, 1, 17), (3, 4, 1), (67, 131, 19), (256, 512, 192)])
-def test_gemm_nt(n: int, k: int, d: int) -> None:
-    a, b, work = normals(n, d), normals(k, d, seed=1), np.empty(10, np.int32)
-    for wide in (0, 5):  # leading dimensions beyond the width
-        out = np.full((n, k + wide), np.nan, np.float32)
-        rows = np.concatenate([a, np.full((n, wide), np.nan, np.float32)], axis=1)[:, :d]
-        with single_threaded():
-            K.gemm_nt(SGEMM, rows, b, out[:, :k], work)
-        exact = a.astype(np.float64) @ b.T.astype(np.float64)
-        limit = helpers.tolerance(d) * np.abs(a).max() * np.abs(b).max() * np.sqrt(d)
-        np.testing.assert_allclose(out[:, :k], exact, rtol=0, atol=limit)
-        assert np.isnan(out[:, k:]).all()
 
 
 @pytest.mark.parametrize("real", [np.float32, np.float64])
@@ -104,36 +88,32 @@ def test_a_store_reads_what_it_was_given(kind: str) -> None:
         store.x[0, 0, 0] = 0
 
 
-def best(name: str, x: np.ndarray, c: np.ndarray, bias: np.ndarray, block: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """(scores (N,), labels (N,)) of the best centroids by one of the two kernels."""
+def best(x: np.ndarray, c: np.ndarray, bias: np.ndarray, at: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(scores (N,), labels (N,)) of the best centroids; lanes begin at column `at`."""
     n, d = x.shape
     padded = -(-n // K.POINTS) * K.POINTS
     value, label = np.full(padded, np.nan, np.float32), np.full(padded, -1, np.int32)
-    if name == "product":
-        scores = np.full((min(block, len(c)), n), np.nan, np.float32)
-        with single_threaded():
-            K.best_by_product(SGEMM, x, c, bias, scores, value, label, np.empty(10, np.int32))
-    else:
-        lanes = np.full((d, padded + 3), np.nan, np.float32)
-        K.to_lanes(x, lanes)
-        K.best_by_lanes(n, lanes.ctypes.data, lanes.strides[0], c, bias, value, label)
+    lanes = np.full((d, at + padded + 3), np.nan, np.float32)
+    K.to_lanes(x, lanes[:, at:])
+    K.best_by_lanes(n, lanes, at, c, bias, value, label)
     return value[:n], label[:n]
 
 
-both = pytest.mark.parametrize("name", ["product", "lanes"])
-
-
-@both
 @pytest.mark.parametrize(("n", "k", "d"), [(1, 1, 1), (2, 3, 1), (63, 17, 3), (64, 1, 3), (200, 531, 3), (97, 70, 16)])
-@pytest.mark.parametrize("block", [1, 16, 512])
-def test_the_best_centroid(block: int, n: int, k: int, d: int, name: str) -> None:
+def test_the_best_centroid(n: int, k: int, d: int) -> None:
     x, c = normals(n, d), normals(k, d, seed=1)
     bias = EUCLIDEAN.bias(c)
-    value, label = best(name, x, c, bias, block)
+    value, label = best(x, c, bias, at=n % 5)
     scores = x.astype(np.float64) @ c.T.astype(np.float64) + bias
     limit = helpers.tolerance(d) * (np.square(x).sum(1) + np.square(c).sum(1).max())
     assert (scores.max(1) - scores[np.arange(n), label] <= limit).all()
     assert (np.abs(value - scores.max(1)) <= limit).all()
+    every = np.full((k, n + K.POINTS), np.nan, np.float32)
+    lanes = np.zeros((d, n + K.POINTS), np.float32)
+    K.to_lanes(x, lanes)
+    K.scores_by_lanes(n, lanes, c, bias, every, 0)
+    np.testing.assert_array_equal(every[:, :n].max(0), value)
+    np.testing.assert_array_equal(every[:, :n].argmax(0), label)
 
 
 @pytest.mark.parametrize(("features", "points"), [({"avx512f": True}, 64), ({"avx2": True}, 16), ({}, 16)], ids=str)
@@ -141,9 +121,9 @@ def test_the_best_centroid_with_registers_of_other_widths(
     features: dict[str, bool], points: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lanes = importlib.import_module("flash_kmeans_mlx.kernels.cpu.lanes")
-    blas = importlib.import_module("flash_kmeans_mlx.kernels.cpu.blas")
+    options = importlib.import_module("flash_kmeans_mlx.kernels.cpu.options")
     monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: features)
-    monkeypatch.setattr(blas, "JIT", {**blas.JIT, "cache": False})  # the cache knows a file and a name only
+    monkeypatch.setattr(options, "JIT", {**options.JIT, "cache": False})  # the cache knows a file and a name only
     spec = importlib.util.spec_from_file_location(f"{lanes.__package__}.other_lanes", str(lanes.__file__))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -155,27 +135,23 @@ def test_the_best_centroid_with_registers_of_other_widths(
         value, label = np.full(wide, np.nan, np.float32), np.full(wide, -1, np.int32)
         held = np.full((d, wide), np.nan, np.float32)
         module.to_lanes(x, held)
-        module.best_by_lanes(n, held.ctypes.data, held.strides[0], c, bias, value, label)
+        module.best_by_lanes(n, held, 0, c, bias, value, label)
         scores = x.astype(np.float64) @ c.T.astype(np.float64) + bias
         limit = helpers.tolerance(d) * (np.square(x).sum(1) + np.square(c).sum(1).max())
         assert (scores.max(1) - scores[np.arange(n), label[:n]] <= limit).all()
 
 
-@both
-def test_equal_scores_go_to_the_lowest_index(name: str) -> None:
+def test_equal_scores_go_to_the_lowest_index() -> None:
     x = np.rint(3 * normals(129, 3))
     c = np.tile(np.rint(3 * normals(9, 3, seed=1)), (61, 1))  # whole numbers: no rounding, whatever the order
-    for block in (7, 64, 512):
-        _, label = best(name, x, c, EUCLIDEAN.bias(c), block)
-        scores = x @ c.T + EUCLIDEAN.bias(c)
-        np.testing.assert_array_equal(label, scores.argmax(1))
+    _, label = best(x, c, EUCLIDEAN.bias(c))
+    np.testing.assert_array_equal(label, (x @ c.T + EUCLIDEAN.bias(c)).argmax(1))
 
 
-@both
-def test_centroids_of_bias_minus_infinity_never_win(name: str) -> None:
+def test_centroids_of_bias_minus_infinity_never_win() -> None:
     x, c = normals(65, 3), normals(20, 3, seed=1)
     bias = np.where(np.arange(20) % 4 == 3, 0.0, -np.inf).astype(np.float32)
-    _, label = best(name, x, c, bias)
+    _, label = best(x, c, bias)
     np.testing.assert_array_equal(label, 4 * (x @ c[3::4].T).argmax(1) + 3)
 
 
@@ -185,20 +161,16 @@ def step(x: np.ndarray, c: np.ndarray, labels: np.ndarray, w: np.ndarray, lo: in
     k = len(c)
     sums, mass = np.zeros((k, d)), np.zeros(k)
     counts, touched = np.zeros(k, np.int64), np.zeros(k, np.bool_)
-    scratch = (
-        np.empty((min(k, 8), tile), np.float32), np.empty((tile, d), np.float32), np.empty(tile, np.float32),
-        np.empty(tile, np.int32), np.empty(tile, np.int32), np.empty(10, np.int32),
-    )  # fmt: skip
-    lanes = np.empty((tiles, d, tile), np.float32) if tiles else None
-    with single_threaded():
-        changed = K.step_rows(
-            SGEMM, source(x), w, c, EUCLIDEAN.bias(c), lanes, True, lo, hi, labels, True, sums, mass, counts, touched,
-            scratch,
-        )  # fmt: skip
+    floats, ints = np.empty((2, tile), np.float32), np.empty((2, tile), np.int32)
+    scratch = (np.empty((tile, d), np.float32), floats[0], ints[0], ints[1])
+    lanes = np.empty((tiles, d, tile), np.float32)
+    changed = K.step_rows(
+        source(x), w, c, EUCLIDEAN.bias(c), lanes, True, lo, hi, labels, True, sums, mass, counts, touched, scratch
+    )
     return changed, sums, mass, counts, touched
 
 
-@pytest.mark.parametrize("tiles", [0, 1, 5], ids=["product", "a tile of lanes", "all lanes"])
+@pytest.mark.parametrize("tiles", [1, 5], ids=["a tile of lanes", "all lanes"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 def test_a_step_adds_only_what_moved(weighted: bool, tiles: int) -> None:
     x, c, k = normals(301, 17), normals(10, 17, seed=1), 10

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from flash_kmeans_mlx.backends.cpu.plan import Plan, plan
+from flash_kmeans_mlx.backends.cpu.plan import Plan, plan, sizes
 
 SHAPES = ((1, 1, 1), (1, 29, 3), (3, 211, 17), (256, 500, 16), (1, 100_000, 128), (1, 273_280, 3), (32, 20_000, 64))
 CLUSTERS = (1, 2, 64, 513, 1000)
@@ -15,7 +15,9 @@ CASES = [(s, k) for s, k in itertools.product(SHAPES, CLUSTERS) if k <= s[1]]
 every_case = pytest.mark.parametrize(("shape", "k"), CASES, ids=str)
 
 
-def cut(shape: tuple[int, int, int], k: int, threads: int = 4, max_bytes: int = 0, arrays: int = 4, blas: bool = False) -> Plan:
+def cut(
+    shape: tuple[int, int, int], k: int, threads: int = 4, max_bytes: int = 0, arrays: int = 4, prune: bool = False
+) -> Plan:
     return plan(
         shape=shape,
         given_shape=shape,
@@ -24,7 +26,7 @@ def cut(shape: tuple[int, int, int], k: int, threads: int = 4, max_bytes: int = 
         tables=6,
         threads=threads,
         max_bytes=max_bytes,
-        blas=blas,
+        prune=prune,
     )
 
 
@@ -32,33 +34,31 @@ def cut(shape: tuple[int, int, int], k: int, threads: int = 4, max_bytes: int = 
 def test_sizes_make_sense(shape: tuple[int, int, int], k: int) -> None:
     b, n, d = shape
     found = cut(shape, k)
-    assert min(found.tile, found.block, found.shards, found.group, found.threads) >= 1
-    assert found.looped == (n * k * d < 300_000_000)
-    assert found.lanes and found.tile % 64 == 0
-    assert cut(shape, k, blas=True).lanes == (d <= 16 or found.looped)
-    assert found.shards <= -(-n // 512) and found.group <= b and found.threads <= 4
+    assert min(found.tile, found.shards, found.flight, found.threads) >= 1
+    assert found.looped == (n * k * d < 300_000_000) and not cut(shape, k, prune=True).looped
+    assert found.shards <= -(-n // 512) and found.flight <= b * found.shards and found.threads <= 4
     assert not found.team or (found.looped and b < found.threads)
 
 
-@every_case
-def test_threads_change_nothing_but_themselves(shape: tuple[int, int, int], k: int) -> None:
-    assert len({bits(cut(shape, k, threads=t)) for t in (1, 2, 5, 64)}) == 1
+@pytest.mark.parametrize("d", [1, 3, 127, 128, 129, 160, 192, 204, 256, 257, 341, 500, 768, 1025, 5000])
+def test_shards_begin_where_tiles_do(d: int) -> None:
+    tile = cut((1, 6000, d), 50).tile
+    assert sizes.SHARD_ROWS % tile == 0 and tile % sizes.TILE_ROWS == 0
 
 
-def bits(p: Plan) -> Plan:
+def bits(p: Plan) -> tuple[int, ...]:
     """What the bits of a result depend on."""
-    return replace(p, threads=0, group=0, team=False, resident=False, spare=0)
+    return (p.shards,)
 
 
 @every_case
-def test_threads_change_no_bits_under_a_cap(shape: tuple[int, int, int], k: int) -> None:
-    """Tiles, blocks and shards fix the order of every sum: with less memory there may be fewer, but not by thread."""
-    for extra in (1, 2, 4, 16, 64, 256):
-        try:
-            plans = [cut(shape, k, threads=t, max_bytes=least(shape, k) + (extra << 20)) for t in (1, 2, 5, 64)]
-        except ValueError:
-            continue
-        assert len({bits(p) for p in plans}) == 1
+def test_only_sizes_decide_on_bits(shape: tuple[int, int, int], k: int) -> None:
+    """Shards fix the order of every sum; threads, caps, the batch and the way of assigning leave them alone."""
+    found = [cut(shape, k, threads=t, prune=p) for t in (1, 2, 5, 64) for p in (False, True)]
+    found += [cut((7, *shape[1:]), k)]
+    low = least(shape, k)
+    found += [cut(shape, k, threads=t, max_bytes=low + (extra << 20)) for t in (1, 2, 5, 64) for extra in (0, 1, 4, 16, 64)]
+    assert len({bits(p) for p in found}) == 1
 
 
 def least(shape: tuple[int, int, int], k: int) -> int:
@@ -92,8 +92,8 @@ def test_a_tighter_cap_never_cuts_less(shape: tuple[int, int, int], k: int) -> N
     low = least(shape, k)
     plans = [cut(shape, k, max_bytes=low + (extra << 20)) for extra in (0, 1, 4, 16, 64, 256, 1024)]
     for tight, wide in itertools.pairwise(plans):
-        assert (tight.looped, tight.lanes, tight.tile) == (wide.looped, wide.lanes, wide.tile)
-        assert tight.shards <= wide.shards and tight.threads <= wide.threads
+        assert (tight.looped, tight.tile, tight.shards) == (wide.looped, wide.tile, wide.shards)
+        assert tight.flight <= wide.flight and tight.threads <= wide.threads
 
 
 def test_more_arrays_per_point_need_more_memory() -> None:
