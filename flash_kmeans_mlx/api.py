@@ -210,7 +210,8 @@ def assigned(
         raise ValueError(f"centroids must have shape (K, D) or (B, K, D), got {shape} (x.shape={data.given_shape})")
     c = validation.centroids(centroids, data, shape[-2], "centroids", check_finite)
     if kind.unit_points:
-        c = kind.start(c).astype(np.float32)
+        norm = np.sqrt(np.square(c, dtype=np.float64).sum(-1, keepdims=True))
+        c = np.where(np.abs(norm - 1) <= 2.0**-22, c, kind.start(c).astype(np.float32))  # a fit's own stay as they are
     weights = validation.weights(sample_weight, data, check_finite)
     backend = backends.resolve(backend)
     backends.check_strategy(strategy, backend)

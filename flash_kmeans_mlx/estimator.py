@@ -11,12 +11,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from . import _modelfile, validation
+from . import _files, _modelfile, validation
 from .api import assigned
 from .backends import Points
 from .errors import NotFittedError
 from .fitting import fit
-from .lloyd import Iteration
+from .lloyd import EMPTY_POLICIES, Iteration
+from .seeding import INITS
 
 __all__ = ["FlashKMeans"]
 
@@ -72,7 +73,7 @@ class FlashKMeans:
     ) -> None:
         self.d = None if d is None else validation.check_count("d", d, 1)
         self.k = validation.check_count("k", k, 1)
-        self.niter = validation.check_count("niter", niter, 0)
+        self.niter = validation.check_iterations("niter", niter)
         self.metric = validation.metric(metric).name
         self.tol = tol
         self.seed = seed
@@ -101,7 +102,7 @@ class FlashKMeans:
     ) -> FlashKMeans:
         data = self._check_d(x)
         validation.check_count("k", self.k, 1, data.shape[1], "N", data.given_shape)
-        validation.check_count("niter", self.niter, 0)
+        validation.check_iterations("niter", self.niter)
         result = fit(
             validation.metric(self.metric), data, self.k, self.niter, self.tol, init_centroids, self.verbose,
             init=self.init, seed=self.seed, sample_weight=sample_weight, n_init=self.n_init, empty=self.empty,
@@ -181,12 +182,14 @@ class FlashKMeans:
         try:
             if metadata["class"] != "FlashKMeans":
                 raise ValueError(f"it holds a {metadata['class']}")
-            model = cls(**json.loads(metadata["parameters"]))
+            model = cls(**_checked(_files.json_object(metadata["parameters"].encode())))
             c, inertia = arrays["centroids"], arrays["inertia"]
             if c.ndim not in (2, 3) or c.shape[-2] != model.k or model.d not in (None, c.shape[-1]) or c.dtype != np.float32:
                 raise ValueError(f"centroids of shape {c.shape} do not fit k={model.k}, d={model.d}")
             if not np.isfinite(c).all():
                 raise ValueError("centroids are not finite")
+            if inertia.shape != ((len(c),) if c.ndim == 3 else (1,)):
+                raise ValueError(f"inertia of shape {inertia.shape} does not fit centroids of shape {c.shape}")
             model.n_iter_ = int(arrays["n_iter"][0])
             model.inertia_ = inertia if c.ndim == 3 else float(inertia[0])
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -221,3 +224,22 @@ class FlashKMeans:
         if self.centroids.ndim == 3 and len(self.centroids) != data.shape[0]:
             raise ValueError(f"x must have B={len(self.centroids)} members like the points of fit (x.shape={data.given_shape})")
         return data
+
+
+def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a file, those that `__init__` leaves to `fit` included."""
+    if unknown := parameters.keys() - {*_SAVED, "init"}:
+        raise ValueError(f"there is no parameter {min(unknown)!r:.60}")
+    checks: dict[str, Callable[[Any], object]] = {
+        "tol": lambda value: validation.check_real("tol", value),
+        "seed": lambda value: validation.check_count("seed", value, 0),
+        "n_init": lambda value: validation.check_count("n_init", value, 1),
+        "max_mem_gb": validation.cap,
+        "empty": lambda value: validation.check_choice("empty", value, EMPTY_POLICIES),
+        "init": lambda value: validation.check_choice("init", value, INITS),
+        "compiled": lambda value: validation.check_flag("compiled", value),
+        "check_finite": lambda value: validation.check_flag("check_finite", value),
+    }
+    for name in checks.keys() & parameters.keys():
+        checks[name](parameters[name])
+    return parameters

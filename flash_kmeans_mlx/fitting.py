@@ -65,7 +65,7 @@ def fit(
     data = validation.data(x, dtype)
     n = data.shape[1]
     n_clusters = validation.check_count("n_clusters", n_clusters, 1, n, "N", data.given_shape)
-    max_iters = validation.check_count("max_iters", max_iters, 0)
+    max_iters = validation.check_iterations("max_iters", max_iters)
     n_init = validation.check_count("n_init", n_init, 1)
     seed = validation.check_count("seed", seed, 0)
     tol = validation.check_real("tol", tol)
@@ -101,6 +101,7 @@ def fit(
         means = terms and terms.means
 
         def start(run: int) -> np.ndarray:
+            validation.check_mapped(data.x)
             with points.timed("seeding"):
                 return initial_centroids(points, init, data, n_clusters, np.random.default_rng([seed, run]), check_finite)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .backends.base import PENDING, SETTLED, STABLE, Points, Step
+from .validation import check_mapped
 
 __all__ = ["EMPTY_POLICIES", "Fit", "Iteration", "lloyd"]
 
@@ -65,6 +66,7 @@ def lloyd(
         if not running.any():
             break
         before = c.copy() if report else c
+        check_mapped(points.problem.x)
         with points.timed("assignment"):
             step = points.step(c, np.minimum(limits, 1) if report else limits, tol, empty == "keep")
         n_iter += np.where(running, step.iterations, 0)
@@ -163,11 +165,14 @@ def _farthest(points: Points, c: np.ndarray, b: int, n: int) -> np.ndarray:
 
 def _apart(points: Points, c: np.ndarray, b: int, i: int, k: int) -> bool:
     """Whether point i would make a centroid, and another one than c[b, k]."""
-    row = points.metric.start(points.rows(b, np.array([i])))[0] - points.frame.shift[b]
-    if points.metric.spherical and not row.any():
-        return False
-    gap = row - (c[b, k] - points.frame.shift[b])
-    own = row + points.frame.shift[b]  # rounded to float32, a centroid misses its point by up to HALF_ULP
+    raw, frame = points.rows(b, np.array([i])), points.frame
+    own = points.metric.start(raw)[0]  # rounded to float32, a centroid misses its point by up to HALF_ULP
+    row = frame.scale[b] * frame.rows(raw, b)[0]  # whose copies were added up
+    if points.metric.spherical:
+        if not own.any():
+            return False
+        row /= np.linalg.norm(raw)
+    gap = own - c[b, k]
     return float(gap @ gap) > max(points.rounding**2 * float(row @ row), HALF_ULP**2 * float(own @ own))
 
 

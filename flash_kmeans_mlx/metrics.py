@@ -48,18 +48,24 @@ class Metric:
 
     def distances(self, x: np.ndarray, c: np.ndarray) -> np.ndarray:
         """(N, K) from rows x (N, D) to centroids c (K, D), float64: Euclidean, not squared; ``1 - cos``; ``-dot``."""
-        if self.spherical:
-            return 1.0 - unit_rows(x) @ unit_rows(c).T if self.unit_points else -(x @ c.T)
-        shift = c.mean(axis=0)  # distances do not care where the origin is, their expansion does
-        x, c = x - shift, c - shift
-        square = np.square(x).sum(1)[:, None] + np.square(c).sum(1) - 2.0 * x @ c.T
-        return np.sqrt(np.maximum(square, 0.0))
+        if self.unit_points:
+            x, c = unit_rows(x), unit_rows(c)
+            plain = np.outer(x.any(1), c.any(1))  # 1 - cos is half the square of the difference of unit rows
+            return np.where(plain, _squares(x, c) / 2, 1.0)
+        return -(x @ c.T) if self.spherical else np.sqrt(_squares(x, c))
 
     def finalize(self, sums: np.ndarray, mass: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """Centroids (..., K, D) float64 from sums (..., K, D) and weights (..., K); `previous` where a cluster has none."""
-        size = np.linalg.norm(sums, axis=-1) if self.spherical else mass
+        size = np.sqrt(np.einsum("...d,...d->...", sums, sums)) if self.spherical else mass
         some = size > 0
         return np.where(some[..., None], sums / np.where(some, size, 1.0)[..., None], previous)
+
+
+def _squares(x: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """(N, K) float64 squared distances of rows x (N, D) and c (K, D)."""
+    shift = c.mean(axis=0)  # distances do not care where the origin is, their expansion does
+    x, c = x - shift, c - shift
+    return np.maximum(np.square(x).sum(1)[:, None] + np.square(c).sum(1) - 2.0 * x @ c.T, 0.0)
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
@@ -67,7 +73,7 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
     x = np.asarray(x, np.float64)
     largest = np.abs(x).max(-1, keepdims=True)
     x = x / np.where(largest > 0, largest, 1.0)
-    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    norm = np.sqrt(np.einsum("...d,...d->...", x, x))[..., None]
     return x / np.where(norm > 0, norm, 1.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ._fork import check_mlx
+from .errors import VectorFileError
 from .metrics import METRICS, Metric
 
-__all__ = ["Data", "centroids", "check_choice", "check_count", "data", "metric", "weights"]
+__all__ = ["Data", "centroids", "check_choice", "check_count", "check_mapped", "data", "metric", "weights"]
 
 _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
 DTYPES = {name: dtype for dtype, name in _MLX_FLOATS.items()}
@@ -63,7 +66,9 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
         raise ValueError(f"{name} must have shape (N, D) or (B, N, D), got {x.ndim} dimensions ({name}.shape={_s(x)})")
     if 0 in x.shape:
         raise ValueError(f"{name} must have no empty dimension ({name}.shape={_s(x)})")
+    check_mapped(x)
     if is_mlx:
+        check_mlx()
         if x.dtype not in _MLX_FLOATS:
             if x.dtype == mx.complex64:
                 raise TypeError(f"{name} must be real, got {x.dtype}")
@@ -123,6 +128,7 @@ def _cast(x: Any, dtype: Any, name: str) -> Any:
         return x if x.dtype == DTYPES[key] else _cast_mlx(x, key, name)
     if key != "bfloat16":
         return _converted(x, np.dtype(key), name)
+    check_mlx()
     bits = np.empty(x.shape, np.uint16)  # which NumPy has no floats for
     for index, rows in _pieces(x):
         bits[index] = mx.array(np.ascontiguousarray(_converted(rows, np.float32, name))).astype(mx.bfloat16).view(mx.uint16)
@@ -160,6 +166,11 @@ def check_count(name: str, value: Any, low: int, high: int | None = None, bound:
     return int(value)
 
 
+def check_iterations(name: str, value: Any) -> int:
+    """Return a number of iterations, which kernels count in 64 bits."""
+    return check_count(name, value, 0, (1 << 63) - 1, "2**63 - 1")
+
+
 def check_real(name: str, value: Any) -> float:
     """A finite number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
@@ -187,7 +198,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str], other: str = "")
 def cap(max_mem_gb: Any) -> int:
     """`max_mem_gb` in bytes."""
     value = check_real("max_mem_gb", max_mem_gb)
-    return max(1, int(value * 1e9)) if value else 0
+    return max(1, int(min(value * 1e9, 1e18))) if value else 0
 
 
 def check_cap(max_bytes: int, need: float, shape: tuple[int, ...], n_clusters: int, where: str, cure: str) -> None:
@@ -217,6 +228,7 @@ def shape_of(x: Any, name: str) -> tuple[int, ...]:
 def to_numpy(x: Any) -> np.ndarray:
     """A float array from MLX, or what NumPy makes of x."""
     if isinstance(x, mx.array):
+        check_mlx()
         return np.array(x.astype(mx.float32))
     return np.asarray(x)
 
@@ -250,7 +262,8 @@ def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
         raise ValueError(f"{name} must be >= 0, got {w.min()} ({name}.shape={w.shape})")
     if not w.any(axis=-1).all():
         raise ValueError(f"{name} must have a positive value for every member ({name}.shape={w.shape})")
-    return np.ascontiguousarray(np.broadcast_to(w, (b, n)))
+    w = np.ascontiguousarray(np.broadcast_to(w, (b, n)))
+    return w if w.flags.writeable else w.copy()  # kernels are compiled for arrays that may be written to
 
 
 def check_magnitude(magnitude: np.ndarray, shape: tuple[int, ...], name: str = "x") -> None:
@@ -265,3 +278,21 @@ def check_magnitude(magnitude: np.ndarray, shape: tuple[int, ...], name: str = "
 
 def _s(x: Any) -> tuple[int, ...]:
     return tuple(x.shape)
+
+
+def check_mapped(x: Any) -> None:
+    """Refuse an array that is mapped from a file which has become smaller: who reads past the end is killed (SIGBUS).
+
+    Raises:
+        VectorFileError: The file ends before the array does.
+    """
+    while isinstance(x, np.ndarray) and isinstance(x.base, np.ndarray):
+        x = x.base
+    owner = getattr(x, "_mmap", None)
+    if isinstance(x, np.memmap) and isinstance(owner, mmap.mmap):
+        size, end = owner.size(), x.offset + x.nbytes
+        if size < end:
+            raise VectorFileError(
+                f"cannot read {str(x.filename)!r}: it has become smaller while it was mapped, {size} bytes of {end};"
+                " leave files alone while they are read"
+            )

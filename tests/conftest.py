@@ -42,8 +42,14 @@ def _metal_where_named(request: pytest.FixtureRequest) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-minutes", type=float, default=0.0, help="go on with random problems for as long")
+    parser.addoption("--fuzz-case", default="", help="check one problem, as a failure printed it")
 
 
 @pytest.fixture
 def fuzz_minutes(request: pytest.FixtureRequest) -> float:
     return request.config.option.fuzz_minutes
+
+
+@pytest.fixture
+def fuzz_case(request: pytest.FixtureRequest) -> str:
+    return request.config.option.fuzz_case

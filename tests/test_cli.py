@@ -172,8 +172,10 @@ def test_a_full_disk(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    result = call(*(["knn", "q.npy", "x.npy", "-o", "r.npz"] if command == "knn" else ["fit", "x.npy", "-o", "m.safetensors"]))
-    assert result.exit_code == 1 and "error: no space left on device; nothing was written; free some space" in result.output
+    out = "r.npz" if command == "knn" else "m.safetensors"
+    result = call(*(["knn", "q.npy", "x.npy", "-o", out] if command == "knn" else ["fit", "x.npy", "-o", out]))
+    expected = f"error: '{out}': no space left on device; nothing was written; free some space"
+    assert result.exit_code == 1 and expected in result.output
     assert names(folder) == ["q.npy", "x.npy"]
 
 

@@ -39,9 +39,47 @@ def test_far_offsets_are_shifted_away(offset: float) -> None:
 
 
 @pytest.mark.parametrize("metric", [COSINE, DOT], ids=["cosine", "dot"])
-def test_spherical_metrics_have_an_origin(metric: Metric) -> None:
-    found = chosen(helpers.blobs(1, 500, 5, 4) + 1e4, metric)
-    assert not found.shift.any() and found.identity.all()
+def test_spherical_metrics_are_centred_only_where_rows_are_nearly_parallel(metric: Metric) -> None:
+    found = chosen(helpers.blobs(1, 500, 5, 4), metric)
+    assert not found.shift.any() and not found.centre.any() and found.identity.all()
+    x = helpers.blobs(2, 500, 5, 4) + np.array([1e4, -30.0])[:, None, None]
+    x[1] *= np.exp(2 * np.random.default_rng(0).standard_normal((500, 1)))  # of all norms: a shift would not be near them
+    found = chosen(x, metric)
+    mean = helpers.unit(helpers.unit(x).mean(1))
+    np.testing.assert_allclose(np.linalg.norm(found.centre, axis=1), 1.0, rtol=1e-7)
+    assert (np.einsum("bd,bd->b", mean, found.centre) > 0.99).all()
+    for vectors in (found.centre, found.shift):
+        np.testing.assert_array_equal(vectors, vectors.astype(np.float32))  # kernels hold them in float32
+    np.testing.assert_allclose(found.shift[0], x[0].mean(0), rtol=1e-3)
+    assert not found.shift[1].any()
+    assert found.short(np.array([2e4, 1.0])).tolist() == [False, False]
+    assert found.short(np.array([5e3, 1.0])).tolist() == [True, False]
+    assert not found.unshifted(np.array([True, False])).shift.any()
+
+
+def test_unit_vectors_are_centred_after_division_by_their_norms() -> None:
+    x = 1 + 1e-3 * np.random.default_rng(0).standard_normal((1, 500, 8))
+    found, c = chosen(x, COSINE), helpers.unit(x[:, :9]).astype(np.float32)
+    inner, bias = found.scored(c)
+    centre, rows = found.centre[0], found.rows(x[0], 0)
+    directions = helpers.unit(helpers.to_float64(c[0]))
+    np.testing.assert_allclose(inner[0], directions - centre, rtol=2**-23)
+    scores = rows @ inner[0].T.astype(np.float64) + bias
+    exact = x[0] @ (directions - centre).T
+    np.testing.assert_allclose(scores, exact, rtol=0, atol=1e-6 * np.abs(exact).max())
+
+
+def test_centroids_of_any_norm_are_centred_for_dot_where_that_brings_them_closer() -> None:
+    x = 1 + 1e-3 * np.random.default_rng(0).standard_normal((2, 500, 8))
+    found, c = chosen(x, DOT), (300 * x[:, :9]).astype(np.float32)
+    c[1, 0] *= 1e-3
+    inner, bias = found.scored(c)
+    assert np.abs(inner[0]).max() < 3 and np.abs(inner[1]).max() > 300
+    exact = np.einsum("bnd,bkd->bnk", x, helpers.to_float64(c))
+    scores = np.einsum("bnd,bkd->bnk", x - found.shift[:, None], helpers.to_float64(inner)) + bias[:, None]
+    gaps = (scores - scores[..., :1]) - (exact - exact[..., :1])
+    np.testing.assert_allclose(gaps[0], 0, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(gaps[1], 0, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1e31, 2.0**40, 2.0**-44, 1e-33, 1e-40])
@@ -82,7 +120,7 @@ def test_constant_data_have_a_frame(constant: float) -> None:
 def test_centroids_go_in_and_come_back() -> None:
     rng = np.random.default_rng(0)
     c = (rng.standard_normal((2, 7, 3)) * 1e20 + 1e21).astype(np.float32)
-    found = Frame(np.full((2, 3), 1e21), np.full(2, 2.0**68), False)
+    found = Frame(np.full((2, 3), 1e21), np.full(2, 2.0**68), EUCLIDEAN, np.zeros((2, 3)))
     inner = found.inward(c)
     assert inner.dtype == np.float32 and np.abs(inner).max() < 4
     np.testing.assert_allclose(found.outward(inner.astype(np.float64)), c, rtol=helpers.EPS["float32"])
@@ -91,16 +129,16 @@ def test_centroids_go_in_and_come_back() -> None:
 
 def test_the_identity_returns_the_same_bits() -> None:
     c = np.random.default_rng(0).standard_normal((2, 7, 3)).astype(np.float32)
-    found = Frame(np.zeros((2, 3)), np.ones(2), False)
+    found = Frame(np.zeros((2, 3)), np.ones(2), EUCLIDEAN, np.zeros((2, 3)))
     np.testing.assert_array_equal(found.inward(c), c)
     np.testing.assert_array_equal(found.outward(c.astype(np.float64)), c)
 
 
 def test_spherical_centroids_have_no_scale() -> None:
     c = helpers.unit(np.random.default_rng(0).standard_normal((1, 7, 3))).astype(np.float32)
-    found = Frame(np.zeros((1, 3)), np.array([2.0**50]), True)
+    found = Frame(np.zeros((1, 3)), np.array([2.0**50]), COSINE, np.zeros((1, 3)))
     np.testing.assert_array_equal(found.inward(c), c)
-    np.testing.assert_array_equal(found.outward(c.astype(np.float64)), c)
+    np.testing.assert_allclose(found.centroids(c, np.ones((1, 7)), c), c, rtol=0, atol=1e-7)
     np.testing.assert_array_equal(found.rows(c[0] * 2.0**50, 0), c[0])
 
 

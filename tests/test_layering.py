@@ -17,7 +17,7 @@ FOLDERS = {PACKAGE: ROOT / PACKAGE, KERNELS: ROOT / "kernels", BENCHMARK: ROOT /
 # Lowest first. A layer imports from those below it; the modules of the first one, and those of one subpackage, from one
 # another as well. A new module needs a place here.
 LAYERS = (
-    {"_files", "_modelfile", "errors", "frame", "metrics", "proximity", "result", "seeding", "validation", "vectors"},
+    {"_files", "_fork", "_modelfile", "errors", "frame", "metrics", "proximity", "result", "seeding", "validation", "vectors"},
     {"backends"},
     {"lloyd", "search"},
     {"streamed"},

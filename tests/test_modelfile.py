@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flash_kmeans_mlx import _modelfile
 from flash_kmeans_mlx._modelfile import FORMAT, read, write
 
-OURS = {"format": FORMAT, "format_version": "1"}
+OURS = {"format": FORMAT, "format_version": "1"}  # version 1 has no sum
 ARRAYS = {
     "counts": np.arange(3, dtype=np.uint32),
     "centroids": np.arange(42, dtype=np.float32).reshape(2, 3, 7) - 20.5,
@@ -70,7 +70,8 @@ def test_mlx_reads_all_but_float64(tmp_path: Path) -> None:
     arrays, metadata = mx.load(str(path), return_metadata=True)
     assert isinstance(arrays, dict)
     assert_same({name: np.asarray(array) for name, array in arrays.items()}, expected)
-    assert metadata == OURS | METADATA
+    assert isinstance(metadata, dict) and len(metadata.pop("file_crc32")) == 8
+    assert metadata == {"format": FORMAT, "format_version": "2"} | METADATA
 
 
 def test_arrays_are_aligned_to_their_items(model: Path) -> None:
@@ -126,7 +127,9 @@ def test_flipped_bytes_give_a_value_error_or_a_model(tmp_path_factory: pytest.Te
         ({"__metadata__": {"format": "mlx"}}, b"", "format is 'mlx', not 'flash-kmeans-mlx model'; check the path"),
         ({"__metadata__": {"format": FORMAT}}, b"", "format_version='' must be a positive number"),
         ({"__metadata__": OURS | {"format_version": "-1"}}, b"", "format_version='-1' must be a positive number"),
-        ({"__metadata__": OURS | {"format_version": "2"}}, b"", "format_version=2 must be <= 1; upgrade"),
+        ({"__metadata__": OURS | {"format_version": "3"}}, b"", "format_version=3 must be <= 2; upgrade"),
+        ({"__metadata__": OURS | {"format_version": "2"}}, b"", "it is damaged: its sum is wrong"),
+        ({"__metadata__": OURS | {"file_crc32": "00000000"}}, b"", "it is damaged: its sum is wrong"),
         ({"a": 1}, b"", "dtype None"),
         ({"a": entry([1], 0, 4, "BF16")}, b"1234", "dtype 'BF16', not one of F32, F64, I64, U32"),
         ({"a": entry([1], 0, 4, ["F32"])}, b"1234", r"dtype \['F32'\]"),
@@ -203,6 +206,7 @@ def test_a_link_keeps_pointing_to_the_model(model: Path) -> None:
         ({}, {"k": 3}, TypeError, r"metadata\['k'\]=3 must be a string"),
         ({}, {3: "k"}, TypeError, r"metadata\[3\]='k' must be a string with a string key"),
         ({}, {"format": "x"}, ValueError, "'format' is reserved"),
+        ({}, {"file_crc32": "x"}, ValueError, "'file_crc32' is reserved"),
         ({"__metadata__": np.zeros(3)}, {}, ValueError, "'__metadata__' is reserved"),
         ({}, {"long": "x" * (1 << 20)}, ValueError, "names and metadata take .* must be <= .*: shorten them"),
         ({}, {"half": "\ud800"}, ValueError, "surrogates"),

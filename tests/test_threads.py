@@ -17,6 +17,7 @@ from helpers import FITS
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import flash_kmeans_mlx as fk
+from flash_kmeans_mlx.backends.cpu.workers import thread_count
 
 RNG = np.random.default_rng(0)
 SMALL = RNG.standard_normal((900, 8), np.float32)
@@ -214,6 +215,14 @@ def test_a_bad_number_of_threads(value: str, monkeypatch: pytest.MonkeyPatch) ->
     for x in (SMALL, LARGE):
         with pytest.raises(ValueError, match=rf"^FLASH_KMEANS_THREADS={value!r} must be a whole number >= 1$"):
             fk.batch_kmeans_Euclid(x, 22, backend="cpu")
+
+
+@pytest.mark.parametrize("value", [str(10**9), "9" * 5000])
+def test_the_number_of_threads_is_bounded(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASH_KMEANS_THREADS", value)
+    assert thread_count() == 8 * (os.cpu_count() or 1)
+    monkeypatch.setenv("FLASH_KMEANS_THREADS", "0003")
+    assert thread_count() == 3
 
 
 def test_an_empty_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

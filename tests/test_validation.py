@@ -222,3 +222,13 @@ def test_points_that_passed_say_what_the_caller_wrote() -> None:
         data = validation.data(x)
         assert (data.given_shape, data.batched, data.mlx) == (given_shape, batched, isinstance(x, mx.array))
         assert data.shape == (1, *given_shape)[-3:]
+
+
+@pytest.mark.parametrize("shape", [(9,), (1, 9), (2, 9)])
+def test_weights_may_be_written_to(shape: tuple[int, ...]) -> None:
+    """Read-only arrays are another type to Numba, which loads a kernel once more for each call."""
+    w = np.ones(shape, np.float32)
+    w.flags.writeable = False
+    data = validation.data(np.ones((2 if shape[0] == 2 else 1, 9, 3), np.float32))
+    found = validation.weights(w, data, True)
+    assert found is not None and found.flags.writeable and not np.shares_memory(found, w)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import numpy as np
 import pytest
 from helpers import to_float64
 
+import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.errors import VectorFileError
+from flash_kmeans_mlx.lloyd import Iteration
 from flash_kmeans_mlx.vectors import FORMATS, Vectors, ahead, contents, is_source, open_vectors
 from flash_kmeans_mlx.vectors.base import STORED
 from flash_kmeans_mlx.vectors.flat import FlatVectors
@@ -230,3 +234,40 @@ def test_chunks_read_ahead_into_recycled_memory(tmp_path: Path, name: str, order
     for rows in (1, 7, 25, 49, 50, 90):
         read = [chunk.copy() for chunk in ahead(open_vectors(tmp_path / name), rows)]
         np.testing.assert_array_equal(np.concatenate(read), x)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is mapped can't be truncated")
+def test_a_map_of_a_file_that_became_smaller_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    rows = np.random.default_rng(0).standard_normal((50_000, 16)).astype(np.float32)
+
+    def fresh() -> np.memmap:
+        np.save(path, rows)
+        return np.load(path, mmap_mode="r")
+
+    def truncate(i: Iteration) -> None:
+        if i.n_iter == 2:
+            os.truncate(path, 4096)
+
+    match = rf"cannot read '.*x\.npy': it has become smaller while it was mapped, \d+ bytes of {128 + rows.nbytes};"
+    x = fresh()
+    with pytest.raises(VectorFileError, match=match):
+        fk.FlashKMeans(k=8, niter=20)._fit(x, report=truncate)
+    x = fresh()
+    chunks = iter(open_vectors(x).chunks(20_000))
+    next(chunks)
+    os.truncate(path, 4096)
+    with pytest.raises(VectorFileError, match=match):
+        next(chunks)
+    x = fresh()[7:, ::2]
+    os.truncate(path, rows.nbytes)
+    calls = [
+        lambda: fk.batch_kmeans_Euclid(x, 3), lambda: fk.assign(x[None], rows[:2, ::2]), lambda: fk.knn(x, x, 2),
+        lambda: fk.knn(rows[:3, ::2], x, 2), lambda: fk.KNN(x).query(rows[:3, ::2]),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(VectorFileError, match=match):
+            call()
+    x = fresh()
+    path.unlink()  # what is mapped stays
+    assert fk.assign(x, rows[:2]).shape == (50_000,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from .._fork import check_mlx
 from ..errors import BackendUnavailableError
 from ..proximity import Proximity
 from . import metal
@@ -42,6 +43,13 @@ def available() -> dict[str, str | None]:
 
 def resolve(name: str | None) -> str:
     """The backend to use: the named one or an error, or for None the best for MLX's default device."""
+    found = _resolved(name)
+    if found in ("metal", "portable"):
+        check_mlx()
+    return found
+
+
+def _resolved(name: str | None) -> str:
     if name is None:
         if mx.default_device().type == mx.DeviceType.cpu:
             return "cpu"

@@ -17,7 +17,7 @@ from ..metrics import Metric
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "cost_of", "scoring_bias", "unit_weights"]
+__all__ = ["PENDING", "SETTLED", "STABLE", "Points", "Problem", "Seeding", "Step", "scored_once", "unit_weights"]
 
 PENDING, STABLE, SETTLED = 0, 1, 2
 
@@ -179,8 +179,7 @@ class Points(ABC):
 
     def means(self, sums: np.ndarray, mass: np.ndarray, centroids: np.ndarray, members: np.ndarray) -> np.ndarray:
         """The M-step for members (B,) bool: (B, K, D) centroids; those without weight or direction stay where they are."""
-        mean = self.metric.finalize(sums, mass, self.frame.inward(centroids))
-        new = self.frame.outward(mean)
+        new = self.frame.centroids(sums, mass, centroids)
         stay = ~members[:, None] | (mass <= 0)
         new[stay] = centroids[stay]  # exactly, not through the frame and back
         return new
@@ -191,11 +190,17 @@ class Points(ABC):
 
     def excess(self, centroids: np.ndarray, b: int) -> np.ndarray:
         """(N,): `costs` above the least that any centroid could give: the distance that k-means|| samples by."""
-        costs = self.costs(centroids, b)
-        if self.metric.spherical and not self.metric.unit_points:
-            inverse = self.inverse_norms(b)
-            costs += np.divide(1, inverse, out=np.zeros_like(costs), where=inverse > 0)
-        return np.maximum(costs, 0, out=costs)
+        if not self.metric.spherical or self.metric.unit_points:
+            return self.costs(centroids, b)
+        costs, inverse = self.directional_costs(centroids, b), self.inverse_norms(b)
+        return np.divide(costs, inverse, out=np.zeros_like(costs), where=inverse > 0)
+
+    def directional_costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
+        """(N,) float: 1 - cos of each point of member b and its centroid, from differences; 1 without a direction.
+
+        For spherical metrics.
+        """
+        raise NotImplementedError
 
     def draw_weights(self, b: int) -> np.ndarray | None:
         """(N,) float32 weights that seeds are drawn by, or None for ones. Points without direction have none."""
@@ -256,26 +261,16 @@ def unit_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return weights / unit, unit
 
 
-def cost_of(metric: Metric, value: np.ndarray, inverse: np.ndarray | None) -> np.ndarray:
-    """A point's cost in the frame from ||x - c||^2 or, for spherical metrics, from <x, c> and 1 / ||x||; in place."""
-    if metric.unit_points:
-        value *= inverse
-        np.subtract(1.0, value, out=value)
-    elif metric.spherical:
-        np.negative(value, out=value)
-    return value
-
-
-def scoring_bias(metric: Metric, c: np.ndarray) -> np.ndarray:
-    """(B, K) bias of centroids (B, K, D), -inf for one that equals an earlier one.
+def scored_once(frame: Frame, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`Frame.scored` of centroids (B, K, D) with a bias of -inf for one that equals an earlier one.
 
     A matrix product may round equal columns differently; without the copies, ties still go to the lowest index.
     """
-    bias = metric.bias(c)
+    c, bias = frame.scored(centroids)
     key = np.einsum("bkd,d->bk", c, np.cos(np.arange(c.shape[2])), dtype=np.float64)
     order = np.argsort(key, axis=1, kind="stable")
     ranked = np.take_along_axis(key, order, axis=1)
     for b, i in zip(*np.nonzero(ranked[:, 1:] == ranked[:, :-1]), strict=True):
         if np.array_equal(c[b, order[b, i]], c[b, order[b, i + 1]]):
             bias[b, order[b, i + 1]] = -np.inf
-    return bias
+    return c, bias

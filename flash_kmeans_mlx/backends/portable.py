@@ -9,8 +9,9 @@ import numpy as np
 
 from .. import frame as frames
 from .. import validation
+from ..metrics import unit_rows
 from ..seeding import draw_points
-from .base import PENDING, STABLE, Points, Problem, Seeding, Step, cost_of, scoring_bias, unit_weights
+from .base import PENDING, STABLE, Points, Problem, Seeding, Step, scored_once, unit_weights
 
 __all__ = ["PortablePoints"]
 
@@ -71,8 +72,13 @@ class PortablePoints(Points):
                 magnitude = np.maximum(magnitude, _largest(x[:, lo:hi]))
             validation.check_magnitude(magnitude, self.problem.given_shape)
         self.frame = frames.choose(sample, magnitude, self.metric)
+        if self.metric.spherical and self.frame.shifted:
+            tiles = (np.asarray(validation.to_numpy(x[:, lo:hi]), np.float64) for lo, hi in self._bounds())
+            least = np.min([np.linalg.norm(tile, axis=-1).min(1) for tile in tiles], axis=0)
+            self.frame = self.frame.unshifted(self.frame.short(least / self.frame.scale))
         self._plain = bool(self.frame.identity.all())
         self._shift = mx.array(self.frame.shift.astype(np.float32))[:, None]
+        self._origin = mx.array(self.frame.origin.astype(np.float32))[:, None]
         self._factor = mx.array((1.0 / self.frame.scale).astype(np.float32))[:, None, None]
 
     def _framed(self, x: np.ndarray) -> mx.array:
@@ -103,6 +109,7 @@ class PortablePoints(Points):
 
     def _inverse_norms(self) -> mx.array:
         def tile(x: mx.array, _lo: int, _hi: int) -> mx.array:
+            x = x + self._origin
             largest = mx.abs(x).max(-1)  # squares must not leave float32's range
             some = mx.where(largest > 0, largest, 1.0)
             return mx.where(largest > 0, 1 / mx.sqrt(mx.square(x / some[..., None]).sum(-1)) / some, 0.0)
@@ -157,23 +164,40 @@ class PortablePoints(Points):
         mx.eval(self._labels)
 
     def _inner(self, centroids: np.ndarray) -> tuple[mx.array, mx.array]:
-        inner = self.frame.inward(centroids)
-        return mx.array(inner), mx.array(scoring_bias(self.metric, inner))
+        inner, bias = scored_once(self.frame, centroids)
+        return mx.array(inner), mx.array(bias)
 
     # Costs
 
     def _values(self, centroids: np.ndarray) -> mx.array:
-        """(B, N): ||x - c||^2 or <x, c> under the labels, in the frame."""
-        c = mx.array(self.frame.inward(centroids))
+        """(B, N): the cost of points under their labels, in the frame."""
+        if self.metric.unit_points:
+            return self._directional_values(centroids)
+        c = mx.array(centroids if self.metric.spherical else self.frame.inward(centroids))
 
         def tile(x: mx.array, lo: int, hi: int) -> mx.array:
             own = mx.take_along_axis(c, self._labels[:, lo:hi, None].astype(mx.int32), axis=1)
-            return (x * own).sum(-1) if self.metric.spherical else mx.square(x - own).sum(-1)
+            return -((x + self._origin) * own).sum(-1) if self.metric.spherical else mx.square(x - own).sum(-1)
 
         return self.gather(tile)
 
+    def _directional_values(self, centroids: np.ndarray) -> mx.array:
+        """(B, N): `directional_costs`."""
+        c, inverse, origin = mx.array(centroids), self.inverse, self._origin
+        assert inverse is not None
+
+        def tile(x: mx.array, lo: int, hi: int) -> mx.array:
+            own = mx.take_along_axis(c, self._labels[:, lo:hi, None].astype(mx.int32), axis=1)
+            half = mx.square((x + origin) * inverse[:, lo:hi, None] - own).sum(-1) / 2
+            return mx.where((inverse[:, lo:hi] > 0) & (own != 0).any(axis=-1), half, 1.0)
+
+        return self.gather(tile)
+
+    def directional_costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
+        return np.array(self._directional_values(centroids)[b])
+
     def _costs(self, centroids: np.ndarray) -> np.ndarray:
-        return cost_of(self.metric, np.array(self._values(centroids)), None if self.inverse is None else np.array(self.inverse))
+        return np.array(self._values(centroids))
 
     def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
         return self._costs(centroids)[b]
@@ -206,11 +230,25 @@ class PortableSeeding(Seeding):
         else:
             # Zero rows have no direction: at distance zero from everything they are never drawn.
             self.square, self.inverse = (inverse > 0).astype(mx.float32), inverse
+            if points.frame.centred:
+                self.square = self._from_centre()
             if not points.metric.unit_points:
                 self.weights = self.weights * mx.where(inverse > 0, 1 / mx.where(inverse > 0, inverse, 1.0), 0.0)
         self.nearest = mx.full(points.shape[:2], mx.inf)
         self.candidates = first[:, None]
         self.take(np.zeros(len(first), np.int64))
+
+    def _from_centre(self) -> mx.array:
+        """(B, N) squared distances of unit rows from their centre, or their squared norms; rounded once, from float64."""
+        points = self.points
+        _, n, _ = points.shape
+        out = np.zeros(points.shape[:2], np.float32)
+        for b, centre in enumerate(points.frame.centre):
+            step = max(1, points.tile // 4)
+            for lo in range(0, n, step):
+                units = unit_rows(points.rows(b, np.arange(lo, min(lo + step, n))))
+                out[b, lo : lo + step] = np.where(units.any(-1), np.square(units - centre).sum(-1), 0.0)
+        return mx.array(out)
 
     def draw(self, uniforms: np.ndarray) -> np.ndarray:
         return np.stack([draw_points(potential, uniforms) for potential in np.array(self.weights * self.nearest)])
@@ -231,12 +269,18 @@ class PortableSeeding(Seeding):
     def _to(self, index: np.ndarray) -> Iterator[tuple[mx.array, int, int]]:
         """Squared distances (B, L, T) to the points index (B, L), at most the nearest so far; tile by tile."""
         frame, metric = self.points.frame, self.points.metric
-        rows = np.stack([frame.rows(self.points.rows(b, i), b) for b, i in enumerate(index)])
-        c = mx.array(metric.start(rows).astype(np.float32))
-        c_square = mx.square(c).sum(-1)[:, :, None]
+        rows = (self.points.rows(b, i) for b, i in enumerate(index))
+        if metric.spherical:  # ||u - v||^2 = ||u - m||^2 + (||v||^2 - ||m||^2) - 2 <u, v - m>, the centre m
+            inner = (np.stack([unit_rows(row) for row in rows]) - frame.centre[:, None]).astype(np.float32)
+            squares = np.square(inner + frame.centre[:, None]).sum(-1) - np.square(frame.centre).sum(-1)[:, None]
+            start = mx.array(np.einsum("bld,bd->bl", inner, frame.origin).astype(np.float32))[:, :, None]
+        else:
+            inner = np.stack([frame.rows(row, b) for b, row in enumerate(rows)]).astype(np.float32)
+            squares, start = np.square(inner, dtype=np.float64).sum(-1), mx.array(0.0)
+        c, c_square = mx.array(inner), mx.array(squares.astype(np.float32))[:, :, None]
         for x, lo, hi in self.points.tiles():
             norms = self.square[:, None, lo:hi] + c_square
-            distance = norms - 2 * self.inverse[:, None, lo:hi] * (c @ x.swapaxes(1, 2))
+            distance = norms - 2 * self.inverse[:, None, lo:hi] * (c @ x.swapaxes(1, 2) + start)
             distance = mx.where(distance < NOISE * norms, 0.0, distance)
             distance = mx.minimum(distance, self.nearest[:, None, lo:hi])
             mx.eval(distance)

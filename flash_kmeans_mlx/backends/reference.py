@@ -34,7 +34,7 @@ class ReferencePoints(Points):
             check_magnitude(np.abs(raw).max((1, 2)), problem.given_shape)
         sample = raw[:, :: frames.sample_step(n)].astype(np.float64 if x.dtype == np.float64 else np.float32)
         frames.choose(sample, np.ones(b), metric)  # for its refusal
-        self.frame = Frame(np.zeros((b, d)), np.ones(b), metric.spherical)
+        self.frame = Frame(np.zeros((b, d)), np.ones(b), metric, np.zeros((b, d)))
         self.raw = raw
         self.x = unit_rows(raw) if metric.unit_points else raw
         self.w = np.ones((b, n)) if weights is None else weights.astype(np.float64)
@@ -78,12 +78,24 @@ class ReferencePoints(Points):
 
     def _distances(self, b: int, c: np.ndarray) -> np.ndarray:
         """(N, K) costs."""
-        if self.metric.spherical:
-            return (1.0 if self.metric.unit_points else 0.0) - self.x[b] @ c.T
+        if self.metric.spherical and not self.metric.unit_points:
+            return -self.x[b] @ c.T
+        if self.metric.unit_points:
+            return self._angles(self.x[b], c)
         return np.stack([np.square(self.x[b] - row).sum(axis=1) for row in c], axis=1)
 
+    def _angles(self, x: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """(N, K) 1 - cos of unit rows (N, D) and c (K, D): half the squared differences; 1 without a direction."""
+        half = np.stack([np.square(x - row).sum(axis=1) / 2 for row in unit_rows(c)], axis=1)
+        return np.where(np.outer(x.any(1), c.any(1)), half, 1.0)
+
     def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
-        distances = self._distances(b, centroids[b].astype(np.float64))
+        return self._own(self._distances(b, centroids[b].astype(np.float64)), b)
+
+    def directional_costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
+        return self._own(self._angles(unit_rows(self.raw[b]), centroids[b].astype(np.float64)), b)
+
+    def _own(self, distances: np.ndarray, b: int) -> np.ndarray:
         return np.take_along_axis(distances, self._labels[b][:, None].astype(np.int64), axis=1)[:, 0]
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..frame import Frame
+from ..metrics import EUCLIDEAN
 from ..seeding import draw_points
 from ..validation import check_magnitude
 from .base import PENDING, STABLE, Points, Problem, Seeding, Step
@@ -39,7 +40,7 @@ class SparsePoints(Points):
         self._rows = rows
         if problem.check_finite and rows.nnz:
             check_magnitude(np.abs(rows.data).max()[None], problem.given_shape)
-        self.frame = Frame(np.zeros((1, self.shape[2])), np.ones(1), spherical=False)
+        self.frame = Frame(np.zeros((1, self.shape[2])), np.ones(1), EUCLIDEAN, np.zeros((1, self.shape[2])))
         self.w = np.ones(self.shape[1]) if problem.weights is None else problem.weights[0].astype(np.float64)
         self._squares = np.asarray(rows.multiply(rows).sum(axis=1, dtype=np.float64)).reshape(-1)
         self._labels = np.full((1, self.shape[1]), UNSET, np.uint32)

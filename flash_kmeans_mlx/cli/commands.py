@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
+from unicodedata import normalize
 
 import numpy as np
 import typer
 
-from .. import __version__
-from ..vectors import open_vectors, results
-from .terminal import progress_bar, reported
+from .. import __version__, validation
+from ..vectors import check_regular, open_vectors, results
+from .terminal import plain, progress_bar, reported, say
 
 if TYPE_CHECKING:
     from ..lloyd import Iteration
@@ -99,6 +101,8 @@ def knn(
     x, y = open_vectors(queries), open_vectors(docs)
     if output.suffix.lower() == ".npy":
         raise typer.BadParameter("a .npy file holds one array: take .npz, .safetensors or .pt", param_hint="--output")
+    _check_apart({"--output": output}, [x.path, y.path])
+    validation.check_count("k", k, 1, y.shape[0] - exclude_self, "N - 1" if exclude_self else "N")
     results.check_output(output, 12 * x.shape[0] * k)
     begin = perf_counter()
     with progress_bar("searching", "rows") as update:
@@ -110,7 +114,7 @@ def knn(
         "device": _device(found.backend), "metric": metric.value, "backend": found.backend,
     }  # fmt: skip
     results.write(output, {"indices": found.indices, "scores": found.distances}, fields)
-    typer.echo(f"{output}: {k} neighbours of {x.shape[0]:,} queries among {y.shape[0]:,} rows, {perf_counter() - begin:.3g} s")
+    say(f"{output}: {k} neighbours of {x.shape[0]:,} queries among {y.shape[0]:,} rows, {perf_counter() - begin:.3g} s")
 
 
 @app.command()
@@ -137,6 +141,9 @@ def fit(
     source = open_vectors(data)
     if output.suffix.lower() != ".safetensors":
         raise typer.BadParameter(f"{str(output)!r} must end in .safetensors", param_hint="--output")
+    outputs = {"--output": output} if labels is None else {"--output": output, "--labels": labels}
+    _check_apart(outputs, [source.path])
+    validation.check_count("k", k, 1, source.shape[0], "N", source.shape)
     results.check_output(output, 4 * k * source.shape[1])
     if labels is not None:
         results.check_output(labels, 4 * source.shape[0])
@@ -155,7 +162,7 @@ def fit(
     if labels is not None:
         results.write(labels, {"labels": np.asarray(model.labels_)}, {"data_path": data, "model_path": str(output)})
     n, d = source.shape
-    typer.echo(f"{output}: {k} clusters of {n:,} x {d}, inertia {model.inertia_:.8g} after {model.n_iter_} iterations")
+    say(f"{output}: {k} clusters of {n:,} x {d}, inertia {model.inertia_:.8g} after {model.n_iter_} iterations")
 
 
 @app.command()
@@ -171,14 +178,17 @@ def predict(
     from ..estimator import FlashKMeans
     from ..labelling import label_file
 
-    fitted, source = FlashKMeans.load(model), open_vectors(data)
+    check_regular(model)
+    source = open_vectors(data)
+    _check_apart({"--output": output}, [str(model), source.path])
+    fitted = FlashKMeans.load(model)
     results.check_output(output, 8 * source.shape[0])
     with progress_bar("labelling", "rows") as update:
         labels = label_file(
             source, fitted.centroids, fitted.metric, max_mem_gb=max_mem_gb, backend=_name(backend), progress=update
         )
     results.write(output, {"labels": labels}, {"data_path": data, "model_path": str(model)})
-    typer.echo(f"{output}: labels of {len(labels):,} rows")
+    say(f"{output}: labels of {len(labels):,} rows")
 
 
 @app.command()
@@ -187,16 +197,17 @@ def info(file: Annotated[str, typer.Argument(metavar="FILE", help="A file of vec
     """What a file holds: arrays with their names, shapes and types; a model's parameters."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from .describe import describe
 
     fields, rows = describe(file)
     table = Table("name", "shape", "dtype", "", box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(plain(cell)) for cell in row))  # names are no markup
     console = Console(soft_wrap=True)
     for name, value in fields.items():
-        console.print(f"{name}: {value}", markup=False, highlight=False)
+        console.print(plain(f"{name}: {value}"), markup=False, highlight=False)
     if rows:
         console.print(table)
 
@@ -222,6 +233,21 @@ def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     del version
+
+
+def _check_apart(outputs: dict[str, Path], inputs: list[str]) -> None:
+    """Refuse to write where something is read, or twice in one place, by whatever name, before any work.
+
+    Raises:
+        ValueError: Two of them are one file.
+    """
+    for option, path in outputs.items():
+        for given in inputs:
+            if path.exists() and path.samefile(given):
+                raise ValueError(f"{option} {str(path)!r} is the input {given!r}: write to another file")
+    places = [normalize("NFC", os.path.realpath(path)).casefold() for path in outputs.values()]
+    if len(set(places)) < len(places):  # some file systems ignore case
+        raise ValueError(f"{' and '.join(outputs)} are one file: write to two")
 
 
 def _name(backend: Backend | None) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from .. import _modelfile
+from .._files import json_object
 from ..vectors import Vectors, contents, results
 
 __all__ = ["describe"]
+
+MOST_BYTES = 1 << 16  # of the arrays in .npz files whose values are shown
 
 Row = tuple[str, str, str, str]
 
@@ -23,7 +25,7 @@ def describe(path: str) -> tuple[dict[str, str], list[Row]]:
     facts = {"file": path, "size": f"{size:,} bytes"}
     if Path(path).suffix.lower() == ".npz":
         facts["format"] = ".npz"
-        arrays = results.read_npz(path)
+        arrays = results.read_npz(path, MOST_BYTES)
         facts |= {name: str(array) for name, array in arrays.items() if array.ndim == 0}
         return facts, [(name, _shape(a.shape), str(a.dtype), "") for name, a in arrays.items() if a.ndim]
     found = contents(path)
@@ -44,7 +46,7 @@ def _model_facts(path: str) -> dict[str, str]:
     """The parameters of a model that `FlashKMeans.save` wrote."""
     try:
         arrays, metadata = _modelfile.read(path)
-        parameters = json.loads(metadata["parameters"])
+        parameters = json_object(metadata["parameters"].encode())
     except (ValueError, KeyError):
         return {}
     facts = {"model": metadata.get("class", "")} | {str(name): str(value) for name, value in parameters.items()}

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import BackendUnavailableError
 
-__all__ = ["progress_bar", "reported"]
+__all__ = ["plain", "progress_bar", "reported", "say"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +26,16 @@ ADVICE = {
 }
 
 
+def plain(text: str) -> str:
+    """Return the text in one line that can be printed, whatever the names in it hold."""
+    return " ".join(text.splitlines()).encode(errors="backslashreplace").decode()
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print a line."""
+    typer.echo(plain(text), err=err)
+
+
 def reported(command: Callable[P, T]) -> Callable[P, T]:
     """The command, with one line on standard error instead of a traceback for what a user can put right."""
 
@@ -34,10 +44,10 @@ def reported(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            typer.echo("interrupted: nothing was written", err=True)
+            say("interrupted: nothing was written", err=True)
             raise typer.Exit(130) from None
         except (ValueError, OSError, BackendUnavailableError, MemoryError) as error:
-            typer.echo(f"error: {_line(error)}", err=True)
+            say(f"error: {_line(error)}", err=True)
             raise typer.Exit(1) from None
 
     return run

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import backends, validation
-from ..errors import NotFittedError
+from ..errors import BackendUnavailableError, NotFittedError
 from . import io
 from .lock import Lock
 from .training import vectors
@@ -20,6 +20,17 @@ __all__ = ["Index", "load_index"]
 
 MOST_FOUND = 1 << 22  # results of a range search that are ranked at a time
 LARGEST_ID = 2**63 - 2  # so that the one after it is an int64 too
+
+# What `restored` raises where a state is damaged.
+DAMAGE = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    BackendUnavailableError,
+)
 
 Found = tuple[np.ndarray, np.ndarray]
 T = TypeVar("T")
@@ -332,7 +343,7 @@ def load_index(path: str | os.PathLike[str]) -> Index:
     name, parameters, arrays = io.read(path)
     try:
         return restored(name, parameters, arrays)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise ValueError(f"cannot load {os.fspath(path)!r}: it is a damaged {name} ({error}); save it again") from error
 
 
@@ -340,6 +351,7 @@ def restored(name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray
     """The index of a class by its name and state."""
     if name not in _KINDS:
         raise ValueError(f"no class of indexes is called {name!r}")
+    io.check_sizes(parameters, arrays)
     return _KINDS[name].restore(parameters, arrays)
 
 

@@ -1,13 +1,14 @@
-"""One writer at a time; one writer or many readers at a time."""
+"""One writer at a time."""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
+from weakref import WeakSet
 
-__all__ = ["Lock", "ReadersWriterLock"]
+__all__ = ["Lock"]
 
 T = TypeVar("T")
 
@@ -18,6 +19,7 @@ class Lock:
     def __init__(self) -> None:
         # An RLock knows who holds it from the very instruction that takes it.
         self._lock = threading.RLock()
+        _locks.add(self)
 
     def run(self, call: Callable[[], T]) -> T:
         """Return what `call` returns, called while no other thread is in here.
@@ -38,42 +40,14 @@ class Lock:
         return self._lock._is_owned()  # pyright: ignore[reportAttributeAccessIssue]  # used by threading.Condition too
 
 
-class ReadersWriterLock:
-    """Readers share, a writer is alone; one that waits goes before readers that come later. It can't be taken twice."""
+_locks: WeakSet[Lock] = WeakSet()
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._readers = 0
-        self._writing = False
-        self._waiting = 0  # writers
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Nobody writes meanwhile."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._writing and not self._waiting)
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                self._changed.notify_all()
+def _free_locks() -> None:
+    """Free all locks: the threads that held them don't exist in a forked process."""
+    for lock in list(_locks):
+        lock._lock = threading.RLock()
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Nobody else reads or writes meanwhile."""
-        with self._changed:
-            self._waiting += 1
-            try:
-                self._changed.wait_for(lambda: not self._writing and not self._readers)
-                self._writing = True
-            finally:
-                self._waiting -= 1
-                self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._writing = False
-                self._changed.notify_all()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_locks)

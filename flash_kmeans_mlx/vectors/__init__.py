@@ -7,7 +7,6 @@ from the first to the last. Headers are checked against the size of the file, an
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from . import arrow, flat, pt
-from .base import STORED, Vectors, ahead, check_shape, file_error
+from .base import STORED, Vectors, ahead, check_regular, check_shape, file_error
 from .flat import MappedVectors
 
-__all__ = ["FORMATS", "Vectors", "ahead", "contents", "is_source", "open_vectors"]
+__all__ = ["FORMATS", "Vectors", "ahead", "check_regular", "contents", "is_source", "open_vectors"]
 
 FORMATS: dict[str, Callable[[str], dict[str, Vectors | str]]] = {
     ".npy": flat.npy,
@@ -43,8 +42,7 @@ def contents(path: str | os.PathLike[str]) -> dict[str, Vectors | str]:
         VectorFileError: Its format is unknown, or it is truncated or damaged.
     """
     path = os.fspath(path)
-    if not stat.S_ISREG(Path(path).stat().st_mode):
-        raise file_error(path, "it is no regular file")
+    check_regular(path)
     reader = FORMATS.get(Path(path).suffix.lower())
     if reader is None:
         raise file_error(path, f"its format {Path(path).suffix!r} is unknown: known are {', '.join(FORMATS)}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +16,7 @@ import numpy as np
 
 from ..errors import VectorFileError
 
-__all__ = ["STORED", "Vectors", "ahead", "decoded", "file_error"]
+__all__ = ["STORED", "Vectors", "ahead", "check_regular", "decoded", "file_error"]
 
 # Names of the dtypes that may be stored, with the one that NumPy reads them in: it has no bfloat16.
 STORED = {
@@ -101,6 +103,12 @@ def check_shape(shape: Any) -> tuple[int, int] | str:
     if 0 in shape:
         return f"it is empty, shape {tuple(shape)}"
     return int(shape[0]), int(shape[1])
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse folders, and what may never give or take a byte: pipes, devices."""
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise file_error(path, "it is no regular file")
 
 
 def file_error(path: str | os.PathLike[str], problem: str, verb: str = "read") -> VectorFileError:

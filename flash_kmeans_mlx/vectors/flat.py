@@ -8,15 +8,16 @@ import re
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import IO, Any, TypeGuard
 
 import mlx.core as mx
 import numpy as np
 
 from .._files import METADATA, json_object
+from ..validation import check_mapped
 from .base import KEPT, STORED, Vectors, check_shape, decoded, file_error
 
-__all__ = ["FlatVectors", "MappedVectors", "npy", "safetensors", "vecs"]
+__all__ = ["FlatVectors", "MappedVectors", "npy", "npy_header", "safetensors", "vecs"]
 
 _MAX_HEADER = 1 << 24
 _COPY_AGAIN = "the file is incomplete or damaged: copy or write it again"
@@ -138,6 +139,7 @@ class MappedVectors(Vectors):
         for lo in range(0, n, rows):
             raw = raws[lo // rows % 2][: n - lo] if raws else self._empty(min(rows, n - lo))
             for at in range(0, len(raw), step):
+                check_mapped(self.x)
                 part = self.x[lo + at : lo + at + min(step, len(raw) - at)]
                 raw[at : at + step] = part
                 if isinstance(owner, mmap.mmap) and self.x.mode != "c":  # private changes would be lost
@@ -169,18 +171,7 @@ def npy(path: str) -> dict[str, Vectors | str]:
     """The one array of a .npy file. Its header is matched, never evaluated, and pickles are refused."""
     size = Path(path).stat().st_size
     with Path(path).open("rb") as file:
-        magic = file.read(8)
-        if not magic.startswith(b"\x93NUMPY"):
-            raise file_error(path, f"it begins with {magic[:6]!r}, a .npy file with b'\\x93NUMPY'")
-        if magic[6:] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
-            raise file_error(path, f"its version {tuple(magic[6:])} must be (1, 0), (2, 0) or (3, 0)")
-        width = 2 if magic[6] == 1 else 4
-        length = int.from_bytes(file.read(width), "little")
-        offset = 8 + width + length
-        if offset > size or length > _MAX_HEADER:
-            raise file_error(path, f"its header would take {length} bytes of {size}; {_COPY_AGAIN}")
-        text = file.read(length).decode("latin1").strip()
-    descr, by_columns, shape = _npy_header(path, text)
+        descr, by_columns, shape, offset = npy_header(path, file, size)
     if "O" in descr:
         return {"": "it holds Python objects (a pickle), which are never loaded; save it as a float array"}
     code = re.fullmatch(r"[<>|=]?([fiub])(\d{1,2})", descr)
@@ -196,7 +187,22 @@ def npy(path: str) -> dict[str, Vectors | str]:
     return {"": FlatVectors(path, "", checked, dtype, offset, by_columns=by_columns, big_endian=big)}
 
 
-def _npy_header(path: str, text: str) -> tuple[str, bool, tuple[int, ...]]:
+def npy_header(path: str, file: IO[bytes], size: int) -> tuple[str, bool, tuple[int, ...], int]:
+    """(descr, whether by columns, shape, where the data begin) of a .npy file of `size` bytes at its start."""
+    magic = file.read(8)
+    if not magic.startswith(b"\x93NUMPY"):
+        raise file_error(path, f"it begins with {magic[:6]!r}, a .npy file with b'\\x93NUMPY'")
+    if magic[6:] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
+        raise file_error(path, f"its version {tuple(magic[6:])} must be (1, 0), (2, 0) or (3, 0)")
+    width = 2 if magic[6] == 1 else 4
+    length = int.from_bytes(file.read(width), "little")
+    offset = 8 + width + length
+    if offset > size or length > _MAX_HEADER:
+        raise file_error(path, f"its header would take {length} bytes of {size}; {_COPY_AGAIN}")
+    return *_npy_fields(path, file.read(length).decode("latin1").strip()), offset
+
+
+def _npy_fields(path: str, text: str) -> tuple[str, bool, tuple[int, ...]]:
     fields: dict[str, str] = {}
     inner, position = text[1:-1].strip(), 0
     while field := _NPY_FIELD.match(inner, position):

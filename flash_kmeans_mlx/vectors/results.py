@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
+import re
 import shutil
+import stat
+import struct
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from .._files import replacing, safetensors_parts
-from .base import file_error
+from .base import check_regular, file_error
+from .flat import npy_header
 from .pt import torch_module
+
+_MOST_DEFLATED = 1032  # bytes that deflate makes of one at most
+_PIECE = 1 << 24
+# What reading raises on files that are damaged.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, TypeError),
+    *(NotImplementedError, RuntimeError, OverflowError),
+)
 
 __all__ = ["RESULT_FORMATS", "check_output", "read_npz", "write"]
 
@@ -52,8 +66,12 @@ def check_output(path: str | os.PathLike[str], size: int = 0) -> None:
         raise file_error(path, f"results are written to {', '.join(_WRITERS)}, not to {suffix!r}", "write")
     if suffix == ".pt":
         torch_module(path, "write")
-    if Path(path).is_dir():
-        raise _os_error(errno.EISDIR, path)
+    with suppress(FileNotFoundError):
+        mode = Path(path).stat().st_mode  # fails for a loop of links
+        if stat.S_ISDIR(mode):
+            raise _os_error(errno.EISDIR, path)
+        if not stat.S_ISREG(mode):
+            raise file_error(path, "it is no regular file", "write")
     folder = Path(path).resolve().parent
     if not folder.is_dir():
         raise _os_error(errno.ENOENT, folder)
@@ -63,25 +81,55 @@ def check_output(path: str | os.PathLike[str], size: int = 0) -> None:
         raise _os_error(errno.ENOSPC, path)
 
 
-def read_npz(path: str) -> dict[str, np.ndarray]:
+def read_npz(path: str, most_bytes: int | None = None) -> dict[str, np.ndarray]:
     """The arrays of a .npz file; pickles in it are refused.
+
+    Args:
+        path: The file.
+        most_bytes: Arrays that take more are not read: zeros of the same shape and dtype that take no
+            memory stand for them. None reads all.
 
     Raises:
         OSError: The file can't be opened.
         VectorFileError: It is damaged.
     """
+    check_regular(path)
     with Path(path).open("rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                names = [name for name in archive.namelist() if name.endswith(".npy")]
-                return {name.removesuffix(".npy"): _member(archive, name) for name in names}
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError) as error:
+                members = [i for i in archive.infolist() if i.filename.endswith(".npy")]
+                return {i.filename[:-4]: _member(archive, i, most_bytes) for i in members}
+        except _DAMAGED as error:
             raise file_error(path, f"it is no .npz file, or damaged ({error})") from None
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(name) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most_bytes: int | None) -> np.ndarray:
+    """One array. Memory is taken for it once the archive agrees with what its header says."""
+    member: Any
+    with archive.open(info) as member:
+        descr, by_columns, shape, begin = npy_header(info.filename, member, info.file_size)
+        if re.fullmatch(r"[<>|=]?[fiubcSU]\d{1,9}", descr) is None:
+            raise ValueError(f"{info.filename} has dtype {descr!r}; pickles are never loaded: allow_pickle=False")
+        dtype = np.dtype(descr)
+        size = math.prod(shape) * dtype.itemsize
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{info.filename} is compressed in a way that NumPy does not use")
+        if begin + size != info.file_size or size > _MOST_DEFLATED * info.compress_size:
+            raise ValueError(
+                f"{info.filename} of shape {shape} takes {begin + size} bytes, and the archive has"
+                f" {info.file_size} of it in {info.compress_size}"
+            )
+        if most_bytes is not None and size > most_bytes:
+            return np.broadcast_to(np.zeros((), dtype), shape)
+        data = np.empty(size, np.uint8)
+        left = data.data
+        while left:
+            got = member.readinto(left[:_PIECE])
+            if not got:
+                raise EOFError(f"{info.filename} ends early")
+            left = left[got:]
+        member.read(1)  # at its end the sum is checked
+    return np.ndarray(shape, dtype, data.data, order="F" if by_columns else "C")
 
 
 def _os_error(code: int, path: str | os.PathLike[str]) -> OSError:

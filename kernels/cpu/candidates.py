@@ -20,9 +20,10 @@ def try_points(
     """Squared distances of AT_ONCE points and all candidates, and which are less than the points' nearest so far; if any.
 
     Addresses: rows, the first one's, and row_index (AT_ONCE,) int32 which of them; index (AT_ONCE,) int32 of the points in own
-    (N,) squared norms, inverse norms, inverse_bytes apart, and nearest (N,); lanes (D, CANDIDATES) and norms (CANDIDATES,) of
-    the candidates. OUT values (AT_ONCE, CANDIDATES), masks (AT_ONCE,) int64: a bit per candidate. This is the one place where
-    distances are computed: a point has the same ones whichever way it came here.
+    (N,) squared norms, inverse norms, inverse_bytes apart, and nearest (N,); lanes (D, CANDIDATES) and norms (3, CANDIDATES) of
+    the candidates: a term of the distance, what products start from, and noise beyond that of the norms.
+    OUT values (AT_ONCE, CANDIDATES), masks (AT_ONCE,) int64: a bit per candidate. This is the one place where distances are
+    computed: a point has the same ones whichever way it came here.
     """
     vectors = range(CANDIDATES // WIDTH)
     single, short = ir.FloatType(), ir.IntType(32)
@@ -35,7 +36,9 @@ def try_points(
 
         at = [builder.add(rows, builder.mul(place(row_index, p), row_bytes)) for p in range(AT_ONCE)]
         zero = FLOATS([0.0] * WIDTH)
-        sums = [[cgutils.alloca_once_value(builder, zero) for _ in vectors] for _ in at]
+        starts = [builder.load(pointer(builder, norms, 4 * (CANDIDATES + WIDTH * v), FLOATS), align=4) for v in vectors]
+        noises = [builder.load(pointer(builder, norms, 4 * (2 * CANDIDATES + WIDTH * v), FLOATS), align=4) for v in vectors]
+        sums = [[cgutils.alloca_once_value(builder, start) for start in starts] for _ in at]
         with cgutils.for_range(builder, n_dims) as loop:
             column = builder.add(lanes, builder.mul(loop.index, NUMBER(4 * CANDIDATES)))
             factors = [builder.load(pointer(builder, column, 4 * WIDTH * v, FLOATS), align=4) for v in vectors]
@@ -55,7 +58,7 @@ def try_points(
             for v in vectors:
                 both = builder.fadd(builder.load(pointer(builder, norms, 4 * WIDTH * v, FLOATS), align=4), mine)
                 value = builder.fsub(both, builder.fmul(by, builder.load(totals[v])))
-                noise = builder.fmul(both, FLOATS([float(NOISE)] * WIDTH))
+                noise = builder.fadd(builder.fmul(both, FLOATS([float(NOISE)] * WIDTH)), noises[v])
                 value = builder.select(builder.fcmp_ordered("<", value, noise), zero, value)
                 builder.store(value, pointer(builder, values, 4 * (CANDIDATES * p + WIDTH * v), FLOATS), align=4)
                 bits = builder.bitcast(builder.fcmp_ordered("<", value, least), ir.IntType(WIDTH))

@@ -5,8 +5,8 @@ never inlined: inside a caller they could be compiled to another order of additi
 """
 
 import numpy as np
-from numba import njit
 
+from .jit import njit
 from .options import INNER, JIT
 from .rows import not_inlined
 
@@ -14,14 +14,40 @@ REACH = 2.0**60  # the norm of a centroid whose score still fits in float32; fra
 
 
 @njit(**INNER)
-def to_frame(c, shift, scale, spherical, inner, bias):
-    """OUT inner (K, D) float32: centroids c (K, D) in normalised coordinates; bias (K,) float32 of their scores."""
+def all_zero(values):
+    """Whether all values are 0."""
+    for v in values:  # noqa: SIM110  # Numba has no generator expressions
+        if v != 0:
+            return False
+    return True
+
+
+@njit(**INNER)
+def to_frame(c, frame, kind, inner, bias):
+    """OUT inner (K, D) float32: centroids c (K, D) in normalised coordinates; bias (K,) float32 of their scores.
+
+    frame = (shift (D,), scale, centre (D,)) as in frame.py; kind: whether centroids are unit vectors, and whether points count
+    by direction only. Rounded to float32, unit vectors are not quite: among nearly parallel ones that must not count.
+    """
     not_inlined()  # pyright: ignore[reportCallIssue]  # the typing context is not an argument
+    shift, scale, centre = frame
+    spherical, unit = kind
+    centred, shifted = not all_zero(centre), not all_zero(shift)
     for k in range(c.shape[0]):
         bias[k] = 0.0
         if spherical:
+            factor, offset = 1.0, 0.0
+            if centred and unit:
+                square = 0.0
+                for d in range(c.shape[1]):
+                    square += np.float64(c[k, d]) * np.float64(c[k, d])
+                factor = 1.0 / np.sqrt(square) if square > 0.0 else 1.0
             for d in range(c.shape[1]):
-                inner[k, d] = c[k, d]
+                inner[k, d] = np.float64(c[k, d]) * factor - centre[d]
+            if shifted:  # <x, c> = <x - shift, c> + <shift, c>
+                for d in range(c.shape[1]):
+                    offset += (np.float64(c[k, d]) * factor - centre[d]) * shift[d]
+                bias[k] = offset / scale
             continue
         square = 0.0
         for d in range(c.shape[1]):
@@ -40,13 +66,14 @@ def to_frame(c, shift, scale, spherical, inner, bias):
 
 
 @njit(**INNER)
-def move(c, sums, weight_sum, shift, scale, spherical, total):
+def move(c, sums, weight_sum, frame, spherical, total):
     """M-step in place; returns the largest shift of a centroid, or the norm of all shifts if `total`.
 
     Clusters without weight, and sums without a direction, stay. c (K, D) float32 in the caller's coordinates; sums (K, D) and
     weight_sum (K,) float64 of points in normalised ones.
     """
     not_inlined()  # pyright: ignore[reportCallIssue]
+    shift, scale = frame[:2]
     largest = 0.0
     for k in range(c.shape[0]):
         if weight_sum[k] <= 0.0:
@@ -54,7 +81,8 @@ def move(c, sums, weight_sum, shift, scale, spherical, total):
         if spherical:
             square = 0.0
             for d in range(c.shape[1]):
-                square += sums[k, d] * sums[k, d]
+                v = sums[k, d] + weight_sum[k] * (shift[d] / scale)
+                square += v * v
             if square == 0.0:
                 continue
             factor = 1.0 / np.sqrt(square)
@@ -62,7 +90,10 @@ def move(c, sums, weight_sum, shift, scale, spherical, total):
             factor = scale / weight_sum[k]
         moved = 0.0
         for d in range(c.shape[1]):
-            v = np.float32(sums[k, d] * factor if spherical else sums[k, d] * factor + shift[d])
+            if spherical:
+                v = np.float32((sums[k, d] + weight_sum[k] * (shift[d] / scale)) * factor)
+            else:
+                v = np.float32(sums[k, d] * factor + shift[d])
             u = np.float64(v) - np.float64(c[k, d])
             moved += u * u
             c[k, d] = v
@@ -71,13 +102,13 @@ def move(c, sums, weight_sum, shift, scale, spherical, total):
 
 
 @njit(**JIT)
-def to_frames(c, shift, scale, spherical, inner, bias):
-    """`to_frame` for every batch element: c (B, K, D), shift (B, D), scale (B,)."""
+def to_frames(c, shift, scale, centre, kind, inner, bias):
+    """`to_frame` for every batch element: c (B, K, D), shift (B, D), scale (B,), centre (B, D)."""
     for b in range(c.shape[0]):
-        to_frame(c[b], shift[b], scale[b], spherical, inner[b], bias[b])
+        to_frame(c[b], (shift[b], scale[b], centre[b]), kind, inner[b], bias[b])
 
 
 @njit(**JIT)
-def move_one(c, sums, weight_sum, shift, scale, spherical, total):
+def move_one(c, sums, weight_sum, shift, scale, centre, spherical, total):
     """`move`, to be called from Python."""
-    return move(c, sums, weight_sum, shift, scale, spherical, total)
+    return move(c, sums, weight_sum, (shift, scale, centre), spherical, total)

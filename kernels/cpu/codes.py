@@ -6,11 +6,12 @@ tables have an entry for every value of a byte: a look-up takes care of them all
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .finish import _distance
+from .jit import njit
 from .options import INNER, JIT
 from .scores import SQUARES
 from .topk import _keep_best

@@ -4,8 +4,8 @@ The projection on some directions, and the norm of what is left, which by Cauchy
 """
 
 import numpy as np
-from numba import njit
 
+from .jit import njit
 from .lanes import scores_by_lanes, to_lanes
 from .options import JIT
 from .rows import read_rows

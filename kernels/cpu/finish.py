@@ -1,8 +1,8 @@
 """Candidates of a search as results: distances in float64 from the rows as they were given, sorted; lists merged."""
 
 import numpy as np
-from numba import njit
 
+from .jit import njit
 from .options import JIT
 from .rows import FLOAT32, FLOAT64, _values, read_rows
 from .scores import COSINE, DOT, L1, SQUARES

@@ -10,10 +10,11 @@ A score is a chain of fused multiply-adds from bias[k] on, dimension by dimensio
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .jit import njit
 from .options import INNER, JIT, NEG_INF
 from .sizes import DEBUG, TILE_ROWS
 

@@ -1,9 +1,9 @@
 """Lloyd's whole loop for problems so small that a call per iteration would cost about as much as the iteration."""
 
 import numpy as np
-from numba import njit
 
-from .centroids import move, to_frame
+from .centroids import all_zero, move, to_frame
+from .jit import njit
 from .options import INNER, JIT
 from .rows import kept_rows, member, read_rows
 from .team import NEXT, add, meet
@@ -17,7 +17,7 @@ SETTLED = 2  # no centroid moved by more than tol; the labels are one step behin
 
 @njit(inline="always", **INNER)
 def fit_member(
-    source, shift, scale, weights, spherical, tol, summed, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
+    source, frame, weights, kind, tol, summed, limit, skip_empty, cuts, c, labels, totals, shared, outcome,
     team, lanes, scratch,
 ):  # fmt: skip
     """Up to `limit` E-steps of one member; stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster.
@@ -40,7 +40,7 @@ def fit_member(
         outcome[0], outcome[1], outcome[2] = 0.0, -1.0, 0.0
         if read:
             read_rows(source, np.int64(0), rows.shape[0], rows)
-        _begin(c, shift, scale, spherical, inner, bias, state)
+        _begin(c, frame, kind, inner, bias, state)
     if not meet(state, size, sched_yield):
         return
     if read:
@@ -62,64 +62,57 @@ def fit_member(
         if not meet(state, size, sched_yield):
             return
         if slot == 0:
-            _end(c, shift, scale, spherical, tol, summed, limit, skip_empty, totals, changed, outcome)
-            _begin(c, shift, scale, spherical, inner, bias, state)
+            _end(c, frame, kind[0], tol, summed, limit, skip_empty, totals, changed, outcome)
+            _begin(c, frame, kind, inner, bias, state)
         if not meet(state, size, sched_yield) or outcome[1] >= 0.0:
             return
 
 
 @njit(**INNER)
-def _begin(c, shift, scale, spherical, inner, bias, state):
-    to_frame(c, shift, scale, spherical, inner, bias)
+def _begin(c, frame, kind, inner, bias, state):
+    to_frame(c, frame, kind, inner, bias)
     state[NEXT] = 0
 
 
 @njit(**INNER)
-def _all_zero(values):
-    for v in values:  # noqa: SIM110  # Numba has no generator expressions
-        if v != 0:
-            return False
-    return True
-
-
-@njit(**INNER)
 def _any_zero(values):
-    for v in values:  # noqa: SIM110
+    for v in values:  # noqa: SIM110  # Numba has no generator expressions
         if v == 0:
             return True
     return False
 
 
 @njit(**INNER)
-def _end(c, shift, scale, spherical, tol, summed, limit, skip_empty, totals, changed, outcome):
+def _end(c, frame, spherical, tol, summed, limit, skip_empty, totals, changed, outcome):
     """The M-step, unless the E-step before it is one to stop at; outcome[1] stays negative as long as the loop goes on."""
     sums, mass, counts = totals
     outcome[0] += 1.0
-    if _all_zero(changed):
+    if all_zero(changed):
         outcome[1] = STABLE
         return
     if outcome[0] == limit or (not skip_empty and _any_zero(counts)):
         outcome[1] = PENDING
         return
-    outcome[2] = move(c, sums, mass, shift, scale, spherical, summed)
+    outcome[2] = move(c, sums, mass, frame, spherical, summed)
     if outcome[2] <= tol:
         outcome[1] = SETTLED
 
 
 @njit(**JIT)
 def fit_members(
-    sources, shift, scale, weights, spherical, tol, summed, limits, skip_empty, cuts, b0, b1, c, labels, totals,
+    sources, shift, scale, centre, weights, kind, tol, summed, limits, skip_empty, cuts, b0, b1, c, labels, totals,
     outcomes, shared, team, lanes, scratch,
 ):  # fmt: skip
     """`fit_member` for the members b0:b1 with limits[b] > 0; OUT outcomes (B, 3).
 
-    IN sources as in rows.py; shift (B, D) and scale (B,) the same frames in float64; weights (B, N) or (B, 0).
+    IN sources as in rows.py; shift (B, D), scale (B,) and centre (B, D) float64 as in frame.py; kind as in `to_frame`;
+    weights (B, N) or (B, 0).
     """
     sums, mass, counts = totals
     for b in range(b0, b1):
         if limits[b] > 0:
             fit_member(
-                member(sources, b), shift[b], scale[b], weights[b], spherical, tol, summed, limits[b], skip_empty, cuts,
+                member(sources, b), (shift[b], scale[b], centre[b]), weights[b], kind, tol, summed, limits[b], skip_empty, cuts,
                 c[b], labels[b], (sums[b], mass[b], counts[b]), shared, outcomes[b], team, lanes, scratch,
             )  # fmt: skip
 
@@ -136,9 +129,9 @@ def assign_members(sources, members, m0, m1, inner, bias, labels, update, unused
 
 
 @njit(**JIT)
-def measure_members(sources, weights, inner, labels, difference, cuts, m0, m1, totals, out, tile):
+def measure_members(sources, weights, c, labels, cost, inverse, cuts, m0, m1, totals, out, tile):
     """totals[b, s] = `measure_rows` of the rows between the cuts (S + 1,) of the members m0:m1."""
     for b in range(m0, m1):
         source = member(sources, b)
         for s in range(cuts.size - 1):
-            totals[b, s] = measure_rows(source, weights[b], inner[b], labels[b], cuts[s], cuts[s + 1], difference, out, tile)
+            totals[b, s] = measure_rows(source, weights[b], c[b], labels[b], cuts[s], cuts[s + 1], cost, inverse[b], out, tile)

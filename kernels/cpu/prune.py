@@ -7,12 +7,13 @@ the own one are compared in all dimensions. Rounding is part of every bound, and
 the scores of tile.py, so that the labels are those of `step_rows`, bit for bit.
 
 Distances are Euclidean, of unit rows where centroids are unit vectors: squared, they are a point's ``own - 2 score``, with
-own 2 then and ||row||^2 otherwise. Features and the scores that they bound are of unit rows then, too.
+own 2 then and ||row||^2 otherwise. Features and the scores that they bound are of unit rows then, too, of rows and centroids
+as they are: only the scores of tile.py are shifted and centred, and what that changes is within rounding.
 """
 
 import numpy as np
-from numba import njit
 
+from .jit import njit
 from .lanes import POINTS, ROWS, address, best_by_lanes, dot_at, gap_at, lowest_bit, rows_above, score_at
 from .options import INNER, JIT, NEG_INF
 from .rows import read_rows, row_at
@@ -162,17 +163,19 @@ def _select(table, features, state, s, n, g, scratch):
 
 
 @njit(**INNER)
-def _search_group(source, c, bias, table, features, state, spherical, s, n, g, label, scratch, work):  # noqa: C901, PLR0912, PLR0915
+def _search_group(sources, c, scored, table, features, state, spherical, s, n, g, label, scratch, work):  # noqa: C901, PLR0912, PLR0915
     """Centroids of group g against the points of the tile that it may concern.
 
     One long function: handed to another one, arrays have their references counted, which takes longer than the comparison.
     """
+    source, plain = sources
     order, position, width, rows, _, row_bias = table[:6]
     square, inverse, _, lower = state
     floats, ints, known, tile, masks = scratch[2:]
     threshold, gaps, lost, slack, bound, rest, limit = floats[1:]
     place, chosen, mine = ints[1:]
     first_c, size, n_dims = address(c), np.int64(c.strides[0]), np.int64(c.shape[1])
+    first_inner, bias = address(scored[0]), scored[1]
     rivals, owns = np.int64(0), np.int64(0)
     count, lanes, stride = _select(table, features, state, s, n, g, scratch)
     limit_at, mine_at, rest_at = address(limit), address(mine), address(rest)
@@ -195,7 +198,7 @@ def _search_group(source, c, bias, table, features, state, spherical, s, n, g, l
                     own = square[p] if square.size else TWO
                     window = TWO * slack[i]
                     best, rival = np.int64(label[i]), np.int64(order[k + a])
-                    row = row_at(source, p, tile)
+                    row = row_at(plain, p, tile)
                     if not known[i]:
                         gaps[i] = _gap(row, first_c + size * best, n_dims, spherical, r)
                         known[i] = True
@@ -204,8 +207,9 @@ def _search_group(source, c, bias, table, features, state, spherical, s, n, g, l
                     rivals += 1
                     won = gap < gaps[i]
                     if abs(gap - gaps[i]) <= TWO * window:  # rounding could decide: then it shall be that of tile.py
-                        new = score_at(row, first_c + size * rival, n_dims, bias[rival])
-                        old = score_at(row, first_c + size * best, n_dims, bias[best])
+                        row = row_at(source, p, tile)
+                        new = score_at(row, first_inner + size * rival, n_dims, bias[rival])
+                        old = score_at(row, first_inner + size * best, n_dims, bias[best])
                         won = new > old or (new == old and rival < best)
                     if won:
                         gap, gaps[i], label[i] = gaps[i], gap, rival
@@ -235,12 +239,14 @@ def _search_group(source, c, bias, table, features, state, spherical, s, n, g, l
 
 @njit(**JIT)
 def prune_rows(
-    source, weights, c, bias, table, features, state, spherical, lo, hi, labels, update, sums, mass, counts, touched, scratch,
-    work,
+    sources, weights, c, scored, table, features, state, spherical, lo, hi, labels, update, sums, mass, counts, touched,
+    scratch, work,
 ):  # fmt: skip
     """`step_rows` for rows lo:hi, to the same labels and sums; returns how many labels changed.
 
-    IN table = (order, position, width, rows, columns, row_bias, tail, drift, group_drift, eps, most, exact): centroid
+    IN sources: rows as tile.py reads them and, for bounds, without the shift of spherical ones; c (K, D): centroids for bounds;
+    scored = (centroids (K, D), bias (K,)) of tile.py.
+    table = (order, position, width, rows, columns, row_bias, tail, drift, group_drift, eps, most, exact): centroid
     order[p] is at place p = position[k], groups are `width` places each; rows (K, Q), columns (Q, K) and row_bias (K,) are the
     features and biases by place, the last feature a norm if `tail`; drift (K,) and group_drift (G,) since the bounds were made;
     eps of a squared norm may be rounding; the centroids' squared norms are `most` at most; own distances are found in all
@@ -248,6 +254,7 @@ def prune_rows(
     (0,), inverse (N,) or (0,), upper (N,), lower (G, N)). Labels that are UNSET are guessed from the features. OUT work (4,)
     int64, added to: scores by features, distances of rivals, distances of own centroids, points whose bounds crossed.
     """
+    source, plain = sources
     order = table[0]
     floats, ints, tile = scratch[2], scratch[3], scratch[5]
     gaps, slack, bound, rest, label, place = floats[2], *floats[4:7], ints[0], ints[1]
@@ -267,11 +274,11 @@ def prune_rows(
                 label[i] = 0
             if DEBUG and (label[i] < 0 or label[i] >= c.shape[0]):
                 raise IndexError("a label of other centroids")
-        active = _start_points(source, c, table, features, state, spherical, s, n, first, label, scratch, work)
+        active = _start_points(plain, c, table, features, state, spherical, s, n, first, label, scratch, work)
         work[3] += active
         if active > 0:
             for g in range(lower.shape[0]):
-                _search_group(source, c, bias, table, features, state, spherical, s, n, g, label, scratch, work)
+                _search_group(sources, c, scored, table, features, state, spherical, s, n, g, label, scratch, work)
         known = scratch[4]
         for i in range(n):
             p = s + i

@@ -6,9 +6,10 @@ Sources of a batch are (address, member_stride, row_stride, column_stride, kind,
 """
 
 import numpy as np
-from numba import carray, njit, types  # pyright: ignore[reportPrivateImportUsage]
+from numba import carray, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.extending import intrinsic
 
+from .jit import njit
 from .options import INNER, JIT
 
 FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 0, 1, 2, 3

@@ -7,11 +7,12 @@ scores are ranked by the ids of their rows, so the order is total, and the resul
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .finish import _distance
+from .jit import njit
 from .lanes import FLOATS, FUSED, NUMBER, POINTS, VECTORS, WIDTH, lowest_bit, pointer, splat
 from .options import JIT
 from .scores import COSINE, DOT, SQUARES

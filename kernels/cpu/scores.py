@@ -8,10 +8,11 @@ import itertools
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .jit import njit
 from .options import JIT
 
 # The typing context of an intrinsic is not an argument.

@@ -5,9 +5,9 @@ they are kept, tell first which of them a candidate could be nearer to than thei
 """
 
 import numpy as np
-from numba import njit
 
 from .candidates import AT_ONCE, CANDIDATES, try_points
+from .jit import njit
 from .lanes import POINTS, ROWS, address, lowest_bit, rows_above
 from .options import INNER, JIT
 from .rows import read_rows, row_at
@@ -22,7 +22,7 @@ ONE, TWO = np.float32(1), np.float32(2)
 @njit(**INNER)
 def _places(norms, candidate_norms, lanes, nearest, index, scratch):
     """The addresses that `_try` passes on; computed once, as an array's costs a count of its references."""
-    own, inverse = norms
+    own, inverse = norms[:2]
     rows, identity, values, masks = scratch[:4]
     return (
         address(index), address(lanes), np.int64(lanes.shape[0]), address(candidate_norms), address(own), address(inverse),
@@ -120,7 +120,7 @@ def _take(source, norms, potential, lo, hi, size, state, table, eps, scratch):
     """Make the round's best candidate a centre for rows lo:hi, given the `size` rows that `_gain` found."""
     nearest, threshold, blocks, found, bits = state
     lanes, candidate_norms, _, _, picks, _ = table
-    own, _ = norms
+    whole = norms[2]
     values, index = scratch[2], scratch[6]
     winner = picks[WINNER]
     m = 0
@@ -139,7 +139,7 @@ def _take(source, norms, potential, lo, hi, size, state, table, eps, scratch):
             v = values[p * CANDIDATES + winner]
             nearest[i] = v
             if threshold.size:
-                threshold[i] = (own[i] - v) / TWO - eps * own[i]
+                threshold[i] = (whole[i] - v) / TWO - eps * whole[i]
     last = np.int64(-1)
     for i in mine:
         if i // DRAW != last:
@@ -148,11 +148,15 @@ def _take(source, norms, potential, lo, hi, size, state, table, eps, scratch):
 
 
 @njit(inline="always", **INNER)
-def _draw_round(source, columns, norms, potential, k, uniforms, first, state, table, eps, scratch):
+def _draw_round(source, columns, norms, centre, potential, k, uniforms, first, state, table, eps, scratch):
     """The candidates of round k: rows, norms and features; none, picks[0] < 0, if every point coincides with a centre."""
     nearest, _, blocks, _, _ = state
     lanes, candidate_norms, features, feature_bias, picks, count = table
     inverse = norms[1]
+    middle, origin, noise = centre
+    least = 0.0
+    for v in middle:
+        least += v * v
     count[0] = 1 if k == 0 else uniforms.shape[1]
     if k == 0:
         picks[0] = first
@@ -161,22 +165,26 @@ def _draw_round(source, columns, norms, potential, k, uniforms, first, state, ta
         return
     for c in range(CANDIDATES):
         if c >= count[0]:
-            candidate_norms[c] = np.float32(np.inf)
+            candidate_norms[0, c] = np.float32(np.inf)
+            candidate_norms[1, c] = candidate_norms[2, c] = np.float32(0)
             for d in range(lanes.shape[0]):
                 lanes[d, c] = np.float32(0)
             continue
         i = picks[c]
         r = inverse[i] if inverse.size > 1 else ONE
         row = read_rows(source, i, np.int64(1), scratch[0][0])[0]
-        total = 0.0
+        total, start, square = 0.0, 0.0, 0.0
         for d in range(row.size):
-            v = row[d] * r
-            lanes[d, c] = v
-            total += np.float64(v) * np.float64(v)
-        candidate_norms[c] = total
+            lanes[d, c] = (np.float64(row[d]) + origin[d]) * np.float64(r) - middle[d]
+            v = np.float64(lanes[d, c])
+            start += v * origin[d]
+            square += v * v
+            total += (v + middle[d]) * (v + middle[d])
+        candidate_norms[0, c], candidate_norms[1, c] = total - least, start
+        candidate_norms[2, c] = noise * np.sqrt(square)
         for f in range(columns.shape[0]):
             features[c, f] = columns[f, i]
-        feature_bias[c] = (eps - np.float32(0.5)) * candidate_norms[c]
+        feature_bias[c] = (eps - np.float32(0.5)) * np.float32(total)
 
 
 @njit(**INNER)
@@ -194,12 +202,15 @@ def _most(gains, count):
 
 @njit(**JIT)
 def seed_member(
-    source, columns, norms, potential, uniforms, first, k0, k1, chosen, cuts, state, table, shared, eps, team, scratch
+    source, columns, norms, centre, potential, uniforms, first, k0, k1, chosen, cuts, state, table, shared, eps, team, scratch
 ):  # fmt: skip
     """Rounds k0:k1 of k-means++ of one member by a team, like `fit_member` of loop.py; OUT chosen (K,), -1 if nothing is left.
 
-    IN columns (Q, N) features or (0, 0); norms = (own (N,), inverse (N,), or (1,) for a one): squared distance = own[i] + norm
-    of the candidate - 2 inverse[i] <row, candidate>; spherical where there are inverse norms; potential: (N,) weights or (0,);
+    IN columns (Q, N) features or (0, 0); norms = (own (N,), inverse (N,), or (1,) for a one, whole (N,)): squared distance =
+    own[i] + norm of the candidate - 2 inverse[i] (<row, candidate> + start of the candidate). Spherical where there are inverse
+    norms. centre = (centre (D,), origin (D,), noise): of frame.py for those, zeros otherwise; candidates are unit rows less the
+    centre, own are squared distances from it, and noise times a candidate's norm may be rounding of a squared distance.
+    Features are of rows that are not centred, whole their squared norms. potential: (N,) weights or (0,);
     uniforms (K, L); first: the first centre; cuts (S + 1,): shards, from a multiple of DRAW on.
     INOUT state = (nearest (N,), threshold (N,) or (0,): scores above it are nearer, blocks, found (N,) int32, bits (N,)
     uint16). table: of candidates. shared = (counts (S,), gains (S, CANDIDATES)).
@@ -209,7 +220,7 @@ def seed_member(
     picks = table[4]
     for k in range(k0, k1):
         if slot == 0:
-            _draw_round(source, columns, norms, potential, k, uniforms, first, state, table, eps, scratch)
+            _draw_round(source, columns, norms, centre, potential, k, uniforms, first, state, table, eps, scratch)
             state_team[NEXT] = 0
         if not meet(state_team, size, sched_yield) or picks[0] < 0:
             return

@@ -2,9 +2,10 @@
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from .jit import njit
 from .options import JIT
 
 ARRIVED, NEXT, ABORTED = 0, 1, 2  # the fields of a team's state, int64

@@ -5,13 +5,15 @@ bias (K,) float32.
 """
 
 import numpy as np
-from numba import njit
 
+from .centroids import all_zero
+from .jit import njit
 from .lanes import best_by_lanes, to_lanes
 from .options import INNER, JIT
-from .rows import read_rows
+from .rows import not_inlined, read_rows
 from .sizes import DEBUG
 
+SQUARES, DIRECTIONS, PRODUCTS = range(3)  # what `measure_rows` can tell
 UNSET = np.uint32(0xFFFFFFFF)  # the label of a point that has none yet
 
 
@@ -99,25 +101,37 @@ def clear_empty(sums, mass, counts, k0, k1):
 
 
 @njit(**JIT)
-def measure_rows(source, weights, c, labels, lo, hi, difference, out, tile):
-    """Sum of weights * v over rows lo:hi, in float64; v = ||row - c||^2 or <row, c> for the row's centroid c.
+def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, tile):
+    """Sum of weights * v over rows lo:hi, in float64, where `cost` says what v is for a row and its centroid c.
 
+    SQUARES: ||row - c||^2. PRODUCTS: -<x, c>, where x is the row without the shift. DIRECTIONS: 1 - cos of x and c, from the
+    difference of unit vectors, x * inverse[i] and c; 1 if either is 0.
     OUT out: (N,) float32 receives v, or (0,) to leave it out.
     """
+    not_inlined()  # pyright: ignore[reportCallIssue]  # one order of additions, whoever calls
     total = 0.0
+    origin = (source[5] * source[6]).astype(np.float32)
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)
         for i in range(n):
             k = labels[s + i]
             v = np.float32(0.0)
-            if difference:
+            if cost == SQUARES:
                 for d in range(rows.shape[1]):
                     u = rows[i, d] - c[k, d]
                     v += u * u
-            else:
+            elif cost == PRODUCTS:
                 for d in range(rows.shape[1]):
-                    v += rows[i, d] * c[k, d]
+                    v -= (rows[i, d] + origin[d]) * c[k, d]
+            elif inverse[s + i] == np.float32(0) or all_zero(c[k]):
+                v = np.float32(1)
+            else:
+                r = inverse[s + i]
+                for d in range(rows.shape[1]):
+                    u = (rows[i, d] + origin[d]) * r - c[k, d]  # fused: rounded once
+                    v += u * u
+                v *= np.float32(0.5)
             if out.size:
                 out[s + i] = v
             total += np.float64(v) * (weights[s + i] if weights.size else np.float32(1.0))
@@ -135,6 +149,21 @@ def inverse_norm_rows(source, lo, hi, out, tile):
             for d in range(rows.shape[1]):
                 v += np.float64(rows[i, d]) * np.float64(rows[i, d])
             out[s + i] = 1.0 / np.sqrt(v) if v > 0.0 else 0.0
+
+
+@njit(**JIT)
+def from_centre_rows(source, centre, inverse, lo, hi, out, tile):
+    """out[lo:hi] = ||u - centre||^2, u the row without the shift * inverse[i]; 0 for zero rows."""
+    origin = source[5] * source[6]
+    for s in range(lo, hi, tile.shape[0]):
+        n = min(tile.shape[0], hi - s)
+        rows = read_rows(source, s, n, tile)
+        for i in range(n):
+            v = 0.0
+            for d in range(rows.shape[1]):
+                gap = (np.float64(rows[i, d]) + origin[d]) * np.float64(inverse[s + i]) - centre[d]
+                v += gap * gap
+            out[s + i] = v if inverse[s + i] > 0.0 else 0.0
 
 
 @njit(**JIT)

@@ -8,9 +8,10 @@ row, and the result does not depend on how rows and queries are cut up.
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from .jit import njit
 from .options import JIT
 from .rows import read_rows
 from .scores import COSINE, DOT, NARROW, NARROW_ROWS, SQUARES, WIDE, WIDE_ROWS, score_block

@@ -8,11 +8,12 @@ left to the order of equal distances is the index, which boxes bound too.
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .finish import NOTHING, STRICT, _short_squares
+from .jit import njit
 from .options import JIT
 from .topk import _lowest_bit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from helpers import digits
 
 from flash_kmeans_mlx import _files, _modelfile
-from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat, load_index
+from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat, IndexPQ, io, load_index
 
 X = digits()
 MAKE = {
@@ -94,7 +95,7 @@ def test_every_flipped_bit_is_noticed(name: str, tmp_path: Path) -> None:
         damaged = bytearray(content)
         damaged[where] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"cannot load '.*index': the sum of array '.*' is wrong; copy the file again"):
+        with pytest.raises(ValueError, match=r"cannot load '.*index': it is damaged: its sum is wrong; copy the file again"):
             load_index(path)
 
 
@@ -117,6 +118,16 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
         ({"width": 3}, {}, "damaged IndexIVFFlat .*unexpected keyword"),
         ({}, {"counts": np.zeros(7, np.int64)}, "damaged IndexIVFFlat .counts of shape .7,. do not fit 7 lists"),
         ({}, {"ids": None}, "damaged IndexIVFFlat .'ids'"),
+        ({"next_id": 1e30}, {}, "next_id=1e.30 must be an integer"),
+        ({"next_id": 10**30}, {}, r"next_id=1000000000000000000000000000000 must be <= 2\*\*63 - 1"),
+        ({"nlist": 200_000_000}, {}, "centroids of shape .7, 64. do not fit nlist=200000000, d=64"),
+        ({"d": 10**15}, {}, "centroids of shape .7, 64. do not fit nlist=7, d=1000000000000000"),
+        ({"d": 1e15}, {}, "d=1000000000000000.0 must be an integer"),
+        ({"d": -64}, {}, "d=-64 must be >= 1"),
+        ({"backend": "abacus"}, {}, "backend='abacus'"),
+        ({}, {"ids": np.arange(-1, 799)}, "ids must be distinct and >= 0"),
+        ({}, {"ids": np.arange(800) + (2**63 - 800)}, "ids must be < 2..63 - 1, got 9223372036854775807"),
+        ({}, {"counts": np.array([2**62] * 4 + [800, 0, 0])}, "a list of 4611686018427387904 vectors must have <= 800"),
         ({}, {"centroids": np.full((7, 64), np.nan, np.float32)}, "damaged IndexIVFFlat .centroids"),
     ],
 )
@@ -126,8 +137,6 @@ def test_a_state_that_does_not_fit_is_refused(
     index = filled("ivf")
     own, held = index.state()
     kept = {key: array for key, array in (held | arrays).items() if array is not None}
-    from flash_kmeans_mlx.index import io
-
     io.write(tmp_path / "index", "IndexIVFFlat", own | parameters, kept)
     with pytest.raises(ValueError, match=message):
         load_index(tmp_path / "index")
@@ -138,7 +147,8 @@ def test_a_state_that_does_not_fit_is_refused(
     [
         ({"class": "FlashKMeans"}, "it holds no index"),
         ({"class": "IndexFlat", "parameters": "{", "crc32": "{}"}, "it holds no index"),
-        ({"class": "IndexFlat", "parameters": "[]", "crc32": "{}"}, "its parameters are no object"),
+        ({"class": "IndexFlat", "parameters": "[]", "crc32": "{}"}, "it holds no index .no JSON object"),
+        ({"class": "IndexFlat", "parameters": '{"a":' * 100_000}, "it holds no index"),
         ({"class": "Path", "parameters": "{}", "crc32": "{}"}, "no class of indexes is called 'Path'"),
     ],
 )
@@ -155,8 +165,49 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"]["format_version"] = "2"
+    header["__metadata__"]["format_version"] = "3"
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
-    with pytest.raises(ValueError, match="its format_version=2 must be <= 1; upgrade flash-kmeans-mlx"):
+    with pytest.raises(ValueError, match="its format_version=3 must be <= 2; upgrade flash-kmeans-mlx"):
         load_index(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("IndexIVFFlat", {"nlist": 200_000_000}, r"nlist=200000000 must be <= 2\*\*22=4194304"),
+        ("IndexIVFFlat", {"d": 10**15}, r"d=1000000000000000 must be <= 2\*\*22"),
+        ("IndexPQ", {"d": 10**15}, r"d=1000000000000000 must be <= 2\*\*22"),
+        ("IndexPQ", {"d": 10**30}, r"must be <= 2\*\*22"),
+        ("IndexFlat", {"d": 10**30}, r"d=.* must be <= 2\*\*22"),
+        ("IndexIVFFlat", {"next_id": -1}, "next_id=-1 must be >= 0"),
+    ],
+)
+def test_sizes_of_an_index_without_arrays(name: str, parameters: dict[str, Any], message: str, tmp_path: Path) -> None:
+    own: dict[str, Any] = {
+        "IndexIVFFlat": IndexIVFFlat(8, 4).state()[0],
+        "IndexPQ": IndexPQ(8, 4).state()[0],
+        "IndexFlat": IndexFlat(8).state()[0],
+    }[name]
+    io.write(tmp_path / "index", name, own | parameters, {})
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            load_index(tmp_path / "index")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["IndexFlat", "IndexPQ"])
+def test_dimensions_that_the_arrays_do_not_have(name: str, tmp_path: Path) -> None:
+    index = IndexFlat(64) if name == "IndexFlat" else IndexPQ(64, 8, 4)
+    index.train(X)
+    index.add(X[:100])
+    own, arrays = index.state()
+    for d in (65, 10**15, 10**30):
+        io.write(tmp_path / "index", name, own | {"d": d}, arrays)
+        with pytest.raises(ValueError, match=rf"(rows|codebooks) of shape .* do not fit d={d}"):
+            load_index(tmp_path / "index")
+    io.write(tmp_path / "index", name, own | {"next_id": 2**63 - 1}, arrays)
+    assert load_index(tmp_path / "index").ntotal == 100

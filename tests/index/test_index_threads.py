@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat
-from flash_kmeans_mlx.index.lock import ReadersWriterLock
 
 BLOCK, BLOCKS = 150, 30
 
@@ -57,56 +56,6 @@ def test_searching_while_adding(backend: str, make: Any) -> None:
             future.result()
     assert index.ntotal == 3 * BLOCK
     assert set(seen) <= windows and len(set(seen)) > BLOCKS // 2
-
-
-def test_readers_share_and_a_writer_is_alone() -> None:
-    lock, inside = ReadersWriterLock(), threading.Barrier(2, timeout=10)
-    log: list[str] = []
-
-    def read() -> None:
-        with lock.reading():
-            inside.wait()  # both are in at once, or this fails
-
-    def write() -> None:
-        with lock.writing():
-            log.append("in")
-            log.append("out")
-
-    with ThreadPoolExecutor(8) as pool:
-        for future in [pool.submit(read), pool.submit(read)]:
-            future.result()
-        with lock.reading():
-            writers = [pool.submit(write) for _ in range(4)]
-            assert not log and not any(writer.done() for writer in writers)
-        for writer in writers:
-            writer.result(timeout=10)
-    assert log == ["in", "out"] * 4
-
-
-def test_a_waiting_writer_goes_before_later_readers() -> None:
-    lock, order = ReadersWriterLock(), []
-    waiting = threading.Event()
-
-    def write() -> None:
-        waiting.set()
-        with lock.writing():
-            order.append("write")
-
-    def read() -> None:
-        with lock.reading():
-            order.append("read")
-
-    with ThreadPoolExecutor(2) as pool:
-        with lock.reading():
-            writer = pool.submit(write)
-            waiting.wait(10)
-            while not lock._waiting:
-                pass
-            reader = pool.submit(read)
-            assert not reader.done()
-        writer.result(timeout=10)
-        reader.result(timeout=10)
-    assert order == ["write", "read"]
 
 
 def test_an_error_lets_the_next_one_in() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from helpers import digits
 from test_knn import truth
 
 from flash_kmeans_mlx import _files
-from flash_kmeans_mlx.index import EmbeddingStore, IndexFlat, IndexIVFFlat, store
+from flash_kmeans_mlx.index import EmbeddingStore, IndexFlat, IndexIVFFlat, IndexPQ, io, load_index, store
 
 X = digits()
 
@@ -74,6 +77,28 @@ def test_an_index_of_ones_own() -> None:
     np.testing.assert_array_equal(one.search(X[:9], 1).ids[:, 0], np.arange(9))
 
 
+def test_searches_see_embeddings_with_their_metadata() -> None:
+    one, end, wrong = EmbeddingStore("euclidean"), time.monotonic() + 1, []
+    one.add(X[:100], metadata=[0] * 100)
+
+    def search() -> None:
+        while time.monotonic() < end:
+            hits = one.search(X[:100], 2)
+            wrong.extend(note for row in hits.metadata for note in row if note is None)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    rounds = 0
+    while time.monotonic() < end:
+        rounds += 1
+        one.add(X[:50], ids=np.arange(200, 250), metadata=[rounds] * 50)
+        one.delete(np.arange(200, 250))
+    for thread in threads:
+        thread.join()
+    assert not wrong and rounds > 10
+
+
 def test_a_cap_of_memory() -> None:
     one = EmbeddingStore(max_memory_gb=1000 * (64 * 4 + 8) / 1e9)
     one.add(X[:600])
@@ -87,7 +112,7 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, path = filled(), tmp_path / "some" / "store"
     for _ in range(2):
         one.save(path)
-        assert len(list(path.iterdir())) == 3, "files of older versions are gone"
+        assert {file.name for file in path.iterdir()} == {"store.safetensors", "store.lock"}
     again = EmbeddingStore.load(path)
     assert again.metric == "cosine" and isinstance(again.index, IndexFlat)
     first, second = one.search(X[:50], 3), again.search(X[:50], 3)
@@ -98,54 +123,134 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(again.index, IndexIVFFlat), "it still grows"
 
 
-@pytest.mark.parametrize("step", range(3))
-def test_a_crash_keeps_the_previous_version(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_keeps_the_previous_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = filled()
     one.save(tmp_path)
     one.add(X[600:], metadata=["new"] * (len(X) - 600))
-    calls = []
 
     def crash(_: int) -> None:
-        calls.append(1)
-        if len(calls) > step:
-            raise OSError("no power")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(_files.os, "fsync", crash)
-        with pytest.raises(OSError, match="no power"):
+        with pytest.raises(OSError, match=r"No space left on device: .*store\.safetensors"):
             one.save(tmp_path)
     assert len(EmbeddingStore.load(tmp_path)) == 600
     one.save(tmp_path)
-    assert len(EmbeddingStore.load(tmp_path)) == len(X) and len(list(tmp_path.iterdir())) == 3
+    assert len(EmbeddingStore.load(tmp_path)) == len(X) and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "x"}, "its format is 'x', not 'flash-kmeans-mlx store'"),
-        ({"format_version": 2}, "its format_version=2 must be <= 1; upgrade flash-kmeans-mlx"),
-        ({"format_version": "1"}, "format_version='1' must be an integer"),
-        ({"crc32": 1}, "the sum of metadata-.* is wrong; copy the store again"),
         ({"grows": 1}, "grows=1 must be True or False"),
         ({"seed": -1}, "seed=-1 must be >= 0"),
-        ({"index": 3}, "cannot load"),
+        ({"max_memory_gb": "1"}, "max_memory_gb='1' must be a number"),
+        ({"class": "IndexIVFFlat"}, "'nlist'"),
+        ({"class": "EmbeddingStore"}, "no class of indexes is called 'EmbeddingStore'"),
+        ({"class": ["IndexFlat"]}, "unhashable"),
+        ({"index": {"d": 64, "metric": "cosine", "next_id": 1e30}}, "next_id=1e.30 must be an integer"),
+        ({"index": {"d": 10**15, "metric": "cosine", "next_id": 0}}, "rows of shape .600, 64. do not fit d=1000000000000000"),
+        ({"index": []}, "list indices"),
+        ({"metadata": b"[]"}, "no JSON object"),
+        ({"metadata": b'{"-1": 3}'}, "ids of metadata must be >= 0"),
+        ({"metadata": b'{"x": 3}'}, "invalid literal"),
+        ({"metadata": b'{"1": ' + b"[" * 100_000}, ""),
     ],
 )
 def test_a_damaged_store_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     filled().save(tmp_path)
-    head = json.loads((tmp_path / "store.json").read_text())
-    (tmp_path / "store.json").write_text(json.dumps(head | change))
-    with pytest.raises(ValueError, match=f"cannot load '.*': .*{message}" if change != {"index": 3} else message):
+    file = tmp_path / "store.safetensors"
+    name, head, arrays = io.read(file)
+    if "metadata" in change:
+        arrays["metadata"] = np.frombuffer(change["metadata"], np.uint8)
+    io.write(file, name, head | {key: change[key] for key in change if key != "metadata"}, arrays)
+    with pytest.raises(ValueError, match=f"cannot load '.*': .*{message}.*; save it again"):
         EmbeddingStore.load(tmp_path)
 
 
-def test_a_truncated_store_is_refused(tmp_path: Path) -> None:
+def test_a_store_that_cannot_grow_is_refused(tmp_path: Path) -> None:
+    index = IndexPQ(64, 8, 4)
+    index.train(X)
+    one = EmbeddingStore(index=index)
+    one.add(X[:50])
+    one.save(tmp_path)
+    assert isinstance(EmbeddingStore.load(tmp_path).index, IndexPQ)
+    name, head, arrays = io.read(tmp_path / "store.safetensors")
+    io.write(tmp_path / "store.safetensors", name, head | {"grows": True}, arrays)
+    with pytest.raises(ValueError, match="an IndexPQ does not grow"):
+        EmbeddingStore.load(tmp_path)
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"store\.safetensors"):
+        EmbeddingStore.load(tmp_path)
+    filled().index.save(tmp_path / "store.safetensors")  # pyright: ignore[reportOptionalMemberAccess]
+    with pytest.raises(ValueError, match=r"cannot load '.*': it holds an IndexFlat"):
+        EmbeddingStore.load(tmp_path)
     filled().save(tmp_path)
-    text = (tmp_path / "store.json").read_bytes()
-    for length in range(0, len(text), 20):
-        (tmp_path / "store.json").write_bytes(text[:length])
-        with pytest.raises(ValueError, match=r"cannot load "):
-            EmbeddingStore.load(tmp_path)
+    with pytest.raises(ValueError, match="no class of indexes is called 'EmbeddingStore'"):
+        load_index(tmp_path / "store.safetensors")
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize(
+    ("note", "error", "message"),
+    [
+        (nested(101), ValueError, "lists and dicts must be nested at most 100 deep"),
+        ({"a": ({"b": nested(98)},)}, ValueError, "nested at most 100 deep"),
+        (nested(100_000), ValueError, "nested at most 100 deep"),
+        (CIRCLE, ValueError, "Circular reference"),
+        (float("nan"), ValueError, "not JSON compliant"),
+        ([1, {"x": -np.inf}], ValueError, "not JSON compliant"),
+        ({1: "a"}, TypeError, "the key 1 of a dict must be a string"),
+        ({"a": [{None: 3}]}, TypeError, "the key None of a dict must be a string"),
+        ({(1, 2): 3}, TypeError, "keys must be str"),
+        ([-(10**5000)], ValueError, "digits"),
+        (b"bytes", TypeError, "bytes is not JSON serializable"),
+        (np.float32(1), TypeError, "float32 is not JSON serializable"),
+    ],
+    ids=range(12),
+)
+def test_metadata_that_cannot_be_saved_is_refused_at_once(note: Any, error: type[Exception], message: str) -> None:
+    one = filled()
+    with pytest.raises(error, match=f"metadata must be values that JSON can hold: .*{message}"):
+        one.add(X[:2], metadata=["fine", note])
+    assert len(one) == 600 and one.add(X[:1]).tolist() == [1100]
+
+
+@pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="this Python has no limit")
+def test_integers_that_other_processes_could_not_read(tmp_path: Path) -> None:
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        with pytest.raises(ValueError, match="an integer has more than 4300 digits"):
+            filled().add(X[:1], metadata=[-(10**4300)])
+        one = EmbeddingStore()
+        one.add(X[:1], metadata=[-(10**4299)])
+    finally:
+        sys.set_int_max_str_digits(limit)
+    one.save(tmp_path)
+    assert EmbeddingStore.load(tmp_path)._metadata == {0: -(10**4299)}
+
+
+def test_metadata_at_the_bounds_come_back(tmp_path: Path) -> None:
+    notes = [nested(100), {"a": [{"b": nested(97)}]}, 10**4299, -(10**4299), "\ud800 \0 é", 1e308, "9" * 5000, [(1, 2)], True]
+    one = EmbeddingStore()
+    one.add(X[: len(notes)], metadata=notes)
+    one.save(tmp_path)
+    found = EmbeddingStore.load(tmp_path)._metadata
+    assert [found[i] for i in range(len(notes))] == [*notes[:-2], [[1, 2]], True]
 
 
 @pytest.mark.parametrize(

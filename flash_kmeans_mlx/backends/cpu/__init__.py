@@ -33,7 +33,7 @@ def _point_arrays(problem: Problem) -> int:
     weighted = problem.weights is not None
     held = 1 + weighted + (problem.runs > 1)  # labels, weights, the best run's labels
     held += problem.metric.spherical + (weighted and problem.metric.unit_points)  # 1 / norm, times the weight
-    seeding = {"random": 4, "k-means||": 10}.get(problem.init, 5 + 2 * problem.metric.spherical)
+    seeding = {"random": 4, "k-means||": 10}.get(problem.init, 5 + 3 * problem.metric.spherical)
     return held + max(5, seeding)  # 5: costs and their order while clusters are repaired
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def _set_threads(counts: list[int]) -> None:
     release(force=True)
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _users = 0
 _before: list[int] = []
 
@@ -39,7 +40,7 @@ _before: list[int] = []
 def single_threaded() -> Iterator[None]:
     """Hold BLAS to one thread. The setting is the process's: the first to enter makes it, the last to leave undoes it."""
     global _users, _before  # noqa: PLW0603  # BLAS's setting is global too
-    entered = False
+    entered, process = False, os.getpid()
     try:
         with _lock:
             if _users == 0:
@@ -49,8 +50,21 @@ def single_threaded() -> Iterator[None]:
             entered = True
         yield
     finally:
-        if entered:
+        if entered and os.getpid() == process:
             with _lock:
                 _users -= 1
                 if _users == 0:
                     _set_threads(_before)
+
+
+def _release_in_child() -> None:
+    """Undo the setting: the threads that asked for it don't exist in a forked process."""
+    global _users  # noqa: PLW0603
+    _lock.release()
+    if _users:
+        _users = 0
+        _set_threads(_before)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_release_in_child)

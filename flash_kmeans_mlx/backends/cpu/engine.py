@@ -22,6 +22,7 @@ __all__ = ["NO_SUMS", "Engine"]
 
 NO_SUMS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_))  # for passes that only label
 
+FEW_POINTS = 64 * 64  # below which nothing is chosen: the sample would be too small
 FEW_GROUPS = 256  # centroids below which groups are not tried
 WORTH = 2_000_000_000  # products of a pass from which choosing pays for itself
 SAMPLE = 256  # points that are tried; no more than 1 in 64
@@ -59,7 +60,7 @@ class Engine:
         self.pruning: Pruning | None = None
         self.features: Features | None = None
         self._all = n * points.problem.n_clusters * d
-        self.open = mode in ("head", "groups") or (mode == "auto" and self._all >= WORTH and n >= 64 * 64)
+        self.open = mode in ("head", "groups") or (mode == "auto" and self._all >= WORTH and n >= FEW_POINTS)
         self._before = (0.0, 0)
         self._chosen = mode == "groups"  # whether there shall be features, and of what width
         self._probe: CpuPoints | None = None
@@ -104,16 +105,18 @@ class Engine:
             return Features(points, np.zeros((b, 0, d), np.float32))
         return None
 
-    def aim(self, centroids: np.ndarray, inner: np.ndarray, members: np.ndarray, passes: int) -> Pruning | None:
-        """What the next pass over `members` is to be pruned with, aimed at the centroids (inner: in the frame), or None."""
+    def aim(
+        self, centroids: np.ndarray, scored: tuple[np.ndarray, np.ndarray], members: np.ndarray, passes: int
+    ) -> Pruning | None:
+        """What the next pass over `members` is to be pruned with, aimed at the centroids (`Frame.scored`), or None."""
         points = self.points
-        if inner.shape[1] != points.problem.n_clusters:  # rounds of k-means||
+        if centroids.shape[1] != points.problem.n_clusters:  # rounds of k-means||
             return None
         if self.open and not self.pruning:
             self._begin(centroids, passes)
         if self.pruning:
             self._before = self.pruning.products(), self.pruning.crossing()
-            self.pruning.aim(inner, members)
+            self.pruning.aim(centroids, scored, members)
         return self.pruning
 
     def _begin(self, centroids: np.ndarray, passes: int) -> None:
@@ -160,8 +163,7 @@ class Engine:
         points = self.points
         b, n, _ = points.shape
         index = np.arange(0, n, max(1, n // BASIS_ROWS))
-        rows = (points.frame.rows(points.rows(m, index), m) for m in range(b))
-        return np.stack([principal_directions(points.metric.start(r).astype(np.float32), width) for r in rows])
+        return np.stack([principal_directions(points.for_bounds(m, index), width) for m in range(b)])
 
     def _choose(self, centroids: np.ndarray, passes: int) -> None:
         """Features for bounds, or none if tiles are faster."""
@@ -221,8 +223,9 @@ class Engine:
         sample = self._sample()
         few = min(RIVAL_ROWS, sample.shape[1])
         index = np.arange(0, sample.shape[1], sample.shape[1] // few)
-        x = sample.frame.rows(sample.rows(0, index), 0).astype(np.float32)
-        c, bias = (a[0] for a in sample.inner(centroids[None]))
+        x = sample.for_bounds(0, index)
+        c = centroids if sample.metric.spherical else sample.frame.inward(centroids[None])[0]
+        bias = sample.metric.bias(c)
         parts = [(a @ basis.T, np.einsum("nd,nd->n", a, a)) for a in (x, c)]
         tail = [np.sqrt(np.maximum(square - np.einsum("nq,nq->n", head, head), 0)) for head, square in parts]
         least = (x @ c.T + bias).max(1)
@@ -241,11 +244,11 @@ class Engine:
         made = perf_counter() - begin
         pruning = Pruning(sample, features, grouped=False)
         sample.reset_labels()
-        inner, _ = sample.inner(centroids)
+        scored = sample.inner(centroids)
         times = []
         for again in range(3 if passes > 1 else 1):  # the first one guesses the labels
             if again < 2:  # the second one knows what the first one met
-                pruning.aim(inner, np.zeros(1, np.int64))
+                pruning.aim(centroids, scored, np.zeros(1, np.int64))
             pruning.forget()
             begin = perf_counter()
             pruning.step_rows(0, 0, 0, NO_SUMS)

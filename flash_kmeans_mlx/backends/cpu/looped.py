@@ -35,7 +35,7 @@ class LoopedCpuPoints(CpuPoints):
 
         def run(slot: int, lo: int, hi: int, shared: tuple, team: tuple) -> None:
             self.kernels.fit_members(
-                self.store.sources, self.frame.shift, self.frame.scale, self.weights, self.metric.spherical, tol,
+                self.store.sources, self.frame.shift, self.frame.scale, self.frame.centre, self.weights, self.kind, tol,
                 self.problem.summed_shift, limits, skip_empty, self._cuts, lo, hi, centroids, self._labels, totals, outcomes,
                 shared, team, self.lanes[slot], self.scratch[slot],
             )  # fmt: skip
@@ -93,14 +93,14 @@ class LoopedCpuPoints(CpuPoints):
 
         self._run_slices(run, len(which))
 
-    def measure(self, inner: np.ndarray) -> np.ndarray:
+    def measure(self, c: np.ndarray) -> np.ndarray:
         if self._work > ALONE:
-            return super().measure(inner)
+            return super().measure(c)
         totals = np.zeros((self.shape[0], len(self.shards)))
 
         def run(slot: int, lo: int, hi: int) -> None:
             self.kernels.measure_members(
-                self.store.sources, self.weights, inner, self._labels, not self.metric.spherical, self._cuts, lo, hi, totals,
+                self.store.sources, self.cost_weights, c, self._labels, self.cost, self.norms, self._cuts, lo, hi, totals,
                 NOTHING, self.scratch[slot][0],
             )  # fmt: skip
 

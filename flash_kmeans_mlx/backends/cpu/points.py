@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import PENDING, STABLE, Points, Problem, Step, cost_of, unit_weights
+from ..base import PENDING, STABLE, Points, Problem, Step, unit_weights
 from ._kernels import kernels
 from .blas import single_threaded
 from .engine import NO_SUMS, Engine
@@ -48,6 +48,8 @@ class CpuPoints(Points):
         self.eps = np.float32(EPS * (8 + np.sqrt(d)))
         self._labels = np.empty((b, n), np.uint32)
         self.sums, self.mass, self.counts = np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
+        self._none = np.zeros((b, 0), np.float32)
+        self.kind = self.metric.spherical, self.metric.unit_points
         self._changes: tuple[np.ndarray, ...] = ()
         self.engine = Engine(self, problem.prune)
 
@@ -57,6 +59,10 @@ class CpuPoints(Points):
             if self.engine.open:  # bounds are prepared by NumPy's BLAS, whose threads would take the place of ours
                 stack.enter_context(single_threaded())
             self.inverse = self._per_row(self.kernels.inverse_norm_rows) if self.metric.spherical else None
+            if self.inverse is not None and self.frame.shifted:
+                least = np.where(self.inverse.min(1) > 0, 1 / self.inverse.max(1), 0.0)
+                self.store.use(self.frame.unshifted(self.frame.short(least)))
+                self.frame = self.store.frame
             self.weights = self._sum_weights()
             self._exit = stack.pop_all()
         return self
@@ -132,7 +138,7 @@ class CpuPoints(Points):
     def aimed(self, centroids: np.ndarray, members: np.ndarray, passes: int) -> Callable[..., int]:
         """step_rows(slot, b, s, sums) of a pass over `members`, maybe the first of several: the E-step of a shard."""
         inner, bias = self.inner(centroids)
-        pruning = self.engine.aim(centroids, inner, members, passes)
+        pruning = self.engine.aim(centroids, (inner, bias), members, passes)
         if pruning is not None:
             return pruning.step_rows
 
@@ -156,66 +162,102 @@ class CpuPoints(Points):
         return CpuPoints(problem, replace(self.plan, threads=1, shards=1, flight=1))
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
-        totals = self.measure(self.frame.inward(centroids))
-        if not self.metric.spherical:
-            return totals * self.frame.scale**2
-        if not self.metric.unit_points:
-            return -totals * self.frame.scale
-        weights = self.point_weights
-        if weights is None:
-            return self.shape[1] - totals
-        return weights.sum(axis=1, dtype=np.float64) - totals * self._weight_unit[:, 0]
+        totals = self.measure(self._measured(centroids))
+        if self.metric.unit_points:
+            return totals
+        return totals * (self.frame.scale if self.metric.spherical else self.frame.scale**2)
 
     def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
-        out = np.empty(self.shape[1], np.float32)
-        inner = self.frame.inward(centroids)
-        self.run_shards(lambda slot, _m, s: self.measure_rows(slot, b, self.shards[s], inner, out), 1)
-        return cost_of(self.metric, out, None if self.inverse is None else self.inverse[b])
+        return self._costs(centroids, b, self.cost)
 
-    def measure(self, inner: np.ndarray) -> np.ndarray:
-        """(B,) weighted sums of ||x - c||^2 or, for spherical metrics, <x, c> under the labels, in the frame."""
+    def directional_costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
+        return self._costs(centroids, b, self.kernels.DIRECTIONS)
+
+    def _costs(self, centroids: np.ndarray, b: int, cost: int) -> np.ndarray:
+        out, c = np.empty(self.shape[1], np.float32), self._measured(centroids)
+        self.run_shards(lambda slot, _m, s: self.measure_rows(slot, b, self.shards[s], c, out, cost), 1)
+        return out
+
+    @property
+    def cost(self) -> int:
+        """What the kernels measure."""
+        kernels = self.kernels
+        return kernels.DIRECTIONS if self.metric.unit_points else kernels.PRODUCTS if self.metric.spherical else kernels.SQUARES
+
+    def _measured(self, centroids: np.ndarray) -> np.ndarray:
+        """Centroids (B, K, D) float32 that costs are measured from."""
+        return np.ascontiguousarray(centroids) if self.metric.spherical else self.frame.inward(centroids)
+
+    def measure(self, c: np.ndarray) -> np.ndarray:
+        """(B,) weighted sums of the costs under the labels, in the frame."""
         totals = np.zeros((self.shape[0], len(self.shards)))
 
         def shard(slot: int, b: int, s: int) -> None:
-            totals[b, s] = self.measure_rows(slot, b, self.shards[s], inner, NOTHING)
+            totals[b, s] = self.measure_rows(slot, b, self.shards[s], c, NOTHING, self.cost)
 
         self.run_shards(shard, len(totals))
         return totals.sum(axis=1)
 
-    def measure_rows(self, slot: int, b: int, rows: tuple[int, int], inner: np.ndarray, out: np.ndarray) -> float:
+    def measure_rows(self, slot: int, b: int, rows: tuple[int, int], c: np.ndarray, out: np.ndarray, cost: int) -> float:
         """`measure` for some rows of member b; out (N,) receives the values, or (0,)."""
         return self.kernels.measure_rows(
-            self.store.source(b), self.weights[b], inner[b], self._labels[b], *rows,
-            not self.metric.spherical, out, self.scratch[slot][0],
+            self.store.source(b), self.cost_weights[b], c[b], self._labels[b], *rows, cost, self.norms[b], out,
+            self.scratch[slot][0],
         )  # fmt: skip
+
+    @property
+    def cost_weights(self) -> np.ndarray:
+        """(B, N) float32 weights of costs, or (B, 0) for all ones."""
+        return self._none if self.point_weights is None else self.point_weights
+
+    @property
+    def norms(self) -> np.ndarray:
+        """(B, N) float32 inverse norms for spherical metrics, otherwise (B, 0)."""
+        return self._none if self.inverse is None else self.inverse
 
     def squares(self) -> np.ndarray:
         """(B, N) float32: ||row||^2 in the frame."""
         return self._per_row(self.kernels.square_rows)
 
+    def from_centre(self, b: int) -> np.ndarray:
+        """(N,) float32: the squared distances of member b's unit rows from the frame's centre, 0 for zero rows."""
+        out, kernel = np.empty(self.shape[1], np.float32), self.kernels.from_centre_rows
+        centre, inverse = self.frame.centre[b], self.inverse_norms(b)
+
+        def shard(slot: int, _m: int, s: int) -> None:
+            kernel(self.store.source(b), centre, inverse, *self.shards[s], out, self.scratch[slot][0])
+
+        self.run_shards(shard, 1)
+        return out
+
     def _per_row(self, kernel: Callable) -> np.ndarray:
         out = np.empty(self.shape[:2], np.float32)
 
         def shard(slot: int, b: int, s: int) -> None:
-            kernel(self.store.source(b), *self.shards[s], out[b], self.scratch[slot][0])
+            kernel(self.store.unshifted(b), *self.shards[s], out[b], self.scratch[slot][0])
 
         self.run_shards(shard, len(out))
         return out
 
     def inner(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centroids in the frame, and their bias."""
-        centroids = np.ascontiguousarray(centroids, np.float32)
+        centroids, frame = np.ascontiguousarray(centroids, np.float32), self.frame
         inner, bias = np.empty(centroids.shape, np.float32), np.empty(centroids.shape[:2], np.float32)
-        self.kernels.to_frames(centroids, self.frame.shift, self.frame.scale, self.metric.spherical, inner, bias)
+        self.kernels.to_frames(centroids, frame.shift, frame.scale, frame.centre_for(centroids), self.kind, inner, bias)
         return inner, bias
 
     def means(self, sums: np.ndarray, mass: np.ndarray, centroids: np.ndarray, members: np.ndarray) -> np.ndarray:
-        new = centroids.copy()
+        new, frame = centroids.copy(), self.frame
         for b in np.flatnonzero(members):
             self.kernels.move_one(
-                new[b], sums[b], mass[b], self.frame.shift[b], self.frame.scale[b], self.metric.spherical, False
+                new[b], sums[b], mass[b], frame.shift[b], frame.scale[b], frame.centre[b], self.metric.spherical, False
             )
         return new
+
+    def for_bounds(self, b: int, index: np.ndarray) -> np.ndarray:
+        """Rows (n, D) float32 of member b as bounds see them: of norm 1 where centroids are, otherwise in the frame."""
+        rows = self.rows(b, index)
+        return (self.metric.start(rows) if self.metric.spherical else self.frame.rows(rows, b)).astype(np.float32)
 
     def run_shards(self, task: Callable[[int, int, int], object], n_members: int) -> None:
         """task(slot, m, s) for every m < n_members and every shard s."""
@@ -230,9 +272,9 @@ class CpuPoints(Points):
         if self.metric.unit_points and self.inverse is not None:
             if weights is None:
                 return self.inverse
-            weights, self._weight_unit = unit_weights(weights)
+            weights, _ = unit_weights(weights)
             return np.multiply(weights, self.inverse, out=weights)
-        return np.zeros((self.shape[0], 0), np.float32) if weights is None else weights
+        return self._none if weights is None else weights
 
     def _scratch(self) -> tuple[np.ndarray, ...]:
         """(tile, best, label, moved) of kernels/cpu/tile.py for one thread."""

@@ -37,7 +37,7 @@ class Features:
         self.columns = empty_lines((b, self.width, n + points.kernels.POINTS + -n % PAD + PAD))
 
         def shard(slot: int, m: int, s: int) -> None:
-            self.fill(slot, m, points.store.source(m), *points.shards[s], self.columns[m])
+            self.fill(slot, m, points.store.unshifted(m), *points.shards[s], self.columns[m])
 
         points.run_shards(shard, b)
 
@@ -106,18 +106,24 @@ class Pruning:
         self.forget()
         self.seen = np.zeros((0, 0, 0), np.float32)
 
-    def aim(self, inner: np.ndarray, members: np.ndarray) -> None:
-        """Take the centroids (B, K, D), in the frame, of the next pass over `members` (indices)."""
+    def aim(self, centroids: np.ndarray, scored: tuple[np.ndarray, np.ndarray], members: np.ndarray) -> None:
+        """Take the centroids (B, K, D) of the next pass over `members` (indices); scored: `Frame.scored` of them.
+
+        Bounds are of unit rows and unit centroids as they are, where centroids are unit vectors; of rows and centroids in the
+        frame otherwise.
+        """
+        (inner, offsets), metric = scored, self.points.metric
         k = inner.shape[1]
+        bounding = np.ascontiguousarray(centroids, np.float32) if metric.spherical else inner
         _, rivals, _, crossed = self.work.sum(0) - self._before
         self._before = self.work.sum(0)
         exact = bool(rivals > OFTEN * crossed)
         if not self.seen.size:
-            self.seen = inner.copy()
+            self.seen = bounding.copy()
             self.order: list[np.ndarray | None] = [None] * len(inner)
-        biases = self.points.metric.bias(inner)
+        biases = metric.bias(bounding)
         for b in members:
-            c, bias = inner[b], biases[b]
+            c, bias = bounding[b], biases[b]
             square = np.einsum("kd,kd->k", c, c, dtype=np.float64)
             features = self.features.of(c, square, b) if self.features else c
             order = self.order[b] = halved(features, self.group) if self.order[b] is None else self.order[b]
@@ -132,15 +138,16 @@ class Pruning:
                 order, position, self.group, rows, np.ascontiguousarray(rows.T), bias[order], self.tail, drift, group_drift,
                 self.points.eps, np.float32(square.max()), exact,
             )  # fmt: skip
-            self.tables[b] = (c, bias, table)
+            self.tables[b] = (c, (inner[b], offsets[b]), table)
 
     def step_rows(self, slot: int, b: int, s: int, sums: tuple[np.ndarray, ...]) -> int:
         """The E-step of shard s of member b, as `CpuPoints.step` has it."""
         points = self.points
-        state = (self.square[b], self.inverse[b], self.upper[b], self.lower[b])
+        store, state = points.store, (self.square[b], self.inverse[b], self.upper[b], self.lower[b])
         return points.kernels.prune_rows(
-            points.store.source(b), points.weights[b], *self.tables[b], self.columns[b], state, points.metric.spherical,
-            *points.shards[s], points.labels()[b], sums[0].size > 0, *sums, self.scratch[slot], self.work[slot],
+            (store.source(b), store.unshifted(b)), points.weights[b], *self.tables[b], self.columns[b], state,
+            points.metric.spherical, *points.shards[s], points.labels()[b], sums[0].size > 0, *sums, self.scratch[slot],
+            self.work[slot],
         )  # fmt: skip
 
     def products(self) -> float:

@@ -66,9 +66,16 @@ class _Run:
         self.points, self.b = points, b
         self.columns = features.columns[b] if features else NO_FEATURES
         if points.inverse is None:
-            self.norms = square, np.ones(1, np.float32)
+            self.norms = square, np.ones(1, np.float32), square
+            self.centre = np.zeros(d), np.zeros(d), 0.0
         else:
-            self.norms = (points.inverse[b] > 0).astype(np.float32), points.inverse[b]
+            some = (points.inverse[b] > 0).astype(np.float32)
+            self.norms = some, points.inverse[b], some
+            centre, origin = points.frame.centre[b], points.frame.origin[b]
+            if centre.any():
+                self.norms = points.from_centre(b), points.inverse[b], some
+            # Rows that are not shifted are longer than their distance: so is the rounding of their products.
+            self.centre = centre, origin, float(kernels.NOISE) if centre.any() and not origin.any() else 0.0
         weights = points.draw_weights(b)
         if points.metric.spherical and not points.metric.unit_points:
             weights = times_norms(weights, points.inverse_norms(b))
@@ -81,7 +88,7 @@ class _Run:
         )  # fmt: skip
         lanes = kernels.CANDIDATES
         self.table = (
-            empty_lines((d, lanes)), empty_lines((lanes,)), np.zeros((lanes, len(self.columns)), np.float32),
+            empty_lines((d, lanes)), empty_lines((3, lanes)), np.zeros((lanes, len(self.columns)), np.float32),
             np.zeros(lanes, np.float32), np.zeros(lanes + 1, np.int64), np.zeros(1, np.int64),
         )  # fmt: skip
         self.cuts = np.array([lo for lo, _ in points.shards] + [n])
@@ -93,7 +100,7 @@ class _Run:
     ) -> None:
         points = self.points
         points.kernels.seed_member(
-            points.store.source(self.b), self.columns, self.norms, self.potential, uniforms, first[self.b], k0, k1,
+            points.store.source(self.b), self.columns, self.norms, self.centre, self.potential, uniforms, first[self.b], k0, k1,
             chosen[self.b], self.cuts, self.state, self.table, self.shared, self.eps, team, points.seed_scratch[slot],
         )  # fmt: skip
 

@@ -44,14 +44,28 @@ class Store:
             magnitude = np.array([self._magnitude(member) for member in array])
         if check_finite:
             check_magnitude(magnitude, given_shape)
-        self.frame = frames.choose(sample, magnitude, metric)
-        self.direct = self.frame.identity & (name == "float32" and array[0].flags.c_contiguous)
-        self.sources = (array.ctypes.data, *array.strides, _KINDS[name], self.direct, self.frame.shift, 1.0 / self.frame.scale)
+        self.use(frames.choose(sample, magnitude, metric))
+
+    def use(self, frame: frames.Frame) -> None:
+        """Read rows in this frame."""
+        self.frame = frame
+        self.sources = self._sources(frame)
+        self.direct = self.sources[-3]
+        moved = frame.metric.spherical and frame.shifted
+        self._unshifted = self._sources(frame.unshifted(np.ones(len(self.x), bool))) if moved else self.sources
+
+    def _sources(self, frame: frames.Frame) -> tuple:
+        array = self.x
+        direct = frame.identity & (self.kind == "float32" and array[0].flags.c_contiguous)
+        return array.ctypes.data, *array.strides, _KINDS[self.kind], direct, frame.shift, 1.0 / frame.scale
 
     def source(self, b: int) -> tuple:
         """Member b as kernels take it."""
-        address, member_stride, row_stride, column_stride, kind, direct, shift, factor = self.sources
-        return address + b * member_stride, row_stride, column_stride, kind, direct[b], shift[b], factor[b]
+        return _member(self.sources, b)
+
+    def unshifted(self, b: int) -> tuple:
+        """Member b for what needs the directions of rows: without a shift if centroids are unit vectors."""
+        return _member(self._unshifted, b)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """Some of x's values as floats."""
@@ -73,6 +87,11 @@ class Store:
         step = max(1, _CHUNK // member.shape[1])
         chunks = (member[s : s + step] for s in range(0, len(member), step))
         return float(np.max([np.abs(self.decode(chunk)).max() for chunk in chunks]))
+
+
+def _member(sources: tuple, b: int) -> tuple:
+    address, member_stride, row_stride, column_stride, kind, direct, shift, factor = sources
+    return address + b * member_stride, row_stride, column_stride, kind, direct[b], shift[b], factor[b]
 
 
 def empty_lines(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:

@@ -14,14 +14,16 @@ from queue import SimpleQueue
 
 __all__ = ["Workers", "thread_count"]
 
+THREADS_PER_CPU = 8  # more only take memory
+
 
 def thread_count() -> int:
-    """FLASH_KMEANS_THREADS, or the CPUs this process may use."""
+    """FLASH_KMEANS_THREADS, at most THREADS_PER_CPU for each CPU, or the CPUs this process may use."""
     value = os.environ.get("FLASH_KMEANS_THREADS", "")
     if value:
-        if not value.isdecimal() or int(value) < 1:
+        if not value.isdecimal() or not value.strip("0"):
             raise ValueError(f"FLASH_KMEANS_THREADS={value!r} must be a whole number >= 1")
-        return int(value)
+        return int(min(float(value), THREADS_PER_CPU * (os.cpu_count() or 1)))
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

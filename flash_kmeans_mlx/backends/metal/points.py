@@ -76,7 +76,8 @@ class MetalPoints(PortablePoints):
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         members = limits > 0
-        limits = np.clip(limits, 0, LEFT)
+        # The M-step on the device does not centre centroids; the host's does.
+        limits = np.clip(limits, 0, 1 if self.frame.centred else LEFT)
         held = self._held._replace(tol=mx.array(tol, mx.float32))
         rules = Rules(self.metric.spherical, skip_empty, self._assigner(measure=True), self.gpu, self.problem.summed_shift)
         compiled = self.problem.compiled and not rules.strategy.waits

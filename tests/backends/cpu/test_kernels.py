@@ -215,15 +215,23 @@ def test_merge_adds_the_shards_in_order_and_clears_them() -> None:
     assert not any(a.any() for a in shards)
 
 
-@pytest.mark.parametrize("difference", [True, False], ids=["squares", "products"])
-def test_measured_values_and_their_sum(difference: bool) -> None:
-    x, c = normals(301, 17), normals(10, 17, seed=1)
+@pytest.mark.parametrize("cost", ["SQUARES", "DIRECTIONS", "PRODUCTS"])
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_measured_costs_and_their_sum(shift: float, cost: str) -> None:
+    x, c = normals(301, 17) + np.float32(shift), helpers.unit(normals(10, 17, seed=1)).astype(np.float32)
+    x[100], c[3] = 0, 0
+    inverse = np.divide(1, np.linalg.norm(x, axis=1), out=np.zeros(301, np.float32), where=x.any(1))
     labels, w = RNG(2).integers(10, size=301).astype(np.uint32), RNG(3).random(301).astype(np.float32)
-    own = c[labels].astype(np.float64)
-    exact = np.square(x - own).sum(1) if difference else (x * own).sum(1)
+    exact = {
+        "SQUARES": lambda: np.square(x - np.float32(shift) - c.astype(np.float64)[labels]).sum(1),
+        "DIRECTIONS": lambda: helpers.costs(x, c, "cosine")[np.arange(301), labels],
+        "PRODUCTS": lambda: helpers.costs(x, c, "dot")[np.arange(301), labels],
+    }[cost]()
     for weights, factor in ((w, w.astype(np.float64)), (np.zeros(0, np.float32), np.ones(301))):
         out = np.full(301, np.nan, np.float32)
-        total = K.measure_rows(source(x), weights, c, labels, 40, 300, difference, out, np.empty((64, 17), np.float32))
+        total = K.measure_rows(
+            source(x, shift), weights, c, labels, 40, 300, getattr(K, cost), inverse, out, np.empty((64, 17), np.float32)
+        )
         np.testing.assert_allclose(out[40:300], exact[40:300], rtol=0, atol=helpers.tolerance(17) * np.abs(exact).max())
         assert np.isnan(np.delete(out, slice(40, 300))).all()
         assert total == pytest.approx((factor * exact)[40:300].sum(), abs=helpers.tolerance(17) * np.abs(exact).sum())

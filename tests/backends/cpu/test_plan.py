@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import helpers
+import numpy as np
 import pytest
 
+from flash_kmeans_mlx import batch_kmeans_Euclid
 from flash_kmeans_mlx.backends.cpu.plan import Plan, plan, sizes
 
 SHAPES = ((1, 1, 1), (1, 29, 3), (3, 211, 17), (256, 500, 16), (1, 100_000, 128), (1, 273_280, 3), (32, 20_000, 64))
@@ -44,6 +47,17 @@ def test_sizes_make_sense(shape: tuple[int, int, int], k: int) -> None:
 def test_shards_begin_where_tiles_do(d: int) -> None:
     tile = cut((1, 6000, d), 50).tile
     assert sizes.SHARD_ROWS % tile == 0 and tile % sizes.TILE_ROWS == 0
+
+
+@pytest.mark.parametrize(("n", "d"), [(6000, 160), (5000, 129), (3000, 204), (2600, 260), (2100, 341)])
+def test_shards_that_keep_their_points(n: int, d: int) -> None:
+    """Several shards in one kernel, with fewer than 512 rows a tile."""
+    x, k = np.random.default_rng(1).normal(size=(n, d)).astype(np.float32), 50
+    assert cut((1, n, d), k).shards > 1 and cut((1, n, d), k).looped
+    fits = [batch_kmeans_Euclid(x, k, 8, init_centroids=x[:k], backend="cpu") for _ in range(2)]
+    helpers.assert_labels_optimal(x, fits[0].centroids, fits[0].labels, "euclidean")
+    np.testing.assert_array_equal(fits[0].labels, fits[1].labels)
+    np.testing.assert_array_equal(fits[0].centroids, fits[1].centroids)
 
 
 def bits(p: Plan) -> tuple[int, ...]:

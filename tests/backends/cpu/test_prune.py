@@ -85,6 +85,16 @@ def test_runs_members_and_reports(prune: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out
 
 
+@every_bound
+@every_metric
+@pytest.mark.parametrize(("n", "k"), [(3000, 10), (600, 40), (90, 3)])
+def test_rounds_of_seeding_have_labels_of_their_own(n: int, k: int, metric: str, prune: str) -> None:
+    """Some rounds of k-means|| have as many centres as there are clusters, and others more."""
+    x = np.random.default_rng(0).normal(size=(2, n, 16)).astype(np.float32)
+    for seed in range(3):
+        same(x, k, 6, prune, metric, init="k-means||", seed=seed)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["head", "groups"]), st.sampled_from(sorted(FITS)))
 def test_random_problems(seed: int, prune: str, metric: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -132,6 +132,27 @@ def test_an_interrupt_stops_the_others_too(workers: Workers) -> None:
     assert after < 100_000_000
     workers.close()
     assert count["helpers"] == after
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's")
+@pytest.mark.parametrize("ends", ["well", "by an interrupt"])
+def test_the_caller_may_run_where_it_might_before(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, caller = os.sched_getaffinity(0), threading.get_ident()
+    moved: list[bool] = []
+    pin = os.sched_setaffinity
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *a: (moved.append(threading.get_ident() == caller), pin(*a)))
+
+    def task(_slot: int, _i: int) -> None:
+        if ends != "well" and threading.get_ident() == caller:
+            raise KeyboardInterrupt
+
+    with closing(Workers(2)) as team:
+        for _ in range(20):
+            with suppress(KeyboardInterrupt):
+                team.run(task, 2, lambda: None)
+            assert os.sched_getaffinity(0) == before
+    assert not any(moved), "an interrupt could leave the caller on one CPU"
+    assert moved or len(before) < 2
 
 
 def test_closing_joins_and_can_be_repeated() -> None:
