@@ -44,7 +44,12 @@ def njit(*, cache: bool, **options: Any) -> Callable[[F], F]:
     return decorate
 
 
-class _InTree(caching.InTreeCacheLocator):
+_LOCATORS = caching.CacheImpl._locator_classes
+# Its name has an underscore in Numba 0.61.
+_in_tree: Any = next(kind for kind in _LOCATORS if kind.__name__.endswith("InTreeCacheLocator"))
+
+
+class _InTree(_in_tree):
     """Beside the source, though nothing can be written there: what an image of a container brings along is read."""
 
     def ensure_cache_path(self) -> None:
@@ -52,7 +57,7 @@ class _InTree(caching.InTreeCacheLocator):
 
 
 class _Kind(caching.CompileResultCacheImpl):
-    _locator_classes: ClassVar[list[Any]] = [*caching.CacheImpl._locator_classes, _InTree]
+    _locator_classes: ClassVar[list[Any]] = [*_LOCATORS, _InTree]
 
 
 class _Files(caching.IndexDataCacheFile):

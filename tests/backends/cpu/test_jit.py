@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numba.core import caching, config
+from numba.core import config
 
 import flash_kmeans_mlx as fk
 
@@ -109,15 +109,10 @@ def test_a_full_disk_is_reported_once(place: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_place_that_can_only_be_read_is_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Unwritable(caching.UserProvidedCacheLocator):
-        @classmethod
-        def from_function(cls, py_func: Any, py_file: str) -> None:
-            return None
-
     read_from_disk(kernel())
     (folder,) = {str(path.parent) for path in place.rglob("*.nbi")}
     brought = type("Brought", (jit._InTree,), {"get_cache_path": lambda _: folder})
-    monkeypatch.setattr(jit._Kind, "_locator_classes", [Unwritable, brought])
+    monkeypatch.setattr(jit._Kind, "_locator_classes", [brought])
     assert read_from_disk(kernel()) == 2
 
 
