@@ -7,15 +7,19 @@ rows that it left out score no more than `least_by_...` of the k-th distance. Bo
 
 from __future__ import annotations
 
+import os
+
+import mlx.core as mx
 import numpy as np
 
 from ..proximity import Proximity
 
-__all__ = ["EPS", "least_by_differences", "least_by_expansion", "least_by_products"]
+__all__ = ["EPS", "TINY", "WIDE", "least_by_differences", "least_by_expansion", "least_by_products", "product_rounding"]
 
 EPS = 2.0**-24  # half a unit in the last place of 1 in float32
 WIDE = 2.0**-53  # the same in float64
 TINY = 2.0**-126  # below it float32 loses bits
+TF32 = 2.0**-10  # what rounding the factors to TF32 changes in products
 
 
 def least_by_differences(
@@ -56,7 +60,6 @@ def least_by_products(
     offset: float = 0.0,
     scale: float = 1.0,
     rounded: float = 0.0,
-    eps: float = EPS,
 ) -> np.ndarray:
     """(Q,) float32: rows that score no more are farther than tau, or as far. Scores are products with rows less a shift.
 
@@ -69,22 +72,26 @@ def least_by_products(
         reach: the largest norm of the rows as they are read.
         offset: the norm of the shift as rows are read.
         scale: a product of rows as given is this many times their score.
-        rounded: relative error of a norm that computing unit rows adds.
-        eps: of the products.
+        rounded: relative error of the products beyond that of sums in float32.
     """
     with np.errstate(all="ignore"):
         exact = (1.0 - tau) if proximity.unit else (-tau - bases) / scale
-        off = ((d + 8) * eps + rounded) * norms * reach + 4 * (d + 8) * WIDE * norms * (reach + offset)
+        off = ((d + 8) * EPS + rounded) * norms * reach + 4 * (d + 8) * WIDE * norms * (reach + offset)
         return _down(exact - off - d * TINY * (1.0 + norms + reach))
 
 
 def least_by_expansion(
-    tau: np.ndarray, norms: np.ndarray, d: int, scale: float, reach: float, *, eps: float = EPS
+    tau: np.ndarray, norms: np.ndarray, d: int, scale: float, reach: float, *, rounded: float = 0.0
 ) -> np.ndarray:
-    """(Q,) float32: rows that score no more than this by ``<q, x> - ||x||^2 / 2`` are farther than tau; as above."""
+    """(Q,) float32: rows that score no more are farther than tau. Scores are ``<q, x> - ||x||^2 / 2``; arguments as above."""
     with np.errstate(all="ignore"):
-        off = (d + 12) * eps * np.square(norms + reach) + d * TINY * (1.0 + norms + reach)
+        off = ((d + 12) * EPS + rounded) * np.square(norms + reach) + d * TINY * (1.0 + norms + reach)
         return _down((np.square(norms) - tau / scale**2) / 2 - off)
+
+
+def product_rounding() -> float:
+    """The relative error that MLX's products may have beyond that of float32."""
+    return TF32 if mx.default_device().type == mx.DeviceType.gpu and os.environ.get("MLX_ENABLE_TF32") != "0" else 0.0
 
 
 def _down(least: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ class InvertedLists:
         owner: (blocks,) int32, the list.
         first, last: (nlist,) int32, its first and last block, -1 where it is empty.
         counts: (nlist,) int64, its rows; all its blocks but the last are full.
-        cache: what a backend keeps of a list, by its number, until the list changes.
+        cache: what a backend keeps of a list, by its number or ~number, until the list changes.
     """
 
     def __init__(self, nlist: int, width: int, dtype: Any) -> None:
@@ -112,6 +112,7 @@ class InvertedLists:
         self._sorted = None
         for number in lists.tolist():
             self.cache.pop(number, None)
+            self.cache.pop(~number, None)
 
     def remove(self, slots: np.ndarray) -> None:
         """Remove the rows there, distinct ones; a list's last rows move into the holes, as in faiss."""
