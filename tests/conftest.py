@@ -10,6 +10,16 @@ import mlx.core as mx
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-minutes", type=float, default=0.0, help="minutes for which each fuzz test draws random examples")
+
+
+@pytest.fixture
+def fuzz_minutes(request: pytest.FixtureRequest) -> float:
+    """Minutes for which a fuzz test draws random examples; 0 for a few, always the same."""
+    return request.config.getoption("--fuzz-minutes")
+
+
 @pytest.fixture
 def metal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Backend "metal" runs: on the GPU, or without one in the emulator; skips where there is neither.

@@ -82,8 +82,8 @@ def scan_mlx(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np
     Where rounding could hide a neighbour, because a row that was left out scores too close to the k-th, the query is
     searched again by `scan_reference`.
     """
-    width = int(min(k + 8 + k // 8, lists.counts[np.unique(probes)].max()))
-    step = max(1, PLACES // max(1, width * probes.shape[1]))
+    width = max(1, int(min(k + 8 + k // 8, lists.counts[np.unique(probes)].max())))
+    step = max(1, PLACES // (width * probes.shape[1]))
     parts = [slice(lo, lo + step) for lo in range(0, len(queries), step)]
     found = [_scan_some(lists, proximity, queries[part], probes[part], k, width) for part in parts]
     return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])

@@ -240,7 +240,7 @@ def framed(x: Any, shift: np.ndarray | None, scale: float) -> mx.array:
         y = y if shift is None else y - mx.array(shift.astype(np.float32))
         return y if scale == 1.0 else y * (1.0 / scale)
     if shift is not None or scale != 1.0:
-        x = (x - (0.0 if shift is None else shift)) / scale
+        x = np.subtract(x, 0.0 if shift is None else shift, dtype=np.float64) / scale
     return mx.array(np.ascontiguousarray(x, np.float32))
 
 
