@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def fuzz_minutes(request: pytest.FixtureRequest) -> float:
     """Minutes for which a fuzz test draws random examples; 0 for a few, always the same."""
-    return request.config.getoption("--fuzz-minutes")
+    return float(request.config.getoption("--fuzz-minutes") or 0)
 
 
 @pytest.fixture

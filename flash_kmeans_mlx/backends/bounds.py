@@ -37,10 +37,9 @@ def least_by_differences(
     """
     squared = proximity.unit or proximity.name == "euclidean"
     with np.errstate(all="ignore"):
-        if proximity.unit:
-            size = np.sqrt(2.0 * tau) + (d + 8) * WIDE
-        else:
-            size = (np.sqrt(tau) if squared else tau) / scale
+        size = (np.sqrt(tau) if squared else tau) / scale
+        if proximity.unit:  # 1 - cos is half the square of the chord
+            size = np.sqrt(2.0) * size + (d + 8) * WIDE
         off = EPS * rounded
         left = 1.0 - (4 if proximity.name == "linf" else d + 8) * EPS - off
         if left <= 0.5:

@@ -18,7 +18,7 @@ __all__ = ["PortableNeighbours", "framed", "unit"]
 
 TILE_BYTES = 64 << 20  # for scores and rows on the device
 RANKED = 1 << 16  # values of candidates' rows that are in float64 at a time
-SMALL = 2.0**-100  # rows of such magnitudes are enlarged before a device, which may take denormals for 0, divides by their norms
+SMALL = 2.0**-100  # magnitudes of rows that are enlarged before a device, to which denormals may be 0, makes them unit rows
 
 
 class PortableNeighbours(Neighbours):
@@ -78,9 +78,17 @@ class PortableNeighbours(Neighbours):
         return queries, max(1, rows)
 
     def _search(
-        self, j: int, which: np.ndarray, data: Any, seen: View, skipped: np.ndarray, known: np.ndarray, out: Found, *,
+        self,
+        j: int,
+        which: np.ndarray,
+        data: Any,
+        seen: View,
+        skipped: np.ndarray,
+        known: np.ndarray,
+        out: Found,
+        *,
         products: bool,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """Fill the results `out` of some queries of member j; returns a mask of those whose candidates may not be the best.
 
         What is farther than known (len(which),) may be left out.
@@ -157,11 +165,10 @@ class PortableNeighbours(Neighbours):
         proximity = self.request.proximity
         bases = np.zeros(len(own)) if seen.row_shift is None or not proximity.product else own @ seen.row_shift
         if proximity.unit:
-            return own.any(1) * 1.0 if products else np.full(len(own), 2.0), bases
+            return np.where(own.any(1), 1.0, 0.0) if products else np.full(len(own), 2.0), bases
         inner = own / seen.query_scale if seen.query_shift is None else (own - seen.query_shift) / seen.query_scale
-        if proximity.name in ("l1", "linf"):
-            return np.abs(inner).sum(1) if proximity.name == "l1" else np.abs(inner).max(1), bases
-        return np.sqrt(np.square(inner).sum(1)), bases
+        order = {"l1": 1, "linf": np.inf}.get(proximity.name, 2)
+        return np.asarray(np.linalg.norm(inner, order, axis=1)), bases
 
     def _read_queries(self, raw: Any, seen: View, products: bool) -> mx.array:
         """Queries (Q, D) as they are compared with rows."""

@@ -9,7 +9,7 @@ from .scores import COSINE, DOT, L1, SQUARES
 
 STRICT = {**JIT, "fastmath": False}
 SHORT = 16  # dimensions up to which squares are summed term by term, without fused operations: trees rely on it
-NEAR = 2.0**-20  # 1 - cos below which it is computed from differences, as in proximity.py; above, ties of whole numbers stay ties
+NEAR = 2.0**-20  # 1 - cos below which it is computed from differences, as in proximity.py
 SMALL, UP = 2.0**-200, 2.0**300
 NOTHING = np.int64(0x7FFFFFFFFFFFFFFF)  # the index of a place that no row fills
 

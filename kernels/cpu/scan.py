@@ -24,6 +24,24 @@ BLOCKS = POINTS // BLOCK  # that fill the registers beside ASKING queries
 ASKING = 4
 
 
+def _times(builder, some, others):
+    return [builder.fmul(a, b, flags=FUSED) for a, b in zip(some, others, strict=True)]
+
+
+def _terms(builder, op, values, factor):
+    """What a dimension adds to scores: products, or squares of differences."""
+    if op > DOT:
+        values = [builder.fsub(factor, value, flags=FUSED) for value in values]
+    return _times(builder, values, values if op > DOT else [factor] * len(values))
+
+
+def _scores(builder, op, sums, inverse):
+    """Scores from sums of terms."""
+    if op > DOT:
+        return [[builder.fneg(value) for value in row] for row in sums]
+    return [_times(builder, row, inverse) for row in sums] if op == COSINE else sums
+
+
 def _scanner(op):
     """An intrinsic that scores POINTS rows for ASKING queries.
 
@@ -43,24 +61,18 @@ def _scanner(op):
             return [builder.load(pointer(builder, at[b], 4 * place, FLOATS), align=4) for b, place in lanes]
 
         zero = FLOATS([0.0] * WIDTH)
-        inverse = rows(builder.mul(n_dims, NUMBER(4 * BLOCK))) if op in (COSINE, CHORD) else []
+        inverse = rows(builder.mul(n_dims, NUMBER(4 * BLOCK))) if op in (COSINE, CHORD) else None
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in lanes] for _ in queries]
         with cgutils.for_range(builder, n_dims) as loop:
             values = rows(builder.mul(loop.index, NUMBER(4 * BLOCK)))
             if op == CHORD:
-                values = [builder.fmul(value, one, flags=FUSED) for value, one in zip(values, inverse, strict=True)]
+                values = _times(builder, values, inverse)
             for query, totals in zip(queries, sums, strict=True):
                 factor = builder.load(pointer(builder, query, builder.mul(loop.index, NUMBER(4)), single))
                 factor = splat(builder, factor, FLOATS)
-                for value, total in zip(values, totals, strict=True):
-                    a, b = (value, factor) if op <= DOT else (builder.fsub(factor, value, flags=FUSED),) * 2
-                    product = builder.fmul(a, b, flags=FUSED)
-                    builder.store(builder.fadd(builder.load(total), product, flags=FUSED), total)
-        found = [[builder.load(total) for total in totals] for totals in sums]
-        if op > DOT:
-            found = [[builder.fneg(score) for score in row] for row in found]
-        if op == COSINE:
-            found = [[builder.fmul(score, one) for score, one in zip(row, inverse, strict=True)] for row in found]
+                for term, total in zip(_terms(builder, op, values, factor), totals, strict=True):
+                    builder.store(builder.fadd(builder.load(total), term, flags=FUSED), total)
+        found = _scores(builder, op, [[builder.load(total) for total in totals] for totals in sums], inverse)
         bits, every = [], word(0)
         for r, row in enumerate(found):
             limit = splat(builder, builder.load(pointer(builder, limits, 4 * r, single)), FLOATS)
@@ -188,9 +200,9 @@ def scan_lists(op, queries, probes, payload, ids, following, first, counts, keep
     """The best `keep` rows of the lists that each query names, as keys.
 
     IN queries (Q, D), of norm 1 for COSINE and CHORD; probes (Q, P) lists; payload (blocks, D or more, 16) and for these
-    1 / norm after a row's D values; ids (slots,); following (blocks,) the next one or -1; first, counts (lists,). INOUT keys (Q, C)
-    uint64, of which filled (Q,) are: with C = keep in order, otherwise the best nowhere in particular; least (Q,), what a
-    score must reach.
+    1 / norm after a row's D values; ids (slots,); following (blocks,) the next one or -1; first, counts (lists,). INOUT
+    keys (Q, C) uint64, of which filled (Q,) are: with C = keep in order, otherwise the best nowhere in particular; least
+    (Q,), what a score must reach.
     """
     n_dims = np.int64(queries.shape[1])
     starts, askers = _askers(probes, counts.size)

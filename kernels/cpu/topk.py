@@ -135,7 +135,7 @@ def read_queries(op, source, lo, n, tile, lanes, centre, wide):
     for s in range(0, n, tile.shape[0]):
         m = min(tile.shape[0], n - s)
         rows = read_rows(source, lo + s, m, tile)
-        if op == COSINE or op == CHORD:
+        if op in (COSINE, CHORD):
             rows = _unit_rows(source, lo + s, m, rows, centre, wide, tile)
         for i in range(m):
             row = rows[i]
@@ -187,19 +187,17 @@ def _largest_square(rows):
 def search_rows(op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, least, centre, scratch):
     """The best k of the rows lo:hi for every query, as keys: the score's bits in an order that integers have, then ~row.
 
-    IN lanes (blocks, D, WIDE) as `read_queries` leaves them, with the same centre; source of the data as in rows.py; query i
-    may not get row skip + i. INOUT keys (Q, C) uint64, of which counts (Q,) are filled: with C = k in order, otherwise the best nowhere in
-    particular; least (blocks * WIDE,), what a score must exceed to be looked at. scratch: tile (T, D), scores
-    (NARROW_ROWS, WIDE), masks, tail (NARROW_ROWS, D), wide (D,). Returns the bits of the largest magnitude among the rows and,
-    for DOT, the largest sum of squares of a row.
+    IN lanes (blocks, D, WIDE) as `read_queries` leaves them, with the same centre; source of the data as in rows.py; query
+    i may not get row skip + i. INOUT keys (Q, C) uint64, of which counts (Q,) are filled: with C = k in order, otherwise the
+    best nowhere in particular; least (blocks * WIDE,), what a score must exceed to be looked at. scratch: tile (T, D),
+    scores (NARROW_ROWS, WIDE), masks, tail (NARROW_ROWS, D), wide (D,). Returns the bits of the largest magnitude among the
+    rows and, for DOT, the largest sum of squares of a row.
     """
     tile, scores, masks, tail, wide = scratch
     start = np.zeros(NARROW_ROWS, np.float32)
     tail_start = np.zeros(NARROW_ROWS, np.float32)
     peak, square = np.int32(0), np.float32(0.0)
-    few = (
-        op <= CHORD and (n_queries - 1) % WIDE < NARROW
-    )  # in the last block: the other kernels are not worth compiling twice
+    few = op <= CHORD and (n_queries - 1) % WIDE < NARROW  # in the last block: the other kernels are not worth compiling twice
     narrow_from = lanes.shape[0] - 1 if few else lanes.shape[0]
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
@@ -207,7 +205,7 @@ def search_rows(op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, lea
         peak = max(peak, _largest_bits(rows))
         if op == DOT:
             square = max(square, _largest_square(rows))
-        if op == COSINE or op == CHORD:
+        if op in (COSINE, CHORD):
             rows = _unit_rows(source, s, n, rows, centre, wide, tile)
         for block in range(lanes.shape[0]):
             narrow = block >= narrow_from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -12,41 +13,53 @@ from helpers import to_float64
 Array = npt.NDArray[Any]
 
 METRICS = ("euclidean", "cosine", "dot", "l1", "linf")
-KINDS = (
-    "gaussian", "blobs", "offset", "far", "low rank", "grid", "binary", "heavy", "parallel", "bundles", "duplicates", "tiny",
-    "denormal", "huge", "mixed", "zeros", "spike", "beyond",
-)  # fmt: skip
 DTYPES = ("float32", "float64", "float16", "mlx-float32", "mlx-bfloat16")
 JUDGED = 40  # queries of a search
 
 
+def _blobs(x: Array, size: float, rng: np.random.Generator) -> Array:
+    centres = rng.uniform(1, 100) * rng.standard_normal((1 + int(rng.integers(6)), x.shape[1]))
+    return centres[rng.integers(len(centres), size=len(x))] + 1e-6 * size * x
+
+
+def _zeros(x: Array, size: float, rng: np.random.Generator) -> Array:
+    return np.where(rng.random((len(x), 1)) < 0.3, 0.0, x)
+
+
+def _spike(x: Array, size: float, rng: np.random.Generator) -> Array:
+    x[len(x) // 3 + 1 :: max(2, len(x) // 2)] *= 1e20
+    return x
+
+
+def _low_rank(x: Array, size: float, rng: np.random.Generator) -> Array:
+    return x[:, :2] @ rng.standard_normal((min(2, x.shape[1]), x.shape[1])) + 1e-3 * x
+
+
+# From rows (N, D) of normal numbers, a power of ten between 1e-6 and 100, and a generator.
+KINDS: dict[str, Callable[[Array, float, np.random.Generator], Array]] = {
+    "gaussian": lambda x, size, rng: x,
+    "blobs": _blobs,
+    "offset": lambda x, size, rng: 300 + x,
+    "far": lambda x, size, rng: 1e6 + x,
+    "low rank": _low_rank,
+    "grid": lambda x, size, rng: rng.integers(-3, 4, x.shape) * 1.0,
+    "binary": lambda x, size, rng: rng.integers(0, 2, x.shape) * 1.0,
+    "heavy": lambda x, size, rng: x**3 / rng.standard_normal((len(x), 1)) ** 3,
+    "parallel": lambda x, size, rng: (rng.standard_normal(x.shape[1]) + 0.01 * size * x) * rng.uniform(0.1, 10, (len(x), 1)),
+    "duplicates": lambda x, size, rng: x[rng.integers(max(1, len(x) // 20), size=len(x))],
+    "tiny": lambda x, size, rng: 1e-30 * x,
+    "denormal": lambda x, size, rng: 1e-41 * x,
+    "huge": lambda x, size, rng: 1e30 * x,
+    "mixed": lambda x, size, rng: x * 10.0 ** rng.uniform(-30, 30, (len(x), 1)),
+    "zeros": _zeros,
+    "spike": _spike,
+    "beyond": lambda x, size, rng: 1e4 + 1e-5 * size * x,
+}
+
+
 def make(kind: str, n: int, d: int, rng: np.random.Generator) -> Array:
     """(N, D) float64 rows of a kind."""
-    x = rng.standard_normal((n, d))
-    size = 10.0 ** rng.integers(-6, 3)
-    few = max(1, n // 20)
-    if kind in ("blobs", "bundles"):
-        centres = rng.standard_normal((1 + int(rng.integers(6)), d))
-        return (centres * rng.uniform(1, 100))[rng.integers(len(centres), size=n)] + 1e-6 * size * x
-    if kind in ("grid", "binary"):
-        return rng.integers(-3, 4, (n, d)) * 1.0 if kind == "grid" else rng.integers(0, 2, (n, d)) * 1.0
-    if kind == "duplicates":
-        return x[rng.integers(few, size=n)]
-    if kind == "low rank":
-        return x[:, :2] @ rng.standard_normal((min(2, d), d)) + 1e-3 * x
-    if kind == "heavy":
-        return rng.standard_cauchy((n, d)) ** 3
-    if kind == "parallel":
-        return (rng.standard_normal(d) + 1e-2 * size * x) * rng.uniform(0.1, 10, (n, 1))
-    if kind in ("offset", "far", "beyond"):
-        return {"offset": 300.0, "far": 1e6, "beyond": 1e4}[kind] + (1e-5 * size if kind == "beyond" else 1.0) * x
-    if kind == "mixed":
-        return x * 10.0 ** rng.uniform(-30, 30, (n, 1))
-    if kind == "zeros":
-        x[rng.random(n) < 0.3] = 0
-    if kind == "spike":
-        x[n // 3 + 1 :: max(2, n // 2)] *= 1e20
-    return x * {"tiny": 1e-30, "denormal": 1e-41, "huge": 1e30}.get(kind, 1.0)
+    return KINDS[kind](rng.standard_normal((n, d)), 10.0 ** rng.integers(-6, 3), rng)
 
 
 def cast(x: Array, dtype: str) -> Any:

@@ -14,7 +14,8 @@ from ...proximity import Proximity
 from ..bounds import EPS, least_by_differences, least_by_products
 from ..neighbours import Found
 from ..scan import Lists
-from .topk import ALONE, BUFFER_BYTES, scores_of
+from .cut import ALONE, BUFFER_BYTES
+from .topk import scores_of
 from .workers import Workers, thread_count
 
 __all__ = ["scan_cpu"]
@@ -42,9 +43,9 @@ def scan_cpu(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np
     while len(todo):
         keep, again = min(keep, max(1, int(rows[todo].max()))), []
         for some in np.array_split(todo, -(-len(todo) * keep // MOST_KEPT)):
-            found = _scan_some(kernels, op, lists, proximity, queries[some], probes[some], k, keep, least[some], int(rows[some].sum()))
-            distances[some], ids[some] = found[:2]
-            doubtful = (found[2] > bounds.least(op, some, distances[some, -1])) & (rows[some] > keep)
+            asked = queries[some], probes[some], k, keep, least[some], int(rows[some].sum())
+            distances[some], ids[some], lowest = _scan_some(kernels, op, lists, proximity, *asked)
+            doubtful = (lowest > bounds.least(op, some, distances[some, -1])) & (rows[some] > keep)
             if op == kernels.COSINE:
                 doubtful &= bounds.norms[some] > 0  # or all distances are 1
             elif op == kernels.SQUARES:
@@ -83,7 +84,7 @@ class _Bounds:
         return float(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64).max(initial=0.0)))
 
     def least(self, op: int, some: np.ndarray, tau: np.ndarray) -> np.ndarray:
-        """(Q,) float32: what a row must exceed as it scores by `op` to be as near as tau (Q,), for all that rounding may do."""
+        """(Q,) float32: what a row must exceed as it scores by `op` to be as near as tau, for all that rounding may do."""
         proximity, d = self._proximity, self._d
         if op == self._kernels.SQUARES:
             return least_by_differences(proximity, tau, tau, d, 1.0, rounded=False)
@@ -97,12 +98,21 @@ class _Bounds:
 
 
 def _scan_some(
-    kernels: ModuleType, op: int, lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int, keep: int,
-    start: np.ndarray, n_rows: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Distances and ids as `scan_reference` has them, of the `keep` best that score `start` (Q,) or more; the lowest score kept.
+    kernels: ModuleType,
+    op: int,
+    lists: Lists,
+    proximity: Proximity,
+    queries: np.ndarray,
+    probes: np.ndarray,
+    k: int,
+    keep: int,
+    start: np.ndarray,
+    n_rows: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Search among the `keep` best rows that score `start` (Q,) or more, of n_rows in all.
 
-    A task is some queries in all their lists or, where there are few queries, in some of them.
+    A task is some queries in all their lists or, where there are few queries, in some of them. Returns distances and ids as
+    `scan_reference` has them, and (Q,) the lowest score that was kept, -inf if all were.
     """
     (q, d), n_probes = queries.shape, probes.shape[1]
     capacity = keep if keep <= SORTED else 2 * keep
