@@ -10,6 +10,8 @@ from .metrics import unit_rows
 
 __all__ = ["PROXIMITIES", "Proximity"]
 
+NEAR = 2.0**-20  # 1 - cos below which it is computed from differences; above, ties of whole numbers stay ties
+
 
 @dataclass(frozen=True)
 class Proximity:
@@ -30,17 +32,38 @@ class Proximity:
     def distances(self, q: np.ndarray, x: np.ndarray) -> np.ndarray:
         """(..., M) float64 from queries (..., D) to rows (..., M, D) of their own, or (M, D) for all alike; both float64.
 
-        Squared Euclidean, ``1 - cos`` (1 where a row is zero), minus the dot product, l1 or linf.
+        Squared Euclidean, ``1 - cos`` (1 where a row is zero, 0 where float64 sees no angle), minus the dot product, l1 or
+        linf.
         """
+        if self.unit:
+            return _angles(q, x)
         if self.product:
-            if self.unit:
-                q, x = unit_rows(q), unit_rows(x)
-            product = np.einsum("...d,...md->...m", q, x)
-            return np.maximum(1.0 - product, 0.0) if self.unit else -product
+            return -np.einsum("...d,...md->...m", q, x)
         gap = np.abs(q[..., None, :] - x)
         if self.name == "euclidean":
             return np.square(gap).sum(-1)
         return gap.sum(-1) if self.name == "l1" else gap.max(-1)
+
+
+def _angles(q: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """``1 - cos`` as `Proximity.distances` has it: by differences of unit rows where it is small."""
+    q, x = _near_one(q), _near_one(x)
+    a, b = np.square(q).sum(-1)[..., None], np.square(x).sum(-1)
+    product = np.einsum("...d,...md->...m", q, x)
+    some = a * b > 0
+    out = np.where(some, 1.0 - product / np.sqrt(np.where(some, a * b, 1.0)), 1.0)
+    near = np.nonzero(out < NEAR)
+    if len(near[0]):
+        rounding = (x.shape[-1] + 8) * 2.0**-52
+        rows = x[near[-1]] if x.ndim == 2 else x[near]
+        square = np.square(unit_rows(q[near[:-1]]) - unit_rows(rows)).sum(-1)
+        out[near] = np.where(square > rounding**2, 0.5 * square, 0.0)
+    return out
+
+
+def _near_one(x: np.ndarray) -> np.ndarray:
+    """Rows times a power of two that brings their largest magnitudes to 1, so that their squares are numbers."""
+    return np.ldexp(x, -np.frexp(np.abs(x).max(-1, keepdims=True))[1])
 
 
 PROXIMITIES = {

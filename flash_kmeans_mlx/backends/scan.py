@@ -9,13 +9,13 @@ import numpy as np
 
 from ..metrics import unit_rows
 from ..proximity import Proximity
+from .bounds import EPS, TINY, WIDE, product_rounding
 from .neighbours import Found
 
 __all__ = ["Lists", "scan_mlx", "scan_reference"]
 
 PLACES = 1 << 22  # for candidates of the queries that are scanned for at a time
 RANKED = 1 << 20  # values of candidates' rows that are in float64 at a time
-EPS = 2.0**-24
 
 
 class Lists(Protocol):
@@ -58,7 +58,7 @@ def scan_reference(lists: Lists, proximity: Proximity, queries: np.ndarray, prob
 
 
 class _Part(NamedTuple):
-    """A list on the device: its rows, less their mean or of norm 1, and what is taken off their products with queries."""
+    """A list on the device: its rows, of norm 1 for "cosine", less their mean; what is taken off products with queries."""
 
     rows: mx.array
     bias: mx.array
@@ -70,10 +70,11 @@ def _part(lists: Lists, proximity: Proximity, number: int, d: int) -> _Part:
     """A list, kept on the device until it changes."""
     if number not in lists.cache:
         rows = lists.rows(lists.slots(number))[:, :d].astype(np.float64)
-        mean = np.zeros(d) if proximity.unit else rows.mean(0)
-        rows = unit_rows(rows) if proximity.unit else rows - mean
+        rows = unit_rows(rows) if proximity.unit else rows
+        mean = rows.mean(0)
+        rows = rows - mean
         square = np.square(rows).sum(1)
-        bias = np.zeros_like(square) if proximity.product else square / 2
+        bias = np.zeros_like(square) if proximity.similarity else square / 2
         rows, bias = mx.array(rows.astype(np.float32)), mx.array(bias.astype(np.float32))
         lists.cache[number] = _Part(rows, bias, mean, float(np.sqrt(square.max())))
     return lists.cache[number]
@@ -85,8 +86,8 @@ def scan_mlx(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np
     Where rounding could hide a neighbour, because a row that was left out scores too close to the k-th, the query is
     searched again by `scan_reference`.
     """
-    width = int(min(k + 8 + k // 8, lists.counts[np.unique(probes)].max()))
-    step = max(1, PLACES // max(1, width * probes.shape[1]))
+    width = max(1, int(min(k + 8 + k // 8, lists.counts[np.unique(probes)].max())))
+    step = max(1, PLACES // (width * probes.shape[1]))
     parts = [slice(lo, lo + step) for lo in range(0, len(queries), step)]
     found = [_scan_some(lists, proximity, queries[part], probes[part], k, width) for part in parts]
     return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
@@ -104,18 +105,20 @@ def _scan_some(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: 
         if not lists.counts[number]:
             continue
         who, part = places // probes.shape[1], _part(lists, proximity, number, d)
-        near = asking[who] if proximity.product else asking[who] - part.mean
+        near = asking[who] if proximity.similarity else asking[who] - part.mean
         norm = np.sqrt(np.square(near).sum(1))
-        base = -near @ part.mean if proximity.product else np.square(norm)
+        base = -near @ part.mean if proximity.similarity else np.square(norm)
         scores = mx.array(near.astype(np.float32)) @ part.rows.T - part.bias
         m = min(width, int(lists.counts[number]))
         index = mx.argpartition(-scores, m - 1, axis=1)[:, :m]
         scored.append((number, places, base, index, mx.take_along_axis(scores, index, axis=1)))
-        off = (d + 8) * EPS * (norm * part.reach if proximity.product else np.square(norm + part.reach))
-        np.maximum.at(error, who, off)
+        size = norm * part.reach if proximity.similarity else np.square(norm + part.reach)
+        off = ((d + 12) * EPS + product_rounding()) * size + d * TINY * (1.0 + norm + part.reach)
+        off += 4 * (d + 8) * WIDE * norm * float(np.linalg.norm(part.mean)) if proximity.similarity else 0.0
+        np.maximum.at(error, who, 2.0 * off + (d + 8) * WIDE * (norm + part.reach + WIDE) * proximity.unit)
     mx.eval([part[3:] for part in scored])
     for number, places, base, index, scores in scored:
-        own = base[:, None] - (1 if proximity.product else 2) * np.array(scores, np.float64)
+        own = base[:, None] - (1 if proximity.similarity else 2) * np.array(scores, np.float64)
         m = own.shape[1]
         value[places, :m], slots[places, :m] = own, lists.slots(number)[np.array(index)]
         if m < lists.counts[number]:
@@ -128,8 +131,8 @@ def _scan_some(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: 
         dropped = np.minimum(dropped, value[:, keep])
         value, slots = value[:, :keep], slots[:, :keep]
     distances, ids = _ranked(lists, proximity, wide, np.isfinite(value), slots, k)
-    shift = 1.0 if proximity.unit else 0.0  # cosine distances count from 1
-    doubtful = np.flatnonzero(np.isfinite(dropped) & (distances[:, -1] - shift >= dropped - error))
+    last = distances[:, -1] * (2.0 if proximity.unit else 1.0)  # squares of differences are twice 1 - cos, or less for zeros
+    doubtful = np.flatnonzero(np.isfinite(dropped) & (last >= dropped - error))
     if len(doubtful):
         distances[doubtful], ids[doubtful] = scan_reference(lists, proximity, queries[doubtful], probes[doubtful], k)
     return distances, ids

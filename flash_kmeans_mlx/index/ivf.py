@@ -241,6 +241,7 @@ class IndexIVFFlat(IVF):
             return rows
         norm = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
         inverse = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
+        inverse = np.minimum(inverse, np.finfo(np.float32).max)  # scans know that rows of such a factor are too small for it
         return np.concatenate([rows, inverse[:, None].astype(np.float32)], axis=1)
 
     def _decode(self, content: Content, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ class InvertedLists:
         owner: (blocks,) int32, the list.
         first, last: (nlist,) int32, its first and last block, -1 where it is empty.
         counts: (nlist,) int64, its rows; all its blocks but the last are full.
-        cache: what a backend keeps of a list, by its number.
+        cache: what a backend keeps of a list, by its number or ~number, until the list changes.
     """
 
     def __init__(self, nlist: int, width: int, dtype: Any) -> None:
@@ -180,6 +180,7 @@ class InvertedLists:
         self.cache = self.cache.copy()  # readers go on to fill the other one
         for number in lists.tolist() if self.cache else ():
             self.cache.pop(number, None)
+            self.cache.pop(~number, None)
 
     def removed(self, slots: np.ndarray) -> InvertedLists:
         """Return the lists without the rows there, distinct ones.

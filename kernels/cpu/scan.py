@@ -15,7 +15,7 @@ from .finish import _distance
 from .jit import njit
 from .lanes import FLOATS, FUSED, NUMBER, POINTS, VECTORS, WIDTH, lowest_bit, pointer, splat
 from .options import JIT
-from .scores import COSINE, DOT, SQUARES
+from .scores import CHORD, COSINE, DOT, SQUARES
 
 # The typing context of an intrinsic is not an argument.
 # pyright: reportCallIssue=false
@@ -23,6 +23,24 @@ from .scores import COSINE, DOT, SQUARES
 BLOCK = 16  # rows, as in index/lists.py
 BLOCKS = POINTS // BLOCK  # that fill the registers beside ASKING queries
 ASKING = 4
+
+
+def _times(builder, some, others):
+    return [builder.fmul(a, b, flags=FUSED) for a, b in zip(some, others, strict=True)]
+
+
+def _terms(builder, op, values, factor):
+    """What a dimension adds to scores: products, or squares of differences."""
+    if op > DOT:
+        values = [builder.fsub(factor, value, flags=FUSED) for value in values]
+    return _times(builder, values, values if op > DOT else [factor] * len(values))
+
+
+def _scores(builder, op, sums, inverse):
+    """Scores from sums of terms."""
+    if op > DOT:
+        return [[builder.fneg(value) for value in row] for row in sums]
+    return [_times(builder, row, inverse) for row in sums] if op == COSINE else sums
 
 
 def _scanner(op):
@@ -44,22 +62,18 @@ def _scanner(op):
             return [builder.load(pointer(builder, at[b], 4 * place, FLOATS), align=4) for b, place in lanes]
 
         zero = FLOATS([0.0] * WIDTH)
+        inverse = rows(builder.mul(n_dims, NUMBER(4 * BLOCK))) if op in (COSINE, CHORD) else None
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in lanes] for _ in queries]
         with cgutils.for_range(builder, n_dims) as loop:
             values = rows(builder.mul(loop.index, NUMBER(4 * BLOCK)))
+            if op == CHORD:
+                values = _times(builder, values, inverse)
             for query, totals in zip(queries, sums, strict=True):
                 factor = builder.load(pointer(builder, query, builder.mul(loop.index, NUMBER(4)), single))
                 factor = splat(builder, factor, FLOATS)
-                for value, total in zip(values, totals, strict=True):
-                    a, b = (value, factor) if op != SQUARES else (builder.fsub(factor, value),) * 2
-                    product = builder.fmul(a, b, flags=FUSED)
-                    builder.store(builder.fadd(builder.load(total), product, flags=FUSED), total)
-        found = [[builder.load(total) for total in totals] for totals in sums]
-        if op == SQUARES:
-            found = [[builder.fneg(score) for score in row] for row in found]
-        if op == COSINE:
-            inverse = rows(builder.mul(n_dims, NUMBER(4 * BLOCK)))
-            found = [[builder.fmul(score, one) for score, one in zip(row, inverse, strict=True)] for row in found]
+                for term, total in zip(_terms(builder, op, values, factor), totals, strict=True):
+                    builder.store(builder.fadd(builder.load(total), term, flags=FUSED), total)
+        found = _scores(builder, op, [[builder.load(total) for total in totals] for totals in sums], inverse)
         bits, every = [], word(0)
         for r, row in enumerate(found):
             limit = splat(builder, builder.load(pointer(builder, limits, 4 * r, single)), FLOATS)
@@ -83,7 +97,7 @@ def _scanner(op):
     return scanner
 
 
-_squares, _products, _cosines = _scanner(SQUARES), _scanner(DOT), _scanner(COSINE)
+_squares, _products, _cosines, _chords = (_scanner(op) for op in (SQUARES, DOT, COSINE, CHORD))
 
 
 @njit(**JIT)
@@ -186,10 +200,10 @@ def _askers(probes, n_lists):
 def scan_lists(op, queries, probes, payload, ids, following, first, counts, keep, keys, filled, least):
     """The best `keep` rows of the lists that each query names, as keys.
 
-    IN queries (Q, D), of norm 1 for COSINE; probes (Q, P) lists; payload (blocks, D or more, 16) and for COSINE 1 / norm
-    after a row's D values; ids (slots,); following (blocks,) the next one or -1; first, counts (lists,). INOUT keys (Q, C)
-    uint64, of which filled (Q,) are: with C = keep in order, otherwise the best nowhere in particular; least (Q,), what a
-    score must reach.
+    IN queries (Q, D), of norm 1 for COSINE and CHORD; probes (Q, P) lists; payload (blocks, D or more, 16) and for these
+    1 / norm after a row's D values; ids (slots,); following (blocks,) the next one or -1; first, counts (lists,). INOUT
+    keys (Q, C) uint64, of which filled (Q,) are: with C = keep in order, otherwise the best nowhere in particular; least
+    (Q,), what a score must reach.
     """
     n_dims = np.int64(queries.shape[1])
     starts, askers = _askers(probes, counts.size)
@@ -220,6 +234,8 @@ def scan_lists(op, queries, probes, payload, ids, following, first, counts, keep
                     some = _squares(who_at, at_at, n_dims, limits_at, scores_at, masks_at)
                 elif op == DOT:
                     some = _products(who_at, at_at, n_dims, limits_at, scores_at, masks_at)
+                elif op == CHORD:
+                    some = _chords(who_at, at_at, n_dims, limits_at, scores_at, masks_at)
                 else:
                     some = _cosines(who_at, at_at, n_dims, limits_at, scores_at, masks_at)
                 if some:
@@ -263,7 +279,7 @@ def finish_keys(op, queries, keys, payload, ids, distances, found):
     """
     k, n_dims = distances.shape[1], queries.shape[1]
     x, y = np.empty(n_dims), np.empty(n_dims)
-    value, own = np.empty(keys.shape[1]), np.empty(keys.shape[1], np.int64)
+    value, own = np.empty(k), np.empty(k, np.int64)
     for q in range(keys.shape[0]):
         for d in range(n_dims):
             x[d] = queries[q, d]
@@ -275,12 +291,14 @@ def finish_keys(op, queries, keys, payload, ids, distances, found):
             slot = np.int64(key & np.uint64(0xFFFFFFFF))
             for d in range(n_dims):
                 y[d] = payload[slot // BLOCK, d, slot % BLOCK]
-            v, name, i = _distance(op, x, y), ids[slot], n
+            v, name, i = _distance(op, x, y), ids[slot], min(n, k - 1)
+            if n == k and not (v < value[i] or (v == value[i] and name < own[i])):
+                continue
             while i > 0 and (v < value[i - 1] or (v == value[i - 1] and name < own[i - 1])):  # they are nearly in order
                 value[i], own[i] = value[i - 1], own[i - 1]
                 i -= 1
             value[i], own[i] = v, name
-            n += 1
+            n = min(n + 1, k)
         for i in range(k):
             distances[q, i] = value[i] if i < n else np.inf
             found[q, i] = own[i] if i < n else -1

@@ -23,9 +23,10 @@ _FEATURES = llvm.get_host_cpu_features()
 WIDTH, VECTORS = (16, 4) if _FEATURES.get("avx512f") else (8, 2) if _FEATURES.get("avx2") else (4, 4)
 WIDE_ROWS, NARROW_ROWS = (6, 8) if WIDTH == 16 else (4, 8)
 WIDE, NARROW = WIDTH * VECTORS, WIDTH  # queries of a block
-# How a row scores: its product with the query (COSINE: both of norm 1), or minus a sum of squares or magnitudes of differences,
-# or the largest of these. Differences cost as much as products where additions have units of their own, and never cancel.
-COSINE, DOT, SQUARES, L1, LINF = range(5)
+# How a row scores: its product with the query (COSINE: both of norm 1), or minus a sum of squares or magnitudes of differences
+# (CHORD: squares, both of norm 1), or the largest of these. Differences cost as much as products where additions have units
+# of their own, and never cancel.
+COSINE, DOT, SQUARES, CHORD, L1, LINF = range(6)
 
 
 _NUMBER, _FLOATS, _INTS = ir.IntType(64), ir.VectorType(ir.FloatType(), WIDTH), ir.VectorType(ir.IntType(32), WIDTH)
@@ -130,7 +131,7 @@ def score_block(op, narrow, lanes, n_dims, x, start, least, scores, masks):
         return _narrow_squares(lanes, n_dims, x, start, least, scores, masks)
     if op <= DOT:
         return _wide_product(lanes, n_dims, x, start, least, scores, masks)
-    if op == SQUARES:
+    if op <= CHORD:
         return _wide_squares(lanes, n_dims, x, start, least, scores, masks)
     if op == L1:
         return _wide_l1(lanes, n_dims, x, start, least, scores, masks)

@@ -11,10 +11,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .finish import read_wide, scale_up
 from .jit import njit
 from .options import JIT
-from .rows import read_rows
-from .scores import COSINE, DOT, NARROW, NARROW_ROWS, SQUARES, WIDE, WIDE_ROWS, score_block
+from .rows import FLOAT64, read_rows
+from .scores import CHORD, COSINE, DOT, L1, LINF, NARROW, NARROW_ROWS, WIDE, WIDE_ROWS, score_block
 
 # The typing context of an intrinsic is not an argument.
 # pyright: reportCallIssue=false
@@ -100,33 +101,64 @@ def _take(n_rows, first, masks, scores, skip, q0, k, keys, counts, least):
 
 
 @njit(**JIT)
-def _unit(row, out):
-    """out = row of norm 1; a zero row stays zero."""
+def _unit(row, centre, out):
+    """out = row of norm 1, or zeros for a zero row, less the centre."""
     square = 0.0
     for d in range(row.size):
         square += np.float64(row[d]) * np.float64(row[d])
     factor = 1.0 / np.sqrt(square) if square > 0.0 else 0.0
     for d in range(row.size):
-        out[d] = row[d] * factor
+        out[d] = row[d] * factor - centre[d]
 
 
 @njit(**JIT)
-def read_queries(op, source, lo, n, tile, lanes):
-    """lanes (blocks, D, WIDE) = queries lo:lo+n, of norm 1 for COSINE; the last block is filled up with zeros."""
+def _unit_rows(source, lo, n, rows, centre, wide, tile):
+    """tile = rows lo:lo+n of norm 1 less the centre; `rows` are the same as float32, (n, D), which may be tile's memory."""
+    for i in range(n):
+        if source[3] == FLOAT64:
+            read_wide(source, lo + i, tile, wide)
+            scale_up(wide)
+            _unit(wide, centre, tile[i])
+        else:
+            _unit(rows[i], centre, tile[i])
+    return tile[:n]
+
+
+@njit(**JIT)
+def read_queries(op, source, lo, n, tile, lanes, centre, wide):
+    """lanes (blocks, D, WIDE) = queries lo:lo+n; the last block is filled up with zeros.
+
+    For COSINE and CHORD they are of norm 1, less the centre (D,). `wide` (D,) float64 is scratch.
+    """
     for i in range(n, lanes.shape[0] * WIDE):
         for d in range(lanes.shape[1]):
             lanes[i // WIDE, d, i % WIDE] = 0.0
     for s in range(0, n, tile.shape[0]):
         m = min(tile.shape[0], n - s)
         rows = read_rows(source, lo + s, m, tile)
+        if op in (COSINE, CHORD):
+            rows = _unit_rows(source, lo + s, m, rows, centre, wide, tile)
         for i in range(m):
             row = rows[i]
-            if op == COSINE:
-                _unit(row, tile[i])
-                row = tile[i]
             block, lane = (s + i) // WIDE, (s + i) % WIDE
             for d in range(row.size):
                 lanes[block, d, lane] = row[d]
+
+
+@njit(**JIT)
+def measure_queries(op, lanes, norms):
+    """norms (Q,) float64 of the queries in lanes, in the norm of how rows score."""
+    for q in range(norms.size):
+        norms[q] = 0.0
+    for block in range(lanes.shape[0]):
+        own = norms[block * WIDE : (block + 1) * WIDE]
+        for d in range(lanes.shape[1]):
+            for lane in range(own.size):
+                value = abs(np.float64(lanes[block, d, lane]))
+                own[lane] = max(own[lane], value) if op == LINF else own[lane] + (value if op == L1 else value * value)
+    if op <= CHORD:
+        for q in range(norms.size):
+            norms[q] = np.sqrt(norms[q])
 
 
 @njit(**JIT)
@@ -141,30 +173,41 @@ def _largest_bits(rows):
 
 
 @njit(**JIT)
-def search_rows(op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, least, scratch):
+def _largest_square(rows):
+    """The largest sum of squares of a row."""
+    most = np.float32(0.0)
+    for i in range(rows.shape[0]):
+        square = np.float32(0.0)
+        for d in range(rows.shape[1]):
+            square += rows[i, d] * rows[i, d]
+        most = max(most, square)
+    return most
+
+
+@njit(**JIT)
+def search_rows(op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, least, centre, scratch):
     """The best k of the rows lo:hi for every query, as keys: the score's bits in an order that integers have, then ~row.
 
-    IN lanes (blocks, D, WIDE) as `read_queries` leaves them; source of the data as in rows.py; query i may not get row
-    skip + i. INOUT keys (Q, C) uint64, of which counts (Q,) are filled: with C = k in order, otherwise the best nowhere in
-    particular; least (blocks * WIDE,), what a score must exceed to be looked at. scratch: tile (T, D), scores
-    (NARROW_ROWS, WIDE), masks, tail (NARROW_ROWS, D). Returns the bits of the largest magnitude among the rows.
+    IN lanes (blocks, D, WIDE) as `read_queries` leaves them, with the same centre; source of the data as in rows.py; query
+    i may not get row skip + i. INOUT keys (Q, C) uint64, of which counts (Q,) are filled: with C = k in order, otherwise the
+    best nowhere in particular; least (blocks * WIDE,), what a score must exceed to be looked at. scratch: tile (T, D),
+    scores (NARROW_ROWS, WIDE), masks, tail (NARROW_ROWS, D), wide (D,). Returns the bits of the largest magnitude among the
+    rows and, for DOT, the largest sum of squares of a row.
     """
-    tile, scores, masks, tail = scratch
+    tile, scores, masks, tail, wide = scratch
     start = np.zeros(NARROW_ROWS, np.float32)
     tail_start = np.zeros(NARROW_ROWS, np.float32)
-    peak = np.int32(0)
-    few = (
-        op <= SQUARES and (n_queries - 1) % WIDE < NARROW
-    )  # in the last block: the other kernels are not worth compiling twice
+    peak, square = np.int32(0), np.float32(0.0)
+    few = op <= CHORD and (n_queries - 1) % WIDE < NARROW  # in the last block: the other kernels are not worth compiling twice
     narrow_from = lanes.shape[0] - 1 if few else lanes.shape[0]
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)
         peak = max(peak, _largest_bits(rows))
-        if op == COSINE:
-            for i in range(n):
-                _unit(rows[i], tile[i])
-            rows = tile[:n]
+        if op == DOT:
+            square = max(square, _largest_square(rows))
+        if op in (COSINE, CHORD):
+            rows = _unit_rows(source, s, n, rows, centre, wide, tile)
         for block in range(lanes.shape[0]):
             narrow = block >= narrow_from
             size = NARROW_ROWS if narrow else WIDE_ROWS
@@ -179,7 +222,7 @@ def search_rows(op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, lea
                     np.int64(scores.ctypes.data), np.int64(masks.ctypes.data),
                 ):  # fmt: skip
                     _take(size, s + r, masks, scores, skip, block * WIDE, k, keys, counts, least)
-    return peak
+    return peak, square
 
 
 @njit(**JIT)

@@ -14,7 +14,7 @@ from ...proximity import Proximity
 from ..codes import Coding
 from ..neighbours import Found
 from ..scan import Lists
-from .topk import ALONE, BUFFER_BYTES, SORTED
+from .cut import ALONE, BUFFER_BYTES, SORTED
 from .workers import Workers, thread_count
 
 __all__ = ["scan_codes_cpu"]

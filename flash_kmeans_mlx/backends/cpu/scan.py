@@ -11,15 +11,19 @@ import numpy as np
 
 from ...metrics import unit_rows
 from ...proximity import Proximity
+from ..bounds import EPS, least_by_differences, least_by_products
 from ..neighbours import Found
 from ..scan import Lists
-from .topk import ALONE, BUFFER_BYTES
+from .cut import ALONE, BUFFER_BYTES
+from .topk import scores_of
 from .workers import Workers, thread_count
 
 __all__ = ["scan_cpu"]
 
 GROUP = 1024  # queries of a task at most
 SORTED = 256  # candidates that are kept in order as they come: so that what a score must reach rises at once
+MOST_KEPT = 1 << 22  # candidates at a time
+MOST_INVERSE = 2.0**126  # 1 / norms of rows that float32 holds
 
 
 @cache
@@ -28,20 +32,97 @@ def _kernels() -> ModuleType:
 
 
 def scan_cpu(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
-    """As `scan_reference`. A task is some queries in all their lists or, where there are few queries, in some of them."""
+    """As `scan_reference`. Queries for which rounding may hide a neighbour are asked again, with more candidates."""
     kernels = _kernels()
     op = {"euclidean": kernels.SQUARES, "cosine": kernels.COSINE, "dot": kernels.DOT}[proximity.name]
-    (q, d), n_probes = queries.shape, probes.shape[1]
     rows = lists.counts[probes].sum(1)
-    keep = min(int(rows.max()), k + 2 + k // 16) or 1
+    distances, ids = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+    bounds = _Bounds(kernels, lists, proximity, queries, probes)
+    todo, keep = np.arange(len(queries)), k + 2 + k // 16
+    least = np.full(len(queries), -np.inf, np.float32)
+    while len(todo):
+        keep, again = min(keep, max(1, int(rows[todo].max()))), []
+        for some in np.array_split(todo, -(-len(todo) * keep // MOST_KEPT)):
+            asked = queries[some], probes[some], k, keep, least[some], int(rows[some].sum())
+            distances[some], ids[some], lowest = _scan_some(kernels, op, lists, proximity, *asked)
+            doubtful = (lowest > bounds.least(op, some, distances[some, -1])) & (rows[some] > keep)
+            if op == kernels.COSINE:
+                doubtful &= bounds.norms[some] > 0  # or all distances are 1
+            elif op == kernels.SQUARES:
+                doubtful &= distances[some, -1] > 0  # equal rows score 0, the first of them are kept
+            again.append(some[doubtful])
+        todo, keep = np.concatenate(again), 8 * keep
+        op = kernels.CHORD if proximity.unit else op
+        least[todo] = bounds.least(op, todo, distances[todo, -1])
+    return distances, ids
+
+
+class _Bounds:
+    """What scores must exceed, for queries (Q, D) in lists `probes` (Q, P)."""
+
+    def __init__(
+        self, kernels: ModuleType, lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray
+    ) -> None:
+        self._kernels, self._proximity, self._d = kernels, proximity, queries.shape[1]
+        if not proximity.product:
+            return
+        square = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
+        self.norms = (square > 0) * 1.0 if proximity.unit else np.sqrt(square)
+        reach = np.zeros(len(lists.counts))
+        reach[probes] = 1.0
+        for number in np.flatnonzero(reach).tolist():
+            if ~number not in lists.cache:
+                lists.cache[~number] = self._reach(lists, number)
+            reach[number] = lists.cache[~number]
+        self._reaches = reach[probes].max(1)
+
+    def _reach(self, lists: Lists, number: int) -> float:
+        """The largest norm of a list's rows; for unit rows 1, or Inf where a row is too small to be divided by its norm."""
+        rows, d = lists.rows(lists.slots(number)), self._d
+        if self._proximity.unit:
+            return np.inf if len(rows) and rows[:, d].max() > MOST_INVERSE else 1.0
+        return float(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64).max(initial=0.0)))
+
+    def least(self, op: int, some: np.ndarray, tau: np.ndarray) -> np.ndarray:
+        """(Q,) float32: what a row must exceed as it scores by `op` to be as near as tau, for all that rounding may do."""
+        proximity, d = self._proximity, self._d
+        if op == self._kernels.SQUARES:
+            return least_by_differences(proximity, tau, tau, d, 1.0, rounded=False)
+        norms, reach = self.norms[some], self._reaches[some]
+        if op == self._kernels.DOT:
+            return least_by_products(proximity, tau, norms, d, reach=reach)
+        if op == self._kernels.COSINE:
+            return least_by_products(proximity, tau, np.ones_like(norms), d, reach=reach, rounded=4 * EPS)
+        least = least_by_differences(proximity, tau, np.full_like(norms, 2.0), d, 1.0, rounded=True)
+        return np.where(np.isfinite(reach), least, np.float32(-np.inf))
+
+
+def _scan_some(
+    kernels: ModuleType,
+    op: int,
+    lists: Lists,
+    proximity: Proximity,
+    queries: np.ndarray,
+    probes: np.ndarray,
+    k: int,
+    keep: int,
+    start: np.ndarray,
+    n_rows: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Search among the `keep` best rows that score `start` (Q,) or more, of n_rows in all.
+
+    A task is some queries in all their lists or, where there are few queries, in some of them. Returns distances and ids as
+    `scan_reference` has them, and (Q,) the lowest score that was kept, -inf if all were.
+    """
+    (q, d), n_probes = queries.shape, probes.shape[1]
     capacity = keep if keep <= SORTED else 2 * keep
-    threads = 1 if int(rows.sum()) * (d + 8) < ALONE else thread_count()
+    threads = 1 if n_rows * (d + 8) < ALONE else thread_count()
     group = max(1, min(GROUP, -(-q // threads), BUFFER_BYTES // (8 * capacity)))
     shards = min(n_probes, threads) if q < threads else 1
     order = np.argsort(probes[:, 0], kind="stable")  # queries that ask for the same lists go together
     asking = unit_rows(queries).astype(np.float32) if proximity.unit else queries
     ids = lists.ids.reshape(-1)
-    distances, found = np.empty((q, k)), np.empty((q, k), np.int64)
+    distances, found, lowest = np.empty((q, k)), np.empty((q, k), np.int64), np.empty(q, np.float32)
     groups = -(-q // group)
     parts = np.zeros((groups, shards, group, keep), np.uint64)
 
@@ -49,7 +130,7 @@ def scan_cpu(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np
         g, s = divmod(i, shards)
         mine = order[g * group : (g + 1) * group]
         keys, filled = np.empty((len(mine), capacity), np.uint64), np.zeros(len(mine), np.int64)
-        least = np.full(len(mine), -np.inf, np.float32)
+        least = start[mine]
         asked, lists_of = np.ascontiguousarray(asking[mine]), probes[mine, s::shards]
         for part in (lists_of[:, :1], lists_of[:, 1:]):  # the nearest lists first: few rows of the others are then looked at
             kernels.scan_lists(
@@ -64,11 +145,13 @@ def scan_cpu(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np
         keys = parts[g, 0, : len(mine)]
         if shards > 1:
             kernels.merge_keys(np.ascontiguousarray(parts[g, :, : len(mine)]), keys, ids)
+        keys = np.sort(keys, axis=1)
         own = np.empty((len(mine), k)), np.empty((len(mine), k), np.int64)
-        kernels.finish_keys(op, np.ascontiguousarray(queries[mine]), np.sort(keys, axis=1), lists.payload, ids, *own)
-        distances[mine], found[mine] = own
+        metric = kernels.COSINE if proximity.unit else op
+        kernels.finish_keys(metric, np.ascontiguousarray(queries[mine]), keys, lists.payload, ids, *own)
+        distances[mine], found[mine], lowest[mine] = *own, scores_of(keys[:, 0])
 
     with closing(Workers(threads)) as workers:
         workers.run(search, groups * shards)
         workers.run(finish, groups)
-    return distances, found
+    return distances, found, lowest

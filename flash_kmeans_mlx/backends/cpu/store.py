@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ from ... import frame as frames
 from ...metrics import Metric
 from ...validation import check_magnitude
 
-__all__ = ["Store", "empty_lines"]
+__all__ = ["Rows", "Store", "empty_lines"]
 
 _KINDS = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}  # as in kernels/cpu/rows.py
 _CHUNK = 1 << 16  # values decoded at a time
@@ -100,3 +101,35 @@ def empty_lines(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
     buffer = np.empty(size + 16, dtype)
     skip = -buffer.ctypes.data % 64 // buffer.itemsize
     return buffer[skip : skip + size].reshape(shape)
+
+
+class Rows:
+    """A batch (B, N, D) in host memory, never copied."""
+
+    def __init__(self, x: Any) -> None:
+        name = ""
+        if isinstance(x, mx.array) and x.dtype == mx.bfloat16:
+            x, name = x.view(mx.uint16), "bfloat16"
+        array = np.asarray(x)
+        self.name = name or str(array.dtype)
+        self.x = array.view(np.uint16) if self.name == "float16" else array
+
+    def decode(self, values: np.ndarray) -> np.ndarray:
+        """Some of x's values as floats."""
+        if self.name == "float16":
+            return values.view(np.float16)
+        return (values.astype(np.uint32) << 16).view(np.float32) if self.name == "bfloat16" else values
+
+    def some(self, b: int, index: np.ndarray) -> Rows:
+        """A copy of some rows of member b."""
+        own = copy(self)
+        own.x = self.x[b : b + 1, index]
+        return own
+
+    def source(self, b: int, shift: np.ndarray | None = None, scale: float = 1.0) -> tuple:
+        """Member b as kernels take it: see kernels/cpu/rows.py."""
+        member = self.x[b]
+        plain = shift is None and scale == 1.0
+        direct = plain and self.name == "float32" and member.flags.c_contiguous
+        shift = np.zeros(member.shape[1]) if shift is None else shift
+        return (int(member.ctypes.data), *map(int, member.strides), _KINDS[self.name], bool(direct), shift, float(1.0 / scale))

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..topk import PortableNeighbours, framed, unit
+from ..topk import PortableNeighbours
 from ..view import View
 from .topk import top_of_rows, topk
 
@@ -19,18 +19,19 @@ class MetalNeighbours(PortableNeighbours):
 
     backend = "metal"
 
-    def _candidates(self, queries: mx.array, data: Any, seen: View, *, expanded: bool) -> tuple[np.ndarray, np.ndarray]:
-        if not expanded:
-            return super()._candidates(queries, data, seen, expanded=expanded)
-        rows = framed(data, seen.row_shift, seen.row_scale)
-        if self.request.proximity.unit:
-            queries, rows = unit(queries), unit(rows)
+    def _candidates(self, queries: mx.array, data: Any, seen: View, *, products: bool) -> tuple[np.ndarray, np.ndarray]:
+        if not products:
+            return super()._candidates(queries, data, seen, products=products)
+        rows = self._read_rows(data, seen, products)
         square = mx.square(rows).sum(1)
         bias = mx.zeros_like(square) if self.request.proximity.product else -0.5 * square
         index, score = topk(queries[None], rows[None], bias[None], self.keep)
         mx.eval(index, score)
-        self._reach = float(np.sqrt(np.array(square.max())))
+        self._set_reach(square.max())
         return np.array(score[0]), np.array(index[0], np.int64)
+
+    def _rounding(self) -> float:
+        return 0.0  # the kernel's products are those of float32
 
     def _top(self, scores: mx.array, k: int) -> tuple[mx.array, mx.array]:
         return top_of_rows(scores, k)

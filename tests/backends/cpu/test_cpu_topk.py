@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.backends.cpu import topk
+from flash_kmeans_mlx.backends.cpu.cut import Cut
 
 SCIPY: dict[str, Any] = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": "chebyshev"}
 
@@ -21,7 +22,7 @@ SCIPY: dict[str, Any] = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": 
 def test_the_best_are_kept(d: int, k: int, spare: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = topk.cut
 
-    def bare(*sizes: Any) -> topk.Cut:
+    def bare(*sizes: Any) -> Cut:
         return replace(original(*sizes), keep=k, capacity=k + spare)
 
     monkeypatch.setattr(topk, "cut", bare)
