@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
-from weakref import WeakSet
 
 __all__ = ["Lock"]
 
@@ -19,7 +18,7 @@ class Lock:
     def __init__(self) -> None:
         # An RLock knows who holds it from the very instruction that takes it.
         self._lock = threading.RLock()
-        _locks.add(self)
+        self._process = os.getpid()
 
     def run(self, call: Callable[[], T]) -> T:
         """Return what `call` returns, called while no other thread is in here.
@@ -27,6 +26,9 @@ class Lock:
         Raises:
             RuntimeError: this thread is in here already: a signal handler, for one.
         """
+        if self._process != os.getpid():  # forked: the threads that held the lock don't exist here
+            self._lock = threading.RLock()
+            self._process = os.getpid()
         if self._mine():
             raise RuntimeError("an index can't be changed within a change of it: wait until that has ended")
         try:
@@ -38,16 +40,3 @@ class Lock:
 
     def _mine(self) -> bool:
         return self._lock._is_owned()  # pyright: ignore[reportAttributeAccessIssue]  # used by threading.Condition too
-
-
-_locks: WeakSet[Lock] = WeakSet()
-
-
-def _free_locks() -> None:
-    """Free all locks: the threads that held them don't exist in a forked process."""
-    for lock in list(_locks):
-        lock._lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_free_locks)

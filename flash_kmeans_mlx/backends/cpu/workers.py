@@ -126,19 +126,25 @@ class Workers:
 
     def _start(self, n: int) -> None:
         while len(self._threads) < n:
-            thread = threading.Thread(target=self._serve, name="flash-kmeans")
+            thread = threading.Thread(target=_serve, args=(self._jobs,), name="flash-kmeans")
             self._threads.append(thread)  # before it starts: Ctrl-C must not make us forget it
             thread.start()
 
-    def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-
     def close(self) -> None:
         """Join the threads."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        self._jobs.put(None)
         for thread in self._threads:
             with suppress(RuntimeError):  # it never started
                 thread.join()
-        self._threads = []
+        self._threads, self._jobs = [], SimpleQueue()
+
+    def __del__(self) -> None:
+        self._jobs.put(None)  # should Ctrl-C have kept `close` from it
+
+
+def _serve(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+    """Work until there is None, which is left for the other threads."""
+    while (job := jobs.get()) is not None:
+        job()
+        del job  # or it would keep what it works on alive
+    jobs.put(None)
