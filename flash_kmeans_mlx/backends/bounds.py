@@ -23,7 +23,7 @@ TF32 = 2.0**-10  # what rounding the factors to TF32 changes in products
 
 
 def least_by_differences(
-    proximity: Proximity, tau: np.ndarray, norms: np.ndarray, d: int, scale: float, *, rounded: bool
+    proximity: Proximity, tau: np.ndarray, norms: np.ndarray | float, d: int, scale: float, *, rounded: bool
 ) -> np.ndarray:
     """(Q,) float32: rows that score no more are farther than tau. Scores are minus sums of differences, or of their squares.
 
@@ -36,22 +36,22 @@ def least_by_differences(
         rounded: reading them rounds.
     """
     squared = proximity.unit or proximity.name == "euclidean"
+    off = EPS * rounded
+    left = 1.0 - (4 if proximity.name == "linf" else d + 8) * EPS - off
+    if left <= 0.5:
+        return np.full(len(tau), -np.inf, np.float32)
     with np.errstate(all="ignore"):
-        size = (np.sqrt(tau) if squared else tau) / scale
-        if proximity.unit:  # 1 - cos is half the square of the chord
-            size = np.sqrt(2.0) * size + (d + 8) * WIDE
-        off = EPS * rounded
-        left = 1.0 - (4 if proximity.name == "linf" else d + 8) * EPS - off
-        if left <= 0.5:
-            return np.full(len(tau), -np.inf, np.float32)
-        size = (size + 2.0 * off * norms + d * TINY) / left
-        return _down(-(np.square(size) + d * TINY if squared else size))
+        size = (np.sqrt(tau) if squared else tau) * ((2.0**0.5 if proximity.unit else 1.0) / (scale * left))
+        size += (d * TINY + (d + 8) * WIDE * proximity.unit) / left  # 1 - cos is half the square of the chord
+        if rounded:
+            size += norms * (2.001 * off / left)
+        return _down(-(size * size + d * TINY) if squared else -size)
 
 
 def least_by_products(
     proximity: Proximity,
     tau: np.ndarray,
-    norms: np.ndarray,
+    norms: np.ndarray | float,
     d: int,
     *,
     bases: np.ndarray | float = 0.0,
@@ -95,4 +95,4 @@ def product_rounding() -> float:
 
 def _down(least: np.ndarray) -> np.ndarray:
     """As float32, no larger."""
-    return np.nextafter((least - np.abs(least) * EPS).astype(np.float32), np.float32(-np.inf))
+    return np.nextafter(least.astype(np.float32), np.float32(-np.inf))

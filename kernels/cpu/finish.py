@@ -97,10 +97,21 @@ def _distance(op, x, y):
 
 
 @njit(**JIT)
-def finish_rows(op, queries, lo, data, keys, distances, indices, tile):
+def put_score(key, out, q):
+    """out[q] = the score in a key as kernels make them, -inf for no key."""
+    word = np.uint32(key >> np.uint64(32))
+    word ^= np.uint32(0x80000000) if word >> np.uint32(31) else np.uint32(0xFFFFFFFF)
+    out.view(np.uint32)[q] = word
+    if key == 0:
+        out[q] = -np.inf
+
+
+@njit(**JIT)
+def finish_rows(op, queries, lo, data, keys, distances, indices, lowest, tile):
     """distances and indices (Q, k) of the candidates keys (Q, K >= k), ascending as np.sort leaves them, of queries lo and on.
 
-    IN queries, data: sources that are neither shifted nor scaled. OUT distances in float64; sorted by distance, then index.
+    IN queries, data: sources that are neither shifted nor scaled. OUT distances in float64; sorted by distance, then index;
+    lowest (Q,), the lowest score of the candidates, -inf where there is no more.
     """
     k, n_dims = distances.shape[1], tile.shape[1]
     x, y = np.empty(n_dims), np.empty(n_dims)
@@ -128,6 +139,7 @@ def finish_rows(op, queries, lo, data, keys, distances, indices, tile):
         for i in range(k):
             distances[q, i] = value[i] if i < n else np.inf
             indices[q, i] = row[i] if i < n else NOTHING
+        put_score(keys[q, 0], lowest, q)
 
 
 @njit(**JIT)

@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .finish import _distance
+from .finish import _distance, put_score
 from .jit import njit
 from .lanes import FLOATS, FUSED, NUMBER, POINTS, VECTORS, WIDTH, lowest_bit, pointer, splat
 from .options import JIT
@@ -272,10 +272,11 @@ def merge_keys(parts, out, ids):
 
 
 @njit(**JIT)
-def finish_keys(op, queries, keys, payload, ids, distances, found):
+def finish_keys(op, queries, keys, payload, ids, distances, found, lowest):
     """distances and ids `found` (Q, k) of the candidates keys (Q, K >= k), ascending as np.sort leaves them.
 
-    Distances of queries (Q, D), as given, in float64, sorted by distance, then id; inf and -1 where there is no row.
+    Distances of queries (Q, D), as given, in float64, sorted by distance, then id; inf and -1 where there is no row. OUT
+    lowest (Q,), the lowest score of the candidates, -inf where there is no more.
     """
     k, n_dims = distances.shape[1], queries.shape[1]
     x, y = np.empty(n_dims), np.empty(n_dims)
@@ -302,3 +303,4 @@ def finish_keys(op, queries, keys, payload, ids, distances, found):
         for i in range(k):
             distances[q, i] = value[i] if i < n else np.inf
             found[q, i] = own[i] if i < n else -1
+        put_score(keys[q, 0], lowest, q)

@@ -403,7 +403,7 @@ def watch_cpu(watch: Watch) -> None:
         if passes and passes[-1] is rows:
             yield "a misleading sample"
         passes.append(rows)
-        yield "chunks" if np.isfinite(known).any() else "one chunk"
+        yield "one chunk" if known is None else "chunks"
 
     def again(self: Any, b: int, which: Any, view: Any, rows: Any, *_: Any) -> Iterator[str]:
         yield "asked again in pieces" if rows.x.shape[1] > cpu_topk.PIECE_ROWS else "asked again"

@@ -15,7 +15,6 @@ from ..bounds import EPS, least_by_differences, least_by_products
 from ..neighbours import Found
 from ..scan import Lists
 from .cut import ALONE, BUFFER_BYTES
-from .topk import scores_of
 from .workers import Workers, thread_count
 
 __all__ = ["scan_cpu"]
@@ -42,15 +41,19 @@ def scan_cpu(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np
     least = np.full(len(queries), -np.inf, np.float32)
     while len(todo):
         keep, again = min(keep, max(1, int(rows[todo].max()))), []
-        for some in np.array_split(todo, -(-len(todo) * keep // MOST_KEPT)):
+        step = max(1, MOST_KEPT // keep)
+        for some in (todo[lo : lo + step] for lo in range(0, len(todo), step)):
             asked = queries[some], probes[some], k, keep, least[some], int(rows[some].sum())
             distances[some], ids[some], lowest = _scan_some(kernels, op, lists, proximity, *asked)
-            doubtful = (lowest > bounds.least(op, some, distances[some, -1])) & (rows[some] > keep)
-            if op == kernels.COSINE:
-                doubtful &= bounds.norms[some] > 0  # or all distances are 1
-            elif op == kernels.SQUARES:
-                doubtful &= distances[some, -1] > 0  # equal rows score 0, the first of them are kept
-            again.append(some[doubtful])
+            doubtful = lowest > bounds.least(op, some, distances[some, -1])
+            if doubtful.any():
+                if op == kernels.SQUARES:
+                    doubtful &= distances[some, -1] > 0  # equal rows score 0, the first of them are kept
+                elif op != kernels.CHORD:
+                    doubtful &= queries[some].any(1)  # or all products are 0
+                again.append(some[doubtful & (rows[some] > keep)])
+        if not again:
+            break
         todo, keep = np.concatenate(again), 8 * keep
         op = kernels.CHORD if proximity.unit else op
         least[todo] = bounds.least(op, todo, distances[todo, -1])
@@ -64,19 +67,18 @@ class _Bounds:
         self, kernels: ModuleType, lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray
     ) -> None:
         self._kernels, self._proximity, self._d = kernels, proximity, queries.shape[1]
-        if not proximity.product:
-            return
-        square = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
-        self.norms = (square > 0) * 1.0 if proximity.unit else np.sqrt(square)
-        reach = np.zeros(len(lists.counts))
-        reach[probes] = 1.0
-        for number in np.flatnonzero(reach).tolist():
-            if ~number not in lists.cache:
-                lists.cache[~number] = self._reach(lists, number)
-            reach[number] = lists.cache[~number]
-        self._reaches = reach[probes].max(1)
+        if proximity.similarity:
+            self._norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
+        if proximity.product:
+            probed = np.zeros(len(lists.counts), np.bool_)
+            probed[probes] = True
+            numbers = (~np.flatnonzero(probed)).tolist()
+            for number in numbers:
+                if number not in lists.cache:
+                    lists.cache[number] = self._largest(lists, ~number)
+            self._reach = max(lists.cache[number] for number in numbers)
 
-    def _reach(self, lists: Lists, number: int) -> float:
+    def _largest(self, lists: Lists, number: int) -> float:
         """The largest norm of a list's rows; for unit rows 1, or Inf where a row is too small to be divided by its norm."""
         rows, d = lists.rows(lists.slots(number)), self._d
         if self._proximity.unit:
@@ -88,13 +90,13 @@ class _Bounds:
         proximity, d = self._proximity, self._d
         if op == self._kernels.SQUARES:
             return least_by_differences(proximity, tau, tau, d, 1.0, rounded=False)
-        norms, reach = self.norms[some], self._reaches[some]
         if op == self._kernels.DOT:
-            return least_by_products(proximity, tau, norms, d, reach=reach)
+            return least_by_products(proximity, tau, self._norms[some], d, reach=self._reach)
+        if self._reach > 1.0:
+            return np.full(len(tau), -np.inf, np.float32)
         if op == self._kernels.COSINE:
-            return least_by_products(proximity, tau, np.ones_like(norms), d, reach=reach, rounded=4 * EPS)
-        least = least_by_differences(proximity, tau, np.full_like(norms, 2.0), d, 1.0, rounded=True)
-        return np.where(np.isfinite(reach), least, np.float32(-np.inf))
+            return least_by_products(proximity, tau, 1.0, d, rounded=4 * EPS)
+        return least_by_differences(proximity, tau, 2.0, d, 1.0, rounded=True)
 
 
 def _scan_some(
@@ -145,11 +147,10 @@ def _scan_some(
         keys = parts[g, 0, : len(mine)]
         if shards > 1:
             kernels.merge_keys(np.ascontiguousarray(parts[g, :, : len(mine)]), keys, ids)
-        keys = np.sort(keys, axis=1)
-        own = np.empty((len(mine), k)), np.empty((len(mine), k), np.int64)
+        own = np.empty((len(mine), k)), np.empty((len(mine), k), np.int64), np.empty(len(mine), np.float32)
         metric = kernels.COSINE if proximity.unit else op
-        kernels.finish_keys(metric, np.ascontiguousarray(queries[mine]), keys, lists.payload, ids, *own)
-        distances[mine], found[mine], lowest[mine] = *own, scores_of(keys[:, 0])
+        kernels.finish_keys(metric, np.ascontiguousarray(queries[mine]), np.sort(keys, axis=1), lists.payload, ids, *own)
+        distances[mine], found[mine], lowest[mine] = own
 
     with closing(Workers(threads)) as workers:
         workers.run(search, groups * shards)

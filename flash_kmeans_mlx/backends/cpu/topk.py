@@ -23,7 +23,7 @@ from .workers import Workers, thread_count
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["CpuNeighbours", "scores_of"]
+__all__ = ["CpuNeighbours"]
 
 PIECE_ROWS = 2048  # that are looked at before the nearest of them are taken, where candidates were not enough
 SOME = 1 << 14  # queries that are proven at a time
@@ -72,6 +72,7 @@ class CpuNeighbours(Neighbours):
         super().__init__(request)
         self.kernels = kernels()
         self.queries = Rows(request.queries)
+        self._zero = np.zeros(request.queries.shape[2])
         names = {"euclidean": "SQUARES", "cosine": "COSINE", "dot": "DOT", "l1": "L1", "linf": "LINF"}
         self.op = int(getattr(self.kernels, names[request.proximity.name]))
 
@@ -102,9 +103,9 @@ class CpuNeighbours(Neighbours):
         request.check_cap(results + sizes.threads * sizes.slot_bytes(d), "on the cpu backend")
         distances, indices = np.empty((b, q, m)), np.empty((b, q, m), np.int64)
         todo, views = list(range(b)), [self._view(j, rows, None) for j in range(b)]
-        known = np.full((b, q), np.inf) if before is None else before[0][..., -1]  # what may be farther may be left out
+        known = None if before is None else before[0][..., -1]  # what is farther may be left out
         lowest = np.empty((b, q), np.float32)
-        marks = _Marks(np.empty((b, q)), np.zeros((b, q)), lowest, np.zeros(b), np.zeros(b, np.int32))
+        marks = _Marks(np.zeros((b, q)), np.zeros((b, q)), lowest, np.zeros(b), np.zeros(b, np.int32))
         while todo:
             self._search(todo, views, rows, sizes, known, offset, (distances, indices), marks)
             again, todo = [j for j in todo if not self._inside(j, views[j], int(marks.peaks[j]))], []
@@ -115,11 +116,12 @@ class CpuNeighbours(Neighbours):
                 if wider.row_scale != views[j].row_scale:
                     views[j] = wider
                     todo.append(j)
-        for j in range(b):
-            which = self._doubtful(j, views[j], rows, distances[j], known[j], marks)
+        for j in range(b if sizes.keep < n else 0):
+            limit = None if known is None else known[j]
+            which = self._doubtful(j, views[j], rows, distances[j], limit, marks)
             if len(which):
                 room = request.room - results
-                self._look_again(j, which, views[j], rows, known[j], offset, (distances[j], indices[j]), marks, room)
+                self._look_again(j, which, views[j], rows, limit, offset, (distances[j], indices[j]), marks, room)
         return distances, indices
 
     def _by_trees(self, rows: Rows, m: int, offset: int) -> Found:
@@ -160,40 +162,43 @@ class CpuNeighbours(Neighbours):
     ) -> np.ndarray:
         """(Q,) float32: what a row must exceed as it scores by `op` to be as near as tau (Q,), for all that rounding may do."""
         k, proximity, d = self.kernels, self.request.proximity, rows.x.shape[2]
-        norms = norms * (1.0 + 2.0**-20)
         if op == k.COSINE:
-            return least_by_products(proximity, tau, norms, d)
+            return least_by_products(proximity, tau, 1.0, d)
         if op == k.DOT:
             shift = 0.0 if view.row_shift is None else float(np.linalg.norm(view.row_shift)) / view.row_scale
             reach, scale = np.sqrt(square) * (1.0 + (d + 8) * EPS), view.query_scale * view.row_scale
             return least_by_products(proximity, tau, norms, d, bases=bases, reach=reach, offset=shift, scale=scale)
-        rounded = proximity.unit or view.row_shift is not None or "float64" in (rows.name, self.queries.name)
-        return least_by_differences(proximity, tau, norms, d, view.row_scale, rounded=rounded)
+        return least_by_differences(proximity, tau, norms, d, view.row_scale, rounded=self._rounds(op, rows))
 
-    def _doubtful(self, b: int, view: View, rows: Rows, distances: np.ndarray, known: np.ndarray, marks: _Marks) -> np.ndarray:
+    def _rounds(self, op: int, rows: Rows) -> bool:
+        """Whether reading queries and rows rounds differences."""
+        return op == self.kernels.CHORD or "float64" in (rows.name, self.queries.name)
+
+    def _doubtful(
+        self, b: int, view: View, rows: Rows, distances: np.ndarray, known: np.ndarray | None, marks: _Marks
+    ) -> np.ndarray:
         """The queries of member b for which a row that was left out may be among the nearest.
 
         Those found have `distances` (Q, k); what is farther than known (Q,) does not count.
         """
         k, op, found, whole = self.kernels, self._op(view), [], None
-        for lo in range(0, len(known), SOME):
+        for lo in range(0, len(distances), SOME):
             some = slice(lo, lo + SOME)
-            tau = np.minimum(distances[some, -1], known[some])
+            tau = distances[some, -1] if known is None else np.minimum(distances[some, -1], known[some])
             norms, lowest, square = marks.norms[b, some], marks.lowest[b, some], float(marks.squares[b])
             doubtful = lowest > self._least(op, view, rows, tau, norms, marks.bases[b, some], square)
-            if op == k.COSINE:
-                doubtful &= norms > 0  # or all distances are 1
-            elif op not in (k.DOT, k.CHORD):
+            if not doubtful.any():
+                continue
+            if op in (k.COSINE, k.DOT):
+                doubtful &= self.queries.x[b, some].any(1)  # or all products are 0
+            elif op != k.CHORD:
                 doubtful &= tau > 0  # equal rows score 0, the first of them are kept
-            elif op == k.DOT:
-                for i in np.flatnonzero(doubtful & (norms == 0)):
-                    doubtful[i] = self.queries.x[b, lo + i].any()  # or all products are 0
-            if doubtful.any() and op not in (k.COSINE, k.CHORD):
+            if op not in (k.COSINE, k.CHORD):
                 whole = self._whole(b, view, rows) if whole is None else whole
                 size = norms * np.sqrt(square) if op == k.DOT else -lowest.astype(np.float64)
                 doubtful &= (size >= MOST_WHOLE) | (not whole)
             found.append(lo + np.flatnonzero(doubtful))
-        return np.concatenate(found)
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
 
     def _whole(self, b: int, view: View, rows: Rows) -> bool:
         """Whether queries and rows of member b are read as whole numbers: then small sums are exact, and ties are."""
@@ -213,7 +218,7 @@ class CpuNeighbours(Neighbours):
         views: list[View],
         rows: Rows,
         sizes: Cut,
-        known: np.ndarray,
+        known: np.ndarray | None,
         offset: int,
         out: Found,
         marks: _Marks,
@@ -233,14 +238,15 @@ class CpuNeighbours(Neighbours):
             j, g = divmod(task, groups)
             b, lo, hi = members[j], g * group, min(q, (g + 1) * group)
             view, op, (_, _, counts, least, scratch) = views[b], self._op(views[b]), slots[slot]
-            lanes, keys, norms = self._load(op, self.queries, b, lo, hi, view, slots[slot])
+            lanes, keys = self._load(op, self.queries, b, lo, hi, view, slots[slot])
             counts.fill(0)
-            if s == 0:
-                marks.norms[b, lo:hi] = norms
-                if op == k.DOT and view.row_shift is not None:
-                    k.products_with(self.queries.source(b), lo, view.row_shift, scratch[0], marks.bases[b, lo:hi])
+            norms = marks.norms[b, lo:hi]
+            if op == k.DOT or self._rounds(op, rows):
+                k.measure_queries(op, lanes, norms)
+            if op == k.DOT and view.row_shift is not None:
+                k.products_with(self.queries.source(b), lo, view.row_shift, scratch[0], marks.bases[b, lo:hi])
             least[: hi - lo] = -np.inf
-            if op != k.DOT and np.isfinite(known[b, lo:hi]).any():
+            if known is not None and op != k.DOT:
                 least[: hi - lo] = self._least(op, view, rows, known[b, lo:hi], norms, norms, 0.0)
             skip = lo - offset if self.request.exclude_self else NO_ROW
             span = bounds[s], bounds[s + 1], skip, sizes.keep
@@ -254,8 +260,8 @@ class CpuNeighbours(Neighbours):
 
         def finish(b: int, lo: int, hi: int, found: np.ndarray, tile: np.ndarray) -> None:
             best = np.ascontiguousarray(np.sort(found, axis=1)[:, -sizes.keep :])
-            k.finish_rows(self.op, self.queries.source(b), lo, rows.source(b), best, out[0][b, lo:hi], out[1][b, lo:hi], tile)
-            marks.lowest[b, lo:hi] = scores_of(best[:, 0]) if sizes.keep < n else -np.inf
+            own = out[0][b, lo:hi], out[1][b, lo:hi], marks.lowest[b, lo:hi]
+            k.finish_rows(self.op, self.queries.source(b), lo, rows.source(b), best, *own, tile)
 
         def gather(slot: int, task: int) -> None:
             j, g = divmod(task, groups)
@@ -274,7 +280,7 @@ class CpuNeighbours(Neighbours):
         which: np.ndarray,
         view: View,
         rows: Rows,
-        known: np.ndarray,
+        known: np.ndarray | None,
         offset: int,
         out: Found,
         marks: _Marks,
@@ -302,9 +308,10 @@ class CpuNeighbours(Neighbours):
         def search(slot: int, g: int) -> None:
             mine, (_, _, counts, least, scratch) = which[g * group : (g + 1) * group], slots[slot]
             queries = self.queries.some(b, mine)
-            lanes, keys, norms = self._load(op, queries, 0, 0, len(mine), view, slots[slot])
-            bases, square = marks.bases[b, mine], float(marks.squares[b])
-            own, nearest, limit = out[0][mine], out[1][mine], known[mine]
+            lanes, keys = self._load(op, queries, 0, 0, len(mine), view, slots[slot])
+            norms, bases, square = np.empty(len(mine)), marks.bases[b, mine], float(marks.squares[b])
+            k.measure_queries(op, lanes, norms)
+            own, nearest, limit = out[0][mine], out[1][mine], np.inf if known is None else known[mine]
             for lo in range(0, n, piece):
                 tau = np.minimum(own[:, -1], limit)
                 least[: len(mine)] = self._least(op, view, rows, tau, norms, bases, square)
@@ -318,17 +325,14 @@ class CpuNeighbours(Neighbours):
         self.workers.n = threads
         self.workers.run(search, -(-len(which) // group))
 
-    def _load(
-        self, op: int, queries: Rows, b: int, lo: int, hi: int, view: View, slot: tuple
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Read queries lo:hi of member b: returns their lanes, places for their keys, and their norms."""
+    def _load(self, op: int, queries: Rows, b: int, lo: int, hi: int, view: View, slot: tuple) -> tuple[np.ndarray, np.ndarray]:
+        """Read queries lo:hi of member b: returns their lanes, and places for their keys."""
         k, (lanes, keys, _, least, scratch) = self.kernels, slot
-        lanes, norms = lanes[: -(-(hi - lo) // k.WIDE)], np.empty(hi - lo)
+        lanes = lanes[: -(-(hi - lo) // k.WIDE)]
         source = queries.source(b, view.query_shift, view.query_scale)
         k.read_queries(op, source, lo, hi - lo, scratch[0], lanes, self._centre(op, view), scratch[4])
-        k.measure_queries(op, lanes, norms)
         least.fill(np.inf)
-        return lanes, keys[: hi - lo], norms
+        return lanes, keys[: hi - lo]
 
     def _pass(
         self, op: int, b: int, view: View, rows: Rows, slot: tuple, lo: int, hi: int, skip: int, keep: int
@@ -341,7 +345,7 @@ class CpuNeighbours(Neighbours):
 
     def _centre(self, op: int, view: View) -> np.ndarray:
         """What is taken off unit rows."""
-        return view.centre if op == self.kernels.CHORD else np.zeros_like(view.centre)
+        return view.centre if op == self.kernels.CHORD else self._zero
 
     def _slot(self, group: int, capacity: int, tile: int, d: int) -> tuple:
         """What a thread works in: lanes, keys, counts, least and the kernel's own scratch."""
@@ -354,10 +358,3 @@ class CpuNeighbours(Neighbours):
         keys = np.empty((group, capacity), np.uint64)
         lanes, least = empty_lines((blocks, d, k.WIDE)), empty_lines((blocks * k.WIDE,))
         return lanes, keys, np.zeros(group, np.int64), least, scratch
-
-
-def scores_of(keys: np.ndarray) -> np.ndarray:
-    """float32: the scores in keys as kernels make them, -inf for no key."""
-    word = (keys >> np.uint64(32)).astype(np.uint32)
-    score = np.where(word >> 31, word ^ np.uint32(0x80000000), ~word).view(np.float32)
-    return np.where(keys > 0, score, np.float32(-np.inf))
