@@ -451,16 +451,16 @@ def watch_scans(watch: Watch) -> None:
     def some(
         _: Any, op: int, lists: Any, proximity: Any, queries: Any, probes: Any, k: int, keep: int, *rest: Any
     ) -> Iterator[str]:
-        threads = 1 if rest[1] * (queries.shape[1] + 8) < ALONE else cpu_scan.thread_count()
+        threads = 1 if int(rest[0].sum()) * (queries.shape[1] + 8) < ALONE else cpu_scan.thread_count()
         yield ops[op]
         yield "candidates in order" if keep <= cpu_scan.SORTED else "candidates selected"
         yield "one thread" if threads == 1 else "threads"
         if threads > 1:
             yield "shards" if len(queries) < threads and probes.shape[1] > 1 else "groups"
-        if np.isfinite(rest[0]).any():
+        if rest[1] is not None:
             yield "asked again"
 
-    watch.before(cpu_scan, "_scan_some", some)
+    watch.before(cpu_scan, "_scan", some)
     scan = importlib.import_module("flash_kmeans_mlx.backends.scan")  # the package has a function of that name
     watch.before(scan, "_scan_some", lambda *_: rounds.append(0) or ["MLX"])
     watch.before(scan, "scan_reference", lambda *_: ["MLX, asked again"] if rounds else [])

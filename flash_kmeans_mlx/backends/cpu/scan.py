@@ -34,29 +34,20 @@ def scan_cpu(lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np
     """As `scan_reference`. Queries for which rounding may hide a neighbour are asked again, with more candidates."""
     kernels = _kernels()
     op = {"euclidean": kernels.SQUARES, "cosine": kernels.COSINE, "dot": kernels.DOT}[proximity.name]
-    rows = lists.counts[probes].sum(1)
-    distances, ids = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
-    bounds = _Bounds(kernels, lists, proximity, queries, probes)
-    todo, keep = np.arange(len(queries)), k + 2 + k // 16
-    least = np.full(len(queries), -np.inf, np.float32)
-    while len(todo):
-        keep, again = min(keep, max(1, int(rows[todo].max()))), []
-        step = max(1, MOST_KEPT // keep)
-        for some in (todo[lo : lo + step] for lo in range(0, len(todo), step)):
-            asked = queries[some], probes[some], k, keep, least[some], int(rows[some].sum())
-            distances[some], ids[some], lowest = _scan_some(kernels, op, lists, proximity, *asked)
-            doubtful = lowest > bounds.least(op, some, distances[some, -1])
-            if doubtful.any():
-                if op == kernels.SQUARES:
-                    doubtful &= distances[some, -1] > 0  # equal rows score 0, the first of them are kept
-                elif op != kernels.CHORD:
-                    doubtful &= queries[some].any(1)  # or all products are 0
-                again.append(some[doubtful & (rows[some] > keep)])
-        if not again:
-            break
-        todo, keep = np.concatenate(again), 8 * keep
+    rows, bounds = lists.counts[probes].sum(1), _Bounds(kernels, lists, proximity, queries, probes)
+    keep = min(int(rows.max()), k + 2 + k // 16) or 1
+    distances, ids, lowest = _scan(kernels, op, lists, proximity, queries, probes, k, keep, rows, None)
+    todo = np.flatnonzero(lowest > bounds.least(op, distances[:, -1]))
+    if len(todo):
+        # Equal rows score 0, and the first of them are kept; of a query of zeros, all products are 0.
+        todo = todo[distances[todo, -1] > 0 if op == kernels.SQUARES else queries[todo].any(1)]
         op = kernels.CHORD if proximity.unit else op
-        least[todo] = bounds.least(op, todo, distances[todo, -1])
+    while len(todo := todo[rows[todo] > keep]):
+        keep, least = min(8 * keep, int(rows[todo].max())), bounds.least(op, distances[:, -1])
+        for some in np.array_split(todo, -(-len(todo) * keep // MOST_KEPT)):
+            asked = queries[some], probes[some], k, keep, rows[some], least[some]
+            distances[some], ids[some], lowest[some] = _scan(kernels, op, lists, proximity, *asked)
+        todo = todo[lowest[todo] > bounds.least(op, distances[:, -1])[todo]]
     return distances, ids
 
 
@@ -85,13 +76,13 @@ class _Bounds:
             return np.inf if len(rows) and rows[:, d].max() > MOST_INVERSE else 1.0
         return float(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64).max(initial=0.0)))
 
-    def least(self, op: int, some: np.ndarray, tau: np.ndarray) -> np.ndarray:
+    def least(self, op: int, tau: np.ndarray) -> np.ndarray:
         """(Q,) float32: what a row must exceed as it scores by `op` to be as near as tau, for all that rounding may do."""
         proximity, d = self._proximity, self._d
         if op == self._kernels.SQUARES:
             return least_by_differences(proximity, tau, tau, d, 1.0, rounded=False)
         if op == self._kernels.DOT:
-            return least_by_products(proximity, tau, self._norms[some], d, reach=self._reach)
+            return least_by_products(proximity, tau, self._norms, d, reach=self._reach)
         if self._reach > 1.0:
             return np.full(len(tau), -np.inf, np.float32)
         if op == self._kernels.COSINE:
@@ -99,7 +90,7 @@ class _Bounds:
         return least_by_differences(proximity, tau, 2.0, d, 1.0, rounded=True)
 
 
-def _scan_some(
+def _scan(
     kernels: ModuleType,
     op: int,
     lists: Lists,
@@ -108,17 +99,17 @@ def _scan_some(
     probes: np.ndarray,
     k: int,
     keep: int,
-    start: np.ndarray,
-    n_rows: int,
+    rows: np.ndarray,
+    start: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Search among the `keep` best rows that score `start` (Q,) or more, of n_rows in all.
+    """Search among the `keep` best rows that score `start` (Q,) or more, if that is given, of `rows` (Q,).
 
     A task is some queries in all their lists or, where there are few queries, in some of them. Returns distances and ids as
     `scan_reference` has them, and (Q,) the lowest score that was kept, -inf if all were.
     """
     (q, d), n_probes = queries.shape, probes.shape[1]
     capacity = keep if keep <= SORTED else 2 * keep
-    threads = 1 if n_rows * (d + 8) < ALONE else thread_count()
+    threads = 1 if int(rows.sum()) * (d + 8) < ALONE else thread_count()
     group = max(1, min(GROUP, -(-q // threads), BUFFER_BYTES // (8 * capacity)))
     shards = min(n_probes, threads) if q < threads else 1
     order = np.argsort(probes[:, 0], kind="stable")  # queries that ask for the same lists go together
@@ -132,7 +123,7 @@ def _scan_some(
         g, s = divmod(i, shards)
         mine = order[g * group : (g + 1) * group]
         keys, filled = np.empty((len(mine), capacity), np.uint64), np.zeros(len(mine), np.int64)
-        least = start[mine]
+        least = np.full(len(mine), -np.inf, np.float32) if start is None else start[mine]
         asked, lists_of = np.ascontiguousarray(asking[mine]), probes[mine, s::shards]
         for part in (lists_of[:, :1], lists_of[:, 1:]):  # the nearest lists first: few rows of the others are then looked at
             kernels.scan_lists(

@@ -102,7 +102,9 @@ class CpuNeighbours(Neighbours):
         self.workers.n = sizes.threads
         request.check_cap(results + sizes.threads * sizes.slot_bytes(d), "on the cpu backend")
         distances, indices = np.empty((b, q, m)), np.empty((b, q, m), np.int64)
-        todo, views = list(range(b)), [self._view(j, rows, None) for j in range(b)]
+        todo, views = list(range(b)), [View(None, 1.0, None, 1.0, self._zero)] * b
+        if not request.proximity.unit or b * q * n * (d + 8) >= ALONE:  # or no view is worth a look at the rows
+            views = [self._view(j, rows, None) for j in range(b)]
         known = None if before is None else before[0][..., -1]  # what is farther may be left out
         lowest = np.empty((b, q), np.float32)
         marks = _Marks(np.zeros((b, q)), np.zeros((b, q)), lowest, np.zeros(b), np.zeros(b, np.int32))
@@ -272,7 +274,8 @@ class CpuNeighbours(Neighbours):
         self.workers.run(search, len(members) * groups * shards)
         if shards > 1:
             self.workers.run(gather, len(members) * groups)
-        marks.peaks[members], marks.squares[members] = peaks.max((1, 2)), squares.max((1, 2))
+        for j, b in enumerate(members):
+            marks.peaks[b], marks.squares[b] = peaks[j].max(), squares[j].max()
 
     def _look_again(
         self,
@@ -288,7 +291,7 @@ class CpuNeighbours(Neighbours):
     ) -> None:
         """Put every row that may be among the nearest of the queries `which` of member b into their results `out`."""
         k, (_, n, d), m = self.kernels, rows.x.shape, out[0].shape[1]
-        op = k.CHORD if self.request.proximity.unit else self.op
+        op, view = (k.CHORD, self._view(b, rows, None)) if self.request.proximity.unit else (self.op, view)
         banned = self.skipped(offset, n)
         threads = self.threads if len(which) * n * (d + 8) >= ALONE else 1
         group, piece, tile = min(256, -(-len(which) // threads)), min(n, PIECE_ROWS), min(n, max(24, TILE_VALUES // d))
