@@ -219,15 +219,21 @@ class CpuPoints(Points):
         """(B, N) float32: ||row||^2 in the frame."""
         return self._per_row(self.kernels.square_rows)
 
-    def from_centre(self, b: int) -> np.ndarray:
-        """(N,) float32: the squared distances of member b's unit rows from the frame's centre, 0 for zero rows."""
-        out, kernel = np.empty(self.shape[1], np.float32), self.kernels.from_centre_rows
-        centre, inverse = self.frame.centre[b], self.inverse_norms(b)
+    def from_centres(self) -> np.ndarray:
+        """(B, N) float32: squared distances of unit rows from the frame's centres, 0 for zero rows; (B, 0) without centres."""
+        if not self.frame.centred:
+            return self._none
+        out = np.zeros(self.shape[:2], np.float32)
+        for b in np.flatnonzero(self.frame.centre.any(-1)).tolist():
+            centre, inverse = self.frame.centre[b], self.inverse_norms(b)
 
-        def shard(slot: int, _m: int, s: int) -> None:
-            kernel(self.store.source(b), centre, inverse, *self.shards[s], out, self.scratch[slot][0])
+            def shard(
+                slot: int, _m: int, s: int, b: int = b, centre: np.ndarray = centre, inverse: np.ndarray = inverse
+            ) -> None:
+                source, tile = self.store.source(b), self.scratch[slot][0]
+                self.kernels.from_centre_rows(source, centre, inverse, *self.shards[s], out[b], tile)
 
-        self.run_shards(shard, 1)
+            self.run_shards(shard, 1)
         return out
 
     def _per_row(self, kernel: Callable) -> np.ndarray:

@@ -26,7 +26,7 @@ def kmeans_plusplus(points: CpuPoints, first: np.ndarray, uniforms: np.ndarray, 
     b, n, d = points.shape
     k, trials = uniforms.shape
     chosen = np.full((b, k), -1, np.int64)
-    square = points.squares() if points.inverse is None else np.zeros((b, 0), np.float32)
+    square = points.squares() if points.inverse is None else points.from_centres()
     threads = points.plan.threads
     work = n * d * trials
     rounds = max(1, CALL // work)
@@ -73,7 +73,7 @@ class _Run:
             self.norms = some, points.inverse[b], some
             centre, origin = points.frame.centre[b], points.frame.origin[b]
             if centre.any():
-                self.norms = points.from_centre(b), points.inverse[b], some
+                self.norms = square, points.inverse[b], some
             # Rows that are not shifted are longer than their distance: so is the rounding of their products.
             self.centre = centre, origin, float(kernels.NOISE) if centre.any() and not origin.any() else 0.0
         weights = points.draw_weights(b)

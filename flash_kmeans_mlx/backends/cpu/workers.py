@@ -92,6 +92,7 @@ class Workers:
 
     def __init__(self, n: int) -> None:
         self.n = n
+        self._busy = False
         self._threads: list[threading.Thread] = []
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
@@ -103,12 +104,15 @@ class Workers:
         leaves them there for milliseconds; those that wait for one another would take twice as long. The caller itself may
         run anywhere: whatever interrupts it, there is nothing to undo.
         """
+        if self._busy:
+            raise RuntimeError("a task can't run tasks: its own thread could be the one that they wait for")
         helpers = min(self.n, n_tasks) - 1
         here = _current_cpu()() if abort and helpers > 0 else -1
         allowed = os.sched_getaffinity(0) if here >= 0 else set()
         job = _Job(task, n_tasks, abort)
         busy, errors = 0, []
         try:
+            self._busy = True
             self._start(helpers)
             for slot in range(1, helpers + 1):
                 self._jobs.put(partial(job.help, slot, here, allowed))
@@ -121,6 +125,7 @@ class Workers:
             while busy:
                 errors.append(job.done.get())
                 busy -= 1
+            self._busy = False
         for error in filter(None, errors):
             raise error
 
@@ -132,6 +137,7 @@ class Workers:
 
     def close(self) -> None:
         """Join the threads."""
+        self._busy = False  # Ctrl-C may have ended `run` while it waited
         self._jobs.put(None)
         for thread in self._threads:
             with suppress(RuntimeError):  # it never started

@@ -155,6 +155,12 @@ def test_the_caller_may_run_where_it_might_before(ends: str, monkeypatch: pytest
     assert moved or len(before) < 2
 
 
+def test_a_task_runs_no_tasks(workers: Workers) -> None:
+    with pytest.raises(RuntimeError, match="a task can't run tasks"):
+        workers.run(lambda _slot, _i: workers.run(lambda _s, _j: None, 3), 3)
+    workers.run(lambda _slot, _i: None, 3)
+
+
 def test_closing_joins_and_can_be_repeated() -> None:
     team = Workers(3)
     team.run(lambda _slot, _i: None, 10)
