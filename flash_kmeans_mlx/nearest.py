@@ -35,7 +35,7 @@ def knn(
         k: neighbours of every query, at most N, or N - 1 with `exclude_self`.
         metric: what distances are:
             "euclidean", the squared Euclidean distance, as in faiss;
-            "cosine", ``1 - cos``, which is 1 where a row is zero;
+            "cosine", ``1 - cos``, which is 1 where a row is zero and 0 where float64 sees no angle;
             "dot", the dot product: a similarity, the largest first;
             "l1", the sum, and "linf", the largest of the absolute differences.
         max_mem_gb: hard cap on what is allocated beyond queries and data, results included, in 1e9 bytes; 0 for none.
@@ -43,9 +43,10 @@ def knn(
         exclude_self: query i never gets row i; for queries that are the data, which must have the same shape.
 
     Returns:
-        ``distances (B, Q, k) float32, indices (B, Q, k) int64``, nearest first, `mx.array` if queries or data are. Candidates
-        are found in float32; their distances are computed in float64 from the rows as given, rounded to float32, and ranked;
-        equal ones by index. The same bits on any number of threads.
+        ``distances (B, Q, k) float32, indices (B, Q, k) int64``, nearest first, `mx.array` if queries or data are. The
+        nearest are those by distances computed in float64 from the rows as given, equal ones by index: candidates are found
+        in float32, and every row that its rounding may have hidden is looked at. Distances are rounded to float32 at the
+        end. The same bits on any number of threads.
 
     Raises:
         ValueError, TypeError: naming the argument, its value and its bound.

@@ -24,6 +24,7 @@ class IndexIVFPQ(IVF):
 
     Distances are those from queries as they are to the vectors as they are kept; for cosine, these are codes of unit vectors.
     With a code goes what its list adds to its distance, 4 bytes (not for "dot"), so that a query needs one table for all lists.
+    Candidates are found by sums in float32, so vectors whose distances differ by no more than their rounding may be missed.
 
     Args:
         d, nlist, metric, nprobe, seed, niter, max_points_per_centroid, backend: as in `IndexIVFFlat`.

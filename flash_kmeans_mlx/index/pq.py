@@ -32,6 +32,7 @@ class IndexPQ(Index):
     """Vectors in a few bytes each (Jégou, Douze and Schmid, 2011), all of them compared with every query.
 
     Distances are those from queries as they are to the vectors as they are kept; for cosine, these are codes of unit vectors.
+    Candidates are found by sums in float32, so vectors whose distances differ by no more than their rounding may be missed.
 
     Args:
         d, metric, backend: as in `Index`.

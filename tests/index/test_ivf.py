@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exact_neighbours import judge
 from helpers import BACKENDS, Array, digits, patches, regret
 from test_knn import truth
 
@@ -95,6 +96,32 @@ def test_far_from_the_origin(backend: str) -> None:
         index, flat = filled(metric, 2000, 8, x, nprobe=8, backend=backend), IndexFlat(20, metric)
         flat.add(x)
         np.testing.assert_array_equal(index.search(x[:50], 5)[1], flat.search(x[:50], 5)[1])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "portable"])
+def test_nearly_parallel_rows(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    tight = 1 + 1e-4 * rng.standard_normal((900, 24))
+    tiny = 1e-41 * rng.standard_normal((900, 24))  # 1 / norm is no float32 number
+    for data in (tight, 300 + rng.standard_normal((900, 24)), tiny):
+        x = data.astype(np.float32)
+        for metric in ("cosine", "dot"):
+            index = filled(metric, 900, 5, x, nprobe=5, backend=backend)
+            judge(x[:30], x, 7, metric, index.search(x[:30], 7))
+            radius = float(index.search(x[:1], 40)[0][0, -1])
+            _, distances, ids = index.range_search(x[:1], radius)
+            if radius:  # products of tiny rows are 0 in float32
+                assert len(ids) > 30
+                judge(x[:1], x, len(ids), metric, (distances[None], ids[None]))
+
+
+def test_lists_without_rows_on_the_device() -> None:
+    index = filled("euclidean", 500, 5, backend="portable")
+    assert index.centroids is not None
+    own = index.lists.owner[index.lists.find(np.arange(500)) // 16]
+    index.remove_ids(np.flatnonzero(own == 3))
+    distances, ids = index.search(index.centroids[3:4], 4, nprobe=1)
+    assert (ids == -1).all() and np.isinf(distances).all()
 
 
 def test_lists_on_the_device_follow_changes() -> None:
