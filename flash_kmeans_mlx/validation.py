@@ -262,7 +262,7 @@ def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
         raise ValueError(f"{name} must be >= 0, got {w.min()} ({name}.shape={w.shape})")
     if not w.any(axis=-1).all():
         raise ValueError(f"{name} must have a positive value for every member ({name}.shape={w.shape})")
-    w = np.ascontiguousarray(np.broadcast_to(w, (b, n)))
+    w = np.ascontiguousarray(w.reshape(b, n) if w.size == b * n else np.broadcast_to(w, (b, n)))
     return w if w.flags.writeable else w.copy()  # kernels are compiled for arrays that may be written to
 
 

@@ -112,7 +112,7 @@ def points(case: Case) -> Any:
         "heavy tails": lambda: np.clip(x * np.exp(3 * rng.standard_normal((b, n, 1))), -1e4, 1e4),
         "parallel": lambda: rng.standard_normal(d) + 10.0 ** rng.uniform(-3, -1) * x,
         "duplicates": lambda: x[:, rng.integers(max(1, n // 9), size=n)],
-        "tiny": lambda: 1e-30 * x,
+        "tiny": lambda: 1e-33 * x,
         "huge": lambda: 1e17 * x,
     }
     x = shapes[case.kind]() if case.kind in shapes else x
@@ -365,8 +365,8 @@ def test_every_regime(metric: str, fuzz_case: str) -> None:
         return
     assert {field.name for field in dataclasses.fields(Plan)} <= REGIMES.keys(), "a field of the plan that no row is about"
     seen: dict[str, set[Any]] = defaultdict(set)
-    for (b, n, d, k, threads, init), way in itertools.product(SELDOM, ("off", "3")):
-        case = Case(metric, b, n, d, k, "blobs", "float32", way, init, "farthest", True, 1, 5, 0.0, threads, 0.0, True, 0)
+    for (b, n, d, k, threads, init), (way, kind) in itertools.product(SELDOM, (("off", "tiny"), ("3", "blobs"))):
+        case = Case(metric, b, n, d, k, kind, "float32", way, init, "farthest", True, 1, 5, 0.0, threads, 0.0, True, 0)
         check(case, seen)
     attack(small_cases(metric), 150, seen)
     missed = {name: wanted - seen[name] for name, wanted in REGIMES.items() if wanted - seen[name]}
