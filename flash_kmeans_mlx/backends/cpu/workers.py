@@ -36,18 +36,24 @@ def _current_cpu() -> Callable[[], int]:
 
 
 @contextmanager
-def _away_from(cpu: int, allowed: set[int]) -> Iterator[None]:
-    """Keep this thread off one of the CPUs that it is allowed, unless a sandbox forbids it: then it is only slower."""
+def _only_on(cpus: set[int], allowed: set[int]) -> Iterator[None]:
+    """Keep this thread on some of the CPUs that it is allowed, unless a sandbox forbids it: then it is only slower."""
     if len(allowed) < 2:
         yield
         return
-    with suppress(OSError):
-        os.sched_setaffinity(0, allowed - {cpu})
     try:
+        _move(cpus)
         yield
     finally:
-        with suppress(OSError):
-            os.sched_setaffinity(0, allowed)
+        try:
+            _move(allowed)
+        finally:
+            _move(allowed)  # should Ctrl-C have come before the first
+
+
+def _move(cpus: set[int]) -> None:
+    with suppress(OSError):
+        os.sched_setaffinity(0, cpus)
 
 
 class _Job:
@@ -61,20 +67,20 @@ class _Job:
         self._stopped = False
         self.done: SimpleQueue[BaseException | None] = SimpleQueue()  # what each helper ended with
 
-    def work(self, slot: int) -> None:
+    def work(self, slot: int, cpus: set[int], allowed: set[int]) -> None:
         """Take tasks until there are no more, or one has failed."""
         try:
-            while not self._stopped and (i := next(self._next)) < self._n:
-                self._task(slot, i)
+            with _only_on(cpus, allowed):
+                while not self._stopped and (i := next(self._next)) < self._n:
+                    self._task(slot, i)
         except BaseException:
             self.stop()
             raise
 
-    def help(self, slot: int, cpu: int, allowed: set[int]) -> None:
-        """`work` for another thread than the caller's, which runs on `cpu`."""
+    def help(self, slot: int, cpus: set[int], allowed: set[int]) -> None:
+        """`work` for another thread than the caller's."""
         try:
-            with _away_from(cpu, allowed):
-                self.work(slot)
+            self.work(slot, cpus, allowed)
         except BaseException as error:  # noqa: BLE001  # raised again in the caller
             self.done.put(error)
         else:
@@ -100,9 +106,8 @@ class Workers:
         """Call task(slot, i) for i in range(n_tasks); slot < n is the thread's own number. Raises what a task raised.
 
         With `abort`, tasks wait for one another: no more than n, they go on without those that failed once it was called.
-        The caller's CPU is closed to the others meanwhile. Linux likes to wake threads where the one that woke them runs, and
-        leaves them there for milliseconds; those that wait for one another would take twice as long. The caller itself may
-        run anywhere: whatever interrupts it, there is nothing to undo.
+        The caller keeps its CPU to itself meanwhile. Linux likes to wake threads where the one that woke them runs, and
+        leaves them there for milliseconds; those that wait for one another would take twice as long.
         """
         if self._busy:
             raise RuntimeError("a task can't run tasks: its own thread could be the one that they wait for")
@@ -115,9 +120,9 @@ class Workers:
             self._busy = True
             self._start(helpers)
             for slot in range(1, helpers + 1):
-                self._jobs.put(partial(job.help, slot, here, allowed))
+                self._jobs.put(partial(job.help, slot, allowed - {here}, allowed))
                 busy += 1
-            job.work(0)
+            job.work(0, {here}, allowed)
         except BaseException:
             job.stop()
             raise

@@ -135,24 +135,34 @@ def test_an_interrupt_stops_the_others_too(workers: Workers) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's")
-@pytest.mark.parametrize("ends", ["well", "by an interrupt"])
-def test_the_caller_may_run_where_it_might_before(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, caller = os.sched_getaffinity(0), threading.get_ident()
-    moved: list[bool] = []
-    pin = os.sched_setaffinity
-    monkeypatch.setattr(os, "sched_setaffinity", lambda *a: (moved.append(threading.get_ident() == caller), pin(*a)))
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("nth", range(5))
+def test_an_interrupt_leaves_the_caller_where_it_may_run(nth: int, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around the nth time that the caller is moved, or within a task (0)."""
+    before, caller, pin = os.sched_getaffinity(0), threading.get_ident(), os.sched_setaffinity
+    moves: list[set[int]] = []
 
-    def task(_slot: int, _i: int) -> None:
-        if ends != "well" and threading.get_ident() == caller:
+    def move(pid: int, cpus: set[int]) -> None:
+        mine = threading.get_ident() == caller
+        moves.extend([cpus] * mine)
+        hit = mine and len(moves) == nth
+        if hit and when == "before":
+            raise KeyboardInterrupt
+        pin(pid, cpus)
+        if hit:
             raise KeyboardInterrupt
 
+    def task(_slot: int, _i: int) -> None:
+        if nth == 0 and threading.get_ident() == caller:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "sched_setaffinity", move)
     with closing(Workers(2)) as team:
-        for _ in range(20):
-            with suppress(KeyboardInterrupt):
-                team.run(task, 2, lambda: None)
-            assert os.sched_getaffinity(0) == before
-    assert not any(moved), "an interrupt could leave the caller on one CPU"
-    assert moved or len(before) < 2
+        with suppress(KeyboardInterrupt):
+            team.run(task, 2, lambda: None)
+        assert os.sched_getaffinity(0) == before
+        team.run(lambda _slot, _i: None, 2)
+    assert moves or len(before) < 2
 
 
 def test_a_task_runs_no_tasks(workers: Workers) -> None:
