@@ -132,7 +132,7 @@ class Engine:
         if self.features:
             self.pruning = Pruning(points, self.features, grouped=self.mode == "auto")
             return
-        if labelled and (self.mode == "groups" or self._groups_pay(centroids, passes)) and self._fits(0):
+        if labelled and (self.mode == "groups" or self._groups_pay(centroids[:1], passes)) and self._fits(0):
             self.pruning = Pruning(points, None, grouped=True)
             points.strategy = "groups"
 
