@@ -78,6 +78,28 @@ def regret(x: Any, centroids: Any, labels: Any, metric: str) -> Array:
     return lost / np.where(size > 0, size, 1.0)
 
 
+def parallel_regret(x: Array, centroids: Any, labels: Any, metric: str) -> Array:
+    """(N,) by how much 1 - cos, or the product with the unit row, misses the best, relative to the mean of 1 - cos.
+
+    Of the centroids as they were returned; for cosine by their directions.
+    """
+    units, c = unit(to_float64(x)), to_float64(centroids)
+    c = unit(c) if metric == "cosine" else c
+    scores = units @ (c - c.mean(0)).T  # ranks as <x, c>, and keeps 16 digits of what differs
+    own = np.take_along_axis(scores, np.asarray(labels).astype(np.int64)[:, None], 1)[:, 0]
+    spread = np.square(units - units.mean(0)).sum(1).mean() / 2
+    return (scores.max(1) - own) / (spread if spread > 0 else 1.0)
+
+
+def parallel_limit(x: Array, *, rows: bool = False) -> float:
+    """What rounding explains: of differences where norms are alike, of the `rows` themselves where they are not."""
+    x = to_float64(x)
+    norms, units = np.linalg.norm(x, axis=1), unit(x)
+    spread = np.sqrt(np.square(units - units.mean(0)).sum(1).mean())
+    unlike = 1.0 if rows else min(1.0, np.abs(norms / norms.mean() - 1).max())
+    return tolerance(x.shape[1]) * (1 + unlike / (spread if spread > 0 else 1.0))
+
+
 def assert_labels_optimal(x: Any, centroids: Any, labels: Any, metric: str, dtype: str = "float32") -> None:
     """Every label is a best centroid, up to rounding in `dtype`."""
     labels = np.asarray(labels)

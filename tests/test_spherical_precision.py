@@ -26,34 +26,15 @@ def cone(n: int, d: int, spread: float, *, norms: float = 0.0, seed: int = 0) ->
     return x * np.exp(norms * rng.standard_normal((n, 1)))
 
 
-def lost(x: np.ndarray, centroids: Any, labels: Any, metric: str) -> np.ndarray:
-    """(N,) by how much 1 - cos, or the product with the unit row, misses the best, relative to the mean of 1 - cos.
-
-    Of the centroids as they were returned; for cosine by their directions.
-    """
-    units, c = helpers.unit(helpers.to_float64(x)), helpers.to_float64(centroids)
-    c = helpers.unit(c) if metric == "cosine" else c
-    scores = units @ (c - c.mean(0)).T  # ranks as <x, c>, and keeps 16 digits of what differs
-    own = np.take_along_axis(scores, np.asarray(labels).astype(np.int64)[:, None], 1)[:, 0]
-    return (scores.max(1) - own) / (np.square(units - units.mean(0)).sum(1).mean() / 2)
-
-
-def limit(x: np.ndarray, *, rows: bool = False) -> float:
-    """What rounding explains: of differences where norms are alike, of the `rows` themselves where they are not."""
-    x = helpers.to_float64(x)
-    norms, units = np.linalg.norm(x, axis=1), helpers.unit(x)
-    spread = np.sqrt(np.square(units - units.mean(0)).sum(1).mean())
-    unlike = 1.0 if rows else min(1.0, np.abs(norms / norms.mean() - 1).max())
-    return helpers.tolerance(x.shape[1]) * (1 + unlike / spread)
-
-
 def check(x: np.ndarray, result: Any, metric: str) -> None:
-    worst = lost(x, result.centroids, result.labels, metric).max()
-    assert worst <= limit(x), f"a label misses the best by {worst:.2e} > {limit(x):.2e} of the spread"
+    worst = helpers.parallel_regret(x, result.centroids, result.labels, metric).max()
+    assert worst <= helpers.parallel_limit(x), (
+        f"a label misses the best by {worst:.2e} > {helpers.parallel_limit(x):.2e} of the spread"
+    )
     if metric == "cosine":
         own = helpers.unit(helpers.own_centroids(result.centroids, result.labels))
         exact = np.square(helpers.unit(helpers.to_float64(x)) - own).sum() / 2
-        rounding = limit(x, rows=result.backend != "reference")
+        rounding = helpers.parallel_limit(x, rows=result.backend != "reference")
         assert abs(result.inertia - exact) <= rounding * np.square(helpers.unit(x) - helpers.unit(x).mean(0)).sum() / 2
 
 
@@ -138,7 +119,7 @@ def test_rows_without_direction_and_rows_far_off(metric: str, backend: str) -> N
     assert (np.asarray(result.labels)[::50] == 0).all()
     rest = np.any(x, axis=1) & (helpers.to_float64(x) @ x[3] > 0)
     own = np.asarray(result.labels)[rest]
-    assert lost(x[rest], result.centroids, own, metric).max() <= helpers.tolerance(19) * (1 + 1e3)
+    assert helpers.parallel_regret(x[rest], result.centroids, own, metric).max() <= helpers.tolerance(19) * (1 + 1e3)
 
 
 @every_backend
@@ -159,7 +140,7 @@ def test_assign_takes_centroids_of_any_norm(metric: str, backend: str) -> None:
     x = cone(500, 19, 1e-3).astype(np.float32)
     means = 300 * cone(12, 19, 1e-3, seed=1)
     labels = fk.assign(x, means, metric, backend=backend)
-    assert lost(x, means.astype(np.float32) / 300, labels, metric).max() <= limit(x)
+    assert helpers.parallel_regret(x, means.astype(np.float32) / 300, labels, metric).max() <= helpers.parallel_limit(x)
     tiny = np.concatenate([means / 300, 1e-6 * means / 300])  # which the others must not blur
     helpers.assert_labels_optimal(x, tiny, fk.assign(-x, -tiny, metric, backend=backend), metric)
 
@@ -168,9 +149,9 @@ def test_assign_takes_centroids_of_any_norm(metric: str, backend: str) -> None:
 def test_the_estimator(metric: str) -> None:
     x = cone(700, 31, 1e-3).astype(np.float32)
     model = fk.FlashKMeans(31, 8, metric=metric).fit(x)
-    assert lost(x, model.centroids, model.labels_, metric).max() <= limit(x)
+    assert helpers.parallel_regret(x, model.centroids, model.labels_, metric).max() <= helpers.parallel_limit(x)
     other = cone(300, 31, 1e-3, seed=0).astype(np.float32)
-    assert lost(other, model.centroids, model.predict(other), metric).max() <= limit(other)
+    assert helpers.parallel_regret(other, model.centroids, model.predict(other), metric).max() <= helpers.parallel_limit(other)
     distances = model.transform(other)
     units, c = helpers.unit(helpers.to_float64(other)), helpers.to_float64(model.centroids)
     if metric == "dot":
