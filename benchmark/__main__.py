@@ -20,7 +20,19 @@ from .contestants import Contestant, FlashKMeansMLX, contestants
 from .runner import Result, Settings, run
 
 _BUSY = 0.25
-_OF_KMEANS = ("n", "d", "k", "b", "max_iters", "metric", "dtype", "seeding", "backend", "skip_sklearn", "warmup")
+_OF_KMEANS = (
+    "n",
+    "d",
+    "k",
+    "b",
+    "max_iters",
+    "metric",
+    "dtype",
+    "seeding",
+    "backend",
+    "skip_sklearn",
+    "warmup",
+)
 
 
 def _positive(text: str) -> int:
@@ -45,28 +57,62 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what = parser.add_argument_group("what to run")
     what.add_argument(
-        "--suite", choices=("kmeans", "index"), default="kmeans", help="default %(default)s; index: vector indexes"
+        "--suite",
+        choices=("kmeans", "index"),
+        default="kmeans",
+        help="default %(default)s; index: vector indexes",
     )
     what.add_argument(
-        "--case", metavar="NAMES", help="cases, separated by commas; default quick (see --list), all of suite index"
+        "--case",
+        metavar="NAMES",
+        help="cases, separated by commas; default quick (see --list), all of suite index",
     )
     what.add_argument("--list", action="store_true", help="list the cases and stop")
-    for option, meaning in (("n", "points"), ("d", "coordinates"), ("k", "clusters"), ("b", "problems at once")):
-        what.add_argument(f"--{option}", type=_positive, help=f"{meaning} of a case of your own, standard normal")
+    for option, meaning in (
+        ("n", "points"),
+        ("d", "coordinates"),
+        ("k", "clusters"),
+        ("b", "problems at once"),
+    ):
+        what.add_argument(
+            f"--{option}", type=_positive, help=f"{meaning} of a case of your own, standard normal"
+        )
     what.add_argument("--max-iters", type=_positive, help="iterations, instead of the case's own")
     what.add_argument("--metric", choices=METRICS, help="instead of the case's own")
-    what.add_argument("--dtype", choices=DTYPES, help="type of the points, instead of the case's own")
-    what.add_argument("--seeding", action="store_true", help="time k-means++ on every case, not only the quick ones")
+    what.add_argument(
+        "--dtype", choices=DTYPES, help="type of the points, instead of the case's own"
+    )
+    what.add_argument(
+        "--seeding",
+        action="store_true",
+        help="time k-means++ on every case, not only the quick ones",
+    )
     who = parser.add_argument_group("who takes part, and how")
-    who.add_argument("--backend", help="our backends, separated by commas; default the best of this machine")
+    who.add_argument(
+        "--backend", help="our backends, separated by commas; default the best of this machine"
+    )
     who.add_argument("--skip-sklearn", action="store_true", help="without scikit-learn")
-    who.add_argument("--threads", type=_positive, default=machine.usable_cpus(), help="of each; default %(default)s")
-    who.add_argument("--runs", type=_positive, help="timed turns; default 3, or 2 where they are long")
-    who.add_argument("--warmup", type=_count, default=0, help="turns not timed after the cold one; default %(default)s")
+    who.add_argument(
+        "--threads",
+        type=_positive,
+        default=machine.usable_cpus(),
+        help="of each; default %(default)s",
+    )
+    who.add_argument(
+        "--runs", type=_positive, help="timed turns; default 3, or 2 where they are long"
+    )
+    who.add_argument(
+        "--warmup",
+        type=_count,
+        default=0,
+        help="turns not timed after the cold one; default %(default)s",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="PATH", help="write the results here")
     output.add_argument("--save", action="store_true", help="write them to benchmark/results/")
-    output.add_argument("--plot", type=Path, metavar="PATH", help="draw them here (needs matplotlib)")
+    output.add_argument(
+        "--plot", type=Path, metavar="PATH", help="draw them here (needs matplotlib)"
+    )
     return parser
 
 
@@ -76,14 +122,20 @@ def jobs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[J
     if shape and options.case:
         parser.error("--case and --n, --d, --k, --b exclude each other")
     try:
-        chosen = [Job(custom(**shape), "lloyd")] if shape else select((options.case or "quick").split(","))
+        chosen = (
+            [Job(custom(**shape), "lloyd")]
+            if shape
+            else select((options.case or "quick").split(","))
+        )
         changes = {"iters": options.max_iters, "metric": options.metric, "dtype": options.dtype}
         chosen = [Job(override(job.case, **changes), job.kind) for job in chosen]
     except ValueError as error:
         parser.error(str(error))
     euclidean = [job for job in chosen if job.kind != "fit" or job.case.metric == "euclidean"]
     if not euclidean:
-        parser.error(f"whole fits are compared under the euclidean metric only, not under {options.metric}")
+        parser.error(
+            f"whole fits are compared under the euclidean metric only, not under {options.metric}"
+        )
     return euclidean
 
 
@@ -106,9 +158,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     backends = options.backend.split(",") if options.backend else [None]
     who = contestants(backends, options.threads, not options.skip_sklearn)
     versions, load = machine.versions(), machine.load()
-    screen.print(report.header(machine.describe(), versions, options.threads, options.runs), highlight=False)
+    screen.print(
+        report.header(machine.describe(), versions, options.threads, options.runs), highlight=False
+    )
     if load > _BUSY:
-        screen.print(f"The machine was busy already ({load:.0%} in the last minute): don't trust the times below.\n")
+        screen.print(
+            f"The machine was busy already ({load:.0%} in the last minute): don't trust the times below.\n"
+        )
     results = _run(todo, who, settings, screen)
     about = _about(parser, options, arguments, load)
     paths = [options.json] if options.json else []
@@ -120,12 +176,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.plot:
         from .figures import plot_ratios
 
-        _draw(plot_ratios, {**about, "jobs": [report.as_json(result) for result in results]}, options.plot, screen)
-    ours = [row for result in results for row in result.rows if isinstance(row.contestant, FlashKMeansMLX)]
+        _draw(
+            plot_ratios,
+            {**about, "jobs": [report.as_json(result) for result in results]},
+            options.plot,
+            screen,
+        )
+    ours = [
+        row
+        for result in results
+        for row in result.rows
+        if isinstance(row.contestant, FlashKMeansMLX)
+    ]
     return 1 if any(row.problem for row in ours) else 0
 
 
-def _draw(plot: Callable[[dict[str, Any], Path], None], drawn: dict[str, Any], path: Path, screen: Console) -> None:
+def _draw(
+    plot: Callable[[dict[str, Any], Path], None], drawn: dict[str, Any], path: Path, screen: Console
+) -> None:
     try:
         plot(drawn, path)
     except ValueError as error:
@@ -134,7 +202,9 @@ def _draw(plot: Callable[[dict[str, Any], Path], None], drawn: dict[str, Any], p
         screen.print(f"written: {path}")
 
 
-def _run(todo: list[Job], who: list[Contestant], settings: Settings, screen: Console) -> list[Result]:
+def _run(
+    todo: list[Job], who: list[Contestant], settings: Settings, screen: Console
+) -> list[Result]:
     """Run jobs, with tables that fill up as they go."""
     results: list[Result] = []
     for job in todo:
@@ -153,7 +223,10 @@ def _run(todo: list[Job], who: list[Contestant], settings: Settings, screen: Con
 
 
 def _about(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: Sequence[str] | None, load: float
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    arguments: Sequence[str] | None,
+    load: float,
 ) -> dict[str, Any]:
     """What a result file says of where its figures come from."""
     return {
@@ -167,7 +240,10 @@ def _about(
 
 
 def _indexes(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, screen: Console, arguments: Sequence[str] | None
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    screen: Console,
+    arguments: Sequence[str] | None,
 ) -> int:
     idle = [name for name in _OF_KMEANS if getattr(options, name) != parser.get_default(name)]
     if idle:
@@ -201,17 +277,26 @@ def _indexes(
     if options.plot:
         from .figures import plot_indexes
 
-        drawn = json.loads(json.dumps({**about, "indexes": [index_suite.as_json(r) for r in results]}))
+        drawn = json.loads(
+            json.dumps({**about, "indexes": [index_suite.as_json(r) for r in results]})
+        )
         _draw(plot_indexes, drawn, options.plot, screen)
     return 0 if all(result.ours() for result in results) else 1
 
 
 def _disk(options: argparse.Namespace, screen: Console) -> int:
-    screen.print(report.header(machine.describe(), machine.versions(), options.threads, options.runs), highlight=False)
+    screen.print(
+        report.header(machine.describe(), machine.versions(), options.threads, options.runs),
+        highlight=False,
+    )
     found, good = disk.run(screen, options.threads, options.n or disk.N, options.runs or 5)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"machine": machine.describe(), "versions": machine.versions(), **found}, indent=1))
+        options.json.write_text(
+            json.dumps(
+                {"machine": machine.describe(), "versions": machine.versions(), **found}, indent=1
+            )
+        )
         screen.print(f"written: {options.json}")
     return 0 if good else 1
 

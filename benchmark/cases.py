@@ -78,7 +78,7 @@ class Case:
         Equal start centroids would leave clusters empty at once, and the contestants' rules for those differ.
         """
         rng = np.random.default_rng(seed)
-        c = np.stack([_distinct_rows(member, self.K, rng) for member in x])
+        c = np.stack([_distinct_rows(element, self.K, rng) for element in x])
         return c if self.metric == "euclidean" else unit_rows(c)
 
     def ask(self) -> Array:
@@ -136,8 +136,10 @@ def gauss(case: Case, rng: np.random.Generator) -> Array:
 def blobs(case: Case, rng: np.random.Generator) -> Array:
     """Overlapping Gaussian clusters, other ones in each problem of the batch."""
     centres = rng.standard_normal((case.B, case.K, case.D), dtype=np.float32) * 2
-    member = rng.integers(case.K, size=(case.B, case.N, 1))
-    return np.take_along_axis(centres, member, axis=1) + rng.standard_normal((case.B, case.N, case.D), dtype=np.float32)
+    element = rng.integers(case.K, size=(case.B, case.N, 1))
+    return np.take_along_axis(centres, element, axis=1) + rng.standard_normal(
+        (case.B, case.N, case.D), dtype=np.float32
+    )
 
 
 def sift_like(case: Case, rng: np.random.Generator) -> Array:
@@ -193,7 +195,17 @@ def digits(case: Case, rng: np.random.Generator) -> Array:
 _PHOTO = ("PIL", "Pillow")
 CASES = (
     Case("digits", 1, 1797, 64, 10, 50, digits, ("quick", "real", "seeding", "fit", "quick-fit")),
-    Case("pixels", 1, 273_280, 3, 64, 30, pixels, ("quick", "real", "seeding", "fit", "quick-fit"), needs=_PHOTO),
+    Case(
+        "pixels",
+        1,
+        273_280,
+        3,
+        64,
+        30,
+        pixels,
+        ("quick", "real", "seeding", "fit", "quick-fit"),
+        needs=_PHOTO,
+    ),
     Case("patches", 1, 66_570, 192, 1000, 10, patches, ("quick", "real", "fit"), needs=_PHOTO),
     Case("gauss-5k", 1, 5_000, 64, 50, 10, gauss, ("quick", "seeding", "fit")),
     Case("gauss-50k", 1, 50_000, 128, 256, 20, gauss, ("fit",)),
@@ -206,7 +218,11 @@ CASES = (
 )
 # The first twelve have the shapes of mlx-nn's table: every point asks, and finds itself first. For k=1 that is all a tree does.
 SEARCHES = (
-    *(Case(f"self-{n}-{d}", 1, n, d, 10, 1, gauss) for d in (3, 10, 50, 100) for n in (100, 1000, 10_000)),
+    *(
+        Case(f"self-{n}-{d}", 1, n, d, 10, 1, gauss)
+        for d in (3, 10, 50, 100)
+        for n in (100, 1000, 10_000)
+    ),
     Case("gauss-k10", 1, 100_000, 128, 10, 1, gauss, queries=1000),
     Case("gauss-k100", 1, 100_000, 128, 100, 1, gauss, queries=1000),
     Case("gauss-one", 1, 100_000, 128, 10, 1, gauss, queries=1),
@@ -225,7 +241,9 @@ GROUPS = {
 }
 
 
-def custom(n: int = 100_000, d: int = 128, k: int | None = None, b: int = 1, iters: int = 20) -> Case:
+def custom(
+    n: int = 100_000, d: int = 128, k: int | None = None, b: int = 1, iters: int = 20
+) -> Case:
     """A case of standard normal points in the given shape; 256 clusters at most unless told."""
     return Case("custom", b, n, d, min(n, 256) if k is None else k, iters, gauss)
 
@@ -252,7 +270,9 @@ def select(names: Iterable[str]) -> list[Job]:
     chosen: list[Job] = []
     for name in names:
         found = groups.get(name) or [
-            job for job in (lloyd.get(name) or fits.get(name) or searches.get(name),) if job is not None
+            job
+            for job in (lloyd.get(name) or fits.get(name) or searches.get(name),)
+            if job is not None
         ]
         if not found:
             known = ", ".join([*groups, *lloyd, *fits, *searches])
@@ -261,7 +281,9 @@ def select(names: Iterable[str]) -> list[Job]:
     return chosen
 
 
-def override(case: Case, iters: int | None = None, metric: str | None = None, dtype: str | None = None) -> Case:
+def override(
+    case: Case, iters: int | None = None, metric: str | None = None, dtype: str | None = None
+) -> Case:
     """``case`` with the given settings changed."""
     changes = {"iters": iters, "metric": metric, "dtype": dtype}
     return replace(case, **{key: value for key, value in changes.items() if value is not None})

@@ -77,7 +77,9 @@ class Contestant(ABC):
         """Whether it takes part in ``kind`` (``"lloyd"``, ``"seeding"``, ``"fit"``, ``"knn"``) under ``metric``."""
         if kind == "knn":
             return kind in self.kinds and metric in self.search_metrics
-        return kind in self.kinds and (metric in self.metrics if kind == "lloyd" else metric == "euclidean")
+        return kind in self.kinds and (
+            metric in self.metrics if kind == "lloyd" else metric == "euclidean"
+        )
 
     @abstractmethod
     def prepare(self) -> None:
@@ -114,7 +116,9 @@ def over_batch(x: Array, one: Callable[[int], Single]) -> Outcome:
     if len(x) == 1:
         return Outcome(labels[0][None], centroids[0][None], n_iter[0], inertia[0], passes[0])
     total = float(np.sum(inertia))
-    return Outcome(np.stack(labels), np.stack(centroids), max(n_iter), total, float(np.mean(passes)))
+    return Outcome(
+        np.stack(labels), np.stack(centroids), max(n_iter), total, float(np.mean(passes))
+    )
 
 
 def _numpy(a: Any) -> Array:
@@ -161,7 +165,11 @@ class FlashKMeansMLX(Contestant):
     def lloyd(self, x: Any, start: Array, iters: int, metric: str) -> Outcome:
         from flash_kmeans_mlx import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
 
-        run = {"euclidean": batch_kmeans_Euclid, "cosine": batch_kmeans_Cosine, "dot": batch_kmeans_Dot}[metric]
+        run = {
+            "euclidean": batch_kmeans_Euclid,
+            "cosine": batch_kmeans_Cosine,
+            "dot": batch_kmeans_Dot,
+        }[metric]
         start = start if x.ndim == 3 else start[0]
         return _outcome(run(x, start.shape[-2], iters, 0.0, start, backend=self.backend))
 
@@ -169,14 +177,18 @@ class FlashKMeansMLX(Contestant):
         """A fit of no iterations, which includes the labels of the seeds."""
         from flash_kmeans_mlx import batch_kmeans_Euclid
 
-        return _outcome(batch_kmeans_Euclid(x, k, 0, init="k-means++", seed=seed, backend=self.backend))
+        return _outcome(
+            batch_kmeans_Euclid(x, k, 0, init="k-means++", seed=seed, backend=self.backend)
+        )
 
     def fit(self, x: Any, k: int, seed: int) -> Outcome:
         """k-means++ and iterations up to scikit-learn's tolerance: ours for each centroid implies theirs for all."""
         from flash_kmeans_mlx import batch_kmeans_Euclid
 
         tol = float(np.sqrt(1e-4 * np.var(_numpy(x), axis=-2, dtype=np.float32).mean() / k))
-        return _outcome(batch_kmeans_Euclid(x, k, 300, tol, init="k-means++", seed=seed, backend=self.backend))
+        return _outcome(
+            batch_kmeans_Euclid(x, k, 300, tol, init="k-means++", seed=seed, backend=self.backend)
+        )
 
     def knn(self, x: Any, queries: Any, k: int, metric: str) -> Outcome:
         from flash_kmeans_mlx import knn
@@ -188,13 +200,19 @@ class FlashKMeansMLX(Contestant):
 
 
 def _outcome(result: Any) -> Outcome:
-    labels, centroids, inertia = _numpy(result.labels), _numpy(result.centroids), _numpy(result.inertia)
+    labels, centroids, inertia = (
+        _numpy(result.labels),
+        _numpy(result.centroids),
+        _numpy(result.inertia),
+    )
     passes = np.mean(_numpy(result.n_iter_per_batch) + ~_numpy(result.converged).astype(bool))
     if labels.ndim == 1:
         labels, centroids = labels[None], centroids[None]
     total = float(np.sum(inertia, dtype=np.float64))
     engine = {"strategy": result.strategy, "products": result.products, "seconds": result.seconds}
-    return Outcome(labels, centroids, int(result.n_iter), total, float(passes), str(result.backend), engine)
+    return Outcome(
+        labels, centroids, int(result.n_iter), total, float(passes), str(result.backend), engine
+    )
 
 
 @dataclass(frozen=True)
@@ -249,7 +267,9 @@ class FlashKMeansSwap(Contestant):
         return over_batch(x, one)
 
 
-def contestants(backends: Sequence[str | None], threads: int, sklearn: bool = True) -> list[Contestant]:
+def contestants(
+    backends: Sequence[str | None], threads: int, sklearn: bool = True
+) -> list[Contestant]:
     """Everyone who may take part, ours first.
 
     Args:
@@ -261,4 +281,13 @@ def contestants(backends: Sequence[str | None], threads: int, sklearn: bool = Tr
 
     ours: list[Contestant] = [FlashKMeansMLX(backend) for backend in backends]
     peers: list[Contestant] = [ScikitLearn(), ScikitLearnIntelex()] if sklearn else []
-    return [*ours, FlashKMeansDefaults(), FlashKMeansSwap(), *peers, Faiss(), SuperKMeans(threads), PyKDTree(), Matmul()]
+    return [
+        *ours,
+        FlashKMeansDefaults(),
+        FlashKMeansSwap(),
+        *peers,
+        Faiss(),
+        SuperKMeans(threads),
+        PyKDTree(),
+        Matmul(),
+    ]

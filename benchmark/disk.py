@@ -35,10 +35,19 @@ _BUFFER_ROWS = 65_536
 def run(screen: Console, threads: int, n: int = N, runs: int = 5) -> tuple[dict[str, Any], bool]:
     """Run the case with n rows; returns its figures, and whether neighbours and memory were as they must be."""
     with tempfile.TemporaryDirectory(prefix="flash-kmeans-benchmark-") as folder:
-        screen.print(f"disk: {QUERIES:,} queries, {n:,} x {D} float32 in a .npy file, k={K}, max_mem_gb={CAP_GB:g}")
+        screen.print(
+            f"disk: {QUERIES:,} queries, {n:,} x {D} float32 in a .npy file, k={K}, max_mem_gb={CAP_GB:g}"
+        )
         _make(Path(folder), n)
         answers = [_worker(op, folder, threads, runs) for op in ("judge", "memory", "times")]
-    found: dict[str, Any] = {"n": n, "d": D, "k": K, "queries": QUERIES, "few": FEW, "cap": CAP_GB * 1e9}
+    found: dict[str, Any] = {
+        "n": n,
+        "d": D,
+        "k": K,
+        "queries": QUERIES,
+        "few": FEW,
+        "cap": CAP_GB * 1e9,
+    }
     for answer in answers:
         found |= answer
     good = not found["problem"] and found["memory"] <= found["cap"]
@@ -57,7 +66,10 @@ def _table(times: dict[str, list[float]]) -> Table:
     table = Table("", "p50", "rate", box=None)
     for name, values in times.items():
         state = name.rpartition(", ")[2]
-        base = {"from disk": "in memory", f"{FEW} queries from disk": f"reading alone, {state}"}.get(name.rpartition(", ")[0])
+        base = {
+            "from disk": "in memory",
+            f"{FEW} queries from disk": f"reading alone, {state}",
+        }.get(name.rpartition(", ")[0])
         rate = f"{np.median(np.divide(times[base], values)):.2f} of: {base}" if base else ""
         table.add_row(name, seconds(float(np.median(values))), rate)
     return table
@@ -78,7 +90,9 @@ def _make(folder: Path, n: int) -> None:
 
 def _worker(op: str, folder: str, threads: int, runs: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "flash_kmeans_mlx.benchmark.disk", op, folder, str(runs)]
-    done = subprocess.run(command, env=environment(threads), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, env=environment(threads), stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
@@ -104,7 +118,9 @@ def judge(folder: Path, runs: int) -> dict[str, Any]:
     del runs
     distances, indices = _search(folder)
     x, queries = np.load(folder / "docs.npy")[None], np.load(folder / "queries.npy")[None, :JUDGED]
-    verdict = gate.judge_neighbours(x, queries, indices[None, :JUDGED], distances[None, :JUDGED], "euclidean", K)
+    verdict = gate.judge_neighbours(
+        x, queries, indices[None, :JUDGED], distances[None, :JUDGED], "euclidean", K
+    )
     return {"problem": verdict.reason, "regret": verdict.regret}
 
 
@@ -120,7 +136,7 @@ def memory(folder: Path, runs: int) -> dict[str, Any]:
 def times(folder: Path, runs: int) -> dict[str, Any]:
     """Seconds of every way to work on the file, one number a turn."""
     from flash_kmeans_mlx import knn
-    from flash_kmeans_mlx.vectors import open_vectors
+    from flash_kmeans_mlx.files import open_vectors
 
     _warm_up()
     path = folder / "docs.npy"

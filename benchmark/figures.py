@@ -82,9 +82,19 @@ def plot_digits(path: Path) -> None:
         axis.spines[:].set_visible(False)
     for digit in range(10):
         position = np.median(points[truth == digit], axis=0)
-        axes[0].annotate(str(digit), position, ha="center", va="center", fontsize=13, weight="bold", bbox=_badge())
+        axes[0].annotate(
+            str(digit),
+            position,
+            ha="center",
+            va="center",
+            fontsize=13,
+            weight="bold",
+            bbox=_badge(),
+        )
     for centre, digit in zip(centres, majority, strict=True):
-        axes[1].annotate(str(digit), centre, ha="center", va="center", fontsize=13, weight="bold", bbox=_badge())
+        axes[1].annotate(
+            str(digit), centre, ha="center", va="center", fontsize=13, weight="bold", bbox=_badge()
+        )
     figure.savefig(path, dpi=100)
 
 
@@ -113,7 +123,9 @@ def _bars(results: dict[str, Any], kind: str) -> dict[str, list[_Bar]]:
         bars = [
             _Bar(row["contestant"], row["time_over_ours"], row["inertia_ratio"])
             for row in job["rows"]
-            if row["kind"] == kind and row["time_over_ours"] is not None and row["contestant"] in _PALETTE
+            if row["kind"] == kind
+            and row["time_over_ours"] is not None
+            and row["contestant"] in _PALETTE
         ]
         if job["kind"] == kind and bars:
             chosen[job["case"]] = bars
@@ -129,7 +141,9 @@ def plot_ratios(results: dict[str, Any], path: Path) -> None:
     titles = {"lloyd": "same start, same iterations", "fit": "whole fits, as users call them"}
     panels = [(title, groups) for kind, title in titles.items() if (groups := _bars(results, kind))]
     if not panels:
-        raise ValueError("nothing to draw: it takes a time of ours and of someone else that passed the checks")
+        raise ValueError(
+            "nothing to draw: it takes a time of ours and of someone else that passed the checks"
+        )
     height = max(sum(len(bars) + 1 for bars in groups.values()) for _, groups in panels)
     figure, axes = figure_of(6.2 * len(panels), 1.3 + 0.19 * height, 1, len(panels))
     for axis, (title, groups) in zip(np.atleast_1d(axes), panels, strict=True):
@@ -138,11 +152,19 @@ def plot_ratios(results: dict[str, Any], path: Path) -> None:
     from matplotlib.patches import Patch
 
     names = {bar.contestant for _, groups in panels for bars in groups.values() for bar in bars}
-    handles = [Patch(color=colour, label=name) for name, colour in _PALETTE.items() if name in names]
+    handles = [
+        Patch(color=colour, label=name) for name, colour in _PALETTE.items() if name in names
+    ]
     machine = results["machine"]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False
+    )
     where = f"{machine['cpu']}, {results['threads']} threads"
-    figure.suptitle(f"time / time of flash-kmeans-mlx, right of the line is slower ({where})", fontsize=9, color=_GREY)
+    figure.suptitle(
+        f"time / time of flash-kmeans-mlx, right of the line is slower ({where})",
+        fontsize=9,
+        color=_GREY,
+    )
     figure.savefig(path, dpi=100)
 
 
@@ -153,7 +175,14 @@ def _draw(axis: Any, groups: dict[str, list[_Bar]], height: int) -> None:
         ticks.append(at + (len(bars) - 1) / 2)
         for bar in bars:
             axis.barh(at, bar.ratio - 1, left=1, height=0.85, color=_PALETTE[bar.contestant])
-            axis.text(bar.ratio, at, bar.text, ha="left" if bar.ratio >= 1 else "right", va="center", fontsize=7)
+            axis.text(
+                bar.ratio,
+                at,
+                bar.text,
+                ha="left" if bar.ratio >= 1 else "right",
+                va="center",
+                fontsize=7,
+            )
             at += 1
         at += 1
     ratios = [bar.ratio for bars in groups.values() for bar in bars]
@@ -168,7 +197,11 @@ def _draw(axis: Any, groups: dict[str, list[_Bar]], height: int) -> None:
 
 def plot_indexes(results: dict[str, Any], path: Path) -> None:
     """Queries a second over recall, a panel for each index with lists in a result file of the suite ``index``."""
-    indexes = [index for index in results["indexes"] if any(len(entry["searches"]) > 1 for entry in index["entries"])]
+    indexes = [
+        index
+        for index in results["indexes"]
+        if any(len(entry["searches"]) > 1 for entry in index["entries"])
+    ]
     if not indexes:
         raise ValueError("nothing to draw: no index was searched with several nprobe")
     columns = min(2, len(indexes))
@@ -181,10 +214,21 @@ def plot_indexes(results: dict[str, Any], path: Path) -> None:
     for axis, index in zip(panels, indexes, strict=False):
         for entry in index["entries"]:
             if entry["contestant"] in colours and not entry["problem"]:
-                rates = [index["queries"] / float(np.median(spent)) for spent in entry["searches"].values()]
+                rates = [
+                    index["queries"] / float(np.median(spent))
+                    for spent in entry["searches"].values()
+                ]
                 recalls = [entry["recalls"][nprobe] for nprobe in entry["searches"]]
                 colour = colours[entry["contestant"]]
-                axis.plot(recalls, rates, color=colour, label=entry["contestant"], marker="o", markersize=3, linewidth=1.2)
+                axis.plot(
+                    recalls,
+                    rates,
+                    color=colour,
+                    label=entry["contestant"],
+                    marker="o",
+                    markersize=3,
+                    linewidth=1.2,
+                )
         axis.set_yscale("log")
         axis.set_title(f"{index['case']}: {index['index']}", fontsize=9, color=_GREY)
         axis.set_xlabel(f"recall@{index['k']}", fontsize=8)
@@ -199,15 +243,29 @@ def plot_indexes(results: dict[str, Any], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws the figures."""
-    parser = argparse.ArgumentParser(prog="python -m flash_kmeans_mlx.benchmark.figures", description=__doc__)
-    parser.add_argument("--results", type=Path, metavar="PATH", help="a result file of the benchmark, for ratios.png")
-    parser.add_argument("--indexes", type=Path, metavar="PATH", help="one of its suite index, for indexes.png")
-    parser.add_argument("--out", type=Path, default=Path("assets"), help="folder; default %(default)s")
+    parser = argparse.ArgumentParser(
+        prog="python -m flash_kmeans_mlx.benchmark.figures", description=__doc__
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="PATH",
+        help="a result file of the benchmark, for ratios.png",
+    )
+    parser.add_argument(
+        "--indexes", type=Path, metavar="PATH", help="one of its suite index, for indexes.png"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("assets"), help="folder; default %(default)s"
+    )
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     plot_colours(options.out / "colours.png")
     plot_digits(options.out / "digits.png")
-    for source, plot, name in ((options.results, plot_ratios, "ratios.png"), (options.indexes, plot_indexes, "indexes.png")):
+    for source, plot, name in (
+        (options.results, plot_ratios, "ratios.png"),
+        (options.indexes, plot_indexes, "indexes.png"),
+    ):
         if source is not None:
             try:
                 plot(json.loads(source.read_text()), options.out / name)

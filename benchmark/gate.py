@@ -86,7 +86,9 @@ def label_regret(x: Array, labels: Array, centroids: Array, metric: str = "eucli
         scores = rows @ c.T + bias
         lost = scores.max(axis=1) - scores[np.arange(len(rows)), chosen]
         norm = np.linalg.norm(rows, axis=1)
-        size = norm**2 + sizes[chosen] ** 2 + spread if metric == "euclidean" else norm * sizes.max()
+        size = (
+            norm**2 + sizes[chosen] ** 2 + spread if metric == "euclidean" else norm * sizes.max()
+        )
         worst = max(worst, float((lost / np.where(size > 0, size, 1)).max()))
     return worst
 
@@ -114,7 +116,7 @@ def spread(x: Array, metric: str = "euclidean") -> float:
         return float(x.shape[0] * x.shape[1])
     if metric == "dot":
         return float(np.linalg.norm(x, axis=-1).sum(dtype=np.float64))
-    return float(sum(member.var(axis=0, dtype=np.float64).sum() * len(member) for member in x))
+    return float(sum(element.var(axis=0, dtype=np.float64).sum() * len(element) for element in x))
 
 
 def judge(
@@ -173,7 +175,9 @@ def compare(verdict: Verdict, best: float, limit: float = INERTIA_LIMIT) -> Verd
     return verdict
 
 
-def judge_neighbours(x: Array, queries: Array, indices: Array, distances: Array, metric: str, k: int) -> Verdict:
+def judge_neighbours(
+    x: Array, queries: Array, indices: Array, distances: Array, metric: str, k: int
+) -> Verdict:
     """Judges a search: the chosen points are the nearest ones, in order, and their distances are what is reported.
 
     Args:
@@ -186,7 +190,9 @@ def judge_neighbours(x: Array, queries: Array, indices: Array, distances: Array,
     """
     shape = (1, queries.shape[1], k)
     if indices.shape != shape or distances.shape != shape:
-        return Verdict(f"shapes {indices.shape} and {distances.shape} for {queries.shape[1]} queries and k={k}")
+        return Verdict(
+            f"shapes {indices.shape} and {distances.shape} for {queries.shape[1]} queries and k={k}"
+        )
     if indices.min() < 0 or indices.max() >= x.shape[1]:
         return Verdict("indices out of range")
     if (np.sort(indices, axis=-1)[..., 1:] == np.sort(indices, axis=-1)[..., :-1]).any():
@@ -201,7 +207,11 @@ def judge_neighbours(x: Array, queries: Array, indices: Array, distances: Array,
         rows = queries[0, part].astype(np.float64)
         rows = unit_rows(rows) if metric == "cosine" else rows - mean
         own = points[indices[0, part]]
-        cost, size, chosen = -(rows @ points.T), np.ones((len(part), 1)), -np.einsum("qd,qkd->qk", rows, own)
+        cost, size, chosen = (
+            -(rows @ points.T),
+            np.ones((len(part), 1)),
+            -np.einsum("qd,qkd->qk", rows, own),
+        )
         if metric == "euclidean":
             cost = np.square(rows).sum(1)[:, None] + np.square(points).sum(1) + 2 * cost
             chosen = np.square(rows[:, None] - own).sum(2)

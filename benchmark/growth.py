@@ -80,14 +80,20 @@ def plot(found: dict[tuple[str, str], Array], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints the slopes and draws them."""
-    parser = argparse.ArgumentParser(prog="python -m flash_kmeans_mlx.benchmark.growth", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m flash_kmeans_mlx.benchmark.growth", description=__doc__
+    )
     parser.add_argument("--runs", type=int, default=3, help="of each size; default %(default)s")
-    parser.add_argument("--plot", type=Path, metavar="PATH", help="draw the times here (needs matplotlib)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PATH", help="draw the times here (needs matplotlib)"
+    )
     options = parser.parse_args(arguments)
     found: dict[tuple[str, str], Any] = measure(options.runs)
     for (kind, quantity), times in found.items():
         seeding, iteration = (slope(SIZES[quantity], column) for column in times.T)
-        print(f"{kind}: time grows as {quantity}^{seeding:.2f} in k-means++, {quantity}^{iteration:.2f} in an iteration")
+        print(
+            f"{kind}: time grows as {quantity}^{seeding:.2f} in k-means++, {quantity}^{iteration:.2f} in an iteration"
+        )
     if options.plot:
         plot(found, options.plot)
         print(f"written: {options.plot}")

@@ -77,11 +77,15 @@ def select(names: str | None) -> list[IndexCase]:
     chosen = list(known) if names is None else names.split(",")
     for name in chosen:
         if name not in known:
-            raise ValueError(f"unknown case {name!r} of the index suite; known are {', '.join(known)}")
+            raise ValueError(
+                f"unknown case {name!r} of the index suite; known are {', '.join(known)}"
+            )
     return [known[name] for name in chosen]
 
 
-def run(case: IndexCase, threads: int, runs: int, progress: Callable[[IndexResult, str], None]) -> list[IndexResult]:
+def run(
+    case: IndexCase, threads: int, runs: int, progress: Callable[[IndexResult, str], None]
+) -> list[IndexResult]:
     """Run a case; one result for each kind of index."""
     results = []
     x, queries = case.data()
@@ -123,18 +127,28 @@ class _Turns:
         stack: ExitStack,
         progress: Callable[[IndexResult, str], None],
     ) -> None:
-        self.result, self.x, self.truth, self.folder, self.progress = result, x, truth, folder, progress
+        self.result, self.x, self.truth, self.folder, self.progress = (
+            result,
+            x,
+            truth,
+            folder,
+            progress,
+        )
         self.workers: dict[str, WorkerProcess] = {}
         self.observers: dict[str, WorkerProcess] = {}
         for contestant, entry in zip(CONTESTANTS, result.entries, strict=True):
             if not entry.problem:
                 for group in (self.workers, self.observers):
-                    group[entry.contestant] = stack.enter_context(self._started(contestant, threads))
+                    group[entry.contestant] = stack.enter_context(
+                        self._started(contestant, threads)
+                    )
 
     def _started(self, contestant: IndexContestant, threads: int) -> WorkerProcess:
         worker = WorkerProcess(contestant, threads, self.folder, "indexes")
         worker.receive()
-        worker.ask(op="load", x=str(self.folder / "x.npy"), queries=str(self.folder / "queries.npy"))
+        worker.ask(
+            op="load", x=str(self.folder / "x.npy"), queries=str(self.folder / "queries.npy")
+        )
         return worker
 
     def _ask(self, entry: Entry, op: str, doing: str, **request: Any) -> dict[str, Any]:
@@ -155,7 +169,9 @@ class _Turns:
             for op in ("train", "add"):
                 for entry in self.result.entries:
                     request = {"factory": self.result.factory} if op == "train" else {}
-                    answer = self._ask(entry, op, f"{op}, turn {turn}" if turn else f"{op}, cold", **request)
+                    answer = self._ask(
+                        entry, op, f"{op}, turn {turn}" if turn else f"{op}, cold", **request
+                    )
                     if turn and answer:
                         getattr(entry, op).append(answer["seconds"])
 
@@ -165,7 +181,9 @@ class _Turns:
 
         variance = float(np.var(self.x, axis=0, dtype=np.float64).sum())
         for entry in self.result.entries:
-            entry.memory = self._ask(entry, "memory", "memory", factory=self.result.factory).get("bytes")
+            entry.memory = self._ask(entry, "memory", "memory", factory=self.result.factory).get(
+                "bytes"
+            )
             prefix = str(self.folder / "described")
             self._ask(entry, "describe", "errors", factory=self.result.factory, save=prefix)
             if entry.problem:
@@ -186,7 +204,9 @@ class _Turns:
                     path = str(self.folder / "found")
                     doing = f"searching {nprobe} lists" if nprobe else "searching"
                     count = counts.get(entry.contestant, 1)
-                    answer = self._ask(entry, "search", doing, nprobe=nprobe, repeats=count, save=path)
+                    answer = self._ask(
+                        entry, "search", doing, nprobe=nprobe, repeats=count, save=path
+                    )
                     if answer:
                         counts[entry.contestant] = repeats(answer["seconds"][-1])
                     if answer and turn:
@@ -204,12 +224,17 @@ def judge(result: IndexResult) -> None:
             if result.factory.endswith("Flat") and nprobe == result.case.nlist:
                 least = 1 - 1e-3  # of equally near vectors either may be found
             if found < least and not entry.problem:
-                entry.problem = f"wrong: recall {found:.3f} with nprobe={nprobe} must be >= {least:.3f}"
+                entry.problem = (
+                    f"wrong: recall {found:.3f} with nprobe={nprobe} must be >= {least:.3f}"
+                )
 
 
 def recall(found: Array, truth: Array) -> float:
     """The share of the true ids (Q, K) that are among those found (Q, K)."""
-    return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True)])) / truth.shape[1]
+    return (
+        float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True)]))
+        / truth.shape[1]
+    )
 
 
 def tables(result: IndexResult, doing: str = "") -> RenderableType:
@@ -225,18 +250,29 @@ def tables(result: IndexResult, doing: str = "") -> RenderableType:
         build.add_row(
             entry.contestant + (f": {entry.problem}" if entry.problem else ""),
             seconds(median(entry.train)) if known else "",
-            f"{median(entry.train) / median(ours.train):.2f}" if known and ours and ours.train else "",
+            f"{median(entry.train) / median(ours.train):.2f}"
+            if known and ours and ours.train
+            else "",
             f"{result.n / median(entry.add):,.0f}" if known else "",
             f"{entry.memory / 1e6:.1f} MB" if known and entry.memory is not None else "",
             f"{entry.coarse:.4f}" if known and entry.coarse is not None else "",
             f"{entry.kept:.4f}" if known and entry.kept is not None else "",
         )
     found = Table(box=box.SIMPLE_HEAD)
-    for column in ("nprobe", *(f"{e.contestant}: recall" for e in result.entries), "queries/s, ours", "faiss", "ours / faiss"):
+    for column in (
+        "nprobe",
+        *(f"{e.contestant}: recall" for e in result.entries),
+        "queries/s, ours",
+        "faiss",
+        "ours / faiss",
+    ):
         found.add_column(column, justify="right")
     theirs = next((e for e in result.entries if e.contestant == "faiss" and not e.problem), None)
     for nprobe in ours.searches if ours else ():
-        rates = [case.queries / median(e.searches[nprobe]) if e and e.searches.get(nprobe) else None for e in (ours, theirs)]
+        rates = [
+            case.queries / median(e.searches[nprobe]) if e and e.searches.get(nprobe) else None
+            for e in (ours, theirs)
+        ]
         found.add_row(
             str(nprobe or ""),
             *(f"{e.recalls[nprobe]:.3f}" if nprobe in e.recalls else "" for e in result.entries),
@@ -254,13 +290,28 @@ def median(values: list[float]) -> float:
 def as_json(result: IndexResult) -> dict[str, Any]:
     """A result for the result file."""
     case = result.case
-    shape = {"n": result.n, "d": case.points.D, "nlist": case.nlist, "m": case.m, "queries": case.queries, "k": K}
-    return {"case": case.name, "index": result.factory, **shape, "entries": [asdict(entry) for entry in result.entries]}
+    shape = {
+        "n": result.n,
+        "d": case.points.D,
+        "nlist": case.nlist,
+        "m": case.m,
+        "queries": case.queries,
+        "k": K,
+    }
+    return {
+        "case": case.name,
+        "index": result.factory,
+        **shape,
+        "entries": [asdict(entry) for entry in result.entries],
+    }
 
 
 def header(about: dict[str, Any], runs: int) -> str:
     """What is compared, on what."""
-    where, packages = about["machine"], ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    where, packages = (
+        about["machine"],
+        ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
+    )
     return f"""{where["cpu"]}, {where["cores"]} CPUs, {where["system"]}, Python {where["python"]}, {about["threads"]} threads
 {packages}
 
@@ -273,6 +324,10 @@ def write(path: Path, about: dict[str, Any], results: list[IndexResult]) -> Path
     """Write a result file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        json.dumps({**about, "suite": "index", "indexes": [as_json(result) for result in results]}, indent=1) + "\n"
+        json.dumps(
+            {**about, "suite": "index", "indexes": [as_json(result) for result in results]},
+            indent=1,
+        )
+        + "\n"
     )
     return path

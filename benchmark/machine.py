@@ -10,7 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-_PACKAGES = ("flash-kmeans-mlx", "mlx", "numpy", "numba", "scipy", "scikit-learn", "faiss-cpu", "superkmeans", "pykdtree")
+_PACKAGES = (
+    "flash-kmeans-mlx",
+    "mlx",
+    "numpy",
+    "numba",
+    "scipy",
+    "scikit-learn",
+    "faiss-cpu",
+    "superkmeans",
+    "pykdtree",
+)
 
 
 def usable_cpus() -> int:
@@ -28,18 +38,34 @@ def cpu_model() -> str:
         if found:
             return found.group(1).strip()
     if sys.platform == "darwin":
-        brand = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        brand = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if brand.stdout.strip():
             return brand.stdout.strip()
     return platform.processor() or platform.machine()
 
 
 _BANDWIDTH = {  # GB/s of memory as Apple publishes them, of the largest configuration
-    "Apple M1": 68, "Apple M1 Pro": 200, "Apple M1 Max": 400, "Apple M1 Ultra": 800,
-    "Apple M2": 100, "Apple M2 Pro": 200, "Apple M2 Max": 400, "Apple M2 Ultra": 800,
-    "Apple M3": 100, "Apple M3 Pro": 150, "Apple M3 Max": 400, "Apple M3 Ultra": 819,
-    "Apple M4": 120, "Apple M4 Pro": 273, "Apple M4 Max": 546,
-}  # fmt: skip
+    "Apple M1": 68,
+    "Apple M1 Pro": 200,
+    "Apple M1 Max": 400,
+    "Apple M1 Ultra": 800,
+    "Apple M2": 100,
+    "Apple M2 Pro": 200,
+    "Apple M2 Max": 400,
+    "Apple M2 Ultra": 800,
+    "Apple M3": 100,
+    "Apple M3 Pro": 150,
+    "Apple M3 Max": 400,
+    "Apple M3 Ultra": 819,
+    "Apple M4": 120,
+    "Apple M4 Pro": 273,
+    "Apple M4 Max": 546,
+}
 
 
 def bandwidth() -> int | None:

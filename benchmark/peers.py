@@ -36,7 +36,11 @@ class ScikitLearn(Contestant):
 
     def knn(self, x: Array, queries: Array, k: int, metric: str) -> Outcome:
         """``NearestNeighbors(algorithm="brute")``."""
-        model = _library("sklearn.neighbors").NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric).fit(x[0])
+        model = (
+            _library("sklearn.neighbors")
+            .NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric)
+            .fit(x[0])
+        )
         distances, indices = model.kneighbors(queries[0])
         return Outcome(indices[None], (distances**2 if metric == "euclidean" else distances)[None])
 
@@ -44,7 +48,9 @@ class ScikitLearn(Contestant):
         cluster = _library(self.library)
 
         def one(b: int) -> Single:
-            model = cluster.KMeans(start.shape[1], init=start[b], n_init=1, max_iter=iters, tol=0, algorithm="lloyd")
+            model = cluster.KMeans(
+                start.shape[1], init=start[b], n_init=1, max_iter=iters, tol=0, algorithm="lloyd"
+            )
             model.fit(x[b])
             passes = min(model.n_iter_ + 1, iters + 1)
             return model.labels_, model.cluster_centers_, model.n_iter_, model.inertia_, passes
@@ -220,7 +226,9 @@ class Matmul(Contestant):
         """``iters`` passes, with the tile height that was the fastest at the first call."""
         k = start.shape[1]
         if k not in self.tiles:
-            heights = {min(height, max(1, 2**24 // k), x.shape[1]) for height in (512, 2048, 8192, 32768)}
+            heights = {
+                min(height, max(1, 2**24 // k), x.shape[1]) for height in (512, 2048, 8192, 32768)
+            }
             self.tiles[k] = min(sorted(heights), key=lambda height: _product(x, start, 1, height))
         _product(x, start, iters, self.tiles[k])
         return Outcome(None, start, iters)

@@ -17,7 +17,11 @@ from .cases import CASES, GROUPS, SEARCHES
 from .runner import Result, Row
 from .timing import USUAL_RUNS, Times
 
-_TITLES = {"lloyd": "same start, {iters} iterations", "fit": "whole fits, as users call them", "knn": "exact search"}
+_TITLES = {
+    "lloyd": "same start, {iters} iterations",
+    "fit": "whole fits, as users call them",
+    "knn": "exact search",
+}
 
 
 def console() -> Console:
@@ -26,7 +30,9 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(width=max(plain.width, 130))
 
 
-def header(machine: dict[str, str | int], versions: dict[str, str], threads: int, runs: int | None) -> str:
+def header(
+    machine: dict[str, str | int], versions: dict[str, str], threads: int, runs: int | None
+) -> str:
     """What is compared, on what."""
     where = f"{machine['cpu']}, {machine['cores']} CPUs, {machine['system']}, Python {machine['python']}"
     turns = USUAL_RUNS if runs is None else f"{runs} further turns"
@@ -61,16 +67,42 @@ _NARROW = 100
 def table(result: Result, width: int, doing: str = "") -> RenderableType:
     """A job's rows, with a line on what is being run, or on what was found."""
     job = result.job
-    title = f"{job.name}: {job.case.shape(job.kind)}: {_TITLES[job.kind].format(iters=job.case.iters)}"
-    view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    title = (
+        f"{job.name}: {job.case.shape(job.kind)}: {_TITLES[job.kind].format(iters=job.case.iters)}"
+    )
+    view = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     left_out = ("cold", "p20-p80") if width < _NARROW else ()
-    names = ("contestant", "its", "cold", "median", "p20-p80", "x ours", "inertia", "regret", "result")
+    names = (
+        "contestant",
+        "its",
+        "cold",
+        "median",
+        "p20-p80",
+        "x ours",
+        "inertia",
+        "regret",
+        "result",
+    )
     for name in names:
         if name not in left_out:
-            view.add_column(name, justify="left" if name in ("contestant", "result") else "right", no_wrap=True)
+            view.add_column(
+                name, justify="left" if name in ("contestant", "result") else "right", no_wrap=True
+            )
     for kind in (job.kind, "seeding"):
         for row in result.section(kind):
-            view.add_row(*(cell for name, cell in zip(names, _cells(result, row), strict=True) if name not in left_out))
+            view.add_row(
+                *(
+                    cell
+                    for name, cell in zip(names, _cells(result, row), strict=True)
+                    if name not in left_out
+                )
+            )
         view.add_section()
     lines = [f"... {doing}"] if doing else _notes(result)
     return Group(view, *(Text(line, style="dim") for line in lines))
@@ -111,7 +143,11 @@ def _cells(result: Result, row: Row) -> list[str]:
 
 def _span(times: Times) -> str:
     low, high = seconds(times.quantile(0.2)).split(), seconds(times.quantile(0.8)).split()
-    return f"{low[0]}-{high[0]} {high[1]}" if low[1] == high[1] else f"{' '.join(low)}-{' '.join(high)}"
+    return (
+        f"{low[0]}-{high[0]} {high[1]}"
+        if low[1] == high[1]
+        else f"{' '.join(low)}-{' '.join(high)}"
+    )
 
 
 def _word(row: Row) -> str:
@@ -132,14 +168,24 @@ def _notes(result: Result) -> list[str]:
         if row.contestant.yardstick and ours is not None and relative:
             notes.append(f"{ours.name} / matmul alone: {1 / relative:.2f}")
     if result.memory is not None:
-        notes.append(f"our peak memory beyond the input: {result.memory / 1e6:.0f} MB (bound {result.bound / 1e6:.0f} MB)")
+        notes.append(
+            f"our peak memory beyond the input: {result.memory / 1e6:.0f} MB (bound {result.bound / 1e6:.0f} MB)"
+        )
     case, search = result.job.case, result.job.kind == "knn"
     total = case.queries or case.N if search else case.B * case.N
     if result.points_judged:
-        notes.append(f"{'queries' if search else 'labels'} judged: {result.points_judged:,} of {total:,}")
-    notes += [rates(result, row) for row in result.section("lloyd") if row.backend == "metal" and row.times]
+        notes.append(
+            f"{'queries' if search else 'labels'} judged: {result.points_judged:,} of {total:,}"
+        )
+    notes += [
+        rates(result, row)
+        for row in result.section("lloyd")
+        if row.backend == "metal" and row.times
+    ]
     notes += [engine(row) for row in result.section(result.job.kind) if row.engine and row.times]
-    problems = dict.fromkeys(f"{row.name}: {row.problem}" for row in result.rows if ":" in row.problem)
+    problems = dict.fromkeys(
+        f"{row.name}: {row.problem}" for row in result.rows if ":" in row.problem
+    )
     return ["; ".join(notes), *problems] if notes else [*problems]
 
 
@@ -147,7 +193,9 @@ def engine(row: Row) -> str:
     """What ran in a row of ours: how points were assigned, the share of products computed, and where the time went."""
     spent = row.engine["seconds"]
     whole = sum(spent.values()) - spent["choice"]  # which is part of the others
-    phases = ", ".join(f"{name} {value / whole:.0%}" for name, value in spent.items() if value and whole)
+    phases = ", ".join(
+        f"{name} {value / whole:.0%}" for name, value in spent.items() if value and whole
+    )
     return f"{row.engine['strategy'] or row.backend}: {row.engine['products']:.0%} of the products; time in {phases}"
 
 
@@ -172,7 +220,11 @@ def listing() -> Table:
         view.add_row(name, meaning, "")
     view.add_section()
     for case in CASES:
-        view.add_row(case.name, case.missing() or f"{case.shape()}, {case.iters} iterations", ", ".join(case.tags))
+        view.add_row(
+            case.name,
+            case.missing() or f"{case.shape()}, {case.iters} iterations",
+            ", ".join(case.tags),
+        )
         if "fit" in case.tags:
             view.add_row(f"fit:{case.name}", "the same data, a whole fit", "")
     for case in SEARCHES:
@@ -191,7 +243,9 @@ def as_json(result: Result) -> dict[str, Any]:
         "kind": job.kind,
         "queries": case.queries,
         **{key: getattr(case, key) for key in ("B", "N", "D", "K", "iters", "metric", "dtype")},
-        "memory": None if result.memory is None else {"bytes": result.memory, "bound": result.bound},
+        "memory": None
+        if result.memory is None
+        else {"bytes": result.memory, "bound": result.bound},
         "labels_judged": result.points_judged,
         "rows": [_row_json(result, row) for row in result.rows],
     }
@@ -222,4 +276,6 @@ def _row_json(result: Result, row: Row) -> dict[str, Any]:
 def write(path: Path, about: dict[str, Any], results: list[Result]) -> None:
     """Writes a result file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**about, "jobs": [as_json(result) for result in results]}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({**about, "jobs": [as_json(result) for result in results]}, indent=1) + "\n"
+    )

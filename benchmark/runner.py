@@ -77,7 +77,11 @@ class Row:
     @property
     def inertia(self) -> float:
         """Mean float64 inertia of the runs; NaN if there is none."""
-        return float(np.mean(self.inertias)) if self.inertias and not self.contestant.yardstick else float("nan")
+        return (
+            float(np.mean(self.inertias))
+            if self.inertias and not self.contestant.yardstick
+            else float("nan")
+        )
 
     @property
     def regret(self) -> float:
@@ -112,7 +116,12 @@ class Result:
         return next(iter(named or exact), None)
 
 
-def run(job: Job, contestants: Sequence[Contestant], settings: Settings, progress: Callable[[Result, str], None]) -> Result:
+def run(
+    job: Job,
+    contestants: Sequence[Contestant],
+    settings: Settings,
+    progress: Callable[[Result, str], None],
+) -> Result:
     """Runs a job.
 
     Args:
@@ -125,22 +134,40 @@ def run(job: Job, contestants: Sequence[Contestant], settings: Settings, progres
     kinds = [job.kind]
     if job.kind == "lloyd" and (settings.seeding or "seeding" in case.tags):
         kinds.append("seeding")
-    rows = [Row(c, kind, c.missing() or "") for kind in kinds for c in contestants if c.runs(kind, case.metric)]
+    rows = [
+        Row(c, kind, c.missing() or "")
+        for kind in kinds
+        for c in contestants
+        if c.runs(kind, case.metric)
+    ]
     result = Result(job, rows, bound=bound(case.B, case.N, case.D, case.K))
     progress(result, "making the data")
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flash-kmeans-benchmark-")))
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="flash-kmeans-benchmark-"))
+        )
         x = case.data()
         np.save(folder / "x.npy", x)
         start = case.ask() if job.kind == "knn" else case.start(x)
         np.save(folder / "start.npy", start)
         workers = {
-            row.contestant: stack.enter_context(WorkerProcess(row.contestant, settings.threads, folder))
+            row.contestant: stack.enter_context(
+                WorkerProcess(row.contestant, settings.threads, folder)
+            )
             for row in rows
             if not row.problem
         }
-        ours = next((row for row in rows if isinstance(row.contestant, FlashKMeansMLX) and job.kind == "lloyd"), None)
-        observer = ours and stack.enter_context(WorkerProcess(ours.contestant, settings.threads, folder))
+        ours = next(
+            (
+                row
+                for row in rows
+                if isinstance(row.contestant, FlashKMeansMLX) and job.kind == "lloyd"
+            ),
+            None,
+        )
+        observer = ours and stack.enter_context(
+            WorkerProcess(ours.contestant, settings.threads, folder)
+        )
         turns = _Turns(result, x, start, workers, folder, settings, progress)
         turns.load()
         for kind in kinds:
@@ -165,7 +192,13 @@ class _Turns:
         settings: Settings,
         progress: Callable[[Result, str], None],
     ) -> None:
-        self.result, self.x, self.start, self.workers, self.folder = result, x, start, workers, folder
+        self.result, self.x, self.start, self.workers, self.folder = (
+            result,
+            x,
+            start,
+            workers,
+            folder,
+        )
         self.settings, self.progress = settings, progress
         self.case = result.job.case
 
@@ -252,9 +285,13 @@ class _Turns:
             else:
                 labels = np.load(prefix + "-labels.npy")
                 metric, dtype = self.case.metric, self.case.dtype
-                row.verdicts[digest] = gate.judge(self.x, labels, centroids, answer["inertia"], metric, dtype)
+                row.verdicts[digest] = gate.judge(
+                    self.x, labels, centroids, answer["inertia"], metric, dtype
+                )
         verdict = row.verdicts[digest]
-        self.result.points_judged = max(self.result.points_judged, verdict.rows if row.kind != "seeding" else 0)
+        self.result.points_judged = max(
+            self.result.points_judged, verdict.rows if row.kind != "seeding" else 0
+        )
         row.inertias.append(verdict.inertia)
         if not verdict.ok:
             row.problem = f"wrong: {verdict.reason}"
@@ -263,7 +300,9 @@ class _Turns:
 
     def _compare(self, rows: list[Row]) -> None:
         """The results of one start, or of the same seeding, may differ by little."""
-        judged = [row for row in rows if not row.problem and row.inertias and row.contestant.same_start]
+        judged = [
+            row for row in rows if not row.problem and row.inertias and row.contestant.same_start
+        ]
         if not judged or judged[0].kind == "fit":
             return
         check = gate.compare_seeds if judged[0].kind == "seeding" else gate.compare

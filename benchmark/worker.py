@@ -66,7 +66,9 @@ class Server:
         x = self.contestant.convert(points, request["dtype"])
         if request.get("queries"):
             start = self.contestant.convert(start, request["dtype"])
-        self.problem = Problem(x, start, points, request["iters"], request["metric"], request["dtype"], request["k"])
+        self.problem = Problem(
+            x, start, points, request["iters"], request["metric"], request["dtype"], request["k"]
+        )
         return {}
 
     def _run(self, problem: Problem, request: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +98,9 @@ class Server:
 
     def _once(self, problem: Problem, op: str, seed: int, iters: int | None = None) -> Outcome:
         if op == "lloyd":
-            return self.contestant.lloyd(problem.x, problem.start, iters or problem.iters, problem.metric)
+            return self.contestant.lloyd(
+                problem.x, problem.start, iters or problem.iters, problem.metric
+            )
         if op == "knn":
             return self.contestant.knn(problem.x, problem.start, problem.k, problem.metric)
         run = {"seeding": self.contestant.seeding, "fit": self.contestant.fit}[op]

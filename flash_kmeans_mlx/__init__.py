@@ -2,11 +2,11 @@
 
 from importlib.metadata import version as _version
 
-from .api import assign, batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
 from .errors import BackendUnavailableError, EmptyClusterWarning, NotFittedError, VectorFileError
-from .estimator import FlashKMeans
-from .nearest import KNN, knn
-from .result import KMeansResult
+from .kmeans.api import assign, batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
+from .kmeans.estimator import FlashKMeans
+from .kmeans.result import KMeansResult
+from .neighbours.api import KNN, knn
 
 __version__ = _version("flash-kmeans-mlx")
 __all__ = [

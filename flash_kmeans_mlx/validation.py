@@ -14,7 +14,16 @@ from ._fork import check_mlx
 from .errors import VectorFileError
 from .metrics import METRICS, Metric
 
-__all__ = ["Data", "centroids", "check_choice", "check_count", "check_mapped", "data", "metric", "weights"]
+__all__ = [
+    "Data",
+    "centroids",
+    "check_choice",
+    "check_count",
+    "check_mapped",
+    "data",
+    "metric",
+    "weights",
+]
 
 _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
 DTYPES = {name: dtype for dtype, name in _MLX_FLOATS.items()}
@@ -46,7 +55,7 @@ class Data:
         """As the caller wrote it."""
         return self.shape if self.batched else self.shape[1:]
 
-    def give(self, value: np.ndarray, *, array: bool = False) -> Any:
+    def to_caller(self, value: np.ndarray, *, array: bool = False) -> Any:
         """`value` (B, ...) as the caller gets it; `array` marks results that are `mx.array` if x was."""
         if not self.batched:
             value = value[0]
@@ -63,7 +72,9 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
     if not is_mlx:
         x = _numpy(x, name)
     if x.ndim not in (2, 3):
-        raise ValueError(f"{name} must have shape (N, D) or (B, N, D), got {x.ndim} dimensions ({name}.shape={_s(x)})")
+        raise ValueError(
+            f"{name} must have shape (N, D) or (B, N, D), got {x.ndim} dimensions ({name}.shape={_s(x)})"
+        )
     if 0 in x.shape:
         raise ValueError(f"{name} must have no empty dimension ({name}.shape={_s(x)})")
     check_mapped(x)
@@ -75,11 +86,17 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
             x = _numpy(np.asarray(x), name)
         else:
             mx.eval(x)
-    kept = x is given or (isinstance(x, np.ndarray) and isinstance(given, np.ndarray) and np.may_share_memory(x, given))
+    kept = x is given or (
+        isinstance(x, np.ndarray)
+        and isinstance(given, np.ndarray)
+        and np.may_share_memory(x, given)
+    )
     copied = 0 if kept else x.nbytes
     if dtype is not None:
         before, x = x, _cast(x, dtype, name)
-        copied += 0 if x is before else 2 * x.nbytes  # strides or libraries may take a second copy on the way
+        copied += (
+            0 if x is before else 2 * x.nbytes
+        )  # strides or libraries may take a second copy on the way
     batched = x.ndim == 3
     return Data(x if batched else x[None], is_mlx, batched, copied)
 
@@ -121,7 +138,11 @@ def _converted(x: np.ndarray, dtype: Any, name: str) -> np.ndarray:
 
 
 def _cast(x: Any, dtype: Any, name: str) -> Any:
-    key = dtype if isinstance(dtype, str) else str(_MLX_FLOATS.get(dtype) or getattr(dtype, "__name__", dtype))
+    key = (
+        dtype
+        if isinstance(dtype, str)
+        else str(_MLX_FLOATS.get(dtype) or getattr(dtype, "__name__", dtype))
+    )
     if key not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)} or None for x's own")
     if isinstance(x, mx.array):
@@ -131,7 +152,11 @@ def _cast(x: Any, dtype: Any, name: str) -> Any:
     check_mlx()
     bits = np.empty(x.shape, np.uint16)  # which NumPy has no floats for
     for index, rows in _pieces(x):
-        bits[index] = mx.array(np.ascontiguousarray(_converted(rows, np.float32, name))).astype(mx.bfloat16).view(mx.uint16)
+        bits[index] = (
+            mx.array(np.ascontiguousarray(_converted(rows, np.float32, name)))
+            .astype(mx.bfloat16)
+            .view(mx.uint16)
+        )
     return mx.array(bits).view(mx.bfloat16)
 
 
@@ -141,7 +166,9 @@ def _cast_mlx(x: mx.array, key: str, name: str) -> mx.array:
     if key == "float16":  # the others reach as far as float32
         for index, rows in _pieces(x):
             if (mx.isinf(y[index]) != mx.isinf(rows)).any():
-                raise ValueError(f"{name} must fit in {key}, got larger values ({name}.shape={_s(x)}); rescale it")
+                raise ValueError(
+                    f"{name} must fit in {key}, got larger values ({name}.shape={_s(x)}); rescale it"
+                )
     return y
 
 
@@ -154,7 +181,9 @@ def _pieces(x: Any) -> Iterator[tuple[Any, Any]]:
             yield index, x[index]
 
 
-def check_count(name: str, value: Any, low: int, high: int | None = None, bound: str = "", shape: Any = None) -> int:
+def check_count(
+    name: str, value: Any, low: int, high: int | None = None, bound: str = "", shape: Any = None
+) -> int:
     """An integer in low..high; `bound` names the upper bound in the message."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}={value!r} must be an integer")
@@ -201,7 +230,9 @@ def cap(max_mem_gb: Any) -> int:
     return max(1, int(min(value * 1e9, 1e18))) if value else 0
 
 
-def check_cap(max_bytes: int, need: float, shape: tuple[int, ...], n_clusters: int, where: str, cure: str) -> None:
+def check_cap(
+    max_bytes: int, need: float, shape: tuple[int, ...], n_clusters: int, where: str, cure: str
+) -> None:
     """Refuse a cap (0: none) below what x of this shape needs."""
     check_room(max_bytes, need, f"x.shape={shape} with n_clusters={n_clusters}", where, cure)
 
@@ -234,7 +265,7 @@ def to_numpy(x: Any) -> np.ndarray:
 
 
 def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: bool) -> np.ndarray:
-    """Centroids (B, K, D) float32 from (B, K, D), or (K, D) for every member alike; a copy."""
+    """Centroids (B, K, D) float32 from (B, K, D), or (K, D) for every batch element alike; a copy."""
     b, _, d = data.shape
     c = _converted(_numpy(value, name), np.float32, name)
     if c.shape not in ((n_clusters, d), (b, n_clusters, d)):
@@ -244,32 +275,42 @@ def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: 
         )
     if check_finite and not np.isfinite(c).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={c.shape})")
-    return np.array(np.broadcast_to(c, (b, n_clusters, d)), order="C")  # kernels are compiled for one layout
+    return np.array(
+        np.broadcast_to(c, (b, n_clusters, d)), order="C"
+    )  # kernels are compiled for one layout
 
 
 def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
-    """Weights (B, N) float32 from (B, N), or (N,) for every member alike; None stays None."""
+    """Weights (B, N) float32 from (B, N), or (N,) for every batch element alike; None stays None."""
     if value is None:
         return None
     b, n, _ = data.shape
     name = "sample_weight"
     w = _converted(_numpy(value, name), np.float32, name)
     if w.shape not in ((n,), (b, n)):
-        raise ValueError(f"{name} must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape} (x.shape={data.given_shape})")
+        raise ValueError(
+            f"{name} must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape} (x.shape={data.given_shape})"
+        )
     if check_finite and not np.isfinite(w).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={w.shape})")
     if (w < 0).any():
         raise ValueError(f"{name} must be >= 0, got {w.min()} ({name}.shape={w.shape})")
     if not w.any(axis=-1).all():
-        raise ValueError(f"{name} must have a positive value for every member ({name}.shape={w.shape})")
+        raise ValueError(
+            f"{name} must have a positive value for every batch element ({name}.shape={w.shape})"
+        )
     w = np.ascontiguousarray(w.reshape(b, n) if w.size == b * n else np.broadcast_to(w, (b, n)))
-    return w if w.flags.writeable else w.copy()  # kernels are compiled for arrays that may be written to
+    return (
+        w if w.flags.writeable else w.copy()
+    )  # kernels are compiled for arrays that may be written to
 
 
 def check_magnitude(magnitude: np.ndarray, shape: tuple[int, ...], name: str = "x") -> None:
     """Refuse points with NaN or Inf, and float64 values beyond float32: their magnitude is not a finite float32."""
     if np.isnan(magnitude).any() or np.isinf(magnitude).any():
-        raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={shape}); clean it first")
+        raise ValueError(
+            f"{name} must be finite, got NaN or Inf ({name}.shape={shape}); clean it first"
+        )
     if (magnitude > np.finfo(np.float32).max).any():
         raise ValueError(
             f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g} ({name}.shape={shape}); rescale it"

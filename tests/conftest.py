@@ -36,12 +36,16 @@ def metal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 def _metal_where_named(request: pytest.FixtureRequest) -> None:
     """Tests with a parameter "metal" need not say more."""
     call = getattr(request.node, "callspec", None)
-    if call is not None and "metal" in [value for value in call.params.values() if isinstance(value, str)]:
+    if call is not None and "metal" in [
+        value for value in call.params.values() if isinstance(value, str)
+    ]:
         request.getfixturevalue("metal")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz-minutes", type=float, default=0.0, help="go on with random problems for as long")
+    parser.addoption(
+        "--fuzz-minutes", type=float, default=0.0, help="go on with random problems for as long"
+    )
     parser.addoption("--fuzz-case", default="", help="check one problem, as a failure printed it")
 
 

@@ -9,11 +9,13 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 from helpers import to_float64
+from scipy.spatial.distance import cdist
 
 Array = npt.NDArray[Any]
 
 METRICS = ("euclidean", "cosine", "dot", "l1", "linf")
 DTYPES = ("float32", "float64", "float16", "mlx-float32", "mlx-bfloat16")
+SCIPY: dict[str, Any] = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": "chebyshev"}
 JUDGED = 40  # queries of a search
 
 
@@ -45,7 +47,9 @@ KINDS: dict[str, Callable[[Array, float, np.random.Generator], Array]] = {
     "grid": lambda x, size, rng: rng.integers(-3, 4, x.shape) * 1.0,
     "binary": lambda x, size, rng: rng.integers(0, 2, x.shape) * 1.0,
     "heavy": lambda x, size, rng: x**3 / rng.standard_normal((len(x), 1)) ** 3,
-    "parallel": lambda x, size, rng: (rng.standard_normal(x.shape[1]) + 0.01 * size * x) * rng.uniform(0.1, 10, (len(x), 1)),
+    "parallel": lambda x, size, rng: (
+        (rng.standard_normal(x.shape[1]) + 0.01 * size * x) * rng.uniform(0.1, 10, (len(x), 1))
+    ),
     "duplicates": lambda x, size, rng: x[rng.integers(max(1, len(x) // 20), size=len(x))],
     "tiny": lambda x, size, rng: 1e-30 * x,
     "denormal": lambda x, size, rng: 1e-41 * x,
@@ -96,7 +100,9 @@ def distances(queries: Array, data: Array, metric: str) -> tuple[Array, Array]:
         slack[i] = eps * out[i]
         if metric == "cosine":
             out[i] = np.where(zero | ~q[i].any(), 1, out[i] / 2)
-            slack[i] = np.where(out[i] < 1.01 * 2.0**-20, 2 * eps * np.sqrt(2 * out[i]) + eps**2, 2 * eps)
+            slack[i] = np.where(
+                out[i] < 1.01 * 2.0**-20, 2 * eps * np.sqrt(2 * out[i]) + eps**2, 2 * eps
+            )
     return out, slack + 1e-300
 
 
@@ -108,7 +114,13 @@ def _unit(x: Array) -> Array:
 
 
 def judge(
-    queries: Any, data: Any, k: int, metric: str, found: tuple[Any, Any], banned: Array | None = None, ids: Array | None = None
+    queries: Any,
+    data: Any,
+    k: int,
+    metric: str,
+    found: tuple[Any, Any],
+    banned: Array | None = None,
+    ids: Array | None = None,
 ) -> None:
     """Assert that `found` are the k nearest rows (N, D) of queries (Q, D), up to the rounding of float64.
 
@@ -122,7 +134,11 @@ def judge(
     """
     q, x = to_float64(queries), to_float64(data)
     reported, index = np.array(found[0], np.longdouble), np.array(found[1])
-    assert np.array(found[0]).dtype == np.float32 and index.dtype == np.int64 and reported.shape == index.shape == (len(q), k)
+    assert (
+        np.array(found[0]).dtype == np.float32
+        and index.dtype == np.int64
+        and reported.shape == index.shape == (len(q), k)
+    )
     index = index if ids is None else np.searchsorted(ids, index)
     assert index.min() >= 0 and index.max() < len(x)
     which = np.unique(np.linspace(0, len(q) - 1, JUDGED).astype(int))
@@ -130,7 +146,11 @@ def judge(
     if banned is not None:
         assert not (index == banned[:, None]).any(), "a query got itself"
         every[np.arange(len(which)), banned[which]] = np.inf
-    whole = metric != "cosine" and bool((x == np.rint(x)).all() and (q == np.rint(q)).all()) and np.abs(x).max() < 1e6
+    whole = (
+        metric != "cosine"
+        and bool((x == np.rint(x)).all() and (q == np.rint(q)).all())
+        and np.abs(x).max() < 1e6
+    )
     group = np.unique(x, axis=0, return_inverse=True)[1].reshape(-1)
     for i, query in enumerate(which):
         mine = index[query]
@@ -141,7 +161,9 @@ def judge(
         own, best = every[i, mine], every[i, order]
         room = slack[i, mine].max() + slack[i, order].max()
         worse = own - best
-        assert (worse <= room).all(), f"query {query}: worse than the nearest by {worse.max()}, float64 explains {room}"
+        assert (worse <= room).all(), (
+            f"query {query}: worse than the nearest by {worse.max()}, float64 explains {room}"
+        )
         for one in np.unique(group[mine]).tolist():
             kept = mine[group[mine] == one]
             same = np.flatnonzero(group == one)
@@ -151,6 +173,16 @@ def judge(
         assert (value[1:] >= value[:-1]).all(), f"query {query}: not sorted"
         huge = np.abs(own) > np.finfo(np.float32).max * 0.999999
         off = np.abs(np.where(huge, 0, value) - np.where(huge, 0, own))
-        assert (off <= 2.0**-23 * np.where(huge, 1, np.abs(own)) + 2 * slack[i, mine] + 2.0**-149).all(), (
-            f"query {query}: {off}"
-        )
+        assert (
+            off <= 2.0**-23 * np.where(huge, 1, np.abs(own)) + 2 * slack[i, mine] + 2.0**-149
+        ).all(), f"query {query}: {off}"
+
+
+def truth(queries: Array, data: Array, metric: str) -> Array:
+    """(Q, N) float64, smaller is nearer."""
+    if metric == "dot":
+        return -(queries @ data.T)
+    if metric != "cosine":
+        return cdist(queries, data, SCIPY[metric])
+    norms = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(data, axis=1)
+    return 1.0 - np.divide(queries @ data.T, norms, out=np.zeros_like(norms), where=norms > 0)

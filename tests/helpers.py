@@ -17,8 +17,12 @@ from flash_kmeans_mlx.backends import available
 
 Array = npt.NDArray[Any]
 
-EMULATED = available()["metal"] is not None and compiler.why_not() is None  # conftest's fixture `metal` sees to it
-BACKENDS = tuple(name for name, reason in available().items() if reason is None or (name == "metal" and EMULATED))
+EMULATED = (
+    available()["metal"] is not None and compiler.why_not() is None
+)  # conftest's fixture `metal` sees to it
+BACKENDS = tuple(
+    name for name, reason in available().items() if reason is None or (name == "metal" and EMULATED)
+)
 FITS: dict[str, Callable[..., Any]] = {
     "euclidean": fk.batch_kmeans_Euclid,
     "cosine": fk.batch_kmeans_Cosine,
@@ -61,7 +65,9 @@ def regret(x: Any, centroids: Any, labels: Any, metric: str) -> Array:
     """
     x, centroids, labels = to_float64(x), to_float64(centroids), np.asarray(labels).astype(np.int64)
     if x.ndim == 3:
-        return np.stack([regret(*member, metric) for member in zip(x, centroids, labels, strict=True)])
+        return np.stack(
+            [regret(*element, metric) for element in zip(x, centroids, labels, strict=True)]
+        )
     cost = costs(x, centroids, metric)
     every = np.arange(len(x))
     best = cost.argmin(1)
@@ -100,7 +106,9 @@ def parallel_limit(x: Array, *, rows: bool = False) -> float:
     return tolerance(x.shape[1]) * (1 + unlike / (spread if spread > 0 else 1.0))
 
 
-def assert_labels_optimal(x: Any, centroids: Any, labels: Any, metric: str, dtype: str = "float32") -> None:
+def assert_labels_optimal(
+    x: Any, centroids: Any, labels: Any, metric: str, dtype: str = "float32"
+) -> None:
     """Every label is a best centroid, up to rounding in `dtype`."""
     labels = np.asarray(labels)
     assert labels.shape == tuple(x.shape[:-1]), f"labels {labels.shape} for x {tuple(x.shape)}"
@@ -108,12 +116,16 @@ def assert_labels_optimal(x: Any, centroids: Any, labels: Any, metric: str, dtyp
     lost = regret(x, centroids, labels, metric)
     limit = tolerance(x.shape[-1], dtype)
     wrong = np.argwhere(~(lost <= limit))
-    assert not len(wrong), f"{len(wrong)} of {lost.size} labels not the best, up to {lost.max():.2e} > {limit:.2e}: {wrong[:3]}"
+    assert not len(wrong), (
+        f"{len(wrong)} of {lost.size} labels not the best, up to {lost.max():.2e} > {limit:.2e}: {wrong[:3]}"
+    )
 
 
 def own_centroids(centroids: Any, labels: Any) -> Array:
     """(..., N, D) float64: the centroid of every point."""
-    return np.take_along_axis(to_float64(centroids), np.asarray(labels).astype(np.int64)[..., None], -2)
+    return np.take_along_axis(
+        to_float64(centroids), np.asarray(labels).astype(np.int64)[..., None], -2
+    )
 
 
 def inertia(x: Any, centroids: Any, labels: Any, metric: str, weights: Any = None) -> Array:
@@ -131,13 +143,17 @@ def inertia_scale(x: Any, centroids: Any, labels: Any, metric: str, weights: Any
     x = to_float64(x)
     if metric == "euclidean":
         mean = x.mean(-2, keepdims=True)
-        size = np.square(x - mean).sum(-1) + np.square(own_centroids(centroids, labels) - mean).sum(-1)
+        size = np.square(x - mean).sum(-1) + np.square(own_centroids(centroids, labels) - mean).sum(
+            -1
+        )
     else:
         size = np.ones(x.shape[:-1]) if metric == "cosine" else np.linalg.norm(x, axis=-1)
     return (size if weights is None else size * weights).sum(-1)
 
 
-def centre(x: Array, labels: Array, previous: Array, metric: str, weights: Array | None = None) -> Array:
+def centre(
+    x: Array, labels: Array, previous: Array, metric: str, weights: Array | None = None
+) -> Array:
     """(K, D): the M-step by its definition; clusters without weight keep their previous centroid."""
     w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
     x = to_float64(x)
@@ -152,27 +168,37 @@ def centre(x: Array, labels: Array, previous: Array, metric: str, weights: Array
     return new
 
 
-def assert_centroids_optimal(x: Any, centroids: Any, labels: Any, metric: str, weights: Any = None) -> None:
+def assert_centroids_optimal(
+    x: Any, centroids: Any, labels: Any, metric: str, weights: Any = None
+) -> None:
     """Every centroid is the mean, or the direction of the sum, of its points, up to rounding in float32.
 
     Relative to the sum of the norms, so that sums which cancel have whatever direction rounding gives them.
     """
     x, centroids, labels = to_float64(x), to_float64(centroids), np.asarray(labels)
     if x.ndim == 3:
-        for b, member in enumerate(x):
-            assert_centroids_optimal(member, centroids[b], labels[b], metric, None if weights is None else weights[b])
+        for b, element in enumerate(x):
+            assert_centroids_optimal(
+                element, centroids[b], labels[b], metric, None if weights is None else weights[b]
+            )
         return
     w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
     rows = w[:, None] * (unit(x) if metric == "cosine" else x)
     for k, c in enumerate(centroids):
         own = labels == k
-        total, mass = rows[own].sum(0), w[own].sum()
-        error = np.linalg.norm(c * (mass if metric == "euclidean" else np.linalg.norm(total)) - total)
+        total, weight_sum = rows[own].sum(0), w[own].sum()
+        error = np.linalg.norm(
+            c * (weight_sum if metric == "euclidean" else np.linalg.norm(total)) - total
+        )
         limit = tolerance(x.shape[1]) * np.linalg.norm(rows[own], axis=1).sum()
-        assert error <= limit, f"centroid {k} of {own.sum()} points off by {error:.2e} > {limit:.2e}"
+        assert error <= limit, (
+            f"centroid {k} of {own.sum()} points off by {error:.2e} > {limit:.2e}"
+        )
 
 
-def lloyd(x: Array, start: Array, metric: str, n_iter: int, weights: Array | None = None) -> tuple[Array, Array]:
+def lloyd(
+    x: Array, start: Array, metric: str, n_iter: int, weights: Array | None = None
+) -> tuple[Array, Array]:
     """Centroids (K, D) after n_iter M-steps in float64, and the labels (N,) under them; empty clusters stay."""
     c = start.astype(np.float64) if metric == "euclidean" else unit(start.astype(np.float64))
     for _ in range(n_iter):
@@ -183,7 +209,11 @@ def lloyd(x: Array, start: Array, metric: str, n_iter: int, weights: Array | Non
 def given(x: Array, kind: str) -> Any:
     """x as a caller would pass it: "numpy-float64", "mlx-bfloat16", ..."""
     library, dtype = kind.split("-")
-    return x.astype(dtype) if library == "numpy" else mx.array(x.astype(np.float32)).astype(getattr(mx, dtype))
+    return (
+        x.astype(dtype)
+        if library == "numpy"
+        else mx.array(x.astype(np.float32)).astype(getattr(mx, dtype))
+    )
 
 
 def same_partition(a: Any, b: Any) -> bool:
@@ -196,7 +226,7 @@ def same_partition(a: Any, b: Any) -> bool:
 
 
 def blobs(b: int, n: int, d: int, k: int, seed: int = 0) -> Array:
-    """(B, N, D) float64: K overlapping normal clusters per member, every member its own."""
+    """(B, N, D) float64: K overlapping normal clusters per batch element, every batch element its own."""
     rng = np.random.default_rng([seed, b, n, d, k])
     centres = 2.0 * rng.standard_normal((b, k, d))
     which = rng.integers(k, size=(b, n))
@@ -208,7 +238,9 @@ def low_rank(n: int, d: int, rank: int, noise: float = 0.02, seed: int = 0) -> A
     rng = np.random.default_rng([seed, n, d, rank])
     centres = 3 * rng.standard_normal((max(1, n // 40), rank))
     low = centres[rng.integers(len(centres), size=n)] + 0.5 * rng.standard_normal((n, rank))
-    return (low @ rng.standard_normal((rank, d)) + noise * rng.standard_normal((n, d))).astype(np.float32)
+    return (low @ rng.standard_normal((rank, d)) + noise * rng.standard_normal((n, d))).astype(
+        np.float32
+    )
 
 
 def duplicates(n: int, distinct: int, d: int, seed: int = 0) -> Array:
@@ -241,7 +273,9 @@ def pixels(n: int) -> Array:
 
 def patches(n: int) -> Array:
     """(n, 192) float32: 8 x 8 patches of a photograph."""
-    windows = np.lib.stride_tricks.sliding_window_view(photograph(), (8, 8, 3))[::4, ::4].reshape(-1, 192)
+    windows = np.lib.stride_tricks.sliding_window_view(photograph(), (8, 8, 3))[::4, ::4].reshape(
+        -1, 192
+    )
     return windows[:: len(windows) // n][:n].astype(np.float32)
 
 

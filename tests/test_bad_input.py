@@ -49,9 +49,17 @@ ARGUMENTS = [
     ({"empty": None}, ValueError, "empty=None must be one of 'farthest', 'split', 'keep'"),
     ({"init": "kmeans++"}, ValueError, f"init='kmeans++' must be one of {INIT_NAMES}"),
     ({"init": None}, ValueError, f"init=None must be one of {INIT_NAMES}"),
-    ({"backend": "gpu"}, ValueError, "backend='gpu' must be one of 'reference', 'portable', 'cpu', 'metal' or None"),
+    (
+        {"backend": "gpu"},
+        ValueError,
+        "backend='gpu' must be one of 'reference', 'portable', 'cpu', 'metal' or None",
+    ),
     ({"backend": 1}, ValueError, "backend=1 must be one of"),
-    ({"dtype": "float64"}, ValueError, "dtype='float64' must be one of float32, float16, bfloat16 or None"),
+    (
+        {"dtype": "float64"},
+        ValueError,
+        "dtype='float64' must be one of float32, float16, bfloat16 or None",
+    ),
     ({"dtype": np.int32}, ValueError, "dtype=<class 'numpy.int32'> must be one of float32"),
     ({"max_mem_gb": -1}, ValueError, "max_mem_gb=-1 must be finite and >= 0"),
     ({"max_mem_gb": float("nan")}, ValueError, "max_mem_gb=nan must be finite and >= 0"),
@@ -60,22 +68,38 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize("metric", FITS)
-@pytest.mark.parametrize(("arguments", "error", "message"), ARGUMENTS, ids=lambda v: str(v) if isinstance(v, dict) else "")
-def test_an_argument(metric: str, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    ARGUMENTS,
+    ids=lambda v: str(v) if isinstance(v, dict) else "",
+)
+def test_an_argument(
+    metric: str, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=says(message)):
         FITS[metric](X, **{"n_clusters": 3, **arguments})
 
 
-def test_an_impossible_member_count_names_the_batch_shape() -> None:
-    with pytest.raises(ValueError, match=says("n_clusters=21 must be <= N=20 (x.shape=(2, 20, 3))")):
+def test_an_impossible_element_count_names_the_batch_shape() -> None:
+    with pytest.raises(
+        ValueError, match=says("n_clusters=21 must be <= N=20 (x.shape=(2, 20, 3))")
+    ):
         fk.batch_kmeans_Euclid(X2, 21)
 
 
 POINTS = [
     (X[0], ValueError, "x must have shape (N, D) or (B, N, D), got 1 dimensions (x.shape=(3,))"),
-    (X2[None], ValueError, "x must have shape (N, D) or (B, N, D), got 4 dimensions (x.shape=(1, 2, 20, 3))"),
+    (
+        X2[None],
+        ValueError,
+        "x must have shape (N, D) or (B, N, D), got 4 dimensions (x.shape=(1, 2, 20, 3))",
+    ),
     (2.5, ValueError, "x must have shape (N, D) or (B, N, D), got 0 dimensions (x.shape=())"),
-    (mx.array(X)[0], ValueError, "x must have shape (N, D) or (B, N, D), got 1 dimensions (x.shape=(3,))"),
+    (
+        mx.array(X)[0],
+        ValueError,
+        "x must have shape (N, D) or (B, N, D), got 1 dimensions (x.shape=(3,))",
+    ),
     (X[:0], ValueError, "x must have no empty dimension (x.shape=(0, 3))"),
     (X[:, :0], ValueError, "x must have no empty dimension (x.shape=(20, 0))"),
     (X2[:0], ValueError, "x must have no empty dimension (x.shape=(0, 20, 3))"),
@@ -89,7 +113,11 @@ POINTS = [
     (None, TypeError, "x must hold real numbers, got dtype object"),
     ([[1, None]], TypeError, "x must hold real numbers, got dtype object"),
     (np.zeros((4, 2), "M8[D]"), TypeError, "x must hold real numbers, got dtype datetime64[D]"),
-    (np.zeros((4, 2), "f4,f4"), TypeError, "x must hold real numbers, got dtype [('f0', '<f4'), ('f1', '<f4')]"),
+    (
+        np.zeros((4, 2), "f4,f4"),
+        TypeError,
+        "x must hold real numbers, got dtype [('f0', '<f4'), ('f1', '<f4')]",
+    ),
 ]
 
 
@@ -106,7 +134,14 @@ def test_points(x: Any, error: type[Exception], message: str) -> None:
 
 # One row in each region that a backend may look at apart: sampled rows, tiles, shards, the remainder.
 PLACES = [(0, 0), (1, 2), (6007, 5), (-1, -1)]
-KINDS = ["numpy-float32", "numpy-float64", "numpy-float16", "mlx-float32", "mlx-float16", "mlx-bfloat16"]
+KINDS = [
+    "numpy-float32",
+    "numpy-float64",
+    "numpy-float16",
+    "mlx-float32",
+    "mlx-float16",
+    "mlx-bfloat16",
+]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -117,7 +152,10 @@ def test_one_bad_value_anywhere_in_x(backend: str, kind: str) -> None:
         for value in (np.nan, np.inf, -np.inf):
             x = clean.copy()
             x[place] = value
-            with pytest.raises(ValueError, match=says("x must be finite, got NaN or Inf (x.shape=(6100, 6)); clean it")):
+            with pytest.raises(
+                ValueError,
+                match=says("x must be finite, got NaN or Inf (x.shape=(6100, 6)); clean it"),
+            ):
                 fk.batch_kmeans_Euclid(given(x, kind), 3, 1, backend=backend)
 
 
@@ -145,7 +183,9 @@ def test_check_finite_false_looks_at_nothing(backend: str, row: int) -> None:
     expected = fk.assign(x, x[10:13], backend=backend)
     x[row] = np.nan
     labels = fk.assign(x, x[10:13], check_finite=False, backend=backend)
-    fitted = fk.batch_kmeans_Euclid(x, 3, 0, init_centroids=x[10:13], check_finite=False, backend=backend)
+    fitted = fk.batch_kmeans_Euclid(
+        x, 3, 0, init_centroids=x[10:13], check_finite=False, backend=backend
+    )
     others = np.arange(300) != row
     np.testing.assert_array_equal(labels[others], expected[others])
     np.testing.assert_array_equal(fitted.labels, labels)
@@ -164,7 +204,9 @@ def test_check_finite_false_looks_at_nothing(backend: str, row: int) -> None:
     ],
     ids=["float64", "all", "float64-cast", "longdouble", "float16", "mlx-float16"],
 )
-def test_values_beyond_the_dtype_of_the_computation(backend: str, x: Any, arguments: dict[str, Any], target: str) -> None:
+def test_values_beyond_the_dtype_of_the_computation(
+    backend: str, x: Any, arguments: dict[str, Any], target: str
+) -> None:
     shape = re.escape(f"(x.shape={tuple(x.shape)})")
     pattern = rf"^x must fit in {target}, got (a magnitude of \d[.\de+]*|larger values) {shape}; rescale it"
     with pytest.raises(ValueError, match=pattern):
@@ -200,12 +242,28 @@ def test_initial_centroids(value: Any, error: type[Exception], message: str) -> 
 
 
 ASSIGNED = [
-    ({"centroids": X[:0]}, ValueError, "centroids must have shape (K, D) or (B, K, D), got (0, 3) (x.shape=(20, 3))"),
-    ({"centroids": X[0]}, ValueError, "centroids must have shape (K, D) or (B, K, D), got (3,) (x.shape=(20, 3))"),
+    (
+        {"centroids": X[:0]},
+        ValueError,
+        "centroids must have shape (K, D) or (B, K, D), got (0, 3) (x.shape=(20, 3))",
+    ),
+    (
+        {"centroids": X[0]},
+        ValueError,
+        "centroids must have shape (K, D) or (B, K, D), got (3,) (x.shape=(20, 3))",
+    ),
     ({"centroids": X[:4, :2]}, ValueError, f"centroids {SHAPES} (4, 2) (x.shape=(20, 3))"),
     ({"centroids": X2[:, :4]}, ValueError, f"centroids {SHAPES} (2, 4, 3) (x.shape=(20, 3))"),
-    ({"centroids": [[1.0], [2.0, 3.0]]}, ValueError, "centroids must be a rectangular array of numbers"),
-    ({"centroids": np.full((4, 3), np.nan)}, ValueError, "centroids must be finite, got NaN or Inf"),
+    (
+        {"centroids": [[1.0], [2.0, 3.0]]},
+        ValueError,
+        "centroids must be a rectangular array of numbers",
+    ),
+    (
+        {"centroids": np.full((4, 3), np.nan)},
+        ValueError,
+        "centroids must be finite, got NaN or Inf",
+    ),
     ({"metric": "l2"}, ValueError, f"metric='l2' {METRIC_NAMES}"),
     ({"metric": None}, ValueError, f"metric=None {METRIC_NAMES}"),
     ({"backend": "gpu"}, ValueError, "backend='gpu' must be one of"),
@@ -225,9 +283,21 @@ WEIGHTS = [
     (np.ones((2, 20)), ValueError, f"{ONE} (2, 20) (x.shape=(20, 3))"),
     (np.ones((20, 1)), ValueError, f"{ONE} (20, 1) (x.shape=(20, 3))"),
     (1.0, ValueError, f"{ONE} () (x.shape=(20, 3))"),
-    (np.arange(20) - 3.0, ValueError, "sample_weight must be >= 0, got -3.0 (sample_weight.shape=(20,))"),
-    (np.zeros(20), ValueError, "sample_weight must have a positive value for every member (sample_weight.shape=(20,))"),
-    (np.full(20, np.nan), ValueError, "sample_weight must be finite, got NaN or Inf (sample_weight.shape=(20,))"),
+    (
+        np.arange(20) - 3.0,
+        ValueError,
+        "sample_weight must be >= 0, got -3.0 (sample_weight.shape=(20,))",
+    ),
+    (
+        np.zeros(20),
+        ValueError,
+        "sample_weight must have a positive value for every batch element (sample_weight.shape=(20,))",
+    ),
+    (
+        np.full(20, np.nan),
+        ValueError,
+        "sample_weight must be finite, got NaN or Inf (sample_weight.shape=(20,))",
+    ),
     (mx.array([np.inf] + 19 * [1.0]), ValueError, "sample_weight must be finite, got NaN or Inf"),
     (np.full(20, 1e39), ValueError, "sample_weight must fit in float32, got a magnitude of 1e+39"),
     (np.ones(20, complex), TypeError, "sample_weight must hold real numbers, got dtype complex128"),
@@ -249,9 +319,11 @@ def test_weights(value: Any, error: type[Exception], message: str) -> None:
             call()
 
 
-def test_weights_of_one_member_all_zero() -> None:
+def test_weights_of_one_element_all_zero() -> None:
     weights = np.stack([np.ones(20), np.zeros(20)])
-    with pytest.raises(ValueError, match=says("sample_weight must have a positive value for every member")):
+    with pytest.raises(
+        ValueError, match=says("sample_weight must have a positive value for every batch element")
+    ):
         fk.batch_kmeans_Euclid(X2, 2, sample_weight=weights)
 
 

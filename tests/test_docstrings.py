@@ -14,9 +14,13 @@ import pytest
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx import index
-from flash_kmeans_mlx.search import Search
+from flash_kmeans_mlx.neighbours.search import Search
 
-VERBS = [v for name, v in vars(fk.FlashKMeans).items() if inspect.isfunction(v) and not name.startswith("_")]
+VERBS = [
+    v
+    for name, v in vars(fk.FlashKMeans).items()
+    if inspect.isfunction(v) and not name.startswith("_")
+]
 ON_ARRAYS = [fk.assign, fk.batch_kmeans_Euclid, fk.FlashKMeans, fk.KMeansResult]
 
 
@@ -36,12 +40,16 @@ def test_shapes_are_named(thing: Any) -> None:
     assert re.search(r"\(B, K, D\)", doc(thing))
 
 
-@pytest.mark.parametrize("verb", [v for v in VERBS if v.__name__ not in {"save", "load"}], ids=lambda v: v.__name__)
+@pytest.mark.parametrize(
+    "verb", [v for v in VERBS if v.__name__ not in {"save", "load"}], ids=lambda v: v.__name__
+)
 def test_verbs_name_the_shape_of_what_they_take_or_give(verb: Any) -> None:
     assert re.search(r"\(B(, [NKD])*,?\)", doc(verb))
 
 
-@pytest.mark.parametrize("function", [fk.batch_kmeans_Cosine, fk.batch_kmeans_Dot], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [fk.batch_kmeans_Cosine, fk.batch_kmeans_Dot], ids=lambda f: f.__name__
+)
 def test_the_other_metrics_say_where_their_arguments_are_described(function: Any) -> None:
     assert "as in `batch_kmeans_Euclid`" in doc(function)
     assert "normalised" in doc(function)
@@ -53,18 +61,32 @@ def test_searches_name_shapes(thing: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "thing", [fk.assign, fk.batch_kmeans_Euclid, fk.FlashKMeans, fk.knn, fk.KNN, Search], ids=lambda t: t.__name__
+    "thing",
+    [fk.assign, fk.batch_kmeans_Euclid, fk.FlashKMeans, fk.knn, fk.KNN, Search],
+    ids=lambda t: t.__name__,
 )
 def test_every_argument_is_described(thing: Any) -> None:
-    described = {name for line in re.findall(r"^ {4,8}([\w, ]+): ", doc(thing), re.MULTILINE) for name in line.split(", ")}
+    described = {
+        name
+        for line in re.findall(r"^ {4,8}([\w, ]+): ", doc(thing), re.MULTILINE)
+        for name in line.split(", ")
+    }
     assert set(inspect.signature(thing).parameters) <= described
 
 
-@pytest.mark.parametrize("kind", [v for v in vars(index).values() if inspect.isclass(v)], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind", [v for v in vars(index).values() if inspect.isclass(v)], ids=lambda k: k.__name__
+)
 def test_indexes_describe_arguments_and_shapes(kind: Any) -> None:
-    described = {name for line in re.findall(r"^ {4,8}([\w, ]+): ", doc(kind), re.MULTILINE) for name in line.split(", ")}
+    described = {
+        name
+        for line in re.findall(r"^ {4,8}([\w, ]+): ", doc(kind), re.MULTILINE)
+        for name in line.split(", ")
+    }
     assert set(inspect.signature(kind).parameters) <= described
-    assert all("(N, D)" in doc(getattr(kind, verb)) for verb in ("train", "add") if hasattr(kind, verb))
+    assert all(
+        "(N, D)" in doc(getattr(kind, verb)) for verb in ("train", "add") if hasattr(kind, verb)
+    )
 
 
 @pytest.mark.parametrize("name", list(modules()))

@@ -161,5 +161,11 @@ on_mlx()  # the parent goes on
 
 @pytest.mark.parametrize("code", [WHILE_THREADS_WORK, WHILE_A_THREAD_COMPILES, AFTER_MLX])
 def test_a_forked_process(code: str) -> None:
-    done = subprocess.run([sys.executable, "-c", PRELUDE + code], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

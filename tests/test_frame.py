@@ -12,7 +12,9 @@ from flash_kmeans_mlx.metrics import COSINE, DOT, EUCLIDEAN, METRICS, Metric
 
 
 def chosen(x: np.ndarray, metric: Metric = EUCLIDEAN) -> Frame:
-    return choose(x[:, :: frame.sample_step(x.shape[1])], np.abs(x).max((1, 2)).astype(np.float64), metric)
+    return choose(
+        x[:, :: frame.sample_step(x.shape[1])], np.abs(x).max((1, 2)).astype(np.float64), metric
+    )
 
 
 def test_centred_data_are_used_as_they_are() -> None:
@@ -34,7 +36,9 @@ def test_far_offsets_are_shifted_away(offset: float) -> None:
     found = chosen(x)
     spread = x.std()
     assert (np.abs(found.shift - x.mean(1)) < spread).all() and found.scale.tolist() == [1.0]
-    np.testing.assert_array_equal(found.shift, found.shift.astype(np.float32))  # kernels hold it in float32
+    np.testing.assert_array_equal(
+        found.shift, found.shift.astype(np.float32)
+    )  # kernels hold it in float32
     assert np.abs(found.rows(x[0], 0)).max() < 5 * spread
 
 
@@ -43,13 +47,17 @@ def test_spherical_metrics_are_centred_only_where_rows_are_nearly_parallel(metri
     found = chosen(helpers.blobs(1, 500, 5, 4), metric)
     assert not found.shift.any() and not found.centre.any() and found.identity.all()
     x = helpers.blobs(2, 500, 5, 4) + np.array([1e4, -30.0])[:, None, None]
-    x[1] *= np.exp(2 * np.random.default_rng(0).standard_normal((500, 1)))  # of all norms: a shift would not be near them
+    x[1] *= np.exp(
+        2 * np.random.default_rng(0).standard_normal((500, 1))
+    )  # of all norms: a shift would not be near them
     found = chosen(x, metric)
     mean = helpers.unit(helpers.unit(x).mean(1))
     np.testing.assert_allclose(np.linalg.norm(found.centre, axis=1), 1.0, rtol=1e-7)
     assert (np.einsum("bd,bd->b", mean, found.centre) > 0.99).all()
     for vectors in (found.centre, found.shift):
-        np.testing.assert_array_equal(vectors, vectors.astype(np.float32))  # kernels hold them in float32
+        np.testing.assert_array_equal(
+            vectors, vectors.astype(np.float32)
+        )  # kernels hold them in float32
     np.testing.assert_allclose(found.shift[0], x[0].mean(0), rtol=1e-3)
     assert not found.shift[1].any()
     assert found.short(np.array([2e4, 1.0])).tolist() == [False, False]
@@ -76,7 +84,10 @@ def test_centroids_of_any_norm_are_centred_for_dot_where_that_brings_them_closer
     inner, bias = found.scored(c)
     assert np.abs(inner[0]).max() < 3 and np.abs(inner[1]).max() > 300
     exact = np.einsum("bnd,bkd->bnk", x, helpers.to_float64(c))
-    scores = np.einsum("bnd,bkd->bnk", x - found.shift[:, None], helpers.to_float64(inner)) + bias[:, None]
+    scores = (
+        np.einsum("bnd,bkd->bnk", x - found.shift[:, None], helpers.to_float64(inner))
+        + bias[:, None]
+    )
     gaps = (scores - scores[..., :1]) - (exact - exact[..., :1])
     np.testing.assert_allclose(gaps[0], 0, rtol=0, atol=1e-6)
     np.testing.assert_allclose(gaps[1], 0, rtol=0, atol=1e-3)
@@ -94,7 +105,9 @@ def test_extreme_sizes_are_scaled_by_powers_of_two(metric: Metric, size: float) 
     rows = found.rows(x[0], 0)
     # Denormals are scaled as far as a float32 factor goes: their squares must be normal numbers.
     assert 2.0**-30 < np.abs(rows).max() <= 1.0
-    assert np.isfinite(np.float32(1 / found.scale)).all() and (np.float32(1 / found.scale) > 0).all()
+    assert (
+        np.isfinite(np.float32(1 / found.scale)).all() and (np.float32(1 / found.scale) > 0).all()
+    )
 
 
 @pytest.mark.parametrize("size", [2.0**40, 1.0, 2.0**-40])
@@ -102,8 +115,13 @@ def test_ordinary_sizes_are_not_scaled(size: float) -> None:
     assert chosen((size * np.ones((1, 1, 1)) * [[[-1.0], [1.0]]]).astype(np.float32)).identity.all()
 
 
-def test_members_have_frames_of_their_own() -> None:
-    x = helpers.blobs(4, 300, 5, 4) * [[[1.0]], [[1e30]], [[1e-30]], [[1.0]]] + [[[0.0]], [[0.0]], [[0.0]], [[1e4]]]
+def test_elements_have_frames_of_their_own() -> None:
+    x = helpers.blobs(4, 300, 5, 4) * [[[1.0]], [[1e30]], [[1e-30]], [[1.0]]] + [
+        [[0.0]],
+        [[0.0]],
+        [[0.0]],
+        [[1e4]],
+    ]
     found = chosen(x)
     assert found.identity.tolist() == [True, False, False, False]
     assert (found.scale == 1).tolist() == [True, False, False, True]
@@ -114,30 +132,36 @@ def test_members_have_frames_of_their_own() -> None:
 def test_constant_data_have_a_frame(constant: float) -> None:
     x = np.full((1, 50, 3), constant, np.float32)
     found = chosen(x)
-    assert np.isfinite(found.shift).all() and (found.scale > 0).all() and np.isfinite(found.rows(x[0], 0)).all()
+    assert (
+        np.isfinite(found.shift).all()
+        and (found.scale > 0).all()
+        and np.isfinite(found.rows(x[0], 0)).all()
+    )
 
 
 def test_centroids_go_in_and_come_back() -> None:
     rng = np.random.default_rng(0)
     c = (rng.standard_normal((2, 7, 3)) * 1e20 + 1e21).astype(np.float32)
     found = Frame(np.full((2, 3), 1e21), np.full(2, 2.0**68), EUCLIDEAN, np.zeros((2, 3)))
-    inner = found.inward(c)
+    inner = found.to_frame(c)
     assert inner.dtype == np.float32 and np.abs(inner).max() < 4
-    np.testing.assert_allclose(found.outward(inner.astype(np.float64)), c, rtol=helpers.EPS["float32"])
+    np.testing.assert_allclose(
+        found.from_frame(inner.astype(np.float64)), c, rtol=helpers.EPS["float32"]
+    )
     np.testing.assert_array_equal(inner[1], found.rows(c[1], 1).astype(np.float32))
 
 
 def test_the_identity_returns_the_same_bits() -> None:
     c = np.random.default_rng(0).standard_normal((2, 7, 3)).astype(np.float32)
     found = Frame(np.zeros((2, 3)), np.ones(2), EUCLIDEAN, np.zeros((2, 3)))
-    np.testing.assert_array_equal(found.inward(c), c)
-    np.testing.assert_array_equal(found.outward(c.astype(np.float64)), c)
+    np.testing.assert_array_equal(found.to_frame(c), c)
+    np.testing.assert_array_equal(found.from_frame(c.astype(np.float64)), c)
 
 
 def test_spherical_centroids_have_no_scale() -> None:
     c = helpers.unit(np.random.default_rng(0).standard_normal((1, 7, 3))).astype(np.float32)
     found = Frame(np.zeros((1, 3)), np.array([2.0**50]), COSINE, np.zeros((1, 3)))
-    np.testing.assert_array_equal(found.inward(c), c)
+    np.testing.assert_array_equal(found.to_frame(c), c)
     np.testing.assert_allclose(found.centroids(c, np.ones((1, 7)), c), c, rtol=0, atol=1e-7)
     np.testing.assert_array_equal(found.rows(c[0] * 2.0**50, 0), c[0])
 

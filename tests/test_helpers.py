@@ -54,7 +54,9 @@ def test_regret_has_no_unit(metric: str) -> None:
     x, c, labels = problem(metric)
     labels = np.roll(labels, 1)
     scaled = c * 1e-9 if metric == "euclidean" else c
-    np.testing.assert_allclose(regret(x * 1e-9, scaled, labels, metric), regret(x, c, labels, metric), atol=1e-12)
+    np.testing.assert_allclose(
+        regret(x * 1e-9, scaled, labels, metric), regret(x, c, labels, metric), atol=1e-12
+    )
 
 
 def test_ties_within_rounding_pass_and_beyond_fail() -> None:
@@ -73,7 +75,9 @@ def test_nan_centroids_fail() -> None:
         assert_labels_optimal(x, c, labels, "euclidean")
 
 
-@pytest.mark.parametrize("labels", [np.full(300, 4), np.full(300, -1), np.zeros(299, int)], ids=["high", "low", "short"])
+@pytest.mark.parametrize(
+    "labels", [np.full(300, 4), np.full(300, -1), np.zeros(299, int)], ids=["high", "low", "short"]
+)
 def test_impossible_labels_fail(labels: np.ndarray) -> None:
     x, c, _ = problem("euclidean")
     with pytest.raises(AssertionError, match=r"labels (out of range|\(299,\))"):
@@ -109,7 +113,9 @@ def test_inertia_and_centre_are_the_definitions(metric: str) -> None:
     new = helpers.centre(x, labels, c, metric, w)
     for step in (0.01 * np.eye(5)[0], -0.01 * np.eye(5)[3]):
         moved = new + step if metric == "euclidean" else helpers.unit(new + step)
-        assert helpers.inertia(x, moved, labels, metric, w) > helpers.inertia(x, new, labels, metric, w)
+        assert helpers.inertia(x, moved, labels, metric, w) > helpers.inertia(
+            x, new, labels, metric, w
+        )
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -124,7 +130,9 @@ def test_a_centroid_off_by_a_thousandth_fails(metric: str) -> None:
     with pytest.raises(AssertionError, match="centroid 0 of"):
         helpers.assert_centroids_optimal(x, best, labels, metric)
     with pytest.raises(AssertionError, match="centroid 1 of"):
-        helpers.assert_centroids_optimal(x, np.where(np.arange(4)[:, None] == 1, np.nan, best), labels, metric, w)
+        helpers.assert_centroids_optimal(
+            x, np.where(np.arange(4)[:, None] == 1, np.nan, best), labels, metric, w
+        )
 
 
 def test_centre_leaves_clusters_without_weight_alone() -> None:

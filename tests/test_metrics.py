@@ -36,13 +36,17 @@ def test_distances(metric: Metric) -> None:
     assert found.dtype == np.float64
     found = np.square(found) if metric is EUCLIDEAN else found
     # Squares are expanded: forty units of float64, about the mean.
-    np.testing.assert_allclose(found, expected, rtol=0, atol=40 * np.finfo(float).eps * np.abs(expected).max())
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=40 * np.finfo(float).eps * np.abs(expected).max()
+    )
 
 
 def test_distances_do_not_feel_an_offset() -> None:
     x, c = problem()
     near, far = (EUCLIDEAN.distances(x + o, c.astype(np.float64) + o) for o in (0.0, 1e6))
-    np.testing.assert_allclose(far, near, rtol=0, atol=1e-4)  # the root of what 1e6 leaves of float64, at distance zero
+    np.testing.assert_allclose(
+        far, near, rtol=0, atol=1e-4
+    )  # the root of what 1e6 leaves of float64, at distance zero
     np.testing.assert_allclose(np.square(far), np.square(near), rtol=0, atol=1e-8)
 
 
@@ -64,31 +68,33 @@ def test_finalize_minimises_the_cost(metric: Metric) -> None:
     labels, w = np.arange(300) % 7, np.random.default_rng(0).gamma(1.0, size=300)
     rows = helpers.unit(x) if metric.unit_points else x
     sums = np.stack([(w[:, None] * rows)[labels == k].sum(0) for k in range(7)])
-    mass = np.bincount(labels, w)
-    new = metric.finalize(sums, mass, c)
+    weight_sum = np.bincount(labels, w)
+    new = metric.finalize(sums, weight_sum, c)
     np.testing.assert_allclose(new, helpers.centre(x, labels, c, metric.name, w), rtol=1e-12)
 
 
 @every_metric
 def test_finalize_keeps_clusters_without_points(metric: Metric) -> None:
     previous = np.array([[[0.6, 0.8], [1.0, 0.0]]])
-    sums, mass = np.array([[[0.0, 0.0], [0.0, 4.0]]]), np.array([[0.0, 2.0]])
+    sums, weight_sum = np.array([[[0.0, 0.0], [0.0, 4.0]]]), np.array([[0.0, 2.0]])
     expected = [[[0.6, 0.8], [0.0, 2.0 if metric is EUCLIDEAN else 1.0]]]
-    assert metric.finalize(sums, mass, previous).tolist() == expected
+    assert metric.finalize(sums, weight_sum, previous).tolist() == expected
 
 
 def test_finalize_of_points_that_cancel() -> None:
     """Their mean is the origin; a direction they have none, so the old one stays."""
-    previous, sums, mass = np.array([[1.0, 0.0]]), np.zeros((1, 2)), np.array([2.0])
-    assert EUCLIDEAN.finalize(sums, mass, previous).tolist() == [[0.0, 0.0]]
-    assert COSINE.finalize(sums, mass, previous).tolist() == [[1.0, 0.0]]
+    previous, sums, weight_sum = np.array([[1.0, 0.0]]), np.zeros((1, 2)), np.array([2.0])
+    assert EUCLIDEAN.finalize(sums, weight_sum, previous).tolist() == [[0.0, 0.0]]
+    assert COSINE.finalize(sums, weight_sum, previous).tolist() == [[1.0, 0.0]]
 
 
 @every_metric
 def test_start_is_idempotent_and_unit_where_it_must_be(metric: Metric) -> None:
     _, c = problem()
     once = metric.start(c)
-    np.testing.assert_array_equal(metric.start(once.astype(np.float32)).astype(np.float32), once.astype(np.float32))
+    np.testing.assert_array_equal(
+        metric.start(once.astype(np.float32)).astype(np.float32), once.astype(np.float32)
+    )
     norms = np.linalg.norm(once, axis=1)
     assert (once is c) if metric is EUCLIDEAN else np.allclose(norms, 1, rtol=1e-15)
 

@@ -32,18 +32,28 @@ def shipped_files() -> dict[Path, str]:
 
 
 def test_every_folder_with_python_is_a_listed_package() -> None:
-    folders = {inside.rpartition("/")[0].replace("/", ".") for path, inside in shipped_files().items() if path.suffix == ".py"}
+    folders = {
+        inside.rpartition("/")[0].replace("/", ".")
+        for path, inside in shipped_files().items()
+        if path.suffix == ".py"
+    }
     assert sorted(folders) == sorted(SETUPTOOLS["packages"])
     inits = {inside for inside in shipped_files().values() if inside.endswith("/__init__.py")}
-    assert inits == {package.replace(".", "/") + "/__init__.py" for package in SETUPTOOLS["packages"]}
+    assert inits == {
+        package.replace(".", "/") + "/__init__.py" for package in SETUPTOOLS["packages"]
+    }
 
 
 def test_package_data_covers_every_other_file() -> None:
     patterns = [
-        package.replace(".", "/") + "/" + pattern for package, names in SETUPTOOLS["package-data"].items() for pattern in names
+        package.replace(".", "/") + "/" + pattern
+        for package, names in SETUPTOOLS["package-data"].items()
+        for pattern in names
     ]
     others = [inside for path, inside in shipped_files().items() if path.suffix != ".py"]
-    assert [inside for inside in others if not any(matches(inside, pattern) for pattern in patterns)] == []
+    assert [
+        inside for inside in others if not any(matches(inside, pattern) for pattern in patterns)
+    ] == []
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -60,7 +70,9 @@ def test_a_star_does_not_cross_a_slash() -> None:
 
 def test_the_version_stands_in_one_place() -> None:
     number = PYPROJECT["project"]["version"]
-    assert flash_kmeans_mlx.__version__ == version("flash-kmeans-mlx") == number, "install the package again"
+    assert flash_kmeans_mlx.__version__ == version("flash-kmeans-mlx") == number, (
+        "install the package again"
+    )
     literal = re.compile(rf"version\w*\W+{re.escape(number)}\b", re.IGNORECASE)
     sources = [path for path in shipped_files() if path.suffix == ".py"]
     assert [path.name for path in sources if literal.search(path.read_text())] == []
@@ -70,7 +82,10 @@ def test_kernels_are_resources() -> None:
     for path, inside in shipped_files().items():
         if path.is_relative_to(ROOT / "kernels"):
             relative = inside.removeprefix("flash_kmeans_mlx/kernels/")
-            assert files("flash_kmeans_mlx.kernels").joinpath(relative).read_bytes() == path.read_bytes()
+            assert (
+                files("flash_kmeans_mlx.kernels").joinpath(relative).read_bytes()
+                == path.read_bytes()
+            )
 
 
 def test_python_versions_agree() -> None:
@@ -83,17 +98,41 @@ def test_python_versions_agree() -> None:
 @pytest.mark.parametrize("name", ["benchmark", "tests"])
 def test_readme_has_the_commands_that_ci_runs(name: str) -> None:
     readme = (ROOT / "README.md").read_text()
-    assert len(re.findall(rf"^<!-- command: {name} -->\n```bash\n(?:(?!```).+\n)+```$", readme, re.MULTILINE)) == 1
+    assert (
+        len(
+            re.findall(
+                rf"^<!-- command: {name} -->\n```bash\n(?:(?!```).+\n)+```$", readme, re.MULTILINE
+            )
+        )
+        == 1
+    )
 
 
 def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for folder in TOP:
-        shutil.copytree(folder, tree / folder.relative_to(ROOT), ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            folder, tree / folder.relative_to(ROOT), ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(tree)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(tree),
+    ]
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import FITS
 
@@ -31,7 +32,7 @@ ALL = [
 FIT = (
     "(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None, verbose=False, *, init='random', seed=0, "
     "sample_weight=None, n_init=1, empty='farthest', compiled=True, max_mem_gb=0.0, dtype=None, backend=None, "
-    "strategy=None, prune='auto', check_finite=True)"
+    "strategy=None, check_finite=True)"
 )
 KNN = "(queries, data, k, metric='euclidean', *, max_mem_gb=0.0, backend=None, exclude_self=False)"
 ASSIGN = "(x, centroids, metric='euclidean', *, max_mem_gb=0.0, backend=None, check_finite=True)"
@@ -111,6 +112,12 @@ def test_the_fits_take_the_same_arguments(metric: str) -> None:
     assert inspect.signature(FITS[metric]).return_annotation == "KMeansResult"
 
 
+@pytest.mark.parametrize("metric", list(FITS))
+def test_prune_says_what_to_write_instead(metric: str) -> None:
+    with pytest.raises(TypeError, match="strategy='tiles' for 'off'"):
+        FITS[metric](np.eye(3), 2, prune="off")
+
+
 def test_assign_takes() -> None:
     assert signature(fk.assign) == ASSIGN
 
@@ -123,7 +130,11 @@ def test_knn_takes() -> None:
 
 def test_the_estimator_takes() -> None:
     assert signature(fk.FlashKMeans) == ESTIMATOR
-    public = {name: getattr(fk.FlashKMeans, name) for name in vars(fk.FlashKMeans) if not name.startswith("_")}
+    public = {
+        name: getattr(fk.FlashKMeans, name)
+        for name in vars(fk.FlashKMeans)
+        if not name.startswith("_")
+    }
     assert {name: signature(verb) for name, verb in sorted(public.items())} == VERBS
 
 
@@ -134,14 +145,26 @@ def test_the_indexes_take(name: str) -> None:
 
 def test_the_verbs_of_indexes() -> None:
     assert {name: signature(getattr(index.Index, name)) for name in INDEX_VERBS} == INDEX_VERBS
-    more = {"search": "(self, x, k, *, nprobe=None)", "range_search": "(self, x, radius, *, nprobe=None)"}
+    more = {
+        "search": "(self, x, k, *, nprobe=None)",
+        "range_search": "(self, x, radius, *, nprobe=None)",
+    }
     for kind in (index.IndexIVFFlat, index.IndexIVFPQ, index.IndexPreTransform):
         assert {name: signature(getattr(kind, name)) for name in INDEX_VERBS} == INDEX_VERBS | more
 
 
 def test_the_result_holds() -> None:
     names = [field.name for field in fields(fk.KMeansResult)]
-    first = ["labels", "centroids", "n_iter", "inertia", "converged", "n_iter_per_batch", "backend", "strategy"]
+    first = [
+        "labels",
+        "centroids",
+        "n_iter",
+        "inertia",
+        "converged",
+        "n_iter_per_batch",
+        "backend",
+        "strategy",
+    ]
     assert names == [*first, "products", "seconds"]
 
 

@@ -19,7 +19,9 @@ SIZES = [(230, 5, 7), (190, 21, 6)]  # (N, D, K): points as lanes, and products,
 
 def packed(x: Array) -> Array:
     """The same values at odd addresses."""
-    field = np.zeros(x.shape, np.dtype({"names": ["v"], "formats": ["f4"], "offsets": [1], "itemsize": 5}))
+    field = np.zeros(
+        x.shape, np.dtype({"names": ["v"], "formats": ["f4"], "offsets": [1], "itemsize": 5})
+    )
     field["v"] = x
     return field["v"]
 
@@ -88,8 +90,12 @@ def same(x: Any, plain: Array, k: int, metric: str, backend: str) -> None:
     np.testing.assert_array_equal(np.array(got.labels), want.labels)
     np.testing.assert_array_equal(np.array(got.centroids), want.centroids)
     assert got.n_iter == want.n_iter
-    assert got.inertia == pytest.approx(want.inertia, rel=1e-14)  # NumPy adds up in the order of the strides
-    np.testing.assert_array_equal(np.array(fk.assign(x, want.centroids, metric, backend=backend)), want.labels)
+    assert got.inertia == pytest.approx(
+        want.inertia, rel=1e-14
+    )  # NumPy adds up in the order of the strides
+    np.testing.assert_array_equal(
+        np.array(fk.assign(x, want.centroids, metric, backend=backend)), want.labels
+    )
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -138,8 +144,8 @@ def test_batches_with_any_strides(backend: str) -> None:
         np.testing.assert_array_equal(np.array(got.labels), want.labels)
         np.testing.assert_array_equal(np.array(got.centroids), want.centroids)
     one = fk.batch_kmeans_Euclid(np.broadcast_to(x[1], x.shape), 5, 6, backend=backend)
-    for member in one.labels:
-        np.testing.assert_array_equal(member, want.labels[1])
+    for element in one.labels:
+        np.testing.assert_array_equal(element, want.labels[1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -157,7 +163,9 @@ def test_initial_centroids_and_weights_in_any_form(backend: str) -> None:
     rng = np.random.default_rng(0)
     x, weights = rng.standard_normal((120, 4)).astype(np.float32), rng.integers(0, 5, 120)
     start = x[[3, 50, 99]]
-    want = fk.batch_kmeans_Euclid(x, 3, 5, init_centroids=start, sample_weight=weights.astype(np.float32), backend=backend)
+    want = fk.batch_kmeans_Euclid(
+        x, 3, 5, init_centroids=start, sample_weight=weights.astype(np.float32), backend=backend
+    )
     starts = [
         start.tolist(),
         start.astype(np.float64),
@@ -167,7 +175,13 @@ def test_initial_centroids_and_weights_in_any_form(backend: str) -> None:
         lambda *_: start,
     ]
     for value in starts:
-        for w in (weights, weights.tolist(), mx.array(weights), weights[None].astype(">f8"), np.repeat(weights, 2)[::2]):
+        for w in (
+            weights,
+            weights.tolist(),
+            mx.array(weights),
+            weights[None].astype(">f8"),
+            np.repeat(weights, 2)[::2],
+        ):
             got = fk.batch_kmeans_Euclid(x, 3, 5, init=value, sample_weight=w, backend=backend)
             np.testing.assert_array_equal(got.centroids, want.centroids)
             np.testing.assert_array_equal(got.labels, want.labels)
@@ -177,21 +191,36 @@ def test_initial_centroids_and_weights_in_any_form(backend: str) -> None:
 @pytest.mark.parametrize("metric", FITS)
 def test_nothing_given_is_changed(metric: str, backend: str) -> None:
     rng = np.random.default_rng(0)
-    x, weights = rng.standard_normal((2, 80, 5)).astype(np.float32), rng.random((2, 80)).astype(np.float32)
+    x, weights = (
+        rng.standard_normal((2, 80, 5)).astype(np.float32),
+        rng.random((2, 80)).astype(np.float32),
+    )
     start = x[:, :4].copy()
     arrays = (x, weights, start)
     before = [a.tobytes() for a in arrays]
     for library in (np.asarray, mx.array):
         given = [library(a) for a in arrays]
         for empty in ("farthest", "split", "keep"):
-            FITS[metric](given[0], 4, init_centroids=given[2], sample_weight=given[1], backend=backend, empty=empty)
+            FITS[metric](
+                given[0],
+                4,
+                init_centroids=given[2],
+                sample_weight=given[1],
+                backend=backend,
+                empty=empty,
+            )
         fk.assign(given[0], given[2], metric, backend=backend)
         assert [np.array(a).tobytes() for a in given] == before
 
 
 def test_counts_may_be_numpy_integers() -> None:
     x = np.random.default_rng(0).standard_normal((30, 2))
-    numbers: dict[str, Any] = {"tol": np.float32(0), "seed": np.int64(1), "n_init": np.int64(2), "max_iters": np.uint8(4)}
+    numbers: dict[str, Any] = {
+        "tol": np.float32(0),
+        "seed": np.int64(1),
+        "n_init": np.int64(2),
+        "max_iters": np.uint8(4),
+    }
     result = fk.batch_kmeans_Euclid(x, n_clusters=np.int32(3), **numbers)  # pyright: ignore[reportArgumentType]
     want = fk.batch_kmeans_Euclid(x, 3, 4, seed=1, n_init=2)
     np.testing.assert_array_equal(result.centroids, want.centroids)
@@ -218,9 +247,16 @@ def test_dtype_bfloat16_of_numpy_points() -> None:
 
 
 def test_points_that_passed_say_what_the_caller_wrote() -> None:
-    for x, given_shape, batched in ((np.ones((4, 2)), (4, 2), False), (mx.ones((3, 4, 2)), (3, 4, 2), True)):
+    for x, given_shape, batched in (
+        (np.ones((4, 2)), (4, 2), False),
+        (mx.ones((3, 4, 2)), (3, 4, 2), True),
+    ):
         data = validation.data(x)
-        assert (data.given_shape, data.batched, data.mlx) == (given_shape, batched, isinstance(x, mx.array))
+        assert (data.given_shape, data.batched, data.mlx) == (
+            given_shape,
+            batched,
+            isinstance(x, mx.array),
+        )
         assert data.shape == (1, *given_shape)[-3:]
 
 

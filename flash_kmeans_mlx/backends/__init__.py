@@ -1,139 +1,205 @@
-"""Backends: where a fit computes. Chosen once per fit; the result says which one ran."""
+"""Backends: where a fit or a search computes. Chosen once; the result says which one ran.
+
+Each backend is a folder with the functions of `Backend`. `BACKENDS` is the only list of their names: messages, the command
+line, scikit-learn's classes and the tests read it.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from typing import Protocol, cast
 
 import mlx.core as mx
 import numpy as np
 
 from .._fork import check_mlx
 from ..errors import BackendUnavailableError
-from ..proximity import Proximity
-from . import metal
-from .base import Points, Problem
-from .codes import Coding, scan_codes_portable, scan_codes_reference
-from .neighbours import Found, Neighbours, ReferenceNeighbours, Request
-from .scan import Lists, scan_mlx, scan_reference
+from ..metrics import Proximity
+from .codes import Coding
+from .neighbours import Found, Neighbours, Request
+from .points import Points, Problem
+from .scan import Lists
 from .sparse import SparsePoints, SparseRows
 
 __all__ = [
     "BACKENDS",
+    "Backend",
     "Neighbours",
     "Points",
     "Problem",
     "Request",
     "available",
-    "check_prune",
     "check_strategy",
     "open_neighbours",
     "open_points",
     "resolve",
-    "scan",
     "scan_codes",
+    "scan_lists",
+    "spawn",
 ]
 
-BACKENDS = ("reference", "portable", "cpu", "metal")
-STRATEGIES = {"metal": ("fused", "addmm")}
-PRUNE = ("auto", "off", "head", "groups")
+
+class Backend(Protocol):
+    """The functions of a backend's folder.
+
+    Attributes:
+        STRATEGIES: Names that `strategy` may have, besides None.
+        USES_MLX: Whether it computes with MLX, which does not work in every forked process.
+    """
+
+    STRATEGIES: tuple[str, ...]
+    USES_MLX: bool
+
+    def missing(self) -> str | None:
+        """Return why it can't run here, or None."""
+        ...
+
+    def open_points(self, problem: Problem) -> Points:
+        """Return the points of a fit."""
+        ...
+
+    def open_neighbours(self, request: Request) -> Neighbours:
+        """Return a search for nearest rows."""
+        ...
+
+    def scan_lists(
+        self, lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int
+    ) -> Found:
+        """Return the nearest rows of inverted lists; see `scan_lists` of this module."""
+        ...
+
+    def scan_codes(
+        self,
+        lists: Lists,
+        coding: Coding,
+        proximity: Proximity,
+        queries: np.ndarray,
+        probes: np.ndarray,
+        k: int,
+    ) -> Found:
+        """Return the nearest codes of inverted lists; see `scan_codes` of this module."""
+        ...
+
+
+BACKENDS: dict[str, Backend] = {
+    name: cast(Backend, import_module(f".{name}", __package__))
+    for name in ("reference", "portable", "cpu", "metal")
+}
 
 
 def available() -> dict[str, str | None]:
-    """Every backend with None if it can run here, or the reason why not."""
-    return dict.fromkeys(BACKENDS) | {"metal": metal.missing()}
+    """Return every backend with None if it can run here, or the reason why not."""
+    return {name: backend.missing() for name, backend in BACKENDS.items()}
 
 
 def resolve(name: str | None) -> str:
-    """The backend to use: the named one or an error, or for None the best for MLX's default device."""
-    found = _resolved(name)
-    if found in ("metal", "portable"):
-        check_mlx()
-    return found
+    """Return the backend to use: the named one or an error, or for None the best for MLX's default device.
 
-
-def _resolved(name: str | None) -> str:
+    Raises:
+        ValueError: There is no backend of that name.
+        BackendUnavailableError: The named backend can't run here.
+    """
     if name is None:
-        if mx.default_device().type == mx.DeviceType.cpu:
-            return "cpu"
-        return "metal" if metal.missing() is None else "portable"
-    if name not in BACKENDS:
-        raise ValueError(f"backend={name!r} must be one of {', '.join(map(repr, BACKENDS))} or None")
-    reason = available()[name]
-    if reason is not None:
+        name = _best()
+    elif name not in BACKENDS:
+        raise ValueError(
+            f"backend={name!r} must be one of {', '.join(map(repr, BACKENDS))} or None"
+        )
+    elif (reason := available()[name]) is not None:
         raise BackendUnavailableError(f"backend={name!r} can't run here: {reason}")
+    if BACKENDS[name].USES_MLX:
+        check_mlx()
     return name
 
 
+def _best() -> str:
+    if mx.default_device().type == mx.DeviceType.cpu:
+        return "cpu"
+    return "metal" if BACKENDS["metal"].missing() is None else "portable"
+
+
 def check_strategy(strategy: str | None, backend: str) -> None:
-    """Refuse a strategy that the backend doesn't have; None leaves the choice to it."""
-    known = STRATEGIES.get(backend, ())
+    """Refuse a strategy that the backend does not have; None leaves the choice to it.
+
+    Raises:
+        ValueError: Naming the strategies that it has.
+    """
+    known = BACKENDS[backend].STRATEGIES
     if strategy is not None and strategy not in known:
         choices = f"one of {', '.join(map(repr, known))} or None" if known else "None"
         raise ValueError(f"strategy={strategy!r} must be {choices} on backend={backend!r}")
 
 
-def check_prune(prune: str, backend: str) -> None:
-    """Refuse a name of no bounds; only the CPU has any."""
-    known = PRUNE if backend == "cpu" else PRUNE[:2]
-    if prune not in known:
-        raise ValueError(f"prune={prune!r} must be one of {', '.join(map(repr, known))} on backend={backend!r}")
-
-
 def open_points(backend: str, problem: Problem) -> Points:
-    """The points of a problem on a backend that `resolve` returned, to be used as a context manager."""
+    """Return the points of a fit on a backend that `resolve` returned, to be used as a context manager."""
     if isinstance(problem.x, SparseRows):
         return SparsePoints(problem)
-    if backend == "cpu":
-        from .cpu import open_cpu
+    return BACKENDS[backend].open_points(problem)
 
-        return open_cpu(problem)
-    if backend == "metal":
-        from .metal.points import MetalPoints
 
-        return MetalPoints(problem)
-    if backend == "portable":
-        from .portable import PortablePoints
+def spawn(points: Points, x: np.ndarray, weights: np.ndarray) -> Points:
+    """Return other points (B, M, D) with weights (B, M), known to be finite, under the same metric and memory limit.
 
-        return PortablePoints(problem)
-    from .reference import ReferencePoints
-
-    return ReferencePoints(problem)
+    They are on the same backend, or on "reference" where `points` are sparse rows.
+    """
+    backend = points.backend if points.backend in BACKENDS else "reference"
+    problem = replace(
+        points.problem, x=x, weights=weights, check_finite=False, runs=1, init="k-means++"
+    )
+    return open_points(backend, problem)
 
 
 def open_neighbours(backend: str, request: Request) -> Neighbours:
-    """A search on a backend that `resolve` returned, to be used as a context manager."""
-    if backend == "cpu":
-        from .cpu.topk import CpuNeighbours
-
-        return CpuNeighbours(request)
-    if backend == "metal":
-        from .metal.neighbours import MetalNeighbours
-
-        return MetalNeighbours(request)
-    if backend == "portable":
-        from .topk import PortableNeighbours
-
-        return PortableNeighbours(request)
-    return ReferenceNeighbours(request)
+    """Return a search on a backend that `resolve` returned, to be used as a context manager."""
+    return BACKENDS[backend].open_neighbours(request)
 
 
-def scan(backend: str, lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
-    """`scan_reference`, with its arguments and results, on a backend that `resolve` returned."""
-    if backend == "cpu":
-        from .cpu.scan import scan_cpu
+def scan_lists(
+    backend: str,
+    lists: Lists,
+    proximity: Proximity,
+    queries: np.ndarray,
+    probes: np.ndarray,
+    k: int,
+) -> Found:
+    """Return for every query the nearest rows of the inverted lists that it names.
 
-        return scan_cpu(lists, proximity, queries, probes, k)
-    if backend in ("metal", "portable"):
-        return scan_mlx(lists, proximity, queries, probes, k)
-    return scan_reference(lists, proximity, queries, probes, k)
+    Args:
+        backend: One that `resolve` returned.
+        lists: They hold the rows.
+        proximity: The distance.
+        queries: (Q, D) float32.
+        probes: (Q, P) int64, distinct lists.
+        k: Neighbours of every query.
+
+    Returns:
+        (Q, k) float64 distances and int64 ids, by distance, then by id; inf and -1 where there are fewer rows.
+    """
+    return BACKENDS[backend].scan_lists(lists, proximity, queries, probes, k)
 
 
 def scan_codes(
-    backend: str, lists: Lists, coding: Coding, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int
+    backend: str,
+    lists: Lists,
+    coding: Coding,
+    proximity: Proximity,
+    queries: np.ndarray,
+    probes: np.ndarray,
+    k: int,
 ) -> Found:
-    """`scan_codes_reference`, with its arguments and results, on a backend that `resolve` returned."""
-    if backend == "cpu":
-        from .cpu.codes import scan_codes_cpu
+    """Return for every query the nearest of the vectors that the codes of some inverted lists stand for.
 
-        return scan_codes_cpu(lists, coding, proximity, queries, probes, k)
-    if backend == "reference":
-        return scan_codes_reference(lists, coding, proximity, queries, probes, k)
-    return scan_codes_portable(lists, coding, proximity, queries, probes, k)
+    Args:
+        backend: One that `resolve` returned.
+        lists: They hold the codes.
+        coding: What the codes mean.
+        proximity: The distance.
+        queries: (Q, D) float32.
+        probes: (Q, P) int64, distinct lists.
+        k: Neighbours of every query.
+
+    Returns:
+        (Q, k) float64 distances and int64 ids, as `scan_lists` returns them.
+    """
+    return BACKENDS[backend].scan_codes(lists, coding, proximity, queries, probes, k)

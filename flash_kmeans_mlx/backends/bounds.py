@@ -12,18 +12,31 @@ import os
 import mlx.core as mx
 import numpy as np
 
-from ..proximity import Proximity
+from ..frame import EPS
+from ..metrics import Proximity
 
-__all__ = ["EPS", "TINY", "WIDE", "least_by_differences", "least_by_expansion", "least_by_products", "product_rounding"]
+__all__ = [
+    "TINY",
+    "WIDE",
+    "least_by_differences",
+    "least_by_expansion",
+    "least_by_products",
+    "product_rounding",
+]
 
-EPS = 2.0**-24  # half a unit in the last place of 1 in float32
 WIDE = 2.0**-53  # the same in float64
 TINY = 2.0**-126  # below it float32 loses bits
 TF32 = 2.0**-10  # what rounding the factors to TF32 changes in products
 
 
 def least_by_differences(
-    proximity: Proximity, tau: np.ndarray, norms: np.ndarray | float, d: int, scale: float, *, rounded: bool
+    proximity: Proximity,
+    tau: np.ndarray,
+    norms: np.ndarray | float,
+    d: int,
+    scale: float,
+    *,
+    rounded: bool,
 ) -> np.ndarray:
     """(Q,) float32: rows that score no more are farther than tau. Scores are minus sums of differences, or of their squares.
 
@@ -41,8 +54,12 @@ def least_by_differences(
     if left <= 0.5:
         return np.full(len(tau), -np.inf, np.float32)
     with np.errstate(all="ignore"):
-        size = (np.sqrt(tau) if squared else tau) * ((2.0**0.5 if proximity.unit else 1.0) / (scale * left))
-        size += (d * TINY + (d + 8) * WIDE * proximity.unit) / left  # 1 - cos is half the square of the chord
+        size = (np.sqrt(tau) if squared else tau) * (
+            (2.0**0.5 if proximity.unit else 1.0) / (scale * left)
+        )
+        size += (
+            d * TINY + (d + 8) * WIDE * proximity.unit
+        ) / left  # 1 - cos is half the square of the chord
         if rounded:
             size += norms * (2.001 * off / left)
         return _down(-(size * size + d * TINY) if squared else -size)
@@ -75,7 +92,9 @@ def least_by_products(
     """
     with np.errstate(all="ignore"):
         exact = (1.0 - tau) if proximity.unit else (-tau - bases) / scale
-        off = ((d + 8) * EPS + rounded) * norms * reach + 4 * (d + 8) * WIDE * norms * (reach + offset)
+        off = ((d + 8) * EPS + rounded) * norms * reach + 4 * (d + 8) * WIDE * norms * (
+            reach + offset
+        )
         return _down(exact - off - d * TINY * (1.0 + norms + reach))
 
 
@@ -84,13 +103,20 @@ def least_by_expansion(
 ) -> np.ndarray:
     """(Q,) float32: rows that score no more are farther than tau. Scores are ``<q, x> - ||x||^2 / 2``; arguments as above."""
     with np.errstate(all="ignore"):
-        off = ((d + 12) * EPS + rounded) * np.square(norms + reach) + d * TINY * (1.0 + norms + reach)
+        off = ((d + 12) * EPS + rounded) * np.square(norms + reach) + d * TINY * (
+            1.0 + norms + reach
+        )
         return _down((np.square(norms) - tau / scale**2) / 2 - off)
 
 
 def product_rounding() -> float:
     """The relative error that MLX's products may have beyond that of float32."""
-    return TF32 if mx.default_device().type == mx.DeviceType.gpu and os.environ.get("MLX_ENABLE_TF32") != "0" else 0.0
+    return (
+        TF32
+        if mx.default_device().type == mx.DeviceType.gpu
+        and os.environ.get("MLX_ENABLE_TF32") != "0"
+        else 0.0
+    )
 
 
 def _down(least: np.ndarray) -> np.ndarray:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..proximity import Proximity
-from ..validation import check_magnitude, check_room, to_numpy
+from ..metrics import Proximity
+from ..validation import check_room, to_numpy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NOTHING", "Found", "Neighbours", "ReferenceNeighbours", "Request", "largest"]
+__all__ = ["NOTHING", "PIECE", "Found", "Neighbours", "Request", "largest"]
 
-NOTHING = np.int64(np.iinfo(np.int64).max)  # the index of a place that no row fills; its distance is Inf
+NOTHING = np.int64(
+    np.iinfo(np.int64).max
+)  # the index of a place that no row fills; its distance is Inf
 PIECE = 1 << 15  # values looked at, at a time
 
 Found = tuple[np.ndarray, np.ndarray]
@@ -31,12 +33,12 @@ class Request:
     Attributes:
         queries: (B, Q, D) as `validation.data` passes it, finite.
         shape: queries.shape as the caller wrote it, for messages.
-        magnitude: (B,) the largest absolute value of every member.
+        magnitude: (B,) the largest absolute value of every batch element.
         k: neighbours of every query.
         proximity: the distance.
         exclude_self: query i never gets row i.
         max_bytes: cap on what is allocated beyond what the caller gave; 0 for none.
-        held: how much of it is in use already.
+        bytes_in_use: how much of it is in use already.
     """
 
     queries: Any
@@ -46,17 +48,23 @@ class Request:
     proximity: Proximity
     exclude_self: bool
     max_bytes: int
-    held: int
+    bytes_in_use: int
 
     def check_cap(self, need: int, where: str) -> None:
         """Refuse a cap below `need` bytes besides those held."""
         what = f"queries.shape={self.shape} with k={self.k}"
-        check_room(self.max_bytes, self.held + need, what, where, "raise it, or search for fewer queries at a time")
+        check_room(
+            self.max_bytes,
+            self.bytes_in_use + need,
+            what,
+            where,
+            "raise it, or search for fewer queries at a time",
+        )
 
     @property
     def room(self) -> int:
         """Bytes left under the cap."""
-        return self.max_bytes - self.held if self.max_bytes else 1 << 62
+        return self.max_bytes - self.bytes_in_use if self.max_bytes else 1 << 62
 
 
 class Neighbours(ABC):
@@ -95,7 +103,7 @@ class Neighbours(ABC):
     def holding(self, size: int) -> Iterator[None]:
         """`size` more bytes of the cap are in use."""
         before = self.request
-        self.request = replace(before, held=before.held + size)
+        self.request = replace(before, bytes_in_use=before.bytes_in_use + size)
         try:
             yield
         finally:
@@ -105,7 +113,10 @@ class Neighbours(ABC):
         """Make `best` (B, Q, k) the first k of both; indices in `more` (B, Q, m) are of the same kind."""
         k = best[0].shape[-1]
         for b, i in np.ndindex(*best[0].shape[:2]):
-            distances, indices = (np.concatenate([one[b, i], other[b, i]]) for one, other in zip(best, more, strict=True))
+            distances, indices = (
+                np.concatenate([one[b, i], other[b, i]])
+                for one, other in zip(best, more, strict=True)
+            )
             order = np.lexsort([indices, distances])[:k]
             best[0][b, i], best[1][b, i] = distances[order], indices[order]
 
@@ -115,33 +126,8 @@ class Neighbours(ABC):
         return np.where((row >= 0) & (row < rows) & self.request.exclude_self, row, -1)
 
 
-class ReferenceNeighbours(Neighbours):
-    """All distances of one query at a time, by their definition in float64, and a stable sort."""
-
-    backend = "reference"
-
-    def nearest(self, data: Any, offset: int, before: Found | None) -> Found:
-        b, q, d = self.request.queries.shape
-        n = data.shape[1]
-        m = min(self.request.k, n)
-        self.request.check_cap(16 * b * q * m + 8 * n * (4 * d + 8) + (1 << 18), "on the reference backend")
-        check_magnitude(largest(data), tuple(data.shape), "data")
-        distances, indices = np.empty((b, q, m)), np.empty((b, q, m), np.int64)
-        skipped = self.skipped(offset, n)
-        for j in range(b):
-            rows = to_numpy(data[j]).astype(np.float64)
-            for i in range(q):
-                query = to_numpy(self.request.queries[j, i]).astype(np.float64)
-                value = self.request.proximity.distances(query, rows)
-                order = np.argsort(value, kind="stable")[: m + 1]
-                order = order[order != skipped[i]][:m]
-                distances[j, i], indices[j, i] = np.inf, NOTHING
-                distances[j, i, : len(order)], indices[j, i, : len(order)] = value[order], order
-        return distances, indices
-
-
 def largest(x: Any) -> np.ndarray:
-    """(B,) float64: the largest magnitude of every member of x (B, N, D), NaN or Inf if it has one."""
+    """(B,) float64: the largest magnitude of every batch element of x (B, N, D), NaN or Inf if it has one."""
     step = max(1, PIECE // x.shape[2])
     out = np.zeros(x.shape[0])
     for b in range(x.shape[0]):

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..frame import Frame
 from ..metrics import EUCLIDEAN
-from ..seeding import draw_points
 from ..validation import check_magnitude
-from .base import PENDING, STABLE, Points, Problem, Seeding, Step
+from .draws import draw_points
+from .points import PENDING, STABLE, Points, Problem, Seeding, Step
 
 __all__ = ["SparsePoints", "SparseRows", "cluster_sums"]
 
@@ -40,8 +40,14 @@ class SparsePoints(Points):
         self._rows = rows
         if problem.check_finite and rows.nnz:
             check_magnitude(np.abs(rows.data).max()[None], problem.given_shape)
-        self.frame = Frame(np.zeros((1, self.shape[2])), np.ones(1), EUCLIDEAN, np.zeros((1, self.shape[2])))
-        self.w = np.ones(self.shape[1]) if problem.weights is None else problem.weights[0].astype(np.float64)
+        self.frame = Frame(
+            np.zeros((1, self.shape[2])), np.ones(1), EUCLIDEAN, np.zeros((1, self.shape[2]))
+        )
+        self.w = (
+            np.ones(self.shape[1])
+            if problem.weights is None
+            else problem.weights[0].astype(np.float64)
+        )
         self._squares = np.asarray(rows.multiply(rows).sum(axis=1, dtype=np.float64)).reshape(-1)
         self._labels = np.full((1, self.shape[1]), UNSET, np.uint32)
 
@@ -65,13 +71,20 @@ class SparsePoints(Points):
         before = self._labels.copy()
         self.assign(centroids, limits > 0)
         k = centroids.shape[1]
-        sums, mass = cluster_sums(self._rows, self.w, self._labels[0], k)
+        sums, weight_sum = cluster_sums(self._rows, self.w, self._labels[0], k)
         counts = np.bincount(self._labels[0], weights=self.w > 0, minlength=k).astype(np.int64)
         status = np.array([STABLE if (before == self._labels).all() else PENDING])
-        return Step((limits > 0).astype(np.int64), status, sums[None], mass[None], counts[None], np.zeros(1))
+        return Step(
+            (limits > 0).astype(np.int64),
+            status,
+            sums[None],
+            weight_sum[None],
+            counts[None],
+            np.zeros(1),
+        )
 
-    def assign(self, centroids: np.ndarray, members: np.ndarray) -> None:
-        if not members[0]:
+    def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
+        if not elements[0]:
             return
         c = np.asarray(centroids[0], np.float64)
         columns, half = np.ascontiguousarray(c.T), 0.5 * np.square(c).sum(1)
@@ -87,7 +100,9 @@ class SparsePoints(Points):
         for lo in range(0, self.shape[1], step):
             rows = slice(lo, lo + step)
             square = self.distances(centroids[b], rows)
-            out[rows] = np.take_along_axis(square, self._labels[b, rows, None].astype(np.int64), 1)[:, 0]
+            out[rows] = np.take_along_axis(square, self._labels[b, rows, None].astype(np.int64), 1)[
+                :, 0
+            ]
         return out
 
     def distances(self, c: np.ndarray, rows: slice) -> np.ndarray:
@@ -127,10 +142,17 @@ class SparseSeeding(Seeding):
         self.nearest = self.tried[:, choice[0]][None].copy()
 
 
-def cluster_sums(x: Any, weights: np.ndarray, labels: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def cluster_sums(
+    x: Any, weights: np.ndarray, labels: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Weighted sums (K, D) of rows x (N, D), dense or CSR, by label (N,) and the weights (K,) in them; float64."""
     from scipy.sparse import csr_array
 
-    member = csr_array((weights.astype(np.float64), labels.astype(np.int64), np.arange(len(labels) + 1)), (len(labels), k))
-    sums = member.T @ x
-    return (sums if isinstance(sums, np.ndarray) else sums.toarray()), np.bincount(labels, weights, k)
+    element = csr_array(
+        (weights.astype(np.float64), labels.astype(np.int64), np.arange(len(labels) + 1)),
+        (len(labels), k),
+    )
+    sums = element.T @ x
+    return (sums if isinstance(sums, np.ndarray) else sums.toarray()), np.bincount(
+        labels, weights, k
+    )

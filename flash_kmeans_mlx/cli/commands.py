@@ -14,11 +14,11 @@ import numpy as np
 import typer
 
 from .. import __version__, validation
-from ..vectors import check_regular, open_vectors, results
+from ..files import check_regular, open_vectors, results
 from .terminal import plain, progress_bar, reported, say
 
 if TYPE_CHECKING:
-    from ..lloyd import Iteration
+    from ..kmeans.lloyd import Iteration
 
 __all__ = ["app"]
 
@@ -68,8 +68,13 @@ class Init(str, Enum):
     parallel = "k-means||"
 
 
-Cap = Annotated[float, typer.Option("--max-mem-gb", min=0.0, help="Hard cap on memory in 1e9 bytes; 0 for none.")]
-On = Annotated[Backend | None, typer.Option("--backend", help="Where to compute; default the best one here.")]
+Cap = Annotated[
+    float,
+    typer.Option("--max-mem-gb", min=0.0, help="Hard cap on memory in 1e9 bytes; 0 for none."),
+]
+On = Annotated[
+    Backend | None, typer.Option("--backend", help="Where to compute; default the best one here.")
+]
 Data = Annotated[str, typer.Argument(metavar="DATA", help="File of vectors (N, D), or FILE::NAME.")]
 
 
@@ -84,37 +89,62 @@ def _ask_k(what: str) -> Any:
 @app.command()
 @reported
 def knn(
-    queries: Annotated[str, typer.Argument(metavar="QUERIES", help="File of query vectors (Q, D), or FILE::NAME.")],
-    docs: Annotated[str, typer.Argument(metavar="DOCS", help="File of vectors (N, D) to search, or FILE::NAME.")],
-    output: Annotated[Path, _out(".npz, .safetensors or .pt, with indices, scores and what they came from")],
+    queries: Annotated[
+        str, typer.Argument(metavar="QUERIES", help="File of query vectors (Q, D), or FILE::NAME.")
+    ],
+    docs: Annotated[
+        str, typer.Argument(metavar="DOCS", help="File of vectors (N, D) to search, or FILE::NAME.")
+    ],
+    output: Annotated[
+        Path, _out(".npz, .safetensors or .pt, with indices, scores and what they came from")
+    ],
     k: Annotated[int, _ask_k("Neighbours of every query.")] = 10,
     metric: Annotated[
         Distance, typer.Option(help="Squared for euclidean; for dot the largest come first.")
     ] = Distance.euclidean,
     max_mem_gb: Cap = 0.0,
-    exclude_self: Annotated[bool, typer.Option("--exclude-self", help="Query i never gets row i: QUERIES are DOCS.")] = False,
+    exclude_self: Annotated[
+        bool, typer.Option("--exclude-self", help="Query i never gets row i: QUERIES are DOCS.")
+    ] = False,
     backend: On = None,
 ) -> None:
     """The k nearest rows of DOCS for every row of QUERIES, exactly; DOCS are read in chunks and may be larger than memory."""
-    from ..streamed import search_files
+    from ..neighbours.files import search_files
 
     x, y = open_vectors(queries), open_vectors(docs)
     if output.suffix.lower() == ".npy":
-        raise typer.BadParameter("a .npy file holds one array: take .npz, .safetensors or .pt", param_hint="--output")
+        raise typer.BadParameter(
+            "a .npy file holds one array: take .npz, .safetensors or .pt", param_hint="--output"
+        )
     _check_apart({"--output": output}, [x.path, y.path])
     validation.check_count("k", k, 1, y.shape[0] - exclude_self, "N - 1" if exclude_self else "N")
     results.check_output(output, 12 * x.shape[0] * k)
     begin = perf_counter()
     with progress_bar("searching", "rows") as update:
         found = search_files(
-            x, y, k, metric.value, max_mem_gb=max_mem_gb, backend=_name(backend), exclude_self=exclude_self, progress=update
+            x,
+            y,
+            k,
+            metric.value,
+            max_mem_gb=max_mem_gb,
+            backend=_name(backend),
+            exclude_self=exclude_self,
+            progress=update,
         )
     fields = {
-        "queries_path": queries, "docs_path": docs, "k": k, "batch_size": found.batch_size, "dtype": y.dtype,
-        "device": _device(found.backend), "metric": metric.value, "backend": found.backend,
-    }  # fmt: skip
+        "queries_path": queries,
+        "docs_path": docs,
+        "k": k,
+        "batch_size": found.batch_size,
+        "dtype": y.dtype,
+        "device": _device(found.backend),
+        "metric": metric.value,
+        "backend": found.backend,
+    }
     results.write(output, {"indices": found.indices, "scores": found.distances}, fields)
-    say(f"{output}: {k} neighbours of {x.shape[0]:,} queries among {y.shape[0]:,} rows, {perf_counter() - begin:.3g} s")
+    say(
+        f"{output}: {k} neighbours of {x.shape[0]:,} queries among {y.shape[0]:,} rows, {perf_counter() - begin:.3g} s"
+    )
 
 
 @app.command()
@@ -125,18 +155,23 @@ def fit(
     k: Annotated[int, _ask_k("Clusters.")] = 8,
     metric: Annotated[Metric, typer.Option(help="What is near.")] = Metric.euclidean,
     niter: Annotated[int, typer.Option(min=0, help="Most iterations.")] = 25,
-    tol: Annotated[float, typer.Option(min=0.0, help="Stop once no centroid moves farther.")] = 1e-8,
+    tol: Annotated[
+        float, typer.Option(min=0.0, help="Stop once no centroid moves farther.")
+    ] = 1e-8,
     init: Annotated[Init, typer.Option(help="How to start.")] = Init.pp,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clusters.")] = 0,
-    n_init: Annotated[int, typer.Option("--n-init", min=1, help="Runs, of which the best is kept.")] = 1,
+    n_init: Annotated[
+        int, typer.Option("--n-init", min=1, help="Runs, of which the best is kept.")
+    ] = 1,
     labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the labels too: .npy, .npz, .safetensors, .pt.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the labels too: .npy, .npz, .safetensors, .pt."),
     ] = None,
     max_mem_gb: Cap = 0.0,
     backend: On = None,
 ) -> None:
     """k-means of the rows of DATA; the model is what `flash-kmeans predict` and `FlashKMeans.load` read."""
-    from ..estimator import FlashKMeans
+    from ..kmeans.estimator import FlashKMeans
 
     source = open_vectors(data)
     if output.suffix.lower() != ".safetensors":
@@ -148,9 +183,17 @@ def fit(
     if labels is not None:
         results.check_output(labels, 4 * source.shape[0])
     model = FlashKMeans(
-        source.shape[1], k, niter, tol, seed, metric=metric.value, max_mem_gb=max_mem_gb, init=init.value, n_init=n_init,
+        source.shape[1],
+        k,
+        niter,
+        tol,
+        seed,
+        metric=metric.value,
+        max_mem_gb=max_mem_gb,
+        init=init.value,
+        n_init=n_init,
         backend=_name(backend),
-    )  # fmt: skip
+    )
     with progress_bar("iterations", "iterations") as update:
 
         def report(i: Iteration) -> None:
@@ -160,9 +203,15 @@ def fit(
         model._fit(source.array(), report=report if update else None)
     model.save(output)
     if labels is not None:
-        results.write(labels, {"labels": np.asarray(model.labels_)}, {"data_path": data, "model_path": str(output)})
+        results.write(
+            labels,
+            {"labels": np.asarray(model.labels_)},
+            {"data_path": data, "model_path": str(output)},
+        )
     n, d = source.shape
-    say(f"{output}: {k} clusters of {n:,} x {d}, inertia {model.inertia_:.8g} after {model.n_iter_} iterations")
+    say(
+        f"{output}: {k} clusters of {n:,} x {d}, inertia {model.inertia_:.8g} after {model.n_iter_} iterations"
+    )
 
 
 @app.command()
@@ -175,8 +224,8 @@ def predict(
     backend: On = None,
 ) -> None:
     """The cluster of every row of DATA, which is read in chunks and may be larger than memory."""
-    from ..estimator import FlashKMeans
-    from ..labelling import label_file
+    from ..kmeans.estimator import FlashKMeans
+    from ..kmeans.files import label_file
 
     check_regular(model)
     source = open_vectors(data)
@@ -185,7 +234,12 @@ def predict(
     results.check_output(output, 8 * source.shape[0])
     with progress_bar("labelling", "rows") as update:
         labels = label_file(
-            source, fitted.centroids, fitted.metric, max_mem_gb=max_mem_gb, backend=_name(backend), progress=update
+            source,
+            fitted.centroids,
+            fitted.metric,
+            max_mem_gb=max_mem_gb,
+            backend=_name(backend),
+            progress=update,
         )
     results.write(output, {"labels": labels}, {"data_path": data, "model_path": str(model)})
     say(f"{output}: labels of {len(labels):,} rows")
@@ -193,7 +247,11 @@ def predict(
 
 @app.command()
 @reported
-def info(file: Annotated[str, typer.Argument(metavar="FILE", help="A file of vectors, results or a model.")]) -> None:
+def info(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A file of vectors, results or a model.")
+    ],
+) -> None:
     """What a file holds: arrays with their names, shapes and types; a model's parameters."""
     from rich.console import Console
     from rich.table import Table
@@ -213,7 +271,11 @@ def info(file: Annotated[str, typer.Argument(metavar="FILE", help="A file of vec
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
     add_help_option=False,
 )
 def benchmark(context: typer.Context) -> None:
@@ -230,7 +292,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     del version
 
@@ -244,7 +308,9 @@ def _check_apart(outputs: dict[str, Path], inputs: list[str]) -> None:
     for option, path in outputs.items():
         for given in inputs:
             if path.exists() and path.samefile(given):
-                raise ValueError(f"{option} {str(path)!r} is the input {given!r}: write to another file")
+                raise ValueError(
+                    f"{option} {str(path)!r} is the input {given!r}: write to another file"
+                )
     places = [normalize("NFC", os.path.realpath(path)).casefold() for path in outputs.values()]
     if len(set(places)) < len(places):  # some file systems ignore case
         raise ValueError(f"{' and '.join(outputs)} are one file: write to two")
@@ -258,4 +324,8 @@ def _device(backend: str) -> str:
     """Where a backend of this name computes: "cpu" or "gpu"."""
     import mlx.core as mx
 
-    return "cpu" if backend in ("cpu", "reference") or mx.default_device().type == mx.DeviceType.cpu else "gpu"
+    return (
+        "cpu"
+        if backend in ("cpu", "reference") or mx.default_device().type == mx.DeviceType.cpu
+        else "gpu"
+    )

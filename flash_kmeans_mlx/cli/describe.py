@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import _modelfile
-from .._files import json_object
-from ..vectors import Vectors, contents, results
+from ..files import Vectors, contents, results
+from ..files import models as _modelfile
+from ..files.atomic import json_object
 
 __all__ = ["describe"]
 
@@ -27,13 +27,17 @@ def describe(path: str) -> tuple[dict[str, str], list[Row]]:
         facts["format"] = ".npz"
         arrays = results.read_npz(path, MOST_BYTES)
         facts |= {name: str(array) for name, array in arrays.items() if array.ndim == 0}
-        return facts, [(name, _shape(a.shape), str(a.dtype), "") for name, a in arrays.items() if a.ndim]
+        return facts, [
+            (name, _shape(a.shape), str(a.dtype), "") for name, a in arrays.items() if a.ndim
+        ]
     found = contents(path)
     facts["format"] = Path(path).suffix.lower()
     if facts["format"] == ".safetensors":
         facts |= _model_facts(path)
     return facts, [
-        (name, _shape(v.shape), v.dtype, "") if isinstance(v, Vectors) else (name, "", "", f"no vectors: {v}")
+        (name, _shape(v.shape), v.dtype, "")
+        if isinstance(v, Vectors)
+        else (name, "", "", f"no vectors: {v}")
         for name, v in found.items()
     ]
 
@@ -49,5 +53,11 @@ def _model_facts(path: str) -> dict[str, str]:
         parameters = json_object(metadata["parameters"].encode())
     except (ValueError, KeyError):
         return {}
-    facts = {"model": metadata.get("class", "")} | {str(name): str(value) for name, value in parameters.items()}
-    return facts | {name: str(array.tolist()) for name, array in arrays.items() if array.ndim < 2 and array.size <= 8}
+    facts = {"model": metadata.get("class", "")} | {
+        str(name): str(value) for name, value in parameters.items()
+    }
+    return facts | {
+        name: str(array.tolist())
+        for name, array in arrays.items()
+        if array.ndim < 2 and array.size <= 8
+    }

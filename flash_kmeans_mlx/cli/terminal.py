@@ -60,14 +60,24 @@ def _line(error: Exception) -> str:
         return str(error)
     advice = ADVICE.get(error.errno or 0)
     where = f"{os.fspath(error.filename)!r}: " if error.filename else ""
-    return where + error.strerror[0].lower() + error.strerror[1:] + (f"; {advice}" if advice else "")
+    return (
+        where + error.strerror[0].lower() + error.strerror[1:] + (f"; {advice}" if advice else "")
+    )
 
 
 @contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[Callable[..., None] | None]:
     """``update(done, total, note="")`` of a bar with rate and time left; None where standard error is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -79,7 +89,13 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[..., None] | None]:
     if not console.is_terminal:
         yield None
         return
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    ]
     with Progress(*columns, console=console, speed_estimate_period=300) as bars:
         bar = bars.add_task(what, total=None)
 

@@ -91,7 +91,9 @@ class Index(ABC):
 
         def trained(content: Any) -> tuple[Any, None]:
             if n := self._count(content):
-                raise ValueError(f"train needs an empty index, this one holds ntotal={n} vectors: make a new one")
+                raise ValueError(
+                    f"train needs an empty index, this one holds ntotal={n} vectors: make a new one"
+                )
             return self._trained(content, rows), None
 
         self._change(trained)
@@ -184,7 +186,9 @@ class Index(ABC):
         """An index of this class that `save` wrote; see `load_index`."""
         index = load_index(path)
         if not isinstance(index, cls):
-            raise ValueError(f"cannot load {os.fspath(path)!r}: it holds an {type(index).__name__}, not an {cls.__name__}")
+            raise ValueError(
+                f"cannot load {os.fspath(path)!r}: it holds an {type(index).__name__}, not an {cls.__name__}"
+            )
         return index
 
     # What an index of its own kind defines. Arguments are checked; arrays are NumPy's. What changes an
@@ -284,14 +288,20 @@ class Index(ABC):
             raise ValueError(f"ids must have shape (N,)=({n},), got {given.shape}")
         ordered = np.sort(given)
         if ordered[0] < 0 or ordered[-1] > LARGEST_ID:
-            raise ValueError(f"ids must be >= 0 and < 2**63 - 1, got {ordered[0] if ordered[0] < 0 else ordered[-1]}")
+            raise ValueError(
+                f"ids must be >= 0 and < 2**63 - 1, got {ordered[0] if ordered[0] < 0 else ordered[-1]}"
+            )
         twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(twice):
-            raise ValueError(f"ids must be distinct, got {twice[0]} more than once (ids.shape={given.shape})")
+            raise ValueError(
+                f"ids must be distinct, got {twice[0]} more than once (ids.shape={given.shape})"
+            )
         if ordered[0] < content.next_id and self._count(content):
             taken = given[self._places(content, given) >= 0]
             if taken.size:
-                raise ValueError(f"ids must be new, got {taken[0]}, which the index holds (ids.shape={given.shape})")
+                raise ValueError(
+                    f"ids must be new, got {taken[0]}, which the index holds (ids.shape={given.shape})"
+                )
         return given
 
     def _k_nearest(self, x: Any, k: int, **how: Any) -> tuple[Any, Any]:
@@ -300,18 +310,28 @@ class Index(ABC):
         content = self._content
         self._check_trained("search", content)
         most = min(k, self._count(content))
-        found = self._search(content, queries, most, **how) if most else self._nothing((len(queries), 0))
+        found = (
+            self._search(content, queries, most, **how)
+            if most
+            else self._nothing((len(queries), 0))
+        )
         if most < k:
             none = self._nothing((len(queries), k - most))
             found = np.concatenate([found[0], none[0]], 1), np.concatenate([found[1], none[1]], 1)
         return (mx.array(found[0]), mx.array(found[1])) if mlx else found
 
     def _nothing(self, shape: tuple[int, int]) -> Found:
-        return np.full(shape, -np.inf if self.metric == "dot" else np.inf, np.float32), np.full(shape, -1, np.int64)
+        return np.full(shape, -np.inf if self.metric == "dot" else np.inf, np.float32), np.full(
+            shape, -1, np.int64
+        )
 
     def _all_within(self, x: Any, radius: float, **how: Any) -> tuple[Any, Any, Any]:
         queries, mlx = self._vectors(x, "x")
-        if isinstance(radius, bool) or not isinstance(radius, (int, float, np.integer, np.floating)) or not np.isfinite(radius):
+        if (
+            isinstance(radius, bool)
+            or not isinstance(radius, (int, float, np.integer, np.floating))
+            or not np.isfinite(radius)
+        ):
             raise ValueError(f"radius={radius!r} must be a finite number")
         sign = -1 if self.metric == "dot" else 1
         found = [self._nothing((1, 0))] * len(queries)
@@ -344,7 +364,9 @@ def load_index(path: str | os.PathLike[str]) -> Index:
     try:
         return restored(name, parameters, arrays)
     except DAMAGE as error:
-        raise ValueError(f"cannot load {os.fspath(path)!r}: it is a damaged {name} ({error}); save it again") from error
+        raise ValueError(
+            f"cannot load {os.fspath(path)!r}: it is a damaged {name} ({error}); save it again"
+        ) from error
 
 
 def restored(name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Index:

@@ -16,7 +16,14 @@ from .pretransform import IndexPreTransform
 __all__ = ["index_factory"]
 
 
-def index_factory(d: int, description: str, metric: str = "euclidean", *, seed: int = 0, backend: str | None = None) -> Index:
+def index_factory(
+    d: int,
+    description: str,
+    metric: str = "euclidean",
+    *,
+    seed: int = 0,
+    backend: str | None = None,
+) -> Index:
     """An index by its description, as faiss writes it.
 
     Args:
@@ -57,9 +64,17 @@ def index_factory(d: int, description: str, metric: str = "euclidean", *, seed: 
             " 'Flat', 'PQ16' or 'PQ16x4'"
         )
     if codes is None:
-        index = IndexFlat(d, metric, backend=backend) if lists is None else IndexIVFFlat(d, lists[0], metric, **trained)
+        index = (
+            IndexFlat(d, metric, backend=backend)
+            if lists is None
+            else IndexIVFFlat(d, lists[0], metric, **trained)
+        )
     elif lists is None:
         index = IndexPQ(d, *codes, metric=metric, **trained)
     else:
         index = IndexIVFPQ(d, *lists, *codes, metric=metric, **trained)
-    return index if rotation is None else IndexPreTransform(OPQMatrix(d, *rotation, *(codes or [])[1:], **trained), index)
+    return (
+        index
+        if rotation is None
+        else IndexPreTransform(OPQMatrix(d, *rotation, *(codes or [])[1:], **trained), index)
+    )

@@ -18,7 +18,12 @@ from .pretransform import IndexPreTransform
 
 __all__ = ["from_faiss", "to_faiss"]
 
-METRICS = {"euclidean": "METRIC_L2", "dot": "METRIC_INNER_PRODUCT", "l1": "METRIC_L1", "linf": "METRIC_Linf"}
+METRICS = {
+    "euclidean": "METRIC_L2",
+    "dot": "METRIC_INNER_PRODUCT",
+    "l1": "METRIC_L1",
+    "linf": "METRIC_Linf",
+}
 
 
 def to_faiss(index: Index) -> Any:
@@ -35,7 +40,9 @@ def to_faiss(index: Index) -> Any:
         raise TypeError(f"index must be an Index, got {type(index).__name__}")
     index._check_trained("to_faiss", index._content)
     if index.metric == "cosine":
-        raise ValueError("metric='cosine' is none of faiss's: index vectors of norm 1 with metric='dot' instead")
+        raise ValueError(
+            "metric='cosine' is none of faiss's: index vectors of norm 1 with metric='dot' instead"
+        )
     return _to_faiss(faiss, index)
 
 
@@ -66,7 +73,9 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
         return faiss.IndexPreTransform(transform, _to_faiss(faiss, index.index))
     if isinstance(index, IndexFlat):
         ids, rows = index.state()[1]["ids"], index.state()[1]["rows"]
-        return _with_ids(faiss, faiss.IndexFlat(index.d, metric), ids, np.ascontiguousarray(rows).view(np.uint8))
+        return _with_ids(
+            faiss, faiss.IndexFlat(index.d, metric), ids, np.ascontiguousarray(rows).view(np.uint8)
+        )
     if isinstance(index, IndexPQ):
         twin = faiss.IndexPQ(index.d, index.quantizer.m, index.quantizer.nbits, metric)
         set_codebooks(faiss, twin.pq, index.quantizer)
@@ -115,7 +124,9 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
         return _rotated(faiss, index, ids, backend)
     names = {getattr(faiss, name): metric for metric, name in METRICS.items()}
     if index.metric_type not in names:
-        raise ValueError(f"metric_type={index.metric_type} must be one of {', '.join(METRICS.values())}")
+        raise ValueError(
+            f"metric_type={index.metric_type} must be one of {', '.join(METRICS.values())}"
+        )
     metric = names[index.metric_type]
     if kind.startswith("IndexFlat"):
         ours: Index = IndexFlat(index.d, metric, backend=backend)
@@ -141,18 +152,32 @@ def _codebooks(faiss: Any, pq: Any) -> np.ndarray:
 
 
 def _rotated(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | None) -> Index:
-    transform: Any = faiss.downcast_VectorTransform(index.chain.at(0)) if index.chain.size() == 1 else None
-    if not isinstance(transform, faiss.LinearTransform) or transform.have_bias or transform.d_in != transform.d_out:
-        raise ValueError("an IndexPreTransform of faiss must have one rotation and nothing else before its index")
+    transform: Any = (
+        faiss.downcast_VectorTransform(index.chain.at(0)) if index.chain.size() == 1 else None
+    )
+    if (
+        not isinstance(transform, faiss.LinearTransform)
+        or transform.have_bias
+        or transform.d_in != transform.d_out
+    ):
+        raise ValueError(
+            "an IndexPreTransform of faiss must have one rotation and nothing else before its index"
+        )
     inner = _from_faiss(faiss, index.index, ids, backend)
     m = inner.quantizer.m if isinstance(inner, (IndexPQ, IndexIVFPQ)) else 1
     rotation = OPQMatrix(index.d, m, backend=backend)
-    rotation.matrix = checked_rotation(faiss.vector_to_array(transform.A).reshape(index.d, index.d), index.d)
+    rotation.matrix = checked_rotation(
+        faiss.vector_to_array(transform.A).reshape(index.d, index.d), index.d
+    )
     return IndexPreTransform(rotation, inner)
 
 
 def _lists_from(faiss: Any, index: Any, kind: str, metric: str, backend: str | None) -> Index:
-    own: dict[str, Any] = {"metric": metric, "nprobe": min(index.nprobe, index.nlist), "backend": backend}
+    own: dict[str, Any] = {
+        "metric": metric,
+        "nprobe": min(index.nprobe, index.nlist),
+        "backend": backend,
+    }
     if kind == "IndexIVFFlat":
         ours: IndexIVFFlat | IndexIVFPQ = IndexIVFFlat(index.d, index.nlist, **own)
     elif index.by_residual:
@@ -168,11 +193,17 @@ def _lists_from(faiss: Any, index: Any, kind: str, metric: str, backend: str | N
     for number, end in enumerate(np.cumsum(sizes).tolist()):
         if n := int(sizes[number]):
             ids[end - n : end] = faiss.rev_swig_ptr(lists.get_ids(number), n)
-            codes[end - n : end] = faiss.rev_swig_ptr(lists.get_codes(number), n * index.code_size).reshape(n, -1)
+            codes[end - n : end] = faiss.rev_swig_ptr(
+                lists.get_codes(number), n * index.code_size
+            ).reshape(n, -1)
     if len(ids):
         content, numbers = ours._content, np.repeat(np.arange(index.nlist), sizes)
         ids = ours._new_ids(content, ids, len(ids))
-        rows = codes.view(np.float32) if isinstance(ours, IndexIVFFlat) else ours._payload(content, codes, numbers)
+        rows = (
+            codes.view(np.float32)
+            if isinstance(ours, IndexIVFFlat)
+            else ours._payload(content, codes, numbers)
+        )
         ours._content = content._replace(lists=content.lists.added(numbers, rows, ids))
         ours._restore_next_id(0, ids)
     return ours

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..api import assign, batch_kmeans_Dot, batch_kmeans_Euclid
+from ..kmeans.api import assign, batch_kmeans_Dot, batch_kmeans_Euclid
 from .opq import OPQMatrix
 from .quantizer import ProductQuantizer
 from .training import sample, vectors
@@ -15,7 +15,9 @@ from .training import sample, vectors
 __all__ = ["checked", "train_faiss"]
 
 
-def train_faiss(index: Any, x: Any, *, max_points_per_centroid: int = 256, **fit_options: Any) -> Any:
+def train_faiss(
+    index: Any, x: Any, *, max_points_per_centroid: int = 256, **fit_options: Any
+) -> Any:
     """Train an index of faiss with our k-means: the centroids of its lists by one fit, its codebooks by one batched fit.
 
     Args:
@@ -34,7 +36,9 @@ def train_faiss(index: Any, x: Any, *, max_points_per_centroid: int = 256, **fit
     """
     faiss = checked(index)
     if index.ntotal:
-        raise ValueError(f"train_faiss needs an empty index, this one holds ntotal={index.ntotal} vectors: make a new one")
+        raise ValueError(
+            f"train_faiss needs an empty index, this one holds ntotal={index.ntotal} vectors: make a new one"
+        )
     _Training(faiss, max_points_per_centroid, fit_options).run(index, vectors(x, index.d)[0])
     return index
 
@@ -103,8 +107,13 @@ class _Training:
         for i in range(index.chain.size()):
             transform = self.faiss.downcast_VectorTransform(index.chain.at(i))
             if not transform.is_trained:
-                if isinstance(transform, self.faiss.OPQMatrix) and transform.d_in == transform.d_out:
-                    rotation = OPQMatrix(transform.d_in, transform.M, max_points_per_centroid=self.most, **self.named)
+                if (
+                    isinstance(transform, self.faiss.OPQMatrix)
+                    and transform.d_in == transform.d_out
+                ):
+                    rotation = OPQMatrix(
+                        transform.d_in, transform.M, max_points_per_centroid=self.most, **self.named
+                    )
                     rotation.train(rows)
                     set_rotation(self.faiss, transform, rotation)
                 else:
@@ -115,10 +124,14 @@ class _Training:
     def _lists(self, index: Any, rows: np.ndarray) -> None:
         metrics = {self.faiss.METRIC_L2: "euclidean", self.faiss.METRIC_INNER_PRODUCT: "dot"}
         if index.metric_type not in metrics:
-            raise ValueError(f"metric_type={index.metric_type} must be METRIC_L2 or METRIC_INNER_PRODUCT")
+            raise ValueError(
+                f"metric_type={index.metric_type} must be METRIC_L2 or METRIC_INNER_PRODUCT"
+            )
         metric = metrics[index.metric_type]
         fit: Any = batch_kmeans_Dot if metric == "dot" else batch_kmeans_Euclid
-        centroids = fit(self._sample(rows, index.nlist), index.nlist, **({"max_iters": 25} | self.options)).centroids
+        centroids = fit(
+            self._sample(rows, index.nlist), index.nlist, **({"max_iters": 25} | self.options)
+        ).centroids
         index.quantizer.reset()
         if not index.quantizer.is_trained:
             index.quantizer.train(centroids)
@@ -126,7 +139,12 @@ class _Training:
         if isinstance(index, self.faiss.IndexIVFPQ):
             some = self._sample(rows, index.pq.ksub)
             if index.by_residual:
-                some = some - centroids[assign(some, centroids, metric, backend=self.options.get("backend"))]
+                some = (
+                    some
+                    - centroids[
+                        assign(some, centroids, metric, backend=self.options.get("backend"))
+                    ]
+                )
             self._codebooks(index.pq, some)
             index.precompute_table()
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import backends
-from ..nearest import knn
+from ..neighbours.api import knn
 from .base import Found, Index
 from .lists import Growing
 
@@ -85,7 +85,9 @@ class IndexFlat(Index):
             if not content.device:
                 content.device.append(mx.array(rows))
             rows = content.device[0]
-        distances, places = map(np.asarray, knn(queries, rows, k, self.metric, backend=self.backend))
+        distances, places = map(
+            np.asarray, knn(queries, rows, k, self.metric, backend=self.backend)
+        )
         return distances, content.ids.array[places]
 
     def _places(self, content: _Flat, ids: np.ndarray) -> np.ndarray:

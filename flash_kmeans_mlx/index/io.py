@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import _files, _modelfile, validation
+from .. import validation
+from ..files import atomic as _files
+from ..files import models as _modelfile
 
 __all__ = ["check_sizes", "read", "write"]
 
@@ -41,7 +43,9 @@ def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, n
         raise ValueError(f"cannot load {os.fspath(path)!r}: it holds no index ({error})") from error
     for key, array in arrays.items() if version == 1 else ():  # which has no sum of the whole file
         if not isinstance(sums, dict) or sums.get(key) != _sum(array):
-            raise ValueError(f"cannot load {os.fspath(path)!r}: the sum of array {key!r} is wrong; copy the file again")
+            raise ValueError(
+                f"cannot load {os.fspath(path)!r}: the sum of array {key!r} is wrong; copy the file again"
+            )
     return name, parameters, arrays
 
 
@@ -71,4 +75,6 @@ def check_sizes(parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> No
     if "ids" in arrays and (arrays["ids"] == (1 << 63) - 1).any():
         raise ValueError(f"ids must be < 2**63 - 1, got {(1 << 63) - 1}")
     if "counts" in arrays and arrays["counts"].max() > len(arrays["ids"]):
-        raise ValueError(f"a list of {arrays['counts'].max()} vectors must have <= {len(arrays['ids'])}, one for each id")
+        raise ValueError(
+            f"a list of {arrays['counts'].max()} vectors must have <= {len(arrays['ids'])}, one for each id"
+        )

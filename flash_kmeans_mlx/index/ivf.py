@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import backends, validation
-from ..api import assign, batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
-from ..nearest import knn
-from ..proximity import PROXIMITIES
+from ..kmeans.api import assign, batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
+from ..metrics import PROXIMITIES
+from ..neighbours.api import knn
 from .base import Found, Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
@@ -51,7 +51,15 @@ class IVF(Index):
         lists: the vectors.
     """
 
-    saved: ClassVar[tuple[str, ...]] = ("d", "nlist", "metric", "nprobe", "seed", "niter", "max_points_per_centroid")
+    saved: ClassVar[tuple[str, ...]] = (
+        "d",
+        "nlist",
+        "metric",
+        "nprobe",
+        "seed",
+        "niter",
+        "max_points_per_centroid",
+    )
 
     def __init__(
         self,
@@ -72,7 +80,9 @@ class IVF(Index):
         self.nprobe = nprobe
         self.seed = validation.check_count("seed", seed, 0)
         self.niter = validation.check_count("niter", niter, 0)
-        self.max_points_per_centroid = validation.check_count("max_points_per_centroid", max_points_per_centroid, 1)
+        self.max_points_per_centroid = validation.check_count(
+            "max_points_per_centroid", max_points_per_centroid, 1
+        )
         self._content = Content(0, InvertedLists(self.nlist, width, dtype), None, None)
 
     @property
@@ -102,7 +112,9 @@ class IVF(Index):
         """As `Index.search`, among the vectors of the nprobe nearest lists; None for the index's own `nprobe`."""
         return self._k_nearest(x, k, nprobe=nprobe)
 
-    def range_search(self, x: Any, radius: float, *, nprobe: int | None = None) -> tuple[Any, Any, Any]:
+    def range_search(
+        self, x: Any, radius: float, *, nprobe: int | None = None
+    ) -> tuple[Any, Any, Any]:
         """As `Index.range_search`, among the vectors of the nprobe nearest lists; None for the index's own `nprobe`."""
         return self._all_within(x, radius, nprobe=nprobe)
 
@@ -145,21 +157,29 @@ class IVF(Index):
         """Refuse vectors whose squared distances may not be float32 numbers."""
         most = max(float(rows.max()), -float(rows.min()))
         if most > LARGEST:
-            raise ValueError(f"x must be of magnitudes <= 2**40, got {most:.3g} (x.shape={rows.shape}); rescale it")
+            raise ValueError(
+                f"x must be of magnitudes <= 2**40, got {most:.3g} (x.shape={rows.shape}); rescale it"
+            )
 
     def _added(self, content: Content, rows: np.ndarray, ids: np.ndarray) -> Content:
         self._check_reach(rows)
         labels = np.asarray(assign(rows, content.centroids, self.metric, backend=self.backend))
-        return content._replace(lists=content.lists.added(labels, self._encode(content, rows, labels), ids))
+        return content._replace(
+            lists=content.lists.added(labels, self._encode(content, rows, labels), ids)
+        )
 
     def _probe(self, content: Content, queries: np.ndarray, nprobe: int | None) -> np.ndarray:
         """(Q, nprobe) int64: the lists of the nearest centroids, nearest first."""
         if nprobe is None:
             nprobe = self.nprobe
         nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
-        return np.asarray(knn(queries, content.centroids, nprobe, self.metric, backend=self.backend)[1])
+        return np.asarray(
+            knn(queries, content.centroids, nprobe, self.metric, backend=self.backend)[1]
+        )
 
-    def _search(self, content: Content, queries: np.ndarray, k: int, nprobe: int | None = None, **how: Any) -> Found:
+    def _search(
+        self, content: Content, queries: np.ndarray, k: int, nprobe: int | None = None, **how: Any
+    ) -> Found:
         self._check_reach(queries)
         return self._scan(content, queries, self._probe(content, queries, nprobe), k)
 
@@ -174,10 +194,14 @@ class IVF(Index):
         return content._replace(lists=content.lists.removed(places))
 
     def _state(self, content: Content) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parameters = {name: getattr(self, name) for name in self.saved} | {"next_id": content.next_id}
+        parameters = {name: getattr(self, name) for name in self.saved} | {
+            "next_id": content.next_id
+        }
         if content.centroids is None:
             return parameters, {}
-        return parameters, content.lists.state() | {"centroids": content.centroids} | self._codes_state(content)
+        return parameters, content.lists.state() | {
+            "centroids": content.centroids
+        } | self._codes_state(content)
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
@@ -186,8 +210,14 @@ class IVF(Index):
         index = cls(**own)
         if arrays:
             c = arrays["centroids"]
-            if c.shape != (index.nlist, index.d) or c.dtype != np.float32 or not np.isfinite(c).all():
-                raise ValueError(f"centroids of shape {c.shape} do not fit nlist={index.nlist}, d={index.d}")
+            if (
+                c.shape != (index.nlist, index.d)
+                or c.dtype != np.float32
+                or not np.isfinite(c).all()
+            ):
+                raise ValueError(
+                    f"centroids of shape {c.shape} do not fit nlist={index.nlist}, d={index.d}"
+                )
             codes = index._restored_codes(arrays)
             index._content = Content(0, index.lists.restored(arrays), c, codes)
         index._restore_next_id(next_id, arrays.get("ids", np.zeros(0, np.int64)))
@@ -232,16 +262,26 @@ class IndexIVFFlat(IVF):
     ) -> None:
         # With a vector goes 1 / its norm where only its direction counts.
         super().__init__(
-            d, nlist, metric, nprobe, width=d + (metric == "cosine"), dtype=np.float32, seed=seed, niter=niter,
-            max_points_per_centroid=max_points_per_centroid, backend=backend,
-        )  # fmt: skip
+            d,
+            nlist,
+            metric,
+            nprobe,
+            width=d + (metric == "cosine"),
+            dtype=np.float32,
+            seed=seed,
+            niter=niter,
+            max_points_per_centroid=max_points_per_centroid,
+            backend=backend,
+        )
 
     def _encode(self, content: Content, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if self.metric != "cosine":
             return rows
         norm = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
         inverse = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        inverse = np.minimum(inverse, np.finfo(np.float32).max)  # scans know that rows of such a factor are too small for it
+        inverse = np.minimum(
+            inverse, np.finfo(np.float32).max
+        )  # scans know that rows of such a factor are too small for it
         return np.concatenate([rows, inverse[:, None].astype(np.float32)], axis=1)
 
     def _decode(self, content: Content, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -249,5 +289,7 @@ class IndexIVFFlat(IVF):
 
     def _scan(self, content: Content, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
         backend = backends.resolve(self.backend)
-        distances, ids = backends.scan(backend, content.lists, PROXIMITIES[self.metric], queries, probes, k)
+        distances, ids = backends.scan_lists(
+            backend, content.lists, PROXIMITIES[self.metric], queries, probes, k
+        )
         return (-distances if self.metric == "dot" else distances).astype(np.float32), ids

@@ -7,10 +7,9 @@ import copy
 import numpy as np
 
 from .. import backends
-from ..api import assign
 from ..backends.codes import Coding, pack
-from ..metrics import unit_rows
-from ..proximity import PROXIMITIES
+from ..kmeans.api import assign
+from ..metrics import PROXIMITIES, unit_rows
 from .base import Found
 from .ivf import IVF, Content
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
@@ -61,12 +60,22 @@ class IndexIVFPQ(IVF):
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:
-        quantizer = ProductQuantizer(d, m, nbits, seed=seed, max_points_per_centroid=max_points_per_centroid, backend=backend)
+        quantizer = ProductQuantizer(
+            d, m, nbits, seed=seed, max_points_per_centroid=max_points_per_centroid, backend=backend
+        )
         self.m, self.nbits = quantizer.m, quantizer.nbits
         super().__init__(
-            d, nlist, metric, nprobe, width=quantizer.code_size + 4 * (metric != "dot"), dtype=np.uint8, seed=seed,
-            niter=niter, max_points_per_centroid=max_points_per_centroid, backend=backend,
-        )  # fmt: skip
+            d,
+            nlist,
+            metric,
+            nprobe,
+            width=quantizer.code_size + 4 * (metric != "dot"),
+            dtype=np.uint8,
+            seed=seed,
+            niter=niter,
+            max_points_per_centroid=max_points_per_centroid,
+            backend=backend,
+        )
         self._content = self._content._replace(quantizer=quantizer)
 
     @property
@@ -75,11 +84,15 @@ class IndexIVFPQ(IVF):
 
     def _coding(self, content: Content) -> Coding:
         assert content.centroids is not None and content.quantizer is not None
-        return Coding(content.quantizer.trained("search"), self.nbits, content.centroids, residual=True)
+        return Coding(
+            content.quantizer.trained("search"), self.nbits, content.centroids, residual=True
+        )
 
     def _residuals(self, content: Content, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
         assert content.centroids is not None
-        return (unit_rows(rows) if self.metric == "cosine" else rows).astype(np.float32, copy=False) - content.centroids[labels]
+        return (unit_rows(rows) if self.metric == "cosine" else rows).astype(
+            np.float32, copy=False
+        ) - content.centroids[labels]
 
     def _trained_codes(self, content: Content, rows: np.ndarray) -> ProductQuantizer:
         quantizer = copy.copy(self.quantizer)
@@ -93,7 +106,10 @@ class IndexIVFPQ(IVF):
         out = np.empty((len(rows), content.lists.payload.shape[1]), np.uint8)
         for lo in range(0, len(rows), ENCODED):
             some = slice(lo, lo + ENCODED)
-            codes = pack(content.quantizer.labels(self._residuals(content, rows[some], labels[some])), self.nbits)
+            codes = pack(
+                content.quantizer.labels(self._residuals(content, rows[some], labels[some])),
+                self.nbits,
+            )
             out[some] = self._payload(content, codes, labels[some])
         return out
 
@@ -106,7 +122,9 @@ class IndexIVFPQ(IVF):
 
     def _scan(self, content: Content, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
         backend, coding = backends.resolve(self.backend), self._coding(content)
-        distances, ids = backends.scan_codes(backend, content.lists, coding, PROXIMITIES[self.metric], queries, probes, k)
+        distances, ids = backends.scan_codes(
+            backend, content.lists, coding, PROXIMITIES[self.metric], queries, probes, k
+        )
         return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
 
     def _codes_state(self, content: Content) -> dict[str, np.ndarray]:

@@ -139,14 +139,18 @@ class InvertedLists:
         again = np.concatenate(free)
         used = self._used + max(0, n - len(again))
         if used > MOST_BLOCKS:
-            raise ValueError(f"an index holds at most {MOST_BLOCKS} blocks of {BLOCK} vectors: make another one")
+            raise ValueError(
+                f"an index holds at most {MOST_BLOCKS} blocks of {BLOCK} vectors: make another one"
+            )
         for array in (self._payload, self._ids, self._owner):
             array.reserve(used)
         taken = np.concatenate([again[:n], np.arange(self._used, used)])
         self._free, self._retired, self._used = again[n:], tuple(retired), used
         return taken
 
-    def _link(self, taken: np.ndarray, new: np.ndarray, starts: np.ndarray, had: np.ndarray) -> None:
+    def _link(
+        self, taken: np.ndarray, new: np.ndarray, starts: np.ndarray, had: np.ndarray
+    ) -> None:
         """Append the blocks `taken`: `new` (nlist,) to each list, from `starts` on, after `had`."""
         if not len(taken):
             return
@@ -297,13 +301,27 @@ class InvertedLists:
         """Return empty lists filled from a state, which may be damaged: KeyError or ValueError then."""
         counts, rows, ids = arrays["counts"], arrays["rows"], arrays["ids"]
         width, dtype = self.payload.shape[1], self.payload.dtype
-        if counts.shape != self.counts.shape or counts.dtype != np.int64 or counts.min() < 0 or counts.sum() != len(ids):
-            raise ValueError(f"counts of shape {counts.shape} do not fit {len(self.counts)} lists of {ids.shape} ids")
+        if (
+            counts.shape != self.counts.shape
+            or counts.dtype != np.int64
+            or counts.min() < 0
+            or counts.sum() != len(ids)
+        ):
+            raise ValueError(
+                f"counts of shape {counts.shape} do not fit {len(self.counts)} lists of {ids.shape} ids"
+            )
         if rows.shape != (len(ids), width) or rows.dtype != dtype:
-            raise ValueError(f"rows of shape {rows.shape} and dtype {rows.dtype} must be {(len(ids), width)} of {dtype}")
+            raise ValueError(
+                f"rows of shape {rows.shape} and dtype {rows.dtype} must be {(len(ids), width)} of {dtype}"
+            )
         if dtype.kind == "f" and not np.isfinite(rows).all():
             raise ValueError("rows are not finite")
-        if ids.ndim != 1 or ids.dtype != np.int64 or len(np.unique(ids)) < len(ids) or (len(ids) and ids.min() < 0):
+        if (
+            ids.ndim != 1
+            or ids.dtype != np.int64
+            or len(np.unique(ids)) < len(ids)
+            or (len(ids) and ids.min() < 0)
+        ):
             raise ValueError("ids must be distinct and >= 0")
         return self.added(np.repeat(np.arange(len(counts)), counts), rows, ids)
 

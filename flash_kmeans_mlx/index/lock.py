@@ -30,7 +30,9 @@ class Lock:
             self._lock = threading.RLock()
             self._process = os.getpid()
         if self._mine():
-            raise RuntimeError("an index can't be changed within a change of it: wait until that has ended")
+            raise RuntimeError(
+                "an index can't be changed within a change of it: wait until that has ended"
+            )
         try:
             with self._lock:
                 return call()

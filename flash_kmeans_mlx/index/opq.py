@@ -79,7 +79,9 @@ class OPQMatrix:
         """
         quantizer, rows = copy.copy(self._quantizer), vectors(x, self.d)[0]
         rows = sample(rows, quantizer.ksub, quantizer.max_points_per_centroid, quantizer.seed)
-        matrix = _orthogonal(np.random.default_rng(quantizer.seed).standard_normal((self.d, self.d)))
+        matrix = _orthogonal(
+            np.random.default_rng(quantizer.seed).standard_normal((self.d, self.d))
+        )
         again: dict[str, Any] = {"max_iters": FIRST}
         for _ in range(self.niter):
             turned = rows @ matrix.T
@@ -108,7 +110,13 @@ class OPQMatrix:
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What `restore` makes it from: (parameters for JSON, arrays)."""
         quantizer = self._quantizer
-        parameters = {"d": self.d, "m": self.m, "nbits": quantizer.nbits, "niter": self.niter, "seed": quantizer.seed}
+        parameters = {
+            "d": self.d,
+            "m": self.m,
+            "nbits": quantizer.nbits,
+            "niter": self.niter,
+            "seed": quantizer.seed,
+        }
         parameters |= {"max_points_per_centroid": quantizer.max_points_per_centroid}
         return parameters, {} if self.matrix is None else {"matrix": self.matrix}
 
@@ -124,7 +132,9 @@ class OPQMatrix:
 def checked_rotation(matrix: np.ndarray, d: int) -> np.ndarray:
     """The matrix (d, d) float32; ValueError if it is none, or not orthogonal."""
     if matrix.shape != (d, d) or matrix.dtype != np.float32:
-        raise ValueError(f"matrix of shape {matrix.shape} and dtype {matrix.dtype} must be {(d, d)} of float32")
+        raise ValueError(
+            f"matrix of shape {matrix.shape} and dtype {matrix.dtype} must be {(d, d)} of float32"
+        )
     if not np.allclose(matrix @ matrix.T, np.eye(d), atol=1e-3):
         raise ValueError("matrix is not orthogonal")
     return matrix

@@ -9,8 +9,7 @@ import numpy as np
 
 from .. import backends
 from ..backends.codes import Coding, pack
-from ..metrics import unit_rows
-from ..proximity import PROXIMITIES
+from ..metrics import PROXIMITIES, unit_rows
 from .base import Found, Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
@@ -68,7 +67,13 @@ class IndexPQ(Index):
     ) -> None:
         super().__init__(d, metric, backend=backend)
         quantizer = ProductQuantizer(
-            d, m, nbits, seed=seed, niter=niter, max_points_per_centroid=max_points_per_centroid, backend=backend
+            d,
+            m,
+            nbits,
+            seed=seed,
+            niter=niter,
+            max_points_per_centroid=max_points_per_centroid,
+            backend=backend,
         )
         lists = InvertedLists(LISTS, quantizer.code_size + 4 * (metric == "cosine"), np.uint8)
         self._content = _Codes(0, lists, quantizer)
@@ -116,7 +121,9 @@ class IndexPQ(Index):
     def _search(self, content: _Codes, queries: np.ndarray, k: int, **how: Any) -> Found:
         probes = np.broadcast_to(np.arange(LISTS), (len(queries), LISTS))
         backend, coding = backends.resolve(self.backend), self._coding(content)
-        distances, ids = backends.scan_codes(backend, content.lists, coding, PROXIMITIES[self.metric], queries, probes, k)
+        distances, ids = backends.scan_codes(
+            backend, content.lists, coding, PROXIMITIES[self.metric], queries, probes, k
+        )
         return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
 
     def _places(self, content: _Codes, ids: np.ndarray) -> np.ndarray:
@@ -131,10 +138,21 @@ class IndexPQ(Index):
 
     def _state(self, content: _Codes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         quantizer = content.quantizer
-        parameters = {"d": self.d, "m": quantizer.m, "nbits": quantizer.nbits, "metric": self.metric, "seed": quantizer.seed}
-        parameters |= {"niter": quantizer.niter, "max_points_per_centroid": quantizer.max_points_per_centroid}
+        parameters = {
+            "d": self.d,
+            "m": quantizer.m,
+            "nbits": quantizer.nbits,
+            "metric": self.metric,
+            "seed": quantizer.seed,
+        }
+        parameters |= {
+            "niter": quantizer.niter,
+            "max_points_per_centroid": quantizer.max_points_per_centroid,
+        }
         parameters |= {"next_id": content.next_id}
-        return parameters, {} if quantizer.codebooks is None else content.lists.state() | {"codebooks": quantizer.codebooks}
+        return parameters, {} if quantizer.codebooks is None else content.lists.state() | {
+            "codebooks": quantizer.codebooks
+        }
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> IndexPQ:

@@ -74,13 +74,17 @@ class IndexPreTransform(Index):
         """As `Index.search`; `nprobe` as in the index of rotated vectors, if it has lists."""
         return self._k_nearest(x, k, **self._how(nprobe))
 
-    def range_search(self, x: Any, radius: float, *, nprobe: int | None = None) -> tuple[Any, Any, Any]:
+    def range_search(
+        self, x: Any, radius: float, *, nprobe: int | None = None
+    ) -> tuple[Any, Any, Any]:
         """As `Index.range_search`; `nprobe` as in the index of rotated vectors, if it has lists."""
         return self._all_within(x, radius, **self._how(nprobe))
 
     def _how(self, nprobe: int | None) -> dict[str, Any]:
         if nprobe is not None and not isinstance(self.index, IVF):
-            raise ValueError(f"nprobe={nprobe} needs an index with lists, this one is an {type(self.index).__name__}")
+            raise ValueError(
+                f"nprobe={nprobe} needs an index with lists, this one is an {type(self.index).__name__}"
+            )
         return {} if nprobe is None else {"nprobe": nprobe}
 
     def _trained(self, content: Any, rows: np.ndarray) -> _Trained:
@@ -112,9 +116,16 @@ class IndexPreTransform(Index):
         return parameters, arrays | matrix
 
     @classmethod
-    def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> IndexPreTransform:
+    def restore(
+        cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]
+    ) -> IndexPreTransform:
         matrix = {name: arrays[name] for name in ("matrix",) if name in arrays}
-        inner = {name.removeprefix("index."): array for name, array in arrays.items() if name.startswith("index.")}
+        inner = {
+            name.removeprefix("index."): array
+            for name, array in arrays.items()
+            if name.startswith("index.")
+        }
         return cls(
-            OPQMatrix.restore(parameters["transform"], matrix), restored(parameters["class"], parameters["index"], inner)
+            OPQMatrix.restore(parameters["transform"], matrix),
+            restored(parameters["class"], parameters["index"], inner),
         )

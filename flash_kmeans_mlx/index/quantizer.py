@@ -8,10 +8,10 @@ import mlx.core as mx
 import numpy as np
 
 from .. import validation
-from ..api import assign
 from ..backends.codes import pack, unpack
 from ..errors import NotFittedError
-from ..fitting import Terms, fit
+from ..kmeans.api import assign
+from ..kmeans.fit import Terms, fit
 from ..metrics import EUCLIDEAN
 from .training import sample, vectors
 
@@ -70,7 +70,9 @@ class ProductQuantizer:
             raise ValueError(f"nbits={nbits} must be <= 8: codes are bytes")
         self.niter = validation.check_count("niter", niter, 0)
         self.seed = validation.check_count("seed", seed, 0)
-        self.max_points_per_centroid = validation.check_count("max_points_per_centroid", max_points_per_centroid, 1)
+        self.max_points_per_centroid = validation.check_count(
+            "max_points_per_centroid", max_points_per_centroid, 1
+        )
         self.backend = backend
         self.codebooks: np.ndarray | None = None
 
@@ -110,9 +112,16 @@ class ProductQuantizer:
         """Fit the codebooks to rows (N, D) float32, all of them; options of `batch_kmeans_Euclid` go before the own ones."""
         # From random rows: codewords then lie where vectors do. k-means++ and more iterations lower the error of skewed vectors
         # by sparing codewords for what is far off, and cost up to 14 points of recall on patches of photographs.
-        own: dict[str, Any] = {"max_iters": self.niter, "init": _own_rows, "seed": self.seed, "backend": self.backend}
+        own: dict[str, Any] = {
+            "max_iters": self.niter,
+            "init": _own_rows,
+            "seed": self.seed,
+            "backend": self.backend,
+        }
         # Codewords to spare, where parts are all alike, are no reason to warn: hence the terms.
-        self.codebooks = fit(EUCLIDEAN, self._parts(rows), self.ksub, **(own | options), terms=Terms()).centroids
+        self.codebooks = fit(
+            EUCLIDEAN, self._parts(rows), self.ksub, **(own | options), terms=Terms()
+        ).centroids
 
     def encode(self, x: Any) -> Any:
         """(N, code_size) uint8 codes of vectors x (N, D), in faiss's layout; `mx.array` if x is one.

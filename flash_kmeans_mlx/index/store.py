@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import _files, validation
+from .. import validation
+from ..files import atomic as _files
 from . import io
 from .base import DAMAGE, Index, _integers, restored
 from .flat import IndexFlat
@@ -81,7 +82,11 @@ class EmbeddingStore:
     ) -> None:
         if index is not None and not index.is_trained:
             raise ValueError("index must be trained: call its train first")
-        self.metric = validation.check_choice("metric", metric, Index.metrics) if index is None else index.metric
+        self.metric = (
+            validation.check_choice("metric", metric, Index.metrics)
+            if index is None
+            else index.metric
+        )
         self.max_memory_gb = validation.check_real("max_memory_gb", max_memory_gb)
         self.seed = validation.check_count("seed", seed, 0)
         self.backend = backend
@@ -94,7 +99,9 @@ class EmbeddingStore:
     def __len__(self) -> int:
         return 0 if self.index is None else self.index.ntotal
 
-    def add(self, embeddings: Any, ids: Any = None, metadata: Sequence[Any] | None = None) -> np.ndarray:
+    def add(
+        self, embeddings: Any, ids: Any = None, metadata: Sequence[Any] | None = None
+    ) -> np.ndarray:
         """Add embeddings (N, D), `mx.array` or NumPy; returns their ids (N,).
 
         All are added, or none where an error is raised.
@@ -112,15 +119,23 @@ class EmbeddingStore:
         n = data.shape[1]
         notes = [] if metadata is None else _checked(list(metadata))
         if metadata is not None and len(notes) != n:
-            raise ValueError(f"metadata must have N={n} values, got {len(notes)} (embeddings.shape={data.given_shape})")
+            raise ValueError(
+                f"metadata must have N={n} values, got {len(notes)} (embeddings.shape={data.given_shape})"
+            )
         return self._lock.run(lambda: self._added(data, ids, notes))
 
     def _added(self, data: validation.Data, ids: Any, notes: list[Any]) -> np.ndarray:
         n = data.shape[1]
         self._drop_orphans()
-        index = self.index if self.index is not None else IndexFlat(data.shape[2], self.metric, backend=self.backend)
+        index = (
+            self.index
+            if self.index is not None
+            else IndexFlat(data.shape[2], self.metric, backend=self.backend)
+        )
         if data.batched or data.shape[2] != index.d:
-            raise ValueError(f"embeddings must have shape (N, D)=(N, {index.d}), got {data.given_shape}")
+            raise ValueError(
+                f"embeddings must have shape (N, D)=(N, {index.d}), got {data.given_shape}"
+            )
         need = (len(self) + n) * _row_bytes(index)
         if self.max_memory_gb and need > self.max_memory_gb * 1e9:
             raise ValueError(
@@ -165,7 +180,9 @@ class EmbeddingStore:
         if index is None:
             raise ValueError("search needs a store that holds embeddings: call add first")
         distances, ids = index.search(query, k)
-        return Hits(distances, ids, [[metadata.get(key) for key in row] for row in np.asarray(ids).tolist()])
+        return Hits(
+            distances, ids, [[metadata.get(key) for key in row] for row in np.asarray(ids).tolist()]
+        )
 
     def delete(self, ids: Any) -> int:
         """Delete embeddings and their metadata by ids (M,); returns how many there were."""
@@ -229,9 +246,12 @@ class EmbeddingStore:
         kept = {key: note for key, note in self._metadata.items() if key not in orphans}
         parameters, arrays = self.index.state()
         head = {
-            "grows": self._grows, "max_memory_gb": self.max_memory_gb, "seed": self.seed,
-            "class": type(self.index).__name__, "index": parameters,
-        }  # fmt: skip
+            "grows": self._grows,
+            "max_memory_gb": self.max_memory_gb,
+            "seed": self.seed,
+            "class": type(self.index).__name__,
+            "index": parameters,
+        }
         held = {f"index.{name}": array for name, array in arrays.items()}
         held["metadata"] = np.frombuffer(json.dumps(kept).encode(), np.uint8)
         io.write(file, type(self).__name__, head, held)
@@ -257,7 +277,9 @@ class EmbeddingStore:
             held = {key[6:]: array for key, array in arrays.items() if key.startswith("index.")}
             index = restored(head["class"], head["index"], held)
             index.backend = backend
-            store = cls(max_memory_gb=head["max_memory_gb"], index=index, seed=head["seed"], backend=backend)
+            store = cls(
+                max_memory_gb=head["max_memory_gb"], index=index, seed=head["seed"], backend=backend
+            )
             store._grows = validation.check_flag("grows", head["grows"])
             if store._grows and not isinstance(index, (IndexFlat, IndexIVFFlat)):
                 raise ValueError(f"an {head['class']} does not grow")
@@ -322,7 +344,10 @@ def _is_old(folder: Path) -> bool:
     head, file = folder / OLD_HEAD, folder / FILE
     if not (head.exists() and file.exists()):
         return head.exists()
-    return head.stat().st_mtime_ns > file.stat().st_mtime_ns and OLD_FORMAT.encode() in head.read_bytes()
+    return (
+        head.stat().st_mtime_ns > file.stat().st_mtime_ns
+        and OLD_FORMAT.encode() in head.read_bytes()
+    )
 
 
 def _read_old(folder: Path) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
@@ -354,7 +379,9 @@ def _remove_old(folder: Path) -> None:
         head = _files.json_object((folder / OLD_HEAD).read_bytes())
         if head.get("format") == OLD_FORMAT:
             for name in map(str, (head.get("index"), head.get("metadata"))):
-                if re.fullmatch(r"(index-[0-9a-f]{32}\.safetensors|metadata-[0-9a-f]{32}\.json)", name):
+                if re.fullmatch(
+                    r"(index-[0-9a-f]{32}\.safetensors|metadata-[0-9a-f]{32}\.json)", name
+                ):
                     (folder / name).unlink(missing_ok=True)
             (folder / OLD_HEAD).unlink()
 
@@ -362,7 +389,9 @@ def _remove_old(folder: Path) -> None:
 def _row_bytes(index: Index) -> int:
     """What a vector and its id take in an index."""
     lists = getattr(index, "lists", None)
-    return 8 + (4 * index.d if lists is None else lists.payload.dtype.itemsize * lists.payload.shape[1])
+    return 8 + (
+        4 * index.d if lists is None else lists.payload.dtype.itemsize * lists.payload.shape[1]
+    )
 
 
 def _lists_due(index: Index, n: int) -> int:
@@ -381,7 +410,9 @@ def _grown(index: Index, data: Any, ids: np.ndarray, nlist: int, seed: int) -> I
         return None
     rows, ids = np.concatenate([old, new]), np.concatenate([arrays["ids"], ids])
     del arrays, old
-    grown = IndexIVFFlat(index.d, nlist, index.metric, nlist // SHARE, seed=seed, backend=index.backend)
+    grown = IndexIVFFlat(
+        index.d, nlist, index.metric, nlist // SHARE, seed=seed, backend=index.backend
+    )
     grown.train(rows)
     grown.add(rows, ids)
     grown._restore_next_id(parameters["next_id"], ids)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import validation
 from ..backends.neighbours import largest
-from ..fitting import caller_level
+from ..kmeans.fit import caller_level
 
 __all__ = ["sample", "vectors"]
 
@@ -33,12 +33,17 @@ def sample(rows: np.ndarray, n_centroids: int, most_each: int, seed: int) -> np.
     """
     n = len(rows)
     if n < n_centroids:
-        raise ValueError(f"x must have N >= {n_centroids} training vectors for {n_centroids} centroids, got N={n}")
+        raise ValueError(
+            f"x must have N >= {n_centroids} training vectors for {n_centroids} centroids, got N={n}"
+        )
     if n < ADVISED * n_centroids:
         warnings.warn(
             f"{n} training vectors for {n_centroids} centroids: {ADVISED * n_centroids} or more are advised",
-            UserWarning, stacklevel=caller_level(),
-        )  # fmt: skip
+            UserWarning,
+            stacklevel=caller_level(),
+        )
     if n <= most_each * n_centroids:
         return rows
-    return rows[np.sort(np.random.default_rng(seed).choice(n, most_each * n_centroids, replace=False))]
+    return rows[
+        np.sort(np.random.default_rng(seed).choice(n, most_each * n_centroids, replace=False))
+    ]

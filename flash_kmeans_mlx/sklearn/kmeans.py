@@ -16,10 +16,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from ..backends import BACKENDS
 from ..errors import BackendUnavailableError
-from ..fitting import Terms, fit
-from ..lloyd import Iteration
+from ..kmeans.fit import Terms, fit
+from ..kmeans.lloyd import Iteration
+from ..kmeans.result import KMeansResult
 from ..metrics import EUCLIDEAN
-from ..result import KMeansResult
 from .rows import Prepared, distances, from_mlx, inertia_of, like, nearest, prepare
 
 __all__ = ["Adapter", "KMeans", "checked_weights"]
@@ -60,35 +60,59 @@ class Adapter:
         check_is_fitted(self)
         x = self._test_data(X)
         weights = checked_weights(sample_weight, x)
-        return -inertia_of(x, self.cluster_centers_, nearest(x, self.cluster_centers_, self.backend), weights)
+        return -inertia_of(
+            x, self.cluster_centers_, nearest(x, self.cluster_centers_, self.backend), weights
+        )
 
     def _validated(self, X: Any, *, reset: bool = True) -> Any:
         estimator: Any = self
-        x = validate_data(estimator, from_mlx(X), accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
+        x = validate_data(
+            estimator, from_mlx(X), accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset
+        )
         if issparse(x) and self.backend not in (None, "cpu"):
-            raise BackendUnavailableError(f"backend={self.backend!r} can't take sparse X; use backend=None")
+            raise BackendUnavailableError(
+                f"backend={self.backend!r} can't take sparse X; use backend=None"
+            )
         return x
 
     def _test_data(self, X: Any) -> Any:
         return self._validated(X, reset=False)
 
     def _run(
-        self, points: Prepared, init: Any, max_iter: int, tol: float, weights: Any, random_state: Any, terms: Terms
+        self,
+        points: Prepared,
+        init: Any,
+        max_iter: int,
+        tol: float,
+        weights: Any,
+        random_state: Any,
+        terms: Terms,
     ) -> KMeansResult:
         """The core's fit; `init` and `tol` in the user's coordinates."""
         options: Any = self
 
         def call(*_: Any) -> np.ndarray:
-            c = check_array(init(points.given, options.n_clusters, random_state=random_state), dtype=points.given.dtype)
+            c = check_array(
+                init(points.given, options.n_clusters, random_state=random_state),
+                dtype=points.given.dtype,
+            )
             self._validate_center_shape(points.given, c)
-            return points.inward(c)
+            return points.to_frame(c)
 
-        start = call if callable(init) else init if isinstance(init, str) else points.inward(init)
+        start = call if callable(init) else init if isinstance(init, str) else points.to_frame(init)
         return fit(
-            EUCLIDEAN, points.data, options.n_clusters, max_iter, tol / points.unit, init=start,
-            seed=int(random_state.randint(np.iinfo(np.int32).max)), n_init=options._n_init, backend=self.backend,
-            sample_weight=None if weights is None else weights[points.order], terms=terms,
-        )  # fmt: skip
+            EUCLIDEAN,
+            points.data,
+            options.n_clusters,
+            max_iter,
+            tol / points.unit,
+            init=start,
+            seed=int(random_state.randint(np.iinfo(np.int32).max)),
+            n_init=options._n_init,
+            backend=self.backend,
+            sample_weight=None if weights is None else weights[points.order],
+            terms=terms,
+        )
 
     def _start(self, x: Any) -> Any:
         """`init` as a string, a callable or a checked array (K, D)."""
@@ -162,9 +186,16 @@ class KMeans(Adapter, cluster.KMeans):
         backend: str | None = None,
     ) -> None:
         super().__init__(
-            n_clusters, init=init, n_init=n_init, max_iter=max_iter, tol=tol, verbose=verbose, random_state=random_state,
-            copy_x=copy_x, algorithm=algorithm,
-        )  # fmt: skip
+            n_clusters,
+            init=init,
+            n_init=n_init,
+            max_iter=max_iter,
+            tol=tol,
+            verbose=verbose,
+            random_state=random_state,
+            copy_x=copy_x,
+            algorithm=algorithm,
+        )
         self.backend = backend
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -182,10 +213,16 @@ class KMeans(Adapter, cluster.KMeans):
             (lambda labels, c: points.means(weights, labels, c)) if double else None,
         )
         given = None if sample_weight is None else weights
-        result = self._run(points, init, self.max_iter, float(np.sqrt(self._tol)), given, random_state, terms)
-        self.cluster_centers_ = points.outward(result.centroids).astype(x.dtype)
+        result = self._run(
+            points, init, self.max_iter, float(np.sqrt(self._tol)), given, random_state, terms
+        )
+        self.cluster_centers_ = points.from_frame(result.centroids).astype(x.dtype)
         self.labels_ = points.labels(result.labels)
-        exact = inertia_of(x, self.cluster_centers_, self.labels_, weights) if double else result.inertia * points.unit**2
+        exact = (
+            inertia_of(x, self.cluster_centers_, self.labels_, weights)
+            if double
+            else result.inertia * points.unit**2
+        )
         self.inertia_ = float(exact)
         self.n_iter_, self.backend_ = result.n_iter, result.backend
         self._n_features_out = self.n_clusters
@@ -207,7 +244,9 @@ class KMeans(Adapter, cluster.KMeans):
             if shift == 0:
                 print(f"Converged at iteration {i}: strict convergence.")
             elif shift <= self._tol:
-                print(f"Converged at iteration {i}: center shift {shift} within tolerance {self._tol}.")
+                print(
+                    f"Converged at iteration {i}: center shift {shift} within tolerance {self._tol}."
+                )
 
         return report
 

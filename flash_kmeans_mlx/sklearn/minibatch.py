@@ -10,7 +10,7 @@ from sklearn import cluster
 from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 
-from ..fitting import Terms
+from ..kmeans.fit import Terms
 from .kmeans import Adapter, checked_weights
 from .rows import content_order, inertia_of, nearest, prepare, sums_of
 
@@ -44,7 +44,11 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         """Cluster X (N, D) with weights (N,) in batches drawn by weight; returns self."""
         x = self._validated(X)
         self._check_params_vs_input(x)
-        n, size, random_state = x.shape[0], int(self._batch_size), check_random_state(self.random_state)
+        n, size, random_state = (
+            x.shape[0],
+            int(self._batch_size),
+            check_random_state(self.random_state),
+        )
         weights = checked_weights(sample_weight, x)
         total = float(weights.sum(dtype=np.float64))
         order = content_order(x)
@@ -98,7 +102,9 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         init = self._start(x)
         if isinstance(init, str) or callable(init):
             points = prepare(x, by_content=isinstance(init, str) and init == "k-means++")
-            init = points.outward(self._run(points, init, 0, 0.0, weights, random_state, Terms()).centroids)
+            init = points.from_frame(
+                self._run(points, init, 0, 0.0, weights, random_state, Terms()).centroids
+            )
         self.cluster_centers_ = init.astype(x.dtype)
         self._counts = np.zeros(self.n_clusters, x.dtype)
         self._n_since_last_reassign = 0
@@ -108,11 +114,13 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         """Move the centres towards the means of a batch x (n, D); returns its inertia before that."""
         before = self.cluster_centers_
         labels = nearest(x, before, self.backend)
-        sums, mass = sums_of(x, weights, labels, self.n_clusters)
-        counts = self._counts + mass
-        some = mass > 0
+        sums, weight_sum = sums_of(x, weights, labels, self.n_clusters)
+        counts = self._counts + weight_sum
+        some = weight_sum > 0
         centers = before.astype(np.float64)
-        centers[some] = (before[some] * self._counts[some, None].astype(np.float64) + sums[some]) / counts[some, None]
+        centers[some] = (
+            before[some] * self._counts[some, None].astype(np.float64) + sums[some]
+        ) / counts[some, None]
         rare = self._rare(counts, x.shape[0])
         if rare.any():
             rows = np.flatnonzero(weights > 0)

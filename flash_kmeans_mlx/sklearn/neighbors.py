@@ -13,15 +13,22 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..backends import BACKENDS
 from ..errors import BackendUnavailableError
-from ..search import Search
+from ..neighbours.search import Search
 from .rows import from_mlx, like
 
 __all__ = ["NearestNeighbors"]
 
 METRICS = {
-    "euclidean": "euclidean", "l2": "euclidean", "sqeuclidean": "euclidean", "cosine": "cosine", "manhattan": "l1",
-    "cityblock": "l1", "l1": "l1", "chebyshev": "linf", "infinity": "linf",
-}  # fmt: skip
+    "euclidean": "euclidean",
+    "l2": "euclidean",
+    "sqeuclidean": "euclidean",
+    "cosine": "cosine",
+    "manhattan": "l1",
+    "cityblock": "l1",
+    "l1": "l1",
+    "chebyshev": "linf",
+    "infinity": "linf",
+}
 
 
 class NearestNeighbors(neighbors.NearestNeighbors):
@@ -69,9 +76,15 @@ class NearestNeighbors(neighbors.NearestNeighbors):
         backend: str | None = None,
     ) -> None:
         super().__init__(
-            n_neighbors=n_neighbors, radius=radius, algorithm=algorithm, leaf_size=leaf_size, metric=metric, p=p,
-            metric_params=metric_params, n_jobs=n_jobs,
-        )  # fmt: skip
+            n_neighbors=n_neighbors,
+            radius=radius,
+            algorithm=algorithm,
+            leaf_size=leaf_size,
+            metric=metric,
+            p=p,
+            metric_params=metric_params,
+            n_jobs=n_jobs,
+        )
         self.backend = backend
 
     def _fit(self, X: Any, y: Any = None) -> NearestNeighbors:
@@ -85,16 +98,27 @@ class NearestNeighbors(neighbors.NearestNeighbors):
         finally:
             self.algorithm = algorithm
         if self.backend not in (None, "cpu") and not self._is_ours(None):
-            raise BackendUnavailableError(f"backend={self.backend!r} can't take this metric, algorithm or X; use backend=None")
+            raise BackendUnavailableError(
+                f"backend={self.backend!r} can't take this metric, algorithm or X; use backend=None"
+            )
         return self
 
     def _is_ours(self, X: Any) -> bool:
         fitted: Any = self
         known = isinstance(self.effective_metric_, str) and self.effective_metric_ in METRICS
-        known = known and not {k: v for k, v in self.effective_metric_params_.items() if k != "p" and v is not None}
-        return known and fitted._fit_method == "brute" and not issparse(fitted._fit_X) and not issparse(X)
+        known = known and not {
+            k: v for k, v in self.effective_metric_params_.items() if k != "p" and v is not None
+        }
+        return (
+            known
+            and fitted._fit_method == "brute"
+            and not issparse(fitted._fit_X)
+            and not issparse(X)
+        )
 
-    def kneighbors(self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True) -> Any:
+    def kneighbors(
+        self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True
+    ) -> Any:
         """The nearest fitted rows.
 
         Args:
@@ -115,7 +139,11 @@ class NearestNeighbors(neighbors.NearestNeighbors):
         if k <= 0:
             raise ValueError(f"Expected n_neighbors > 0. Got {k}")
         fitted: Any = self
-        queries: Any = fitted._fit_X if X is None else validate_data(fitted, from_mlx(X), reset=False, order="C")
+        queries: Any = (
+            fitted._fit_X
+            if X is None
+            else validate_data(fitted, from_mlx(X), reset=False, order="C")
+        )
         most = fitted.n_samples_fit_ - (X is None)
         if k > most:
             bound = "n_neighbors < n_samples_fit" if X is None else "n_neighbors <= n_samples_fit"
@@ -125,8 +153,14 @@ class NearestNeighbors(neighbors.NearestNeighbors):
             )
         metric = METRICS[self.effective_metric_]
         with Search(
-            queries, int(k), metric, exclude_self=X is None, dtype=np.float64, whole=True, backend=self.backend
-        ) as search:  # fmt: skip
+            queries,
+            int(k),
+            metric,
+            exclude_self=X is None,
+            dtype=np.float64,
+            whole=True,
+            backend=self.backend,
+        ) as search:
             search.add(fitted._fit_X, 0)
             distances, indices = search.result()
         if not return_distance:
@@ -135,12 +169,18 @@ class NearestNeighbors(neighbors.NearestNeighbors):
             np.sqrt(distances, out=distances)
         return like(X, distances), like(X, indices)
 
-    def kneighbors_graph(self, X: Any = None, n_neighbors: int | None = None, mode: str = "connectivity") -> Any:
+    def kneighbors_graph(
+        self, X: Any = None, n_neighbors: int | None = None, mode: str = "connectivity"
+    ) -> Any:
         """(Q, N) CSR of the k nearest rows of queries X (Q, D): ones, or with mode="distance" their distances."""
         return super().kneighbors_graph(from_mlx(X), n_neighbors, mode)
 
     def radius_neighbors(
-        self, X: Any = None, radius: float | None = None, return_distance: bool = True, sort_results: bool = False
+        self,
+        X: Any = None,
+        radius: float | None = None,
+        return_distance: bool = True,
+        sort_results: bool = False,
     ) -> Any:
         """All fitted rows within a radius of queries X (Q, D), by scikit-learn: arrays (Q,) of arrays, NumPy."""
         return super().radius_neighbors(from_mlx(X), radius, return_distance, sort_results)

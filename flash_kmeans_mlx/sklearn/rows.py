@@ -11,13 +11,23 @@ import numpy as np
 from scipy.sparse import issparse
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
-from ..api import assigned
 from ..backends import Problem
 from ..backends.sparse import SparsePoints, SparseRows, cluster_sums
+from ..kmeans.api import assigned
 from ..metrics import EUCLIDEAN
 from ..validation import Data
 
-__all__ = ["Prepared", "content_order", "distances", "from_mlx", "inertia_of", "like", "nearest", "prepare", "sums_of"]
+__all__ = [
+    "Prepared",
+    "content_order",
+    "distances",
+    "from_mlx",
+    "inertia_of",
+    "like",
+    "nearest",
+    "prepare",
+    "sums_of",
+]
 
 TILE = 1 << 16  # values in float64 at a time
 CANCELLED = 1e-6  # squared distances below this share of the squared norms have lost digits
@@ -44,11 +54,11 @@ class Prepared:
     unit: float
     variance: float
 
-    def inward(self, c: np.ndarray) -> np.ndarray:
+    def to_frame(self, c: np.ndarray) -> np.ndarray:
         """Centroids (K, D) in the core's coordinates."""
         return (c - self.origin) / self.unit
 
-    def outward(self, c: np.ndarray) -> np.ndarray:
+    def from_frame(self, c: np.ndarray) -> np.ndarray:
         """Centroids (K, D) of the core, float64, in the user's coordinates."""
         return c.astype(np.float64) * self.unit + self.origin
 
@@ -60,9 +70,13 @@ class Prepared:
 
     def means(self, weights: np.ndarray, labels: np.ndarray, c: np.ndarray) -> np.ndarray:
         """Means (1, K, D) by labels (1, N) in the core's coordinates, float64; c (1, K, D) where a cluster has no weight."""
-        sums, mass = sums_of(self.given, weights, self.labels(labels[0]), c.shape[1], self.origin)
-        some = mass[:, None] > 0
-        return np.where(some, sums / np.where(some, mass[:, None], 1.0) / self.unit, c[0])[None]
+        sums, weight_sum = sums_of(
+            self.given, weights, self.labels(labels[0]), c.shape[1], self.origin
+        )
+        some = weight_sum[:, None] > 0
+        return np.where(some, sums / np.where(some, weight_sum[:, None], 1.0) / self.unit, c[0])[
+            None
+        ]
 
 
 def prepare(x: Any, *, by_content: bool) -> Prepared:
@@ -88,7 +102,9 @@ def prepare(x: Any, *, by_content: bool) -> Prepared:
     for rows in _slices(n, d):
         tile = x[order[rows]] - origin
         out[rows] = tile if unit == 1 else tile / unit
-    return Prepared(x, Data(out[None], mlx=False, batched=False), order, origin, unit, squares / x.size)
+    return Prepared(
+        x, Data(out[None], mlx=False, batched=False), order, origin, unit, squares / x.size
+    )
 
 
 def from_mlx(x: Any) -> Any:
@@ -130,7 +146,11 @@ def nearest(x: Any, centers: np.ndarray, backend: str | None) -> np.ndarray:
 
 
 def _assign(data: Data, centers: np.ndarray, backend: str | None) -> np.ndarray:
-    with assigned(data, centers, "euclidean", None, 0.0, backend, check_finite=False) as (_, points, _):
+    with assigned(data, centers, "euclidean", None, 0.0, backend, check_finite=False) as (
+        _,
+        points,
+        _,
+    ):
         return points.labels()[0].astype(np.int32)
 
 
@@ -155,13 +175,19 @@ def distances(x: Any, centers: np.ndarray) -> np.ndarray:
     square = np.square(c).sum(1)
     for rows in _slices(x.shape[0], max(len(c), 1 if issparse(x) else x.shape[1])):
         tile = x[rows] if issparse(x) else x[rows] - origin
-        own = np.asarray(tile.multiply(tile).sum(1)).reshape(-1) if issparse(x) else np.einsum("nd,nd->n", tile, tile)
+        own = (
+            np.asarray(tile.multiply(tile).sum(1)).reshape(-1)
+            if issparse(x)
+            else np.einsum("nd,nd->n", tile, tile)
+        )
         scale = own[:, None] + square
         found = scale - 2.0 * (tile @ c.T)
         i, k = np.nonzero(found < CANCELLED * scale)
         for some in _slices(len(i), x.shape[1]):
             near = tile[i[some]]
-            found[i[some], k[some]] = np.square((near.toarray() if issparse(x) else near) - c[k[some]]).sum(1)
+            found[i[some], k[some]] = np.square(
+                (near.toarray() if issparse(x) else near) - c[k[some]]
+            ).sum(1)
         out[rows] = np.sqrt(found)
     return out
 
@@ -172,12 +198,12 @@ def sums_of(
     """Weighted sums (K, D) of x - origin by label and the weights (K,) in them, float64. CSR has no origin."""
     if issparse(x):
         return cluster_sums(x, weights, labels, k)
-    sums, mass = np.zeros((k, x.shape[1])), np.zeros(k)
+    sums, weight_sum = np.zeros((k, x.shape[1])), np.zeros(k)
     for rows, tile in _tiles(x, origin):
         more = cluster_sums(tile, weights[rows], labels[rows], k)
         sums += more[0]
-        mass += more[1]
-    return sums, mass
+        weight_sum += more[1]
+    return sums, weight_sum
 
 
 def _column_variances(x: Any) -> Any:
@@ -186,7 +212,11 @@ def _column_variances(x: Any) -> Any:
 
 
 def _unit(largest: float) -> float:
-    return float(np.exp2(np.floor(np.log2(largest)))) if largest > LARGE or 0 < largest < SMALL else 1.0
+    return (
+        float(np.exp2(np.floor(np.log2(largest))))
+        if largest > LARGE or 0 < largest < SMALL
+        else 1.0
+    )
 
 
 def _slices(n: int, d: int, values: int = TILE) -> Iterator[slice]:

@@ -54,7 +54,9 @@ def to_frame(c, frame, kind, inner, bias):
             v = (np.float64(c[k, d]) - shift[d]) / scale
             square += v * v
             inner[k, d] = v
-        if square > REACH * REACH:  # from there on all points are at the origin: only the order of the norms counts
+        if (
+            square > REACH * REACH
+        ):  # from there on all points are at the origin: only the order of the norms counts
             norm = np.sqrt(square)
             factor = REACH * (1.0 + np.log2(norm / REACH) / 512.0) / norm
             for d in range(c.shape[1]):

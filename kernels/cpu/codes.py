@@ -43,7 +43,9 @@ def _sum_entries(_typing, planes, n_planes, table, start, out):
     def generate(context, builder, _signature, args):
         planes, n_planes, table, start, out = args
         single = builder.insert_element(_FLOATS(ir.Undefined), start, ir.IntType(32)(0))
-        first = builder.shuffle_vector(single, _FLOATS(ir.Undefined), ir.VectorType(ir.IntType(32), BLOCK)([0] * BLOCK))
+        first = builder.shuffle_vector(
+            single, _FLOATS(ir.Undefined), ir.VectorType(ir.IntType(32), BLOCK)([0] * BLOCK)
+        )
         total = cgutils.alloca_once_value(builder, first)
         with cgutils.for_range(builder, n_planes) as loop:
             own = builder.add(table, builder.mul(loop.index, _NUMBER(4 * ENTRIES)))
@@ -53,7 +55,9 @@ def _sum_entries(_typing, planes, n_planes, table, start, out):
                 word = builder.load(_at(builder, planes, at, _NUMBER), align=1)
                 for i in range(8):
                     byte = builder.and_(builder.lshr(word, _NUMBER(8 * i)), _NUMBER(ENTRIES - 1))
-                    entry = builder.load(_at(builder, own, builder.shl(byte, _NUMBER(2)), _FLOAT), align=4)
+                    entry = builder.load(
+                        _at(builder, own, builder.shl(byte, _NUMBER(2)), _FLOAT), align=4
+                    )
                     entries = builder.insert_element(entries, entry, ir.IntType(32)(half + i))
             builder.store(builder.fadd(builder.load(total), entries), total)
         builder.store(builder.load(total), builder.inttoptr(out, _FLOATS.as_pointer()), align=4)
@@ -74,7 +78,9 @@ def _read_floats(_typing, planes, out):
             plane = _at(builder, planes, _NUMBER(BLOCK * i), ir.VectorType(ir.IntType(8), BLOCK))
             byte = builder.zext(builder.load(plane, align=1), kind)
             word = builder.or_(word, builder.shl(byte, kind([8 * i] * BLOCK)))
-        builder.store(builder.bitcast(word, _FLOATS), builder.inttoptr(out, _FLOATS.as_pointer()), align=4)
+        builder.store(
+            builder.bitcast(word, _FLOATS), builder.inttoptr(out, _FLOATS.as_pointer()), align=4
+        )
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
@@ -107,7 +113,9 @@ def _fill_table(op, extra, nbits, query, mean, codewords, row, table):
                 table[byte, c] = row[c]
         else:
             width = 1 << (turn * nbits)
-            for c in range(ksub - 1, -1, -1):  # the first entries last: the others are made from them
+            for c in range(
+                ksub - 1, -1, -1
+            ):  # the first entries last: the others are made from them
                 for low in range(width):
                     table[byte, c * width + low] = table[byte, low] + row[c]
 
@@ -168,7 +176,9 @@ def _push(key, k, q, keys, counts):
 
 
 @njit(**JIT)
-def scan_codes(op, extra, nbits, code_size, queries, mean, codewords, centroids, lists, probes, k, keys, counts):
+def scan_codes(
+    op, extra, nbits, code_size, queries, mean, codewords, centroids, lists, probes, k, keys, counts
+):
     """The best k rows of the lists probes (Q, P) for every query (Q, D), as keys: the score's ordered bits, then ~slot.
 
     IN op, extra: how a row scores; codewords (m, d / m, 2**nbits); centroids (nlist, D); lists: payload, links, first and
@@ -178,10 +188,18 @@ def scan_codes(op, extra, nbits, code_size, queries, mean, codewords, centroids,
     payload, links, first, sizes = lists
     n_planes = code_size if 8 % nbits == 0 else codewords.shape[0]
     table = np.empty((n_planes, ENTRIES), np.float32)
-    row, scores, factor = np.empty(ENTRIES, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    row, scores, factor = (
+        np.empty(ENTRIES, np.float32),
+        np.empty(BLOCK, np.float32),
+        np.empty(BLOCK, np.float32),
+    )
     planes = np.empty((n_planes, BLOCK), np.uint8)
     bits = scores.view(np.uint32)
-    table_at, scores_at, planes_at = np.int64(table.ctypes.data), np.int64(scores.ctypes.data), np.int64(planes.ctypes.data)
+    table_at, scores_at, planes_at = (
+        np.int64(table.ctypes.data),
+        np.int64(scores.ctypes.data),
+        np.int64(planes.ctypes.data),
+    )
     factor_at = np.int64(factor.ctypes.data)
     blocks_at, stride = np.int64(payload.ctypes.data), payload.shape[1] * BLOCK
     for q in range(queries.shape[0]):
@@ -195,11 +213,17 @@ def scan_codes(op, extra, nbits, code_size, queries, mean, codewords, centroids,
                 at = blocks_at + block * stride
                 if 8 % nbits != 0:
                     _unpack(payload, block, nbits, planes)
-                _sum_entries(at if 8 % nbits == 0 else planes_at, n_planes, table_at, base, scores_at)
+                _sum_entries(
+                    at if 8 % nbits == 0 else planes_at, n_planes, table_at, base, scores_at
+                )
                 if extra != NONE:
                     _read_floats(at + code_size * BLOCK, factor_at)
                     for lane in range(BLOCK):
-                        scores[lane] = scores[lane] - factor[lane] if extra == MINUS else scores[lane] * factor[lane]
+                        scores[lane] = (
+                            scores[lane] - factor[lane]
+                            if extra == MINUS
+                            else scores[lane] * factor[lane]
+                        )
                 best = scores[0]
                 for lane in range(BLOCK):
                     best = max(best, scores[lane])
@@ -208,11 +232,19 @@ def scan_codes(op, extra, nbits, code_size, queries, mean, codewords, centroids,
                         if scores[lane] < least:
                             continue
                         word = np.uint64(bits[lane])
-                        word ^= np.uint64(0xFFFFFFFF) if word >> np.uint64(31) else np.uint64(0x80000000)
+                        word ^= (
+                            np.uint64(0xFFFFFFFF)
+                            if word >> np.uint64(31)
+                            else np.uint64(0x80000000)
+                        )
                         slot = np.uint64(0xFFFFFFFF) - np.uint64(block * BLOCK + lane)
                         if _push((word << np.uint64(32)) | slot, k, q, keys, counts):
                             word = keys[q, k - 1] >> np.uint64(32)
-                            word ^= np.uint64(0x80000000) if word >> np.uint64(31) else np.uint64(0xFFFFFFFF)
+                            word ^= (
+                                np.uint64(0x80000000)
+                                if word >> np.uint64(31)
+                                else np.uint64(0xFFFFFFFF)
+                            )
                             bits[lane] = np.uint32(word)
                             least = scores[lane]
                 block, left = np.int64(links[block]), left - BLOCK
@@ -242,7 +274,9 @@ def finish_codes(op, nbits, queries, codebooks, centroids, lists, keys, distance
             for j in range(m):
                 label = _label(payload, block, lane, j, nbits)
                 for d in range(dsub):
-                    y[j * dsub + d] = np.float32(centroids[number, j * dsub + d] + codebooks[j, label, d])
+                    y[j * dsub + d] = np.float32(
+                        centroids[number, j * dsub + d] + codebooks[j, label, d]
+                    )
             v, i = _distance(op, x, y), n
             while i > 0 and (v < value[i - 1] or (v == value[i - 1] and name < own[i - 1])):
                 value[i], own[i] = value[i - 1], own[i - 1]

@@ -54,4 +54,6 @@ def copy_rows(source, inverse, lo, hi, features, tile):
         rows = read_rows(source, s, n, tile)
         for d in range(rows.shape[1]):
             for i in range(n):
-                features[d, s + i] = rows[i, d] * (inverse[s + i] if inverse.size else np.float32(1))
+                features[d, s + i] = rows[i, d] * (
+                    inverse[s + i] if inverse.size else np.float32(1)
+                )

@@ -26,7 +26,9 @@ def read_wide(source, i, tile, out):
         for d in range(out.size):
             out[d] = _values(first + d * column_stride, np.float64, 1)[0]
     else:
-        row = read_rows(source, i, min(1, tile.shape[0]), tile)[0]  # a literal 1 would be compiled separately
+        row = read_rows(source, i, min(1, tile.shape[0]), tile)[
+            0
+        ]  # a literal 1 would be compiled separately
         for d in range(out.size):
             out[d] = row[d]
 
@@ -206,7 +208,9 @@ def merge_lists(distances, indices, more_distances, more_indices):
         i, j = 0, 0
         for n in range(k):
             u, a = distances[q, i], indices[q, i]
-            if j < other and (more_distances[q, j] < u or (more_distances[q, j] == u and more_indices[q, j] < a)):
+            if j < other and (
+                more_distances[q, j] < u or (more_distances[q, j] == u and more_indices[q, j] < a)
+            ):
                 value[n], row[n] = more_distances[q, j], more_indices[q, j]
                 j += 1
             else:

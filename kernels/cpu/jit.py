@@ -150,7 +150,9 @@ def _not_kept(error: Exception) -> None:
         )
 
 
-if hasattr(os, "register_at_fork"):  # a process forked while another thread compiles would wait for it for ever
+if hasattr(
+    os, "register_at_fork"
+):  # a process forked while another thread compiles would wait for it for ever
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,

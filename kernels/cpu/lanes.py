@@ -7,38 +7,20 @@ vectorizer does not keep a block of sums in registers.
 A score is a chain of fused multiply-adds from bias[k] on, dimension by dimension: the same bits wherever it is computed.
 """
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .ir import FLOATS, FUSED, INTS, NUMBER, VECTORS, WIDTH, pointer, splat
 from .jit import njit
 from .options import INNER, JIT, NEG_INF
 from .sizes import DEBUG, TILE_ROWS
 
-_FEATURES = llvm.get_host_cpu_features()
-# Values in a vector register, and vectors of points at a time: what fits the registers beside ROWS centroids.
-WIDTH, VECTORS = (16, 4) if _FEATURES.get("avx512f") else (8, 2) if _FEATURES.get("avx2") else (4, 4)
 ROWS = 4
 POINTS = WIDTH * VECTORS  # tiles are made of these
 assert TILE_ROWS % POINTS == 0
-
-NUMBER, FLOATS, INTS = ir.IntType(64), ir.VectorType(ir.FloatType(), WIDTH), ir.VectorType(ir.IntType(32), WIDTH)
-FUSED = ("contract",)
-
-
-def pointer(builder, base, offset, kind):
-    """The address base + offset (bytes, an int or a value) as a pointer to `kind`."""
-    offset = NUMBER(offset) if isinstance(offset, int) else offset
-    return builder.inttoptr(builder.add(base, offset), kind.as_pointer())
-
-
-def splat(builder, value, kind):
-    """A vector of one value."""
-    single = builder.insert_element(kind(ir.Undefined), value, ir.IntType(32)(0))
-    return builder.shuffle_vector(single, kind(ir.Undefined), ir.VectorType(ir.IntType(32), WIDTH)([0] * WIDTH))
 
 
 def _scores(builder, lanes, stride, n_dims, c, bias, k, n_clusters):
@@ -51,18 +33,29 @@ def _scores(builder, lanes, stride, n_dims, c, bias, k, n_clusters):
         index.append(builder.select(builder.icmp_signed("<", i, last), i, last))
     sums = [[cgutils.alloca_once(builder, FLOATS) for _ in range(VECTORS)] for _ in range(ROWS)]
     for r in range(ROWS):
-        start = builder.load(pointer(builder, bias, builder.mul(index[r], NUMBER(4)), ir.FloatType()))
+        start = builder.load(
+            pointer(builder, bias, builder.mul(index[r], NUMBER(4)), ir.FloatType())
+        )
         for v in range(VECTORS):
             builder.store(splat(builder, start, FLOATS), sums[r][v])
     with cgutils.for_range(builder, n_dims) as loop:
         at = builder.add(lanes, builder.mul(loop.index, stride))
-        points = [builder.load(pointer(builder, at, 4 * WIDTH * v, FLOATS), align=4) for v in range(VECTORS)]
+        points = [
+            builder.load(pointer(builder, at, 4 * WIDTH * v, FLOATS), align=4)
+            for v in range(VECTORS)
+        ]
         for r in range(ROWS):
-            offset = builder.add(builder.mul(index[r], row_bytes), builder.mul(loop.index, NUMBER(4)))
-            factor = splat(builder, builder.load(pointer(builder, c, offset, ir.FloatType())), FLOATS)
+            offset = builder.add(
+                builder.mul(index[r], row_bytes), builder.mul(loop.index, NUMBER(4))
+            )
+            factor = splat(
+                builder, builder.load(pointer(builder, c, offset, ir.FloatType())), FLOATS
+            )
             for v in range(VECTORS):
                 product = builder.fmul(points[v], factor, flags=FUSED)
-                builder.store(builder.fadd(builder.load(sums[r][v]), product, flags=FUSED), sums[r][v])
+                builder.store(
+                    builder.fadd(builder.load(sums[r][v]), product, flags=FUSED), sums[r][v]
+                )
     return index, [[builder.load(s) for s in row] for row in sums]
 
 
@@ -78,12 +71,17 @@ def _best_of_rows(_typing, lanes, stride, n_dims, c, bias, k, n_clusters, best, 
         best, label = args[7:]
         index, scores = _scores(builder, *args[:7])
         for v in range(VECTORS):
-            best_at, label_at = pointer(builder, best, 4 * WIDTH * v, FLOATS), pointer(builder, label, 4 * WIDTH * v, INTS)
+            best_at, label_at = (
+                pointer(builder, best, 4 * WIDTH * v, FLOATS),
+                pointer(builder, label, 4 * WIDTH * v, INTS),
+            )
             most, owner = builder.load(best_at, align=4), builder.load(label_at, align=4)
             for r in range(ROWS):
                 better = builder.fcmp_ordered(">", scores[r][v], most)
                 most = builder.select(better, scores[r][v], most)
-                owner = builder.select(better, splat(builder, builder.trunc(index[r], ir.IntType(32)), INTS), owner)
+                owner = builder.select(
+                    better, splat(builder, builder.trunc(index[r], ir.IntType(32)), INTS), owner
+                )
             builder.store(most, best_at, align=4)
             builder.store(owner, label_at, align=4)
         return context.get_dummy_value()
@@ -108,7 +106,9 @@ def _store_scores(_typing, lanes, stride, n_dims, c, bias, k, n_clusters, out, o
 
 
 @intrinsic
-def _rows_above(_typing, lanes, stride, n_dims, c, bias, k, n_clusters, threshold, own, rest, masks):
+def _rows_above(
+    _typing, lanes, stride, n_dims, c, bias, k, n_clusters, threshold, own, rest, masks
+):
     """Which of the centroids k:k+ROWS score more than threshold[i] at point i, own[i] apart; whether any does.
 
     Addresses as in `_best_of_rows`; threshold, own, rest (POINTS,), masks (ROWS,) int64: a bit per point, written if there
@@ -123,7 +123,10 @@ def _rows_above(_typing, lanes, stride, n_dims, c, bias, k, n_clusters, threshol
         def larger(a, b):
             return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
-        limits = [builder.load(pointer(builder, threshold, 4 * WIDTH * v, FLOATS), align=4) for v in range(VECTORS)]
+        limits = [
+            builder.load(pointer(builder, threshold, 4 * WIDTH * v, FLOATS), align=4)
+            for v in range(VECTORS)
+        ]
         most = []
         some = None
         for v in range(VECTORS):
@@ -133,7 +136,9 @@ def _rows_above(_typing, lanes, stride, n_dims, c, bias, k, n_clusters, threshol
             most += column
             above = builder.fcmp_ordered(">", column[0], limits[v])
             some = above if some is None else builder.or_(some, above)
-        found = builder.icmp_unsigned("!=", builder.bitcast(some, ir.IntType(WIDTH)), ir.IntType(WIDTH)(0))
+        found = builder.icmp_unsigned(
+            "!=", builder.bitcast(some, ir.IntType(WIDTH)), ir.IntType(WIDTH)(0)
+        )
         with builder.if_else(found, likely=False) as (yes, no):
             with yes:
                 for r in range(ROWS):
@@ -141,12 +146,20 @@ def _rows_above(_typing, lanes, stride, n_dims, c, bias, k, n_clusters, threshol
                     mask = NUMBER(0)
                     for v in range(VECTORS):
                         own_v = builder.load(pointer(builder, own, 4 * WIDTH * v, INTS), align=4)
-                        other = builder.icmp_signed("!=", own_v, splat(builder, builder.trunc(index[r], ir.IntType(32)), INTS))
+                        other = builder.icmp_signed(
+                            "!=",
+                            own_v,
+                            splat(builder, builder.trunc(index[r], ir.IntType(32)), INTS),
+                        )
                         above = builder.fcmp_ordered(">", scores[r][v], limits[v])
                         rest_at = pointer(builder, rest, 4 * WIDTH * v, FLOATS)
                         old = builder.load(rest_at, align=4)
-                        builder.store(builder.select(above, old, larger(scores[r][v], old)), rest_at, align=4)
-                        bits = builder.zext(builder.bitcast(builder.and_(above, other), ir.IntType(WIDTH)), NUMBER)
+                        builder.store(
+                            builder.select(above, old, larger(scores[r][v], old)), rest_at, align=4
+                        )
+                        bits = builder.zext(
+                            builder.bitcast(builder.and_(above, other), ir.IntType(WIDTH)), NUMBER
+                        )
                         mask = builder.or_(mask, builder.shl(bits, NUMBER(WIDTH * v)))
                     mask = builder.select(real, mask, NUMBER(0))
                     builder.store(mask, pointer(builder, masks, 8 * r, NUMBER))
@@ -168,8 +181,13 @@ def _score(_typing, row, c, n_dims, bias):
         total = cgutils.alloca_once_value(builder, bias)
         with cgutils.for_range(builder, n_dims) as loop:
             offset = builder.mul(loop.index, NUMBER(4))
-            a, b = (builder.load(pointer(builder, base, offset, ir.FloatType())) for base in (row, c))
-            builder.store(builder.fadd(builder.load(total), builder.fmul(a, b, flags=FUSED), flags=FUSED), total)
+            a, b = (
+                builder.load(pointer(builder, base, offset, ir.FloatType())) for base in (row, c)
+            )
+            builder.store(
+                builder.fadd(builder.load(total), builder.fmul(a, b, flags=FUSED), flags=FUSED),
+                total,
+            )
         return builder.load(total)
 
     return types.float32(types.int64, types.int64, types.int64, types.float32), generate
@@ -189,8 +207,12 @@ def _reduce(combine):
             whole = builder.sdiv(n_dims, step)
 
             def add(total, offset, kind):
-                a, b = (builder.load(pointer(builder, base, offset, kind), align=4) for base in (row, c))
-                builder.store(builder.fadd(builder.load(total), combine(builder, a, b), flags=FUSED), total)
+                a, b = (
+                    builder.load(pointer(builder, base, offset, kind), align=4) for base in (row, c)
+                )
+                builder.store(
+                    builder.fadd(builder.load(total), combine(builder, a, b), flags=FUSED), total
+                )
 
             with cgutils.for_range(builder, whole) as loop:
                 offset = builder.mul(loop.index, NUMBER(8 * WIDTH))
@@ -201,7 +223,9 @@ def _reduce(combine):
                 add(left, builder.mul(builder.add(done, loop.index), NUMBER(4)), ir.FloatType())
             both = builder.fadd(builder.load(sums[0]), builder.load(sums[1]))
             kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), FLOATS])
-            across = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{WIDTH}f32")
+            across = cgutils.get_or_insert_function(
+                builder.module, kind, f"llvm.vector.reduce.fadd.v{WIDTH}f32"
+            )
             return builder.call(across, [builder.load(left), both], fastmath=("reassoc",))
 
         return types.float32(types.int64, types.int64, types.int64), generate
@@ -219,28 +243,6 @@ def _square(builder, a, b):
 
 
 _dot_at, _gap_at = _reduce(_product), _reduce(_square)
-
-
-@intrinsic
-def _lowest_bit(_typing, bits):
-    """The number of zeros below the lowest one."""
-
-    def generate(_context, builder, _signature, args):
-        return builder.cttz(args[0], ir.IntType(1)(1))
-
-    return types.int64(types.int64), generate
-
-
-@njit(**JIT)
-def address(a):
-    """Where an array begins, as a signed integer."""
-    return np.int64(a.ctypes.data)
-
-
-@njit(**INNER)
-def lowest_bit(bits):
-    """The place of the lowest one in an int64 other than 0."""
-    return _lowest_bit(bits)  # pyright: ignore[reportCallIssue]  # the typing context is not an argument
 
 
 @njit(**INNER)

@@ -16,4 +16,7 @@ JIT = {
     "fastmath": {"nnan", "nsz", "contract", "reassoc", "arcp"},
     "no_cfunc_wrapper": True,
 }
-INNER = {**JIT, "no_cpython_wrapper": True}  # for functions that only kernels call: half of what they take to compile
+INNER = {
+    **JIT,
+    "no_cpython_wrapper": True,
+}  # for functions that only kernels call: half of what they take to compile

@@ -13,15 +13,19 @@ as they are: only the scores of tile.py are shifted and centred, and what that c
 
 import numpy as np
 
+from .ir import address, lowest_bit
 from .jit import njit
-from .lanes import POINTS, ROWS, address, best_by_lanes, dot_at, gap_at, lowest_bit, rows_above, score_at
+from .lanes import POINTS, ROWS, best_by_lanes, dot_at, gap_at, rows_above, score_at
 from .options import INNER, JIT, NEG_INF
 from .rows import read_rows, row_at
 from .sizes import DEBUG
 from .tile import UNSET, move_rows
 
 DENSE = 0.6  # share of a tile's points from which gathering them doesn't pay
-UP, DOWN = np.float32(1 + 2.0**-22), np.float32(1 - 2.0**-22)  # for what carrying a bound rounds off
+UP, DOWN = (
+    np.float32(1 + 2.0**-22),
+    np.float32(1 - 2.0**-22),
+)  # for what carrying a bound rounds off
 TWO, ZERO = np.float32(2), np.float32(0)
 
 
@@ -109,7 +113,9 @@ def _start_points(source, c, table, features, state, spherical, s, n, first, lab
         if guess:
             upper[p] = min(upper[p], np.sqrt(max(own - TWO * (rest[j] - e), ZERO)))
         else:
-            gaps[i] = _gap(row_at(source, p, tile), first_c + size * label[i], c.shape[1], spherical, r)
+            gaps[i] = _gap(
+                row_at(source, p, tile), first_c + size * label[i], c.shape[1], spherical, r
+            )
             upper[p] = np.sqrt(gaps[i] + TWO * e)
             work[2] += 1
         if upper[p] < reach[i]:
@@ -163,7 +169,9 @@ def _select(table, features, state, s, n, g, scratch):
 
 
 @njit(**INNER)
-def _search_group(sources, c, scored, table, features, state, spherical, s, n, g, label, scratch, work):  # noqa: C901, PLR0912, PLR0915
+def _search_group(
+    sources, c, scored, table, features, state, spherical, s, n, g, label, scratch, work
+):  # noqa: C901, PLR0912, PLR0915
     """Centroids of group g against the points of the tile that it may concern.
 
     One long function: handed to another one, arrays have their references counted, which takes longer than the comparison.
@@ -184,8 +192,17 @@ def _search_group(sources, c, scored, table, features, state, spherical, s, n, g
     for b in range(0, count, POINTS):
         for k in range(k0, k1, ROWS):
             if not rows_above(
-                lanes + 4 * b, stride, rows, row_bias, k, k1, limit_at + 4 * b, mine_at + 4 * b, rest_at + 4 * b, masks
-            ):  # fmt: skip
+                lanes + 4 * b,
+                stride,
+                rows,
+                row_bias,
+                k,
+                k1,
+                limit_at + 4 * b,
+                mine_at + 4 * b,
+                rest_at + 4 * b,
+                masks,
+            ):
                 continue
             for a in range(min(ROWS, k1 - k)):
                 mask = masks[a]
@@ -206,7 +223,9 @@ def _search_group(sources, c, scored, table, features, state, spherical, s, n, g
                     gap = _gap(row, first_c + size * rival, n_dims, spherical, r)
                     rivals += 1
                     won = gap < gaps[i]
-                    if abs(gap - gaps[i]) <= TWO * window:  # rounding could decide: then it shall be that of tile.py
+                    if (
+                        abs(gap - gaps[i]) <= TWO * window
+                    ):  # rounding could decide: then it shall be that of tile.py
                         row = row_at(source, p, tile)
                         new = score_at(row, first_inner + size * rival, n_dims, bias[rival])
                         old = score_at(row, first_inner + size * best, n_dims, bias[best])
@@ -239,9 +258,25 @@ def _search_group(sources, c, scored, table, features, state, spherical, s, n, g
 
 @njit(**JIT)
 def prune_rows(
-    sources, weights, c, scored, table, features, state, spherical, lo, hi, labels, update, sums, mass, counts, touched,
-    scratch, work,
-):  # fmt: skip
+    sources,
+    weights,
+    c,
+    scored,
+    table,
+    features,
+    state,
+    spherical,
+    lo,
+    hi,
+    labels,
+    update,
+    sums,
+    weight_sum,
+    counts,
+    touched,
+    scratch,
+    work,
+):
     """`step_rows` for rows lo:hi, to the same labels and sums; returns how many labels changed.
 
     IN sources: rows as tile.py reads them and, for bounds, without the shift of spherical ones; c (K, D): centroids for bounds;
@@ -274,11 +309,27 @@ def prune_rows(
                 label[i] = 0
             if DEBUG and (label[i] < 0 or label[i] >= c.shape[0]):
                 raise IndexError("a label of other centroids")
-        active = _start_points(plain, c, table, features, state, spherical, s, n, first, label, scratch, work)
+        active = _start_points(
+            plain, c, table, features, state, spherical, s, n, first, label, scratch, work
+        )
         work[3] += active
         if active > 0:
             for g in range(lower.shape[0]):
-                _search_group(sources, c, scored, table, features, state, spherical, s, n, g, label, scratch, work)
+                _search_group(
+                    sources,
+                    c,
+                    scored,
+                    table,
+                    features,
+                    state,
+                    spherical,
+                    s,
+                    n,
+                    g,
+                    label,
+                    scratch,
+                    work,
+                )
         known = scratch[4]
         for i in range(n):
             p = s + i
@@ -288,6 +339,17 @@ def prune_rows(
                 changed += 1
                 if update:
                     row = read_rows(source, p, np.int64(1), tile)
-                    move_rows(row, p, only, weights, label[i : i + 1], labels, sums, mass, counts, touched)
+                    move_rows(
+                        row,
+                        p,
+                        only,
+                        weights,
+                        label[i : i + 1],
+                        labels,
+                        sums,
+                        weight_sum,
+                        counts,
+                        touched,
+                    )
                 labels[p] = np.uint32(label[i])
     return changed

@@ -31,10 +31,18 @@ def _values(address, dtype, shape):
 
 
 @njit(**INNER)
-def member(sources, b):
-    """The source of member b."""
-    address, member_stride, row_stride, column_stride, kind, direct, shifts, factors = sources
-    return address + b * member_stride, row_stride, column_stride, kind, direct[b], shifts[b], factors[b]
+def element(sources, b):
+    """The source of batch element b."""
+    address, element_stride, row_stride, column_stride, kind, direct, shifts, factors = sources
+    return (
+        address + b * element_stride,
+        row_stride,
+        column_stride,
+        kind,
+        direct[b],
+        shifts[b],
+        factors[b],
+    )
 
 
 @njit(**INNER)

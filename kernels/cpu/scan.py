@@ -12,8 +12,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .finish import _distance, put_score
+from .ir import FLOATS, FUSED, NUMBER, VECTORS, WIDTH, lowest_bit, pointer, splat
 from .jit import njit
-from .lanes import FLOATS, FUSED, NUMBER, POINTS, VECTORS, WIDTH, lowest_bit, pointer, splat
+from .lanes import POINTS
 from .options import JIT
 from .scores import CHORD, COSINE, DOT, SQUARES
 
@@ -59,7 +60,10 @@ def _scanner(op):
 
         def rows(offset):
             at = [builder.add(block, offset) for block in blocks]
-            return [builder.load(pointer(builder, at[b], 4 * place, FLOATS), align=4) for b, place in lanes]
+            return [
+                builder.load(pointer(builder, at[b], 4 * place, FLOATS), align=4)
+                for b, place in lanes
+            ]
 
         zero = FLOATS([0.0] * WIDTH)
         inverse = rows(builder.mul(n_dims, NUMBER(4 * BLOCK))) if op in (COSINE, CHORD) else None
@@ -69,15 +73,21 @@ def _scanner(op):
             if op == CHORD:
                 values = _times(builder, values, inverse)
             for query, totals in zip(queries, sums, strict=True):
-                factor = builder.load(pointer(builder, query, builder.mul(loop.index, NUMBER(4)), single))
+                factor = builder.load(
+                    pointer(builder, query, builder.mul(loop.index, NUMBER(4)), single)
+                )
                 factor = splat(builder, factor, FLOATS)
                 for term, total in zip(_terms(builder, op, values, factor), totals, strict=True):
                     builder.store(builder.fadd(builder.load(total), term, flags=FUSED), total)
-        found = _scores(builder, op, [[builder.load(total) for total in totals] for totals in sums], inverse)
+        found = _scores(
+            builder, op, [[builder.load(total) for total in totals] for totals in sums], inverse
+        )
         bits, every = [], word(0)
         for r, row in enumerate(found):
             limit = splat(builder, builder.load(pointer(builder, limits, 4 * r, single)), FLOATS)
-            bits.append([builder.bitcast(builder.fcmp_ordered(">=", score, limit), word) for score in row])
+            bits.append(
+                [builder.bitcast(builder.fcmp_ordered(">=", score, limit), word) for score in row]
+            )
             for some in bits[-1]:
                 every = builder.or_(every, some)
         found_any = builder.icmp_unsigned("!=", every, word(0))
@@ -85,8 +95,14 @@ def _scanner(op):
             for r, row in enumerate(found):
                 mask = NUMBER(0)
                 for v, score in enumerate(row):
-                    builder.store(score, pointer(builder, scores, 4 * (POINTS * r + WIDTH * v), FLOATS), align=4)
-                    mask = builder.or_(mask, builder.shl(builder.zext(bits[r][v], NUMBER), NUMBER(WIDTH * v)))
+                    builder.store(
+                        score,
+                        pointer(builder, scores, 4 * (POINTS * r + WIDTH * v), FLOATS),
+                        align=4,
+                    )
+                    mask = builder.or_(
+                        mask, builder.shl(builder.zext(bits[r][v], NUMBER), NUMBER(WIDTH * v))
+                    )
                 builder.store(mask, pointer(builder, masks, 8 * r, NUMBER))
         return builder.zext(found_any, ir.IntType(8))
 
@@ -197,7 +213,9 @@ def _askers(probes, n_lists):
 
 
 @njit(**JIT)
-def scan_lists(op, queries, probes, payload, ids, following, first, counts, keep, keys, filled, least):
+def scan_lists(
+    op, queries, probes, payload, ids, following, first, counts, keep, keys, filled, least
+):
     """The best `keep` rows of the lists that each query names, as keys.
 
     IN queries (Q, D), of norm 1 for COSINE and CHORD; probes (Q, P) lists; payload (blocks, D or more, 16) and for these
@@ -207,10 +225,18 @@ def scan_lists(op, queries, probes, payload, ids, following, first, counts, keep
     """
     n_dims = np.int64(queries.shape[1])
     starts, askers = _askers(probes, counts.size)
-    who, at, place = np.zeros(ASKING, np.int64), np.zeros(BLOCKS, np.int64), np.zeros(BLOCKS, np.int64)
+    who, at, place = (
+        np.zeros(ASKING, np.int64),
+        np.zeros(BLOCKS, np.int64),
+        np.zeros(BLOCKS, np.int64),
+    )
     limits, scores = np.zeros(ASKING, np.float32), np.zeros((ASKING, POINTS), np.float32)
     masks = np.zeros(ASKING, np.int64)
-    who_at, at_at, limits_at = np.int64(who.ctypes.data), np.int64(at.ctypes.data), np.int64(limits.ctypes.data)
+    who_at, at_at, limits_at = (
+        np.int64(who.ctypes.data),
+        np.int64(at.ctypes.data),
+        np.int64(limits.ctypes.data),
+    )
     scores_at, masks_at = np.int64(scores.ctypes.data), np.int64(masks.ctypes.data)
     queries_at, payload_at = np.int64(queries.ctypes.data), np.int64(payload.ctypes.data)
     block_bytes = np.int64(4 * BLOCK * payload.shape[1])
@@ -239,7 +265,18 @@ def scan_lists(op, queries, probes, payload, ids, following, first, counts, keep
                 else:
                     some = _cosines(who_at, at_at, n_dims, limits_at, scores_at, masks_at)
                 if some:
-                    _collect(askers[i : i + n], masks, real, scores, place, keep, keys, filled, least, ids)
+                    _collect(
+                        askers[i : i + n],
+                        masks,
+                        real,
+                        scores,
+                        place,
+                        keep,
+                        keys,
+                        filled,
+                        least,
+                        ids,
+                    )
             left -= POINTS
 
 
@@ -295,7 +332,9 @@ def finish_keys(op, queries, keys, payload, ids, distances, found, lowest):
             v, name, i = _distance(op, x, y), ids[slot], min(n, k - 1)
             if n == k and not (v < value[i] or (v == value[i] and name < own[i])):
                 continue
-            while i > 0 and (v < value[i - 1] or (v == value[i - 1] and name < own[i - 1])):  # they are nearly in order
+            while i > 0 and (
+                v < value[i - 1] or (v == value[i - 1] and name < own[i - 1])
+            ):  # they are nearly in order
                 value[i], own[i] = value[i - 1], own[i - 1]
                 i -= 1
             value[i], own[i] = v, name

@@ -20,7 +20,9 @@ from .options import JIT
 
 _FEATURES = llvm.get_host_cpu_features()
 # Queries in a vector register, and such vectors in a wide block; rows that fit the registers beside them, wide and narrow.
-WIDTH, VECTORS = (16, 4) if _FEATURES.get("avx512f") else (8, 2) if _FEATURES.get("avx2") else (4, 4)
+WIDTH, VECTORS = (
+    (16, 4) if _FEATURES.get("avx512f") else (8, 2) if _FEATURES.get("avx2") else (4, 4)
+)
 WIDE_ROWS, NARROW_ROWS = (6, 8) if WIDTH == 16 else (4, 8)
 WIDE, NARROW = WIDTH * VECTORS, WIDTH  # queries of a block
 # How a row scores: its product with the query (COSINE: both of norm 1), or minus a sum of squares or magnitudes of differences
@@ -29,7 +31,11 @@ WIDE, NARROW = WIDTH * VECTORS, WIDTH  # queries of a block
 COSINE, DOT, SQUARES, CHORD, L1, LINF = range(6)
 
 
-_NUMBER, _FLOATS, _INTS = ir.IntType(64), ir.VectorType(ir.FloatType(), WIDTH), ir.VectorType(ir.IntType(32), WIDTH)
+_NUMBER, _FLOATS, _INTS = (
+    ir.IntType(64),
+    ir.VectorType(ir.FloatType(), WIDTH),
+    ir.VectorType(ir.IntType(32), WIDTH),
+)
 
 
 def _pointer(builder, base, offset, kind):
@@ -43,34 +49,49 @@ def _splat(builder, address, offset):
 
 
 def _vectors(builder, address, count):
-    return [builder.load(_pointer(builder, address, _NUMBER(4 * WIDTH * v), _FLOATS), align=4) for v in range(count)]
+    return [
+        builder.load(_pointer(builder, address, _NUMBER(4 * WIDTH * v), _FLOATS), align=4)
+        for v in range(count)
+    ]
 
 
 def _magnitude(builder, value):
-    return builder.bitcast(builder.and_(builder.bitcast(value, _INTS), _INTS([0x7FFFFFFF] * WIDTH)), _FLOATS)
+    return builder.bitcast(
+        builder.and_(builder.bitcast(value, _INTS), _INTS([0x7FFFFFFF] * WIDTH)), _FLOATS
+    )
 
 
 def _add(builder, op, total, query, value):
     """The sum with one more dimension in it."""
     if op <= DOT:
-        return builder.fadd(total, builder.fmul(query, value, flags=("contract",)), flags=("contract",))
+        return builder.fadd(
+            total, builder.fmul(query, value, flags=("contract",)), flags=("contract",)
+        )
     gap = builder.fsub(query, value)
     if op == SQUARES:
         return builder.fadd(total, builder.fmul(gap, gap, flags=("contract",)), flags=("contract",))
     gap = _magnitude(builder, gap)
-    return builder.fadd(total, gap) if op == L1 else builder.select(builder.fcmp_ordered(">", gap, total), gap, total)
+    return (
+        builder.fadd(total, gap)
+        if op == L1
+        else builder.select(builder.fcmp_ordered(">", gap, total), gap, total)
+    )
 
 
 def _score(builder, op, shape, lanes, n_dims, x, start):
     """[row][vector] scores."""
-    sums = [[cgutils.alloca_once(builder, _FLOATS) for _ in range(shape[1])] for _ in range(shape[0])]
+    sums = [
+        [cgutils.alloca_once(builder, _FLOATS) for _ in range(shape[1])] for _ in range(shape[0])
+    ]
     rows = [builder.add(x, builder.mul(_NUMBER(4 * r), n_dims)) for r in range(shape[0])]
     for r, row in enumerate(sums):
         first = _splat(builder, start, _NUMBER(4 * r))
         for total in row:
             builder.store(first, total)
     with cgutils.for_range(builder, n_dims) as loop:
-        queries = _vectors(builder, builder.add(lanes, builder.mul(loop.index, _NUMBER(4 * WIDE))), shape[1])
+        queries = _vectors(
+            builder, builder.add(lanes, builder.mul(loop.index, _NUMBER(4 * WIDE))), shape[1]
+        )
         for r, row in enumerate(sums):
             value = _splat(builder, rows[r], builder.mul(loop.index, _NUMBER(4)))
             for query, total in zip(queries, row, strict=True):
@@ -84,7 +105,10 @@ def _mark(builder, found, least, scores, masks):
     word = ir.IntType(WIDTH)
     limits = _vectors(builder, least, len(found[0]))
     bits = [
-        [builder.bitcast(builder.fcmp_ordered(">", score, limit), word) for score, limit in zip(row, limits, strict=True)]
+        [
+            builder.bitcast(builder.fcmp_ordered(">", score, limit), word)
+            for score, limit in zip(row, limits, strict=True)
+        ]
         for row in found
     ]
     every = functools.reduce(builder.or_, itertools.chain.from_iterable(bits))
@@ -93,8 +117,14 @@ def _mark(builder, found, least, scores, masks):
         for r, row in enumerate(found):
             mask = _NUMBER(0)
             for v, score in enumerate(row):
-                builder.store(score, _pointer(builder, scores, _NUMBER(4 * (WIDE * r + WIDTH * v)), _FLOATS), align=4)
-                mask = builder.or_(mask, builder.shl(builder.zext(bits[r][v], _NUMBER), _NUMBER(WIDTH * v)))
+                builder.store(
+                    score,
+                    _pointer(builder, scores, _NUMBER(4 * (WIDE * r + WIDTH * v)), _FLOATS),
+                    align=4,
+                )
+                mask = builder.or_(
+                    mask, builder.shl(builder.zext(bits[r][v], _NUMBER), _NUMBER(WIDTH * v))
+                )
             builder.store(mask, _pointer(builder, masks, _NUMBER(8 * r), _NUMBER))
     return builder.zext(some, ir.IntType(8))
 
@@ -109,7 +139,9 @@ def _scorer(op, *shape):
 
     def generate(_context, builder, _signature, args):
         lanes, n_dims, x, start, least, scores, masks = args
-        return _mark(builder, _score(builder, op, shape, lanes, n_dims, x, start), least, scores, masks)
+        return _mark(
+            builder, _score(builder, op, shape, lanes, n_dims, x, start), least, scores, masks
+        )
 
     @intrinsic
     def score(_typing, lanes, n_dims, x, start, least, scores, masks):
@@ -118,7 +150,9 @@ def _scorer(op, *shape):
     return score
 
 
-_wide_product, _wide_squares, _wide_l1, _wide_linf = (_scorer(op, WIDE_ROWS, VECTORS) for op in (DOT, SQUARES, L1, LINF))
+_wide_product, _wide_squares, _wide_l1, _wide_linf = (
+    _scorer(op, WIDE_ROWS, VECTORS) for op in (DOT, SQUARES, L1, LINF)
+)
 _narrow_product, _narrow_squares = (_scorer(op, NARROW_ROWS, 1) for op in (DOT, SQUARES))
 
 

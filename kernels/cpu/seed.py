@@ -7,8 +7,9 @@ they are kept, tell first which of them a candidate could be nearer to than thei
 import numpy as np
 
 from .candidates import AT_ONCE, CANDIDATES, try_points
+from .ir import address, lowest_bit
 from .jit import njit
-from .lanes import POINTS, ROWS, address, lowest_bit, rows_above
+from .lanes import POINTS, ROWS, rows_above
 from .options import INNER, JIT
 from .rows import read_rows, row_at
 from .sizes import DEBUG, SHARD_ROWS
@@ -25,10 +26,20 @@ def _places(norms, candidate_norms, lanes, nearest, index, scratch):
     own, inverse = norms[:2]
     rows, identity, values, masks = scratch[:4]
     return (
-        address(index), address(lanes), np.int64(lanes.shape[0]), address(candidate_norms), address(own), address(inverse),
-        np.int64(4 if inverse.size > 1 else 0), address(nearest), address(values), address(masks), address(rows),
-        np.int64(rows.strides[0]), address(identity),
-    )  # fmt: skip
+        address(index),
+        address(lanes),
+        np.int64(lanes.shape[0]),
+        address(candidate_norms),
+        address(own),
+        address(inverse),
+        np.int64(4 if inverse.size > 1 else 0),
+        address(nearest),
+        address(values),
+        address(masks),
+        address(rows),
+        np.int64(rows.strides[0]),
+        address(identity),
+    )
 
 
 @njit(**INNER)
@@ -61,9 +72,17 @@ def _near(columns, features, s, n, threshold, scratch, index):
         bits = np.int64(0)
         for k in range(0, count, ROWS):
             if rows_above(
-                address(columns) + 4 * b, columns.strides[0], table, bias, k, count, address(threshold) + 4 * b, address(none),
-                address(idle), masks,
-            ):  # fmt: skip
+                address(columns) + 4 * b,
+                columns.strides[0],
+                table,
+                bias,
+                k,
+                count,
+                address(threshold) + 4 * b,
+                address(none),
+                address(idle),
+                masks,
+            ):
                 for a in range(ROWS):
                     bits |= masks[a]
         while bits:
@@ -111,7 +130,9 @@ def _gain(source, columns, norms, potential, lo, hi, state, table, gains, scratc
                 while mask:
                     c = lowest_bit(mask)
                     mask &= mask - 1
-                    gains[c] += w * (np.float64(nearest[i]) - np.float64(values[p * CANDIDATES + c]))
+                    gains[c] += w * (
+                        np.float64(nearest[i]) - np.float64(values[p * CANDIDATES + c])
+                    )
     return written - lo
 
 
@@ -148,7 +169,9 @@ def _take(source, norms, potential, lo, hi, size, state, table, eps, scratch):
 
 
 @njit(inline="always", **INNER)
-def _draw_round(source, columns, norms, centre, potential, k, uniforms, first, state, table, eps, scratch):
+def _draw_round(
+    source, columns, norms, centre, potential, k, uniforms, first, state, table, eps, scratch
+):
     """The candidates of round k: rows, norms and features; none, picks[0] < 0, if every point coincides with a centre."""
     nearest, _, blocks, _, _ = state
     lanes, candidate_norms, features, feature_bias, picks, count = table
@@ -201,10 +224,26 @@ def _most(gains, count):
 
 
 @njit(**JIT)
-def seed_member(
-    source, columns, norms, centre, potential, uniforms, first, k0, k1, chosen, cuts, state, table, shared, eps, team, scratch
-):  # fmt: skip
-    """Rounds k0:k1 of k-means++ of one member by a team, like `fit_member` of loop.py; OUT chosen (K,), -1 if nothing is left.
+def seed_element(
+    source,
+    columns,
+    norms,
+    centre,
+    potential,
+    uniforms,
+    first,
+    k0,
+    k1,
+    chosen,
+    cuts,
+    state,
+    table,
+    shared,
+    eps,
+    team,
+    scratch,
+):
+    """Rounds k0:k1 of k-means++ of one batch element by a team, like `fit_element` of loop.py; OUT chosen (K,), -1 if nothing is left.
 
     IN columns (Q, N) features or (0, 0); norms = (own (N,), inverse (N,), or (1,) for a one, whole (N,)): squared distance =
     own[i] + norm of the candidate - 2 inverse[i] (<row, candidate> + start of the candidate). Spherical where there are inverse
@@ -220,13 +259,37 @@ def seed_member(
     picks = table[4]
     for k in range(k0, k1):
         if slot == 0:
-            _draw_round(source, columns, norms, centre, potential, k, uniforms, first, state, table, eps, scratch)
+            _draw_round(
+                source,
+                columns,
+                norms,
+                centre,
+                potential,
+                k,
+                uniforms,
+                first,
+                state,
+                table,
+                eps,
+                scratch,
+            )
             state_team[NEXT] = 0
         if not meet(state_team, size, sched_yield) or picks[0] < 0:
             return
         s = add(state_team, NEXT, 1)
         while s < cuts.size - 1:
-            counts[s] = _gain(source, columns, norms, potential, cuts[s], cuts[s + 1], state, table, gains[s], scratch)
+            counts[s] = _gain(
+                source,
+                columns,
+                norms,
+                potential,
+                cuts[s],
+                cuts[s + 1],
+                state,
+                table,
+                gains[s],
+                scratch,
+            )
             s = add(state_team, NEXT, 1)
         if not meet(state_team, size, sched_yield):
             return
@@ -238,7 +301,18 @@ def seed_member(
             return
         s = add(state_team, NEXT, 1)
         while s < cuts.size - 1:
-            _take(source, norms, potential, cuts[s], cuts[s + 1], counts[s], state, table, eps, scratch)
+            _take(
+                source,
+                norms,
+                potential,
+                cuts[s],
+                cuts[s + 1],
+                counts[s],
+                state,
+                table,
+                eps,
+                scratch,
+            )
             s = add(state_team, NEXT, 1)
         if not meet(state_team, size, sched_yield):
             return
@@ -270,7 +344,9 @@ def draw(nearest, potential, blocks, uniforms, out):
         for i in range(block * DRAW, min((block + 1) * DRAW, nearest.size)):
             v = np.float64(nearest[i]) * (potential[i] if potential.size else np.float32(1.0))
             if v > 0.0:
-                chosen = i  # rounding may leave `left` beyond the last one: then the last with weight
+                chosen = (
+                    i  # rounding may leave `left` beyond the last one: then the last with weight
+                )
                 if left < v:
                     break
                 left -= v

@@ -18,7 +18,7 @@ UNSET = np.uint32(0xFFFFFFFF)  # the label of a point that has none yet
 
 
 @njit(**INNER)
-def move_rows(rows, s, moved, weights, label, labels, sums, mass, counts, touched):
+def move_rows(rows, s, moved, weights, label, labels, sums, weight_sum, counts, touched):
     """Subtract the moved rows from the sums of their old labels (N,) and add them to the new ones' (n,); row 0 is point s."""
     for i in moved:
         new, old = label[i], labels[s + i]
@@ -27,24 +27,38 @@ def move_rows(rows, s, moved, weights, label, labels, sums, mass, counts, touche
             continue
         touched[new] = True
         counts[new] += 1
-        mass[new] += w
+        weight_sum[new] += w
         for d in range(rows.shape[1]):
             sums[new, d] += w * rows[i, d]
         if old != UNSET:
             touched[old] = True
             counts[old] -= 1
-            mass[old] -= w
+            weight_sum[old] -= w
             for d in range(rows.shape[1]):
                 sums[old, d] -= w * rows[i, d]
 
 
 @njit(**JIT)
 def step_rows(
-    source, weights, c, bias, lanes, fill, lo, hi, labels, update, sums, mass, counts, touched, scratch
-):  # fmt: skip
+    source,
+    weights,
+    c,
+    bias,
+    lanes,
+    fill,
+    lo,
+    hi,
+    labels,
+    update,
+    sums,
+    weight_sum,
+    counts,
+    touched,
+    scratch,
+):
     """E-step of rows lo:hi and, if `update`, the change of the M-step's sums; returns how many labels changed.
 
-    IN weights (N,) float32 or (0,) for all ones; INOUT labels (N,) uint32, sums (K, D) and mass (K,) float64, counts (K,)
+    IN weights (N,) float32 or (0,) for all ones; INOUT labels (N,) uint32, sums (K, D) and weight_sum (K,) float64, counts (K,)
     int64 of the points with weight, touched (K,) bool. A row that moved is subtracted where it was and added where it is.
     lanes: (tiles of x, D, tile) to hold all rows, filled already unless `fill`, where lo is a multiple of the tile; or
     (1, D, tile) to hold a tile at a time. scratch: tile, best, label, moved.
@@ -67,14 +81,16 @@ def step_rows(
             count += np.uint32(label[i]) != labels[s + i]
         changed += count
         if update:
-            move_rows(rows, s, moved[:count], weights, label, labels, sums, mass, counts, touched)
+            move_rows(
+                rows, s, moved[:count], weights, label, labels, sums, weight_sum, counts, touched
+            )
         for i in range(n):
             labels[s + i] = label[i]
     return changed
 
 
 @njit(**JIT)
-def merge(sums, mass, counts, touched, total_sums, total_mass, total_counts, k0, k1):
+def merge(sums, weight_sum, counts, touched, total_sums, total_mass, total_counts, k0, k1):
     """Add the shards' (S, K, ...) changes of the clusters k0:k1 to the totals in order, and clear them."""
     for s in range(sums.shape[0]):
         for k in range(k0, k1):
@@ -83,19 +99,19 @@ def merge(sums, mass, counts, touched, total_sums, total_mass, total_counts, k0,
             for d in range(sums.shape[2]):
                 total_sums[k, d] += sums[s, k, d]
                 sums[s, k, d] = 0.0
-            total_mass[k] += mass[s, k]
+            total_mass[k] += weight_sum[s, k]
             total_counts[k] += counts[s, k]
-            mass[s, k] = 0.0
+            weight_sum[s, k] = 0.0
             counts[s, k] = 0
             touched[s, k] = False
 
 
 @njit(**JIT)
-def clear_empty(sums, mass, counts, k0, k1):
+def clear_empty(sums, weight_sum, counts, k0, k1):
     """Take away what rounding left of the clusters k0:k1 without points."""
     for k in range(k0, k1):
-        if counts[k] == 0 and mass[k] != 0.0:
-            mass[k] = 0.0
+        if counts[k] == 0 and weight_sum[k] != 0.0:
+            weight_sum[k] = 0.0
             for d in range(sums.shape[1]):
                 sums[k, d] = 0.0
 

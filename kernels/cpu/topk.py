@@ -155,7 +155,11 @@ def measure_queries(op, lanes, norms):
         for d in range(lanes.shape[1]):
             for lane in range(own.size):
                 value = abs(np.float64(lanes[block, d, lane]))
-                own[lane] = max(own[lane], value) if op == LINF else own[lane] + (value if op == L1 else value * value)
+                own[lane] = (
+                    max(own[lane], value)
+                    if op == LINF
+                    else own[lane] + (value if op == L1 else value * value)
+                )
     if op <= CHORD:
         for q in range(norms.size):
             norms[q] = np.sqrt(norms[q])
@@ -185,7 +189,9 @@ def _largest_square(rows):
 
 
 @njit(**JIT)
-def search_rows(op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, least, centre, scratch):
+def search_rows(
+    op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, least, centre, scratch
+):
     """The best k of the rows lo:hi for every query, as keys: the score's bits in an order that integers have, then ~row.
 
     IN lanes (blocks, D, WIDE) as `read_queries` leaves them, with the same centre; source of the data as in rows.py; query
@@ -198,7 +204,9 @@ def search_rows(op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, lea
     start = np.zeros(NARROW_ROWS, np.float32)
     tail_start = np.zeros(NARROW_ROWS, np.float32)
     peak, square = np.int32(0), np.float32(0.0)
-    few = op <= CHORD and (n_queries - 1) % WIDE < NARROW  # in the last block: the other kernels are not worth compiling twice
+    few = (
+        op <= CHORD and (n_queries - 1) % WIDE < NARROW
+    )  # in the last block: the other kernels are not worth compiling twice
     narrow_from = lanes.shape[0] - 1 if few else lanes.shape[0]
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
@@ -217,10 +225,16 @@ def search_rows(op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, lea
                     _fill_up(op, rows[r:], tail, tail_start)
                     x, first = tail, tail_start
                 if score_block(
-                    op, narrow, np.int64(lanes[block].ctypes.data), lanes.shape[1], np.int64(x.ctypes.data),
-                    np.int64(first.ctypes.data), np.int64(least.ctypes.data) + 4 * WIDE * block,
-                    np.int64(scores.ctypes.data), np.int64(masks.ctypes.data),
-                ):  # fmt: skip
+                    op,
+                    narrow,
+                    np.int64(lanes[block].ctypes.data),
+                    lanes.shape[1],
+                    np.int64(x.ctypes.data),
+                    np.int64(first.ctypes.data),
+                    np.int64(least.ctypes.data) + 4 * WIDE * block,
+                    np.int64(scores.ctypes.data),
+                    np.int64(masks.ctypes.data),
+                ):
                     _take(size, s + r, masks, scores, skip, block * WIDE, k, keys, counts, least)
     return peak, square
 

@@ -22,7 +22,9 @@ from .topk import _lowest_bit
 
 LEAF, FAN = 32, 8
 NEAR = 64  # queries that may ask in any order
-FAR = np.finfo(np.float64).max  # more than any distance, less than those of places that are not filled
+FAR = np.finfo(
+    np.float64
+).max  # more than any distance, less than those of places that are not filled
 
 _NUMBER, _DOUBLE = ir.IntType(64), ir.DoubleType()
 _DOUBLES = ir.VectorType(_DOUBLE, FAN)
@@ -34,7 +36,9 @@ def _pointer(builder, base, offset, kind):
 
 def _splat(builder, value):
     single = builder.insert_element(_DOUBLES(ir.Undefined), value, ir.IntType(32)(0))
-    return builder.shuffle_vector(single, _DOUBLES(ir.Undefined), ir.VectorType(ir.IntType(32), FAN)([0] * FAN))
+    return builder.shuffle_vector(
+        single, _DOUBLES(ir.Undefined), ir.VectorType(ir.IntType(32), FAN)([0] * FAN)
+    )
 
 
 def _load(builder, base, offset):
@@ -75,7 +79,9 @@ def _squares(vectors, gaps):
 
 
 def _to_rows(builder, line, value):
-    return [builder.fsub(value, _load(builder, line, _NUMBER(8 * FAN * v))) for v in range(LEAF // FAN)]
+    return [
+        builder.fsub(value, _load(builder, line, _NUMBER(8 * FAN * v))) for v in range(LEAF // FAN)
+    ]
 
 
 def _to_boxes(builder, line, value):
@@ -175,11 +181,13 @@ def bound_nodes(x, n, boxes, children, least):
                     boxes[home, d, 0, place], boxes[home, d, 1, place] = _range(x[d, lo:hi])
             else:
                 own = child - leaves
-                members = min(FAN, first - children[own])  # the level below ends where this one begins
-                least[child] = _range(least[children[own] : children[own] + members])[0]
+                elements = min(
+                    FAN, first - children[own]
+                )  # the level below ends where this one begins
+                least[child] = _range(least[children[own] : children[own] + elements])[0]
                 for d in range(n_dims):
-                    boxes[home, d, 0, place] = _range(boxes[own, d, 0, :members])[0]
-                    boxes[home, d, 1, place] = _range(boxes[own, d, 1, :members])[1]
+                    boxes[home, d, 0, place] = _range(boxes[own, d, 0, :elements])[0]
+                    boxes[home, d, 1, place] = _range(boxes[own, d, 1, :elements])[1]
         node += -(-(last - first) // FAN)
         first, last = last, leaves + node
         if last - first == 1:
@@ -203,7 +211,9 @@ def search_tree(x, boxes, children, least, queries, order, skip, distances, indi
         q = np.int64(order[at])
         query = np.int64(queries[q].ctypes.data)
         own, limit = np.float64(skip + q), FAR
-        if skip <= -queries.shape[0] and at > 0 and value[k - 1] < FAR:  # the last query's rows are not much farther from here
+        if (
+            skip <= -queries.shape[0] and at > 0 and value[k - 1] < FAR
+        ):  # the last query's rows are not much farther from here
             step = np.sqrt(_short_squares(queries[q], queries[np.int64(order[at - 1])]))
             limit = (np.sqrt(value[k - 1]) + step) ** 2 * (1.0 + 1e-9) + 1e-300
         value[:] = FAR
@@ -216,19 +226,25 @@ def search_tree(x, boxes, children, least, queries, order, skip, distances, indi
                 continue
             if node >= leaves:
                 node -= leaves
-                mask = _box_squares(np.int64(boxes[node].ctypes.data), 16 * FAN, query, n_dims, out, worst)
+                mask = _box_squares(
+                    np.int64(boxes[node].ctypes.data), 16 * FAN, query, n_dims, out, worst
+                )
                 bottom = depth
                 while mask:
                     place = np.int64(_lowest_bit(mask))
                     mask &= mask - np.uint64(1)
                     bound, i = found[place], depth
-                    while i > bottom and bound >= bounds[i - 1]:  # the nearest on top, of equal ones the first
+                    while (
+                        i > bottom and bound >= bounds[i - 1]
+                    ):  # the nearest on top, of equal ones the first
                         bounds[i], nodes[i] = bounds[i - 1], nodes[i - 1]
                         i -= 1
                     bounds[i], nodes[i] = bound, children[node] + place
                     depth += 1
                 continue
-            mask = _row_squares(np.int64(x.ctypes.data) + 8 * LEAF * node, x.strides[0], query, n_dims, out, worst)
+            mask = _row_squares(
+                np.int64(x.ctypes.data) + 8 * LEAF * node, x.strides[0], query, n_dims, out, worst
+            )
             while mask:
                 place = np.int64(_lowest_bit(mask))
                 mask &= mask - np.uint64(1)

@@ -32,7 +32,7 @@ METAL_FUNC Rows<PX, PW, PS, PF> make_rows(PX x, PW weight, PS shift, PF factor, 
 template <int W>
 struct Sum {
   float v[W];
-  float mass;
+  float weight_sum;
 };
 
 // The lane's part of the sum of rows order[from..to), every stride-th from `from + start`, four loads in flight.
@@ -51,7 +51,7 @@ METAL_FUNC Sum<W> sum_rows(
   }
   Sum<W> sum;
   for (int w = 0; w < W; w++) sum.v[w] = 0.0f;
-  sum.mass = 0.0f;
+  sum.weight_sum = 0.0f;
   for (ulong i = ulong(from) + start; i < to; i += AHEAD * stride) {
     T v[AHEAD][W];
     float weight[AHEAD];
@@ -64,7 +64,7 @@ METAL_FUNC Sum<W> sum_rows(
       load_span<W, true>(v[a], p.x, row * p.D + col, inside ? left : 0);
     }
     UNROLL for (uint a = 0; a < AHEAD; a++) {
-      sum.mass += weight[a];
+      sum.weight_sum += weight[a];
       UNROLL for (int w = 0; w < W; w++) {
         const float value = FRAMED ? (float(v[a][w]) - shift[w]) * factor : float(v[a][w]);
         sum.v[w] = fma(weight[a], value, sum.v[w]);
@@ -79,7 +79,7 @@ template <int LANES, int W>
 METAL_FUNC void add_lanes(thread Sum<W>& sum) {
   for (ushort o = LANES; o < 32; o *= 2) {
     for (int w = 0; w < W; w++) sum.v[w] += simd_shuffle_xor(sum.v[w], o);
-    sum.mass += simd_shuffle_xor(sum.mass, o);
+    sum.weight_sum += simd_shuffle_xor(sum.weight_sum, o);
   }
 }
 
@@ -114,7 +114,7 @@ METAL_FUNC void sum_chunk(
     if (r == 0)
       for (int w = 0; w < W; w++)
         if (col + w < p.D) partial[at + col + w] = sum.v[w];
-    if (WEIGHTED && block == 0 && lane == 0) partial[at + p.D] = sum.mass;
+    if (WEIGHTED && block == 0 && lane == 0) partial[at + p.D] = sum.weight_sum;
   }
 }
 
@@ -122,13 +122,13 @@ METAL_FUNC void sum_chunk(
 //
 //   IN  order, offsets, partial   as above
 //   OUT sums (B, K, D) float
-//       mass (B, K)    float      the sum of weights, or the number of rows
+//       weight_sum (B, K)    float      the sum of weights, or the number of rows
 //   Grid: threadgroups of NSG simdgroups, (K, blocks of LANES * W features, B).
 //   `scratch`: NSG * (LANES * W + 1).
 template <typename T, int LANES, int W, int NSG, bool WEIGHTED, bool FRAMED, typename P, typename PO, typename PG,
           typename PP>
 METAL_FUNC void sum_cluster(
-    P p, PO order, PG offsets, PP partial, device float* sums, device float* mass, uint K, uint chunk_rows,
+    P p, PO order, PG offsets, PP partial, device float* sums, device float* weight_sum, uint K, uint chunk_rows,
     uint whole_rows, threadgroup float* scratch, uint k, uint block, uint batch, uint simdgroup, uint lane) {
   constexpr uint ROWS = 32 / LANES;
   const uint begin = offsets[ulong(batch) * (K + 1) + k], end = offsets[ulong(batch) * (K + 1) + k + 1];
@@ -140,21 +140,21 @@ METAL_FUNC void sum_cluster(
     const uint chunks = (p.N + chunk_rows - 1) / chunk_rows, S = p.D + (WEIGHTED ? 1 : 0);
     const uint first = begin / chunk_rows, last = (end - 1) / chunk_rows;
     for (int w = 0; w < W; w++) sum.v[w] = 0.0f;
-    sum.mass = 0.0f;
+    sum.weight_sum = 0.0f;
     for (uint i = first + simdgroup * ROWS + r; i <= last; i += NSG * ROWS) {
       const uint slot = i == first && begin % chunk_rows != 0 ? 1 : 0;
       const ulong at = ((ulong(batch) * chunks + i) * 2 + slot) * S;
       float v[W];
       load_span<W, true>(v, partial, at + col, int(p.D) - int(col));
       for (int w = 0; w < W; w++) sum.v[w] += v[w];
-      if (WEIGHTED) sum.mass += partial[at + p.D];
+      if (WEIGHTED) sum.weight_sum += partial[at + p.D];
     }
   }
   add_lanes<LANES, W>(sum);
   threadgroup float* own = scratch + simdgroup * (LANES * W + 1);
   if (r == 0)
     for (int w = 0; w < W; w++) own[lane * W + w] = sum.v[w];
-  if (lane == 0) own[LANES * W] = sum.mass;
+  if (lane == 0) own[LANES * W] = sum.weight_sum;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (simdgroup != 0) return;
   const ulong cluster = ulong(batch) * K + k;
@@ -167,7 +167,7 @@ METAL_FUNC void sum_cluster(
   if (block == 0 && lane == 0) {
     float total = 0.0f;
     for (int s = 0; s < NSG; s++) total += scratch[s * (LANES * W + 1) + LANES * W];
-    mass[cluster] = WEIGHTED ? total : float(end - begin);
+    weight_sum[cluster] = WEIGHTED ? total : float(end - begin);
   }
 }
 
@@ -175,12 +175,12 @@ METAL_FUNC void sum_cluster(
 // no race and no barrier; lanes of the first slice also own a cluster or two each, whose rows they count.
 //
 //   OUT partial (B, chunks, K, D) float
-//       mass    (B, chunks, K)    float   the sum of weights, or zero if not WEIGHTED
+//       weight_sum    (B, chunks, K)    float   the sum of weights, or zero if not WEIGHTED
 //       counts  (B, chunks, K)    uint
 //   Grid: a simdgroup per (chunk, slice of LANES features, B). `table`: K * 32 or more, of this simdgroup.
 template <typename T, int LANES, bool WEIGHTED, bool FRAMED, typename P, typename PL>
 METAL_FUNC void sum_dense(
-    P p, PL labels, device float* partial, device float* mass, device uint* counts, uint K, uint chunk_rows,
+    P p, PL labels, device float* partial, device float* weight_sum, device uint* counts, uint K, uint chunk_rows,
     threadgroup float* table, uint chunk, uint chunks, uint slice, uint batch, uint lane) {
   constexpr uint ROWS = 32 / LANES, AHEAD = 8;
   const uint col = slice * LANES + lane % LANES, r = lane / LANES;
@@ -231,7 +231,7 @@ METAL_FUNC void sum_dense(
     const uint k = lane + h * 32;
     if (k < K) {
       counts[cells + k] = own_count[h];
-      mass[cells + k] = own_mass[h];
+      weight_sum[cells + k] = own_mass[h];
     }
   }
 }

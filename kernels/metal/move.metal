@@ -1,16 +1,16 @@
 // move: the M-step, from sums to centroids. Needs common.
 //
 //   IN  sums  (B, K, D) float    in the frame
-//       mass  (B, K)    float
+//       weight_sum  (B, K)    float
 //       old   (B, K, D) float    centroids in the user's coordinates
 //       shift (B, D)    float    read only if FRAMED
 //       scale (B,)      float    read only if FRAMED; powers of two
 //       going (B,)      uint     0: the member is at rest
-//   OUT c     (B, K, D) float    in the user's coordinates; `old` at rest, and where a cluster has no mass or direction
+//   OUT c     (B, K, D) float    in the user's coordinates; `old` at rest, and where a cluster has no weight_sum or direction
 //       inner (B, K, D) float    in the frame
 //       bias  (B, K)    float    -||inner||^2 / 2, or 0 if SPHERICAL
 //       moved (B, K)    float    ||c - old||^2, in units of scale^2 unless SPHERICAL: squares stay inside float
-//   SPHERICAL: sum / ||sum||, else sum / mass.
+//   SPHERICAL: sum / ||sum||, else sum / weight_sum.
 //   Grid: a simdgroup per (cluster, B).
 //
 // Quotients, norms and offsets are carried in two floats (Dekker, 1971), so that they round as the host's float64 does:
@@ -58,11 +58,11 @@ METAL_FUNC float magnitude(float x) {
 
 template <bool SPHERICAL, bool FRAMED, typename PS, typename PM, typename PO, typename PH, typename PF, typename PG>
 METAL_FUNC void move_centroid(
-    PS sums, PM mass, PO old, PH shift, PF scale, PG going, device float* c, device float* inner, device float* bias,
+    PS sums, PM weight_sum, PO old, PH shift, PF scale, PG going, device float* c, device float* inner, device float* bias,
     device float* moved, uint K, uint D, uint k, uint batch, uint lane) {
   const ulong cluster = ulong(batch) * K + k, base = cluster * D;
   float largest = 0.0f;
-  Twofold size{mass[cluster], 0.0f};
+  Twofold size{weight_sum[cluster], 0.0f};
   if (SPHERICAL) {
     for (uint d = lane; d < D; d += 32) largest = max(largest, abs(float(sums[base + d])));
     largest = magnitude(simd_max(largest));
@@ -71,7 +71,7 @@ METAL_FUNC void move_centroid(
     total = add_simdgroup(total);
     size = total.hi > 0 ? root(total) : Twofold{0.0f, 0.0f};
   }
-  const bool moves = going[batch] != 0 && mass[cluster] > 0 && size.hi > 0;
+  const bool moves = going[batch] != 0 && weight_sum[cluster] > 0 && size.hi > 0;
   const float unit = FRAMED ? float(scale[batch]) : 1.0f;
   Twofold norm{0.0f, 0.0f};
   float far = 0.0f;

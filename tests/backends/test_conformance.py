@@ -31,7 +31,14 @@ class Shape(NamedTuple):
         return f"B{self.b}-N{self.n}-D{self.d}-K{self.k}"
 
 
-KINDS = ("numpy-float32", "numpy-float16", "numpy-float64", "mlx-float32", "mlx-float16", "mlx-bfloat16")
+KINDS = (
+    "numpy-float32",
+    "numpy-float16",
+    "numpy-float64",
+    "mlx-float32",
+    "mlx-float16",
+    "mlx-bfloat16",
+)
 SHAPES = (
     Shape(1, 1, 3, 1),
     Shape(3, 2, 3, 1),
@@ -55,7 +62,13 @@ CASES = [
     *((shape, kind, backend) for shape in SHAPES for kind in KINDS for backend in BACKENDS),
     *((shape, kind, backend) for shape in LINES for kind in KINDS[::3] for backend in BACKENDS),
     *((shape, kind, backend) for shape in BLOCKS for kind in KINDS[::5] for backend in BACKENDS),
-    *((shape, kind, backend) for shape in LARGE for kind in KINDS[::5] for backend in BACKENDS if backend != "reference"),
+    *(
+        (shape, kind, backend)
+        for shape in LARGE
+        for kind in KINDS[::5]
+        for backend in BACKENDS
+        if backend != "reference"
+    ),
 ]
 
 
@@ -84,7 +97,9 @@ def expected(shape: Shape, kind: str, metric: str, weighted: bool) -> np.ndarray
     x, out = helpers.to_float64(points(shape, kind)), []
     for b, c0 in enumerate(start(shape, kind)):
         w = weights(shape)[b] if weighted else None
-        out.append(helpers.inertia(x[b], *helpers.lloyd(x[b], c0, metric, ITERATIONS, w), metric, w))
+        out.append(
+            helpers.inertia(x[b], *helpers.lloyd(x[b], c0, metric, ITERATIONS, w), metric, w)
+        )
     return np.array(out)
 
 
@@ -99,7 +114,9 @@ def check(x: Any, result: KMeansResult, metric: str, w: Any = None) -> np.ndarra
     if metric != "euclidean":
         np.testing.assert_allclose(np.linalg.norm(c, axis=-1), 1.0, rtol=0, atol=limit)
     limit = limit * helpers.inertia_scale(x, c, labels, metric, w)
-    rounding = helpers.EPS["float32"] * helpers.to_float64(x)  # of the data, or of centroids, to float32
+    rounding = helpers.EPS["float32"] * helpers.to_float64(
+        x
+    )  # of the data, or of centroids, to float32
     limit = limit + np.square(rounding).sum((1, 2))
     error = np.abs(result.inertia - helpers.inertia(x, c, labels, metric, w))
     assert (error <= limit).all(), f"inertia {result.inertia} off by {error} > {limit}"
@@ -123,7 +140,9 @@ def test_fit_follows_lloyd_in_float64(shape: Shape, kind: str, metric: str, back
 def test_weights(shape: Shape, metric: str, backend: str) -> None:
     kind = "numpy-float32"
     x, c0, w = points(shape, kind), start(shape, kind), weights(shape)
-    result = FITS[metric](x, shape.k, ITERATIONS, init_centroids=c0, sample_weight=w, empty="keep", backend=backend)
+    result = FITS[metric](
+        x, shape.k, ITERATIONS, init_centroids=c0, sample_weight=w, empty="keep", backend=backend
+    )
     limit = check(x, result, metric, w)
     error = np.abs(result.inertia - expected(shape, kind, metric, True))
     assert (error <= limit).all(), f"inertia off by {error} > {limit}"
@@ -133,28 +152,43 @@ def test_weights(shape: Shape, metric: str, backend: str) -> None:
 @every_metric
 @pytest.mark.parametrize("size", [1e-28, 1.0, 1e18])
 @pytest.mark.parametrize("weight", [1e-25, 1e15])
-def test_extreme_weights_on_extreme_data(weight: float, size: float, metric: str, backend: str) -> None:
+def test_extreme_weights_on_extreme_data(
+    weight: float, size: float, metric: str, backend: str
+) -> None:
     shape = SHAPES[4]
-    x, w = (size * helpers.blobs(*shape)).astype(np.float32), (weight * weights(shape)).astype(np.float32)
+    x, w = (
+        (size * helpers.blobs(*shape)).astype(np.float32),
+        (weight * weights(shape)).astype(np.float32),
+    )
     for init in ("random", "k-means++", "k-means||"):
-        result = FITS[metric](x, shape.k, ITERATIONS, init=init, sample_weight=w, empty="keep", backend=backend)
+        result = FITS[metric](
+            x, shape.k, ITERATIONS, init=init, sample_weight=w, empty="keep", backend=backend
+        )
         w64, x64 = w.astype(np.float64), x.astype(np.float64)
         limit = check(x64, result, metric, w64)
-        starts = FITS[metric](x, shape.k, 0, init=init, sample_weight=w, backend=backend).centroids.astype(np.float64)
+        starts = FITS[metric](
+            x, shape.k, 0, init=init, sample_weight=w, backend=backend
+        ).centroids.astype(np.float64)
         for b in range(shape.b):
             best = helpers.lloyd(x64[b], starts[b], metric, ITERATIONS, w64[b])
-            assert abs(result.inertia[b] - helpers.inertia(x64[b], *best, metric, w64[b])) <= limit[b]
+            assert (
+                abs(result.inertia[b] - helpers.inertia(x64[b], *best, metric, w64[b])) <= limit[b]
+            )
 
 
 @every_backend
 @every_metric
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-def test_a_converged_fit_is_a_fixed_point(weighted: bool, kind: str, metric: str, backend: str) -> None:
+def test_a_converged_fit_is_a_fixed_point(
+    weighted: bool, kind: str, metric: str, backend: str
+) -> None:
     shape = SHAPES[4]
     w = weights(shape) if weighted else None
     x = points(shape, kind)
-    result = FITS[metric](x, shape.k, 300, init_centroids=start(shape, kind), sample_weight=w, backend=backend)
+    result = FITS[metric](
+        x, shape.k, 300, init_centroids=start(shape, kind), sample_weight=w, backend=backend
+    )
     assert result.converged.all() and result.n_iter == result.n_iter_per_batch.max() < 300
     check(x, result, metric, w)
     helpers.assert_centroids_optimal(x, result.centroids, result.labels, metric, w)
@@ -177,14 +211,18 @@ def test_any_strides(shape: Shape, view: str, backend: str) -> None:
     x, c0 = points(shape, "numpy-float32"), start(shape, "numpy-float32")
     seen = VIEWS[view](x)
     result = FITS["euclidean"](seen, shape.k, ITERATIONS, init_centroids=c0, backend=backend)
-    plain = FITS["euclidean"](seen.astype("=f4", order="C"), shape.k, ITERATIONS, init_centroids=c0, backend=backend)
+    plain = FITS["euclidean"](
+        seen.astype("=f4", order="C"), shape.k, ITERATIONS, init_centroids=c0, backend=backend
+    )
     check(seen.astype(np.float32), result, "euclidean")
     np.testing.assert_array_equal(result.labels, plain.labels)
     np.testing.assert_array_equal(result.centroids, plain.centroids)
 
 
 def strided_mlx(x: np.ndarray) -> mx.array:
-    return mx.array(np.concatenate([x, x], axis=-1))[..., : x.shape[-1]].swapaxes(0, 1).swapaxes(0, 1)
+    return (
+        mx.array(np.concatenate([x, x], axis=-1))[..., : x.shape[-1]].swapaxes(0, 1).swapaxes(0, 1)
+    )
 
 
 RAW = {  # name: data, metrics that can tell the points apart in float32
@@ -198,10 +236,16 @@ RAW = {  # name: data, metrics that can tell the points apart in float32
     "tiny": (lambda: (1e-25 * helpers.blobs(2, 300, 17, 5)).astype(np.float32), METRICS),
     "denormal": (lambda: (1e-41 * helpers.blobs(1, 300, 17, 5)).astype(np.float32), METRICS),
     "huge-float64": (lambda: 1e18 * helpers.blobs(2, 300, 17, 5), METRICS),
-    "unlike-members": (lambda: helpers.blobs(3, 300, 17, 5) * [[[1.0]], [[1e18]], [[1e-25]]], METRICS),
+    "unlike-batch elements": (
+        lambda: helpers.blobs(3, 300, 17, 5) * [[[1.0]], [[1e18]], [[1e-25]]],
+        METRICS,
+    ),
     "sift-float16": (lambda: helpers.sift_like(900)[None].astype(np.float16), METRICS),
     "sift-bfloat16": (lambda: mx.array(helpers.sift_like(900)[None]).astype(mx.bfloat16), METRICS),
-    "float16-limits": (lambda: (3e4 * np.tanh(helpers.blobs(1, 500, 33, 4))).astype(np.float16), METRICS),
+    "float16-limits": (
+        lambda: (3e4 * np.tanh(helpers.blobs(1, 500, 33, 4))).astype(np.float16),
+        METRICS,
+    ),
     "pixels": (lambda: helpers.pixels(4000)[None], METRICS),
     "patches": (lambda: helpers.patches(700)[None], METRICS),
     "digits": (lambda: helpers.digits()[None], METRICS),
@@ -218,7 +262,9 @@ def test_large_clusters_keep_their_digits(backend: str) -> None:
 
 
 @every_backend
-@pytest.mark.parametrize(("name", "metric"), [(name, m) for name, (_, metrics) in RAW.items() for m in metrics])
+@pytest.mark.parametrize(
+    ("name", "metric"), [(name, m) for name, (_, metrics) in RAW.items() for m in metrics]
+)
 def test_raw_data(name: str, metric: str, backend: str) -> None:
     x = RAW[name][0]()
     exact = helpers.to_float64(x)
@@ -226,8 +272,8 @@ def test_raw_data(name: str, metric: str, backend: str) -> None:
     result = FITS[metric](x, 8, ITERATIONS, init_centroids=c0, backend=backend)
     limit = check(x, result, metric)
     assert all(len(np.unique(labels)) == 8 for labels in np.array(result.labels))
-    for b, member in enumerate(exact):
-        best = helpers.inertia(member, *helpers.lloyd(member, c0[b], metric, ITERATIONS), metric)
+    for b, element in enumerate(exact):
+        best = helpers.inertia(element, *helpers.lloyd(element, c0[b], metric, ITERATIONS), metric)
         # Far from the origin centroids are rounded in every iteration: 1e-4, as against scikit-learn.
         assert abs(result.inertia[b] - best) <= limit[b] + 1e-4 * abs(best)
 
@@ -243,4 +289,6 @@ def test_rows_without_direction_count_nowhere(backend: str) -> None:
     rest = np.delete(x, np.s_[::3], axis=1)
     alone = FITS["cosine"](rest, 7, 50, init_centroids=c0, backend=backend)
     np.testing.assert_array_equal(np.delete(result.labels, np.s_[::3], axis=1), alone.labels)
-    np.testing.assert_allclose(result.inertia, alone.inertia + x[0, ::3].shape[0], rtol=helpers.tolerance(17))
+    np.testing.assert_allclose(
+        result.inertia, alone.inertia + x[0, ::3].shape[0], rtol=helpers.tolerance(17)
+    )

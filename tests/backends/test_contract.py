@@ -12,11 +12,15 @@ import pytest
 from helpers import BACKENDS, FITS, METRICS
 
 from flash_kmeans_mlx import KMeansResult, assign
-from flash_kmeans_mlx.backends import portable
+from flash_kmeans_mlx.backends.portable import points as portable
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_metric = pytest.mark.parametrize("metric", METRICS)
-SMALL, PRODUCTS, LANES = (3, 203, 17, 7), (2, 4999, 17, 131), (2, 5003, 3, 709)  # the last two: > 1e7 products a member
+SMALL, PRODUCTS, LANES = (
+    (3, 203, 17, 7),
+    (2, 4999, 17, 131),
+    (2, 5003, 3, 709),
+)  # the last two: > 1e7 products a batch element
 SIZES = {"small": SMALL, "products": PRODUCTS, "lanes": LANES}
 # What large sizes are cut into is the CPU backend's own; the others do the same thing at any size.
 every_size = pytest.mark.parametrize(
@@ -31,7 +35,13 @@ def data(size: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def bits(result: KMeansResult) -> tuple[Any, ...]:
-    fields = (result.labels, result.centroids, result.inertia, result.n_iter_per_batch, result.converged)
+    fields = (
+        result.labels,
+        result.centroids,
+        result.inertia,
+        result.n_iter_per_batch,
+        result.converged,
+    )
     return tuple(np.asarray(f).tobytes() for f in fields)
 
 
@@ -41,10 +51,12 @@ def stacked(results: list[KMeansResult]) -> tuple[Any, ...]:
 
 @every_size
 @every_metric
-def test_a_stack_of_fits_is_the_fits_of_the_stack(size: tuple[int, int, int, int], metric: str, backend: str) -> None:
+def test_a_stack_of_fits_is_the_fits_of_the_stack(
+    size: tuple[int, int, int, int], metric: str, backend: str
+) -> None:
     b, _, _, k = size
     x = data(size)
-    x[1] *= 100  # members of different size and pace
+    x[1] *= 100  # batch elements of different size and pace
     x[1, :, 0] += 1000
     options = {"max_iters": 12, "tol": 0.05, "init": "k-means++", "seed": 5, "backend": backend}
     singles = [FITS[metric](x[i], k, **options) for i in range(b)]
@@ -58,27 +70,35 @@ def test_a_stack_of_weighted_restarts_is_the_restarts_of_the_stack(init: str, ba
     x = data(SMALL)
     w = np.random.default_rng(0).gamma(1.0, size=x.shape[:2])
     options = {"max_iters": 5, "n_init": 4, "init": init, "backend": backend}
-    singles = [FITS["euclidean"](m, 7, sample_weight=v, **options) for m, v in zip(x, w, strict=True)]
+    singles = [
+        FITS["euclidean"](m, 7, sample_weight=v, **options) for m, v in zip(x, w, strict=True)
+    ]
     assert bits(FITS["euclidean"](x, 7, sample_weight=w, **options)) == stacked(singles)
 
 
 @every_metric
-def test_portable_tiles_do_not_depend_on_the_batch(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_portable_tiles_do_not_depend_on_the_batch(
+    metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(portable, "TILE_BYTES", 1 << 16)
     x = data(SMALL)
     options = {"max_iters": 6, "init": "k-means++", "backend": "portable"}
-    singles = [FITS[metric](member, 7, **options) for member in x]
+    singles = [FITS[metric](element, 7, **options) for element in x]
     assert bits(FITS[metric](x, 7, **options)) == stacked(singles)
 
 
 @every_size
 @every_metric
 @pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
-def test_the_same_seed_gives_the_same_bits(init: str, size: tuple[int, int, int, int], metric: str, backend: str) -> None:
+def test_the_same_seed_gives_the_same_bits(
+    init: str, size: tuple[int, int, int, int], metric: str, backend: str
+) -> None:
     x, k = data(size), size[3]
     w = np.random.default_rng(1).gamma(1.0, size=x.shape[:2])
     options = {"max_iters": 3, "init": init, "sample_weight": w, "backend": backend}
-    assert bits(FITS[metric](x, k, seed=3, **options)) == bits(FITS[metric](x, k, seed=3, **options))
+    assert bits(FITS[metric](x, k, seed=3, **options)) == bits(
+        FITS[metric](x, k, seed=3, **options)
+    )
 
 
 @every_metric
@@ -99,7 +119,10 @@ def test_threads_do_not_change_a_bit(
 def test_seeds_differ(backend: str) -> None:
     x = data(SMALL)
     for init in ("random", "k-means++", "k-means||"):
-        starts = [FITS["euclidean"](x, 7, 0, init=init, seed=s, backend=backend).centroids for s in range(3)]
+        starts = [
+            FITS["euclidean"](x, 7, 0, init=init, seed=s, backend=backend).centroids
+            for s in range(3)
+        ]
         assert not np.array_equal(starts[0], starts[1]) and not np.array_equal(starts[1], starts[2])
 
 
@@ -117,7 +140,9 @@ def test_random_states_are_left_alone(backend: str) -> None:
 
 @every_size
 @every_metric
-def test_ties_go_to_the_lowest_index(size: tuple[int, int, int, int], metric: str, backend: str) -> None:
+def test_ties_go_to_the_lowest_index(
+    size: tuple[int, int, int, int], metric: str, backend: str
+) -> None:
     """Every centroid five times over, far apart and in blocks of their own: only the first of each may win."""
     b, _, d, k = size
     x = np.rint(4 * data(size))
@@ -140,7 +165,9 @@ def test_a_point_half_way_goes_to_the_lower_index(d: int, backend: str) -> None:
 @every_size
 @every_metric
 @pytest.mark.parametrize("kind", ["numpy-float32", "mlx-float16"])
-def test_labels_are_those_that_assign_gives(kind: str, size: tuple[int, int, int, int], metric: str, backend: str) -> None:
+def test_labels_are_those_that_assign_gives(
+    kind: str, size: tuple[int, int, int, int], metric: str, backend: str
+) -> None:
     x = helpers.given(data(size), kind)
     result = FITS[metric](x, size[3], 2, backend=backend)
     again = assign(x, result.centroids, metric, backend=backend)
@@ -163,7 +190,7 @@ def test_no_iterations_label_by_the_start(metric: str, backend: str) -> None:
 @every_backend
 @every_metric
 @pytest.mark.parametrize("empty", ["farthest", "keep"])
-def test_tol_stops_each_member_at_its_own_shift(empty: str, metric: str, backend: str) -> None:
+def test_tol_stops_each_element_at_its_own_shift(empty: str, metric: str, backend: str) -> None:
     x = data(SMALL)
     options = {"init_centroids": x[:, :7], "empty": empty, "backend": backend}
     path = [FITS[metric](x, 7, i, **options).centroids.astype(np.float64) for i in range(30)]
@@ -193,8 +220,10 @@ def test_without_tol_only_an_unchanged_assignment_stops(backend: str) -> None:
 
 @every_backend
 @every_metric
-def test_more_restarts_are_never_worse_for_any_member(metric: str, backend: str) -> None:
+def test_more_restarts_are_never_worse_for_any_element(metric: str, backend: str) -> None:
     x = data(SMALL)
-    inertia = [FITS[metric](x, 7, 20, n_init=n, seed=2, backend=backend).inertia for n in (1, 2, 3, 6)]
+    inertia = [
+        FITS[metric](x, 7, 20, n_init=n, seed=2, backend=backend).inertia for n in (1, 2, 3, 6)
+    ]
     assert (np.diff(inertia, axis=0) <= 0).all()
     assert (inertia[0] > inertia[-1]).sum() >= 2

@@ -14,7 +14,21 @@ from flash_kmeans_mlx.benchmark.contestants import FlashKMeansMLX
 from flash_kmeans_mlx.benchmark.figures import plot_digits, plot_ratios
 from flash_kmeans_mlx.benchmark.runner import Result, Row
 
-TINY = ["--n", "400", "--d", "5", "--k", "4", "--max-iters", "3", "--runs", "1", "--threads", "1", "--skip-sklearn"]
+TINY = [
+    "--n",
+    "400",
+    "--d",
+    "5",
+    "--k",
+    "4",
+    "--max-iters",
+    "3",
+    "--runs",
+    "1",
+    "--threads",
+    "1",
+    "--skip-sklearn",
+]
 
 
 @pytest.mark.parametrize(
@@ -41,38 +55,70 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert "gauss-500k" in printed and "fit:digits" in printed and "knn:gauss-k10" in printed
 
 
-def test_a_run_prints_a_table_and_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_a_table_and_writes_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "out" / "results.json"
     assert main([*TINY, "--json", str(path), "--metric", "cosine"]) == 0
     printed = capsys.readouterr().out
     assert "custom: 400 x 5, K=4, cosine, float32: same start, 3 iterations" in printed
-    assert "flash-kmeans-mlx" in printed and "matmul alone" in printed and "scikit-learn," not in printed
+    assert (
+        "flash-kmeans-mlx" in printed
+        and "matmul alone" in printed
+        and "scikit-learn," not in printed
+    )
     written = json.loads(path.read_text())
-    assert written["threads"] == 1 and written["machine"]["cores"] >= 1 and "--metric cosine" in written["command"]
+    assert (
+        written["threads"] == 1
+        and written["machine"]["cores"] >= 1
+        and "--metric cosine" in written["command"]
+    )
     (job,) = written["jobs"]
     assert (job["N"], job["D"], job["K"], job["metric"]) == (400, 5, 4, "cosine")
     ours = job["rows"][0]
-    assert ours["verdict"] == "ok" and ours["time_over_ours"] == 1 and ours["p20"] <= ours["p50"] <= ours["p80"]
+    assert (
+        ours["verdict"] == "ok"
+        and ours["time_over_ours"] == 1
+        and ours["p20"] <= ours["p50"] <= ours["p80"]
+    )
     assert job["memory"]["bytes"] >= 0 and job["labels_judged"] == 400
 
 
 def test_a_search_is_judged_and_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "results.json"
-    arguments = ["--case", "knn:self-100-10", "--runs", "1", "--threads", "1", "--skip-sklearn", "--json", str(path)]
+    arguments = [
+        "--case",
+        "knn:self-100-10",
+        "--runs",
+        "1",
+        "--threads",
+        "1",
+        "--skip-sklearn",
+        "--json",
+        str(path),
+    ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "knn:self-100-10: 100 queries, 100 x 10, k=10, euclidean, float32: exact search" in printed
-    assert "queries judged: 100 of 100" in printed and "matmul" not in printed.split("exact search")[1]
+    assert (
+        "knn:self-100-10: 100 queries, 100 x 10, k=10, euclidean, float32: exact search" in printed
+    )
+    assert (
+        "queries judged: 100 of 100" in printed and "matmul" not in printed.split("exact search")[1]
+    )
     (job,) = json.loads(path.read_text())["jobs"]
     assert job["kind"] == "knn" and job["rows"][0]["verdict"] == "ok" and job["memory"] is None
 
 
 def test_a_wrong_backend_is_an_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, "--backend", "nonsense"]) == 1
-    assert "flash-kmeans-mlx: failed: ValueError: backend='nonsense'" in " ".join(capsys.readouterr().out.split())
+    assert "flash-kmeans-mlx: failed: ValueError: backend='nonsense'" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
-@pytest.mark.parametrize(("chip", "limit"), [("Apple M1 Max", " of up to 400 GB/s"), ("Apple X", "")])
+@pytest.mark.parametrize(
+    ("chip", "limit"), [("Apple M1 Max", " of up to 400 GB/s"), ("Apple X", "")]
+)
 def test_rates_of_a_gpu(chip: str, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """2 * 1e6 * 100 * 50 * 10 operations and 2 * 4 * 1e6 * 100 * 10 bytes in two seconds, which nobody measured."""
     monkeypatch.setattr(machine, "cpu_model", lambda: chip)
@@ -105,11 +151,24 @@ def test_machine_has_a_name_for_its_file() -> None:
 
 def test_plot(tmp_path: Path) -> None:
     def row(contestant: str, ratio: float | None) -> dict[str, object]:
-        return {"contestant": contestant, "kind": "lloyd", "time_over_ours": ratio, "inertia_ratio": 1.02}
+        return {
+            "contestant": contestant,
+            "kind": "lloyd",
+            "time_over_ours": ratio,
+            "inertia_ratio": 1.02,
+        }
 
     results = {"machine": {"cpu": "a processor"}, "threads": 2}
-    rows = [row("flash-kmeans-mlx", 1.0), row("faiss", 0.8), row("scikit-learn", 30.0), row("superkmeans", None)]
-    plot_ratios({**results, "jobs": [{"case": "pixels", "kind": "lloyd", "rows": rows}]}, tmp_path / "ratios.png")
+    rows = [
+        row("flash-kmeans-mlx", 1.0),
+        row("faiss", 0.8),
+        row("scikit-learn", 30.0),
+        row("superkmeans", None),
+    ]
+    plot_ratios(
+        {**results, "jobs": [{"case": "pixels", "kind": "lloyd", "rows": rows}]},
+        tmp_path / "ratios.png",
+    )
     assert (tmp_path / "ratios.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="nothing to draw"):
         plot_ratios({**results, "jobs": []}, tmp_path / "none.png")
@@ -122,8 +181,17 @@ def test_figures(tmp_path: Path) -> None:
 
 def test_a_search_from_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "out" / "disk.json"
-    assert main(["--case", "disk", "--n", "3000", "--runs", "1", "--threads", "1", "--json", str(path)]) == 0
+    assert (
+        main(
+            ["--case", "disk", "--n", "3000", "--runs", "1", "--threads", "1", "--json", str(path)]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "from disk, cached" in printed and "of: in memory" in printed and "of 500 MB" in printed
     written = json.loads(path.read_text())
-    assert written["problem"] == "" and 0 <= written["memory"] <= 5e8 and len(written["seconds"]["in memory"]) == 1
+    assert (
+        written["problem"] == ""
+        and 0 <= written["memory"] <= 5e8
+        and len(written["seconds"]["in memory"]) == 1
+    )

@@ -53,14 +53,19 @@ def test_start_has_unit_rows_where_the_metric_has_them() -> None:
 def test_rounding_is_that_of_mlx() -> None:
     x = np.random.default_rng(0).standard_normal((1, 64, 33), dtype=np.float32) * 100
     ours = cases.round_to(x, "bfloat16")
-    np.testing.assert_array_equal(ours, np.array(mx.array(x).astype(mx.bfloat16).astype(mx.float32)))
+    np.testing.assert_array_equal(
+        ours, np.array(mx.array(x).astype(mx.bfloat16).astype(mx.float32))
+    )
     assert cases.round_to(x, "float16").dtype == np.float32
 
 
 def test_selection() -> None:
     quick = cases.select(["quick"])
     assert {job.kind for job in quick} == {"lloyd", "fit"}
-    assert [job.name for job in cases.select(["digits", "fit:digits", "digits"])] == ["digits", "fit:digits"]
+    assert [job.name for job in cases.select(["digits", "fit:digits", "digits"])] == [
+        "digits",
+        "fit:digits",
+    ]
     assert len(cases.select(["all"])) == len(CASES)
     with pytest.raises(ValueError, match=r"unknown case 'digit'; known are quick, .*digits"):
         cases.select(["digit"])
@@ -70,7 +75,10 @@ def test_searches() -> None:
     assert {job.kind for job in cases.select(["knn"])} == {"knn"}
     [job] = cases.select(["knn:sift-k10"])
     case = replace(job.case, N=500, queries=20)
-    assert job.name == "knn:sift-k10" and case.shape("knn") == "20 queries, 500 x 128, k=10, euclidean, float32"
+    assert (
+        job.name == "knn:sift-k10"
+        and case.shape("knn") == "20 queries, 500 x 128, k=10, euclidean, float32"
+    )
     assert case.data().shape == (1, 500, 128) and case.ask().shape == (1, 20, 128)
     itself = cases.select(["knn:self-100-3"])[0].case
     np.testing.assert_array_equal(itself.ask(), itself.data())

@@ -28,7 +28,9 @@ def test_right_result_passes_with_its_inertia(problem: tuple[Array, Array, Array
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_one_wrong_label_is_found_even_under_an_offset(problem: tuple[Array, Array, Array], offset: float) -> None:
+def test_one_wrong_label_is_found_even_under_an_offset(
+    problem: tuple[Array, Array, Array], offset: float
+) -> None:
     x, labels, centroids = problem
     x, centroids = x + np.float32(offset), centroids + np.float32(offset)
     labels = np.stack([nearest_labels(points, c) for points, c in zip(x, centroids, strict=True)])
@@ -83,7 +85,9 @@ def test_inertia_is_compared_beyond_one_percent() -> None:
     assert "+2.0%" in gate.compare(gate.Verdict(inertia=102), 100).reason
     assert gate.compare(gate.Verdict(inertia=-99.5), -100).ok
     assert not gate.compare(gate.Verdict(inertia=-98), -100).ok
-    assert gate.compare(gate.Verdict(reason="label regret", inertia=200), 100).reason == "label regret"
+    assert (
+        gate.compare(gate.Verdict(reason="label regret", inertia=200), 100).reason == "label regret"
+    )
 
 
 def test_large_problems_are_sampled(problem: tuple[Array, Array, Array]) -> None:
@@ -104,7 +108,10 @@ def test_seeds_are_points_of_the_data(problem: tuple[Array, Array, Array]) -> No
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
 def test_neighbours_are_judged(metric: str) -> None:
     rng = np.random.default_rng(0)
-    x, queries = rng.standard_normal((1, 60, 5)).astype(np.float32), rng.standard_normal((1, 9, 5)).astype(np.float32)
+    x, queries = (
+        rng.standard_normal((1, 60, 5)).astype(np.float32),
+        rng.standard_normal((1, 9, 5)).astype(np.float32),
+    )
     a, b = (gate.unit_rows(y) if metric == "cosine" else y for y in (queries[0], x[0]))
     every = np.square(a[:, None] - b).sum(2) if metric == "euclidean" else -(a @ b.T)
     order = np.argsort(every, axis=1)[:, :4]
@@ -116,8 +123,13 @@ def test_neighbours_are_judged(metric: str) -> None:
     farther[3, 3] = np.argsort(every, axis=1)[3, 4]
     far[3, 3] *= 1.01
     assert judge(farther[None], values[None]).reason.startswith("regret of a neighbour")
-    assert judge(order[None, :, ::-1], values[None, :, ::-1]).reason.startswith("regret of a neighbour")
+    assert judge(order[None, :, ::-1], values[None, :, ::-1]).reason.startswith(
+        "regret of a neighbour"
+    )
     assert judge(order[None], far[None]).reason.startswith("a distance is off by")
     assert judge(order[None, :, :3], values[None, :, :3]).reason.startswith("shapes")
     assert judge(np.full_like(order, 60)[None], values[None]).reason == "indices out of range"
-    assert judge(np.zeros_like(order)[None], values[None]).reason == "a point twice among the neighbours of a query"
+    assert (
+        judge(np.zeros_like(order)[None], values[None]).reason
+        == "a point twice among the neighbours of a query"
+    )

@@ -16,7 +16,9 @@ def test_slopes_are_exponents() -> None:
     assert growth.slope(sizes, np.full(3, 2.0)) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_every_quantity_grows_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_quantity_grows_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(growth, "SIZES", {"N": (300, 600), "K": (4, 8), "D": (6, 12)})
     monkeypatch.setattr(growth, "MIDDLE", {"N": 400, "K": 5, "D": 8})
     seen = []
@@ -28,10 +30,19 @@ def test_every_quantity_grows_alone(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     monkeypatch.setattr(growth, "seconds", seconds)
     assert growth.main(["--runs", "1"]) == 0
-    assert seen[:6] == [(300, 5, 8), (600, 5, 8), (400, 4, 8), (400, 8, 8), (400, 5, 6), (400, 5, 12)]
+    assert seen[:6] == [
+        (300, 5, 8),
+        (600, 5, 8),
+        (400, 4, 8),
+        (400, 8, 8),
+        (400, 5, 6),
+        (400, 5, 12),
+    ]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
-    exponents = [[float(found) for found in re.findall(r"\^(-?[\d.]+)", line)] for line in lines[:3]]
+    exponents = [
+        [float(found) for found in re.findall(r"\^(-?[\d.]+)", line)] for line in lines[:3]
+    ]
     assert exponents == [[1, 0], [2, 0], [0, 1]]
 
 

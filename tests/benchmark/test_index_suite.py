@@ -36,10 +36,21 @@ def test_all_lists_are_looked_at_where_that_is_exact() -> None:
 
 @pytest.mark.parametrize(
     ("nprobe", "ours", "theirs", "wrong"),
-    [(2, 0.80, 0.80, False), (2, 0.791, 0.80, False), (2, 0.78, 0.80, True), (8, 1.0, 1.0, False), (8, 0.99, 0.99, True)],
+    [
+        (2, 0.80, 0.80, False),
+        (2, 0.791, 0.80, False),
+        (2, 0.78, 0.80, True),
+        (8, 1.0, 1.0, False),
+        (8, 0.99, 0.99, True),
+    ],
 )
-def test_who_finds_too_little_shows_no_figures(nprobe: int, ours: float, theirs: float, wrong: bool) -> None:
-    entries = [Entry("flash-kmeans-mlx", recalls={nprobe: ours}), Entry("faiss", recalls={nprobe: theirs})]
+def test_who_finds_too_little_shows_no_figures(
+    nprobe: int, ours: float, theirs: float, wrong: bool
+) -> None:
+    entries = [
+        Entry("flash-kmeans-mlx", recalls={nprobe: ours}),
+        Entry("faiss", recalls={nprobe: theirs}),
+    ]
     result = IndexResult(TINY, "IVF8,Flat", 2000, entries)
     index_suite.judge(result)
     assert bool(entries[0].problem) == wrong
@@ -49,7 +60,10 @@ def test_who_finds_too_little_shows_no_figures(nprobe: int, ours: float, theirs:
 def test_unknown_cases_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["--suite", "index", "--case", "digits"])
-    assert "unknown case 'digits' of the index suite; known are patches, embeddings" in capsys.readouterr().err
+    assert (
+        "unknown case 'digits' of the index suite; known are patches, embeddings"
+        in capsys.readouterr().err
+    )
 
 
 def test_options_of_the_other_suite_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +72,9 @@ def test_options_of_the_other_suite_are_refused(capsys: pytest.CaptureFixture[st
     assert "--suite index does not take --max-iters" in capsys.readouterr().err
 
 
-def test_a_plot_without_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plot_without_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(index_suite, "select", lambda _: [])
     assert main(["--suite", "index", "--plot", str(tmp_path / "plot.png")]) == 0
     assert "no plot: nothing to draw" in capsys.readouterr().out and not list(tmp_path.iterdir())
@@ -70,26 +86,50 @@ def test_the_list_names_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all_cases_without_a_name() -> None:
-    assert index_suite.select(None) == list(CASES) and index_suite.select("embeddings") == [CASES[1]]
+    assert index_suite.select(None) == list(CASES) and index_suite.select("embeddings") == [
+        CASES[1]
+    ]
 
 
-def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(index_suite, "CASES", (TINY,))
     monkeypatch.setattr(IndexCase, "factories", property(lambda _: ("IVF8,Flat", "PQ4")))
     path, plot = tmp_path / "results.json", tmp_path / "plot.png"
-    arguments = ["--suite", "index", "--runs", "1", "--threads", "1", "--json", str(path), "--plot", str(plot)]
+    arguments = [
+        "--suite",
+        "index",
+        "--runs",
+        "1",
+        "--threads",
+        "1",
+        "--json",
+        str(path),
+        "--plot",
+        str(plot),
+    ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "tiny: IVF8,Flat, 2,000 x 16, 50 queries in a batch, k=10" in printed and "faiss, trained by us" in printed
+    assert (
+        "tiny: IVF8,Flat, 2,000 x 16, 50 queries in a batch, k=10" in printed
+        and "faiss, trained by us" in printed
+    )
     lists, codes = json.loads(path.read_text())["indexes"]
     for index in (lists, codes):
         for entry in index["entries"]:
-            assert not entry["problem"] and len(entry["train"]) == len(entry["add"]) == 1 and min(entry["train"]) > 0
+            assert (
+                not entry["problem"]
+                and len(entry["train"]) == len(entry["add"]) == 1
+                and min(entry["train"]) > 0
+            )
     for entry in lists["entries"]:
         assert entry["recalls"]["8"] == 1 and 0.1 < entry["recalls"]["1"] < entry["recalls"]["4"]
         assert entry["kept"] == 0 and 0 < entry["coarse"] < 1
     for entry in codes["entries"]:
-        assert 0.2 < entry["recalls"]["0"] < 1 and entry["coarse"] is None and 0 < entry["kept"] < 0.5
+        assert (
+            0.2 < entry["recalls"]["0"] < 1 and entry["coarse"] is None and 0 < entry["kept"] < 0.5
+        )
     assert plot.stat().st_size > 5000
 
 

@@ -21,7 +21,9 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
-def run(case: cases.Case, contestants: list[Contestant], kind: str = "lloyd", seeding: bool = False) -> Result:
+def run(
+    case: cases.Case, contestants: list[Contestant], kind: str = "lloyd", seeding: bool = False
+) -> Result:
     settings = Settings(threads=1, runs=1, seeding=seeding)
     return runner.run(Job(case, kind), contestants, settings, lambda result, doing: None)
 

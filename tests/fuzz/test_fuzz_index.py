@@ -35,8 +35,12 @@ MAKE: dict[str, Callable[[str], Index]] = {
     "ivf": lambda metric: IndexIVFFlat(D, NLIST, metric, NLIST),
     "pq": lambda metric: IndexPQ(D, 4, 3, metric),
     "ivfpq": lambda metric: IndexIVFPQ(D, NLIST, 4, 3, metric, NLIST),
-    "opq,pq": lambda metric: IndexPreTransform(OPQMatrix(D, 4, 3, niter=2), IndexPQ(D, 4, 3, metric)),
-    "opq,ivf": lambda metric: IndexPreTransform(OPQMatrix(D, 4, 3, niter=2), IndexIVFFlat(D, NLIST, metric, NLIST)),
+    "opq,pq": lambda metric: IndexPreTransform(
+        OPQMatrix(D, 4, 3, niter=2), IndexPQ(D, 4, 3, metric)
+    ),
+    "opq,ivf": lambda metric: IndexPreTransform(
+        OPQMatrix(D, 4, 3, niter=2), IndexIVFFlat(D, NLIST, metric, NLIST)
+    ),
 }
 CASES = [(name, metric) for name in MAKE for metric in ("euclidean", "cosine", "dot")]
 CASES += [("flat", "l1"), ("flat", "linf")]
@@ -71,7 +75,7 @@ class Life:
 
     Attributes:
         index: It.
-        held: The vectors by their ids: as given or, where an index keeps codes, as it gave them back first.
+        bytes_in_use: The vectors by their ids: as given or, where an index keeps codes, as it gave them back first.
         next_id: The next automatic id.
     """
 
@@ -79,7 +83,7 @@ class Life:
         self.index = restored(*trained(name, metric))
         self.metric, self.path, self.backend = metric, path, backend
         self.exact = name in ("flat", "ivf")
-        self.held: dict[int, Array] = {}
+        self.bytes_in_use: dict[int, Array] = {}
         self.next_id = 0
         self.settle()
 
@@ -92,15 +96,15 @@ class Life:
         verb, number, *rest = step
         self.rng = np.random.default_rng(number)
         getattr(self, verb.replace(" ", "_"))(*rest)
-        assert self.index.ntotal == len(self.held)
+        assert self.index.ntotal == len(self.bytes_in_use)
 
     def vectors(self, kind: str, n: int) -> Array:
         """(n, D) float32."""
         rng = self.rng
         if kind == "grid":
             return rng.integers(-1, 2, (n, D)).astype(np.float32)
-        if kind == "again" and self.held:
-            every = np.stack(list(self.held.values()))
+        if kind == "again" and self.bytes_in_use:
+            every = np.stack(list(self.bytes_in_use.values()))
             return every[rng.integers(len(every), size=n)].astype(np.float32)
         x = rng.standard_normal((n, D)).astype(np.float32)
         return {"same": np.repeat(x[:1], n, 0), "zero": 0 * x, "far": x + 300}.get(kind, x)
@@ -120,7 +124,7 @@ class Life:
             self.rng.choice(4, p=[0.4, 0.4, 0.1, 0.1])
         ]
         drawn = [int(i) for i in self.rng.integers(least, most, 3 * n, endpoint=True)]
-        ids = [i for i in dict.fromkeys(drawn) if i not in self.held][:n]
+        ids = [i for i in dict.fromkeys(drawn) if i not in self.bytes_in_use][:n]
         if ids:
             self.index.add(x[: len(ids)], ids)
             self.hold(x[: len(ids)], ids)
@@ -130,49 +134,60 @@ class Life:
         kept = self.index.reconstruct_batch(ids)
         if self.exact:
             np.testing.assert_array_equal(kept, x)
-        self.held |= dict(zip(ids, kept, strict=True))
+        self.bytes_in_use |= dict(zip(ids, kept, strict=True))
         self.next_id = max(self.next_id, max(ids) + 1)
 
     def add_wrong_ids(self, kind: str, n: int) -> None:
         x = self.vectors(kind, n)
-        ids = np.setdiff1d(np.arange(len(self.held) + n), list(self.held))[:n]
-        wrong = [-1, 2**63 - 1, *([int(ids[0])] if n > 1 else []), *list(self.held)[:1]]
+        ids = np.setdiff1d(np.arange(len(self.bytes_in_use) + n), list(self.bytes_in_use))[:n]
+        wrong = [-1, 2**63 - 1, *([int(ids[0])] if n > 1 else []), *list(self.bytes_in_use)[:1]]
         ids[-1] = wrong[self.rng.integers(len(wrong))]
         with pytest.raises(ValueError, match=r"ids must (be|have)"):
             self.index.add(x, ids)
 
     def remove(self, share: float) -> None:
-        ids = [i for i in self.held if self.rng.random() < share]
+        ids = [i for i in self.bytes_in_use if self.rng.random() < share]
         self.take([*ids, *ids[:2], 10**9 + 7, -3, LAST_ID + 1])
 
     def remove_one_list(self) -> None:
         lists = getattr(getattr(self.index, "index", self.index), "lists", None)
-        ids = sorted(self.held)[::2]
+        ids = sorted(self.bytes_in_use)[::2]
         if lists is not None:
-            ids = lists.ids.reshape(-1)[lists.slots(int(self.rng.integers(len(lists.counts))))].tolist()
+            ids = lists.ids.reshape(-1)[
+                lists.slots(int(self.rng.integers(len(lists.counts))))
+            ].tolist()
         self.take(ids)
 
     def take(self, ids: list[int]) -> None:
-        gone = {i for i in ids if i in self.held}
+        gone = {i for i in ids if i in self.bytes_in_use}
         assert self.index.remove_ids(np.array(ids, np.int64)) == len(gone)
         for i in gone:
-            del self.held[i]
+            del self.bytes_in_use[i]
 
     def every(self, queries: Array) -> tuple[Array, Array, Array]:
         """Distances (Q, N), smaller is nearer, what rounding may do to them, and the ids (N,)."""
-        ids = np.array(sorted(self.held), np.int64)
-        rows = to_float64(np.stack([self.held[i] for i in ids.tolist()]) if len(ids) else np.zeros((0, D)))
+        ids = np.array(sorted(self.bytes_in_use), np.int64)
+        rows = to_float64(
+            np.stack([self.bytes_in_use[i] for i in ids.tolist()]) if len(ids) else np.zeros((0, D))
+        )
         x, size = to_float64(queries), np.linalg.norm
         norms = size(x, axis=1)[:, None], size(rows, axis=1)[None]
         if self.metric == "cosine":
             product = norms[0] * norms[1]
-            distances = 1 - np.divide(x @ rows.T, product, out=np.zeros_like(product), where=product > 0)
+            distances = 1 - np.divide(
+                x @ rows.T, product, out=np.zeros_like(product), where=product > 0
+            )
             slack = np.ones_like(distances)
         elif self.metric == "dot":
             distances, slack = -(x @ rows.T), norms[0] * norms[1]
         else:
-            name: Any = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": "chebyshev"}[self.metric]
-            distances, slack = cdist(x, rows, name), (norms[0] + norms[1]) ** (2 if self.metric == "euclidean" else 1)
+            name: Any = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": "chebyshev"}[
+                self.metric
+            ]
+            distances, slack = (
+                cdist(x, rows, name),
+                (norms[0] + norms[1]) ** (2 if self.metric == "euclidean" else 1),
+            )
         return distances, 32 * EPS * slack + 1e-30, ids
 
     def search(self, kind: str, k: int) -> None:
@@ -188,10 +203,12 @@ class Life:
     def check(self, distances: Array, found: Array, every: Array, slack: Array, ids: Array) -> None:
         """Found ids are distinct, held, in order and the nearest, at their distances."""
         place = np.minimum(np.searchsorted(ids, found), len(ids) - 1)
-        assert (ids[place] == found).all() and all(len(set(row)) == len(row) for row in found.tolist())
+        assert (ids[place] == found).all() and all(
+            len(set(row)) == len(row) for row in found.tolist()
+        )
         true, off = np.take_along_axis(every, place, 1), np.take_along_axis(slack, place, 1)
         assert (np.abs(distances - true) <= off + EPS * np.abs(true)).all()
-        rows = np.stack([self.held[i] for i in ids.tolist()])[place]
+        rows = np.stack([self.bytes_in_use[i] for i in ids.tolist()])[place]
         alike = (rows[:, 1:] == rows[:, :-1]).all(2)
         assert (np.diff(distances, axis=1) >= 0).all() and (np.diff(found, axis=1)[alike] > 0).all()
         best = np.sort(every, axis=1)[:, found.shape[1] - 1]
@@ -210,11 +227,13 @@ class Life:
             assert got <= {*ids[every[i] < middle + slack[i] + EPS * abs(middle)].tolist()}
 
     def reconstruct(self) -> None:
-        ids = [i for i in self.held if self.rng.random() < 0.3]
+        ids = [i for i in self.bytes_in_use if self.rng.random() < 0.3]
         kept = self.index.reconstruct_batch(ids)
         assert kept.shape == (len(ids), D)
-        np.testing.assert_array_equal(kept, np.reshape([self.held[i] for i in ids], (-1, D)))
-        absent = next(i for i in range(len(self.held) + 1) if i not in self.held)
+        np.testing.assert_array_equal(
+            kept, np.reshape([self.bytes_in_use[i] for i in ids], (-1, D))
+        )
+        absent = next(i for i in range(len(self.bytes_in_use) + 1) if i not in self.bytes_in_use)
         with pytest.raises(ValueError, match=f"id={absent} is not in the index"):
             self.index.reconstruct(absent)
 
@@ -228,10 +247,18 @@ def run(case: tuple[str, str], path: Path, number: int | None = None) -> None:
     """Let an index live some lives: the same ones every time, or others by a number."""
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, derandomize=number is None, print_blob=False,
-        phases=[Phase.generate, Phase.shrink], suppress_health_check=[HealthCheck.too_slow],
-    )  # fmt: skip
-    @given(st.sampled_from(["cpu", "cpu", "portable", "reference"]), st.lists(steps, min_size=4, max_size=40))
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=number is None,
+        print_blob=False,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(
+        st.sampled_from(["cpu", "cpu", "portable", "reference"]),
+        st.lists(steps, min_size=4, max_size=40),
+    )
     def live(backend: str, life: list[tuple[Any, ...]]) -> None:
         index = Life(*case, backend, path / "index")
         for step in [*life, ("search", 0, "plain", 5), ("reconstruct", 0)]:

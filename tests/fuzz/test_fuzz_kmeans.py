@@ -27,14 +27,15 @@ from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from hypothesis import strategies as st
 
 from flash_kmeans_mlx import EmptyClusterWarning, assign
-from flash_kmeans_mlx.backends import cpu
-from flash_kmeans_mlx.backends.cpu import engine, looped, seeds
-from flash_kmeans_mlx.backends.cpu.engine import Engine
+from flash_kmeans_mlx.backends.cpu import looped, seeds, tuner
 from flash_kmeans_mlx.backends.cpu.plan import Plan
 from flash_kmeans_mlx.backends.cpu.points import CpuPoints
+from flash_kmeans_mlx.backends.cpu.tuner import PruningTuner
 
 PLAN = importlib.import_module("flash_kmeans_mlx.backends.cpu.plan")
-SMALLER: list[tuple[Any, str, Any]] = [  # where the backend changes its way, and from where in this test
+SMALLER: list[
+    tuple[Any, str, Any]
+] = [  # where the backend changes its way, and from where in this test
     (PLAN, "SMALL", 60_000),
     (PLAN, "LOOPED", 2_000_000),
     (PLAN, "SHARD_ROWS", 600),
@@ -42,22 +43,47 @@ SMALLER: list[tuple[Any, str, Any]] = [  # where the backend changes its way, an
     (PLAN, "RESIDENT_BYTES", 300_000),
     (PLAN, "LOOPED_BYTES", 200_000),
     (PLAN, "FLIGHT_BYTES", 20_000),
-    (engine, "RESIDENT_BYTES", 100_000),
-    (engine, "COPIED_BYTES", 50_000),
-    (engine, "AMPLE", 0),
-    (engine, "WORTH", 0),
-    (engine, "FEW_GROUPS", 8),
-    (engine, "FEW_POINTS", 1100),
-    (engine, "RUN", 16),
-    (engine, "WIDTHS", (15, 7, 3)),
+    (tuner, "RESIDENT_BYTES", 100_000),
+    (tuner, "COPIED_BYTES", 50_000),
+    (tuner, "AMPLE", 0),
+    (tuner, "WORTH", 0),
+    (tuner, "FEW_GROUPS", 8),
+    (tuner, "FEW_POINTS", 1100),
+    (tuner, "RUN", 16),
+    (tuner, "WIDTHS", (15, 7, 3)),
     (looped, "ALONE", 100_000),
     (looped, "CALL", 1_000_000),
     (seeds, "ALONE", 20_000),
     (seeds, "CALL", 500_000),
 ]
-WAYS = ("off", "head", "groups", "15", "7", "3", "later", "dropped")  # the last five: what "auto" is made to choose
-DIMENSIONS = {512: (1, 8), 256: (9, 16), 128: (17, 32), 64: (33, 70)}  # tile: D, with a TILE_VALUES of 1 << 12
-KINDS = ("gaussian", "blobs", "offset", "low rank", "grid", "heavy tails", "parallel", "duplicates", "tiny", "huge")
+WAYS = (
+    "tiles",
+    "head",
+    "groups",
+    "15",
+    "7",
+    "3",
+    "later",
+    "dropped",
+)  # the last five: what "auto" is made to choose
+DIMENSIONS = {
+    512: (1, 8),
+    256: (9, 16),
+    128: (17, 32),
+    64: (33, 70),
+}  # tile: D, with a TILE_VALUES of 1 << 12
+KINDS = (
+    "gaussian",
+    "blobs",
+    "offset",
+    "low rank",
+    "grid",
+    "heavy tails",
+    "parallel",
+    "duplicates",
+    "tiny",
+    "huge",
+)
 DTYPES = ("float32", "float64", "float16", "mlx", "bfloat16", "strided")
 REGIMES = {  # what a problem can meet, by the field of the plan or by what was seen of the fit; all of it must be met
     "looped": {True, False},
@@ -68,7 +94,15 @@ REGIMES = {  # what a problem can meet, by the field of the plan or by what was 
     "flight": {"all shards", "some shards"},
     "threads": {"one", "more"},
     "spare": {"enough", "short"},
-    "strategy": {"loop", "tiles", "groups", "head 3", "head 3, groups", "head 7, groups", "head 15, groups"},
+    "strategy": {
+        "loop",
+        "tiles",
+        "groups",
+        "head 3",
+        "head 3, groups",
+        "head 7, groups",
+        "head 15, groups",
+    },
     "seeding": {(team, kind) for team in (False, True) for kind in ("rows", "columns", "head")},
     "read": {"in place", "converted"},
     "frame": {"as given", "shifted", "scaled", "centred"},
@@ -105,7 +139,9 @@ def points(case: Case) -> Any:
     b, n, d, groups = case.b, case.n, case.d, max(1, case.k // 2)
     x = rng.standard_normal((b, n, d))
     shapes: dict[str, Callable[[], np.ndarray]] = {
-        "blobs": lambda: x + 6 * rng.standard_normal((b, groups, d))[:, rng.integers(groups, size=n)],
+        "blobs": lambda: (
+            x + 6 * rng.standard_normal((b, groups, d))[:, rng.integers(groups, size=n)]
+        ),
         "offset": lambda: x + 10.0 ** rng.uniform(0, 3) * rng.standard_normal(d),
         "low rank": lambda: x[:, :, :3] @ rng.standard_normal((min(d, 3), d)) + 1e-3 * x,
         "grid": lambda: np.rint(x),
@@ -152,27 +188,33 @@ def start(case: Case, x: Any) -> Any:
 
 
 @contextmanager
-def prepared(case: Case, seen: dict[str, set[Any]] | None = None, **changes: Any) -> Iterator[str]:
-    """The backend as the case wants it, giving the name to pass as `prune`; what is met is added to `seen`."""
+def prepared(
+    case: Case, seen: dict[str, set[Any]] | None = None, **changes: Any
+) -> Iterator[str | None]:
+    """The backend as the case wants it, giving the name to pass as `strategy`; what is met is added to `seen`."""
     case = dataclasses.replace(case, **changes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASH_KMEANS_THREADS", str(case.threads))
         for module, name, value in SMALLER if case.smaller else ():
             patch.setattr(module, name, value)
-        if case.way not in ("off", "head", "groups"):
-            patch.setattr(cpu, "plan", lambda *sizes: PLAN.plan(*sizes[:-1], True))  # no loop in a kernel
+        if case.way not in ("tiles", "head", "groups"):
+            patch.setattr(
+                PLAN, "plan", lambda *sizes, cut=PLAN.plan: cut(*sizes[:-1], True)
+            )  # no loop in a kernel
         if case.way.isdecimal():
-            patch.setattr(Engine, "_fastest", lambda self, *_: chosen(self, int(case.way)))
+            patch.setattr(PruningTuner, "_fastest", lambda self, *_: chosen(self, int(case.way)))
         elif case.way in ("later", "dropped"):
-            patch.setattr(Engine, "_fastest", lambda *_: None)
-            patch.setattr(Engine, "_groups_pay", lambda *_: True)
-            patch.setattr(engine, "STOP", -1.0 if case.way == "dropped" else 2.0)
+            patch.setattr(PruningTuner, "_fastest", lambda *_: None)
+            patch.setattr(PruningTuner, "_groups_pay", lambda *_: True)
+            patch.setattr(tuner, "STOP", -1.0 if case.way == "dropped" else 2.0)
         if seen is not None:
             watch(patch, seen)
-        yield case.way if case.way in ("head", "groups") else "off" if case.way in ("off", "tiles") else "auto"
+        yield (
+            case.way if case.way in ("head", "groups") else "tiles" if case.way == "tiles" else None
+        )
 
 
-def chosen(self: Engine, width: int) -> np.ndarray | None:
+def chosen(self: PruningTuner, width: int) -> np.ndarray | None:
     """Directions, as if `width` of them had been found fastest."""
     width = min(width, self.points.shape[2] - 1, self.points.shape[1])
     return self._directions(width) if width > 0 and self._fits(width) else None
@@ -180,7 +222,12 @@ def chosen(self: Engine, width: int) -> np.ndarray | None:
 
 def watch(patch: pytest.MonkeyPatch, seen: dict[str, set[Any]]) -> None:
     """Have the backend add to `seen` what it does."""
-    make_plan, begin, make_run, run = cpu.plan, CpuPoints.__enter__, seeds._Run.__init__, seeds._Run.__call__
+    make_plan, begin, make_run, run = (
+        PLAN.plan,
+        CpuPoints.__enter__,
+        seeds._Run.__init__,
+        seeds._Run.__call__,
+    )
 
     def plan(shape: Any, *rest: Any, **named: Any) -> Plan:
         found = make_plan(shape, *rest, **named)
@@ -200,7 +247,9 @@ def watch(patch: pytest.MonkeyPatch, seen: dict[str, set[Any]]) -> None:
             same = frame.identity[b]
             if frame.centre[b].any():
                 seen["frame"].add("centred")
-            seen["frame"].add("as given" if same else "shifted" if frame.shift[b].any() else "scaled")
+            seen["frame"].add(
+                "as given" if same else "shifted" if frame.shift[b].any() else "scaled"
+            )
         return result
 
     def make(self: Any, points: Any, b: int, square: Any, features: Any) -> None:
@@ -211,7 +260,7 @@ def watch(patch: pytest.MonkeyPatch, seen: dict[str, set[Any]]) -> None:
         seen["seeding"].add((team[2] > 1, self.kind))
         run(self, slot, team, *rest)
 
-    patch.setattr(cpu, "plan", plan)
+    patch.setattr(PLAN, "plan", plan)
     patch.setattr(CpuPoints, "__enter__", enter)
     patch.setattr(seeds._Run, "__init__", make)
     patch.setattr(seeds._Run, "__call__", call)
@@ -235,15 +284,24 @@ def judge(case: Case, x: Any, result: Any, weights: Any) -> None:
     helpers.assert_labels_optimal(exact, c, labels, case.metric)
     if case.metric != "euclidean" and case.kind == "parallel":
         for b in range(case.b):
-            lost, limit = helpers.parallel_regret(exact[b], c[b], labels[b], case.metric), helpers.parallel_limit(exact[b])
-            assert (lost <= limit).all(), f"labels miss the best by {lost.max():.2e} > {limit:.2e} of the spread"
-    limit = helpers.tolerance(case.d) * helpers.inertia_scale(exact, c, labels, case.metric, weights)
+            lost, limit = (
+                helpers.parallel_regret(exact[b], c[b], labels[b], case.metric),
+                helpers.parallel_limit(exact[b]),
+            )
+            assert (lost <= limit).all(), (
+                f"labels miss the best by {lost.max():.2e} > {limit:.2e} of the spread"
+            )
+    limit = helpers.tolerance(case.d) * helpers.inertia_scale(
+        exact, c, labels, case.metric, weights
+    )
     error = np.abs(result.inertia - helpers.inertia(exact, c, labels, case.metric, weights))
     assert (error <= limit).all(), f"inertia {result.inertia} off by {error} > {limit}"
     for b in np.flatnonzero(np.atleast_1d(result.converged)) if case.tol == 0 else ():
         w = None if weights is None else weights[b]
         helpers.assert_centroids_optimal(exact[b], c[b], labels[b], case.metric, w)
-    assert np.array_equal(assign(x, c, case.metric, backend="cpu"), result.labels), "assign differs from the fit"
+    assert np.array_equal(assign(x, c, case.metric, backend="cpu"), result.labels), (
+        "assign differs from the fit"
+    )
 
 
 def check(case: Case, seen: dict[str, set[Any]] | None = None) -> None:
@@ -251,10 +309,16 @@ def check(case: Case, seen: dict[str, set[Any]] | None = None) -> None:
     x, given = points(case), options(case)
 
     def fit(seen: dict[str, set[Any]] | None = None, **changes: Any) -> Any:
-        with prepared(case, seen, **changes) as prune, warnings.catch_warnings():
+        with prepared(case, seen, **changes) as strategy, warnings.catch_warnings():
             warnings.simplefilter("ignore", EmptyClusterWarning)
             call = lambda cap: FITS[case.metric](  # noqa: E731
-                x, case.k, init=start(case, x), prune=prune, max_mem_gb=cap, backend="cpu", **given
+                x,
+                case.k,
+                init=start(case, x),
+                strategy=strategy,
+                max_mem_gb=cap,
+                backend="cpu",
+                **given,
             )
             cap = changes.get("cap", case.cap)
             result = call(cap * least(call) if cap else 0.0)
@@ -268,28 +332,43 @@ def check(case: Case, seen: dict[str, set[Any]] | None = None) -> None:
     others: list[dict[str, Any]] = [{"way": w} for w in WAYS if w != case.way] + [{"way": "tiles"}]
     pick = np.random.default_rng([case.seed, 2])
     chosen = [{}, {"threads": int(pick.integers(1, 5))}, {"cap": 0.0 if case.cap else 1.0}]
-    for changes in [*chosen, *pick.choice(np.array(others, object), 2 if case.smaller else 1, replace=False)]:
+    for changes in [
+        *chosen,
+        *pick.choice(np.array(others, object), 2 if case.smaller else 1, replace=False),
+    ]:
         again = bits(fit(**changes))
         differ = [name for name, value in bits(result).items() if again[name] != value]
         assert not differ, f"{differ} differ with {changes or 'the same call'}"
     if case.b > 1:
         b = int(pick.integers(case.b))
         first = start(case, x)
-        one = {**given, "sample_weight": None if given["sample_weight"] is None else given["sample_weight"][b]}
-        with prepared(case) as prune, warnings.catch_warnings():
+        one = {
+            **given,
+            "sample_weight": None if given["sample_weight"] is None else given["sample_weight"][b],
+        }
+        with prepared(case) as strategy, warnings.catch_warnings():
             warnings.simplefilter("ignore", EmptyClusterWarning)
             alone = FITS[case.metric](
-                x[b], case.k, init=first if isinstance(first, str) else first[b], prune=prune, backend="cpu", **one
+                x[b],
+                case.k,
+                init=first if isinstance(first, str) else first[b],
+                strategy=strategy,
+                backend="cpu",
+                **one,
             )
-        assert np.array_equal(np.asarray(alone.labels), np.asarray(result.labels)[b]), "a stack is not the fits of the stack"
+        assert np.array_equal(np.asarray(alone.labels), np.asarray(result.labels)[b]), (
+            "a stack is not the fits of the stack"
+        )
         assert np.array_equal(np.asarray(alone.centroids), np.asarray(result.centroids)[b])
 
 
 @st.composite
 def small_cases(draw: st.DrawFn, metric: str) -> Case:
-    way = draw(st.sampled_from(("off", "off", *WAYS)))
+    way = draw(st.sampled_from(("tiles", "tiles", *WAYS)))
     heads = way.isdecimal()  # which small problems never choose
-    d = draw(st.integers(*DIMENSIONS[draw(st.sampled_from([128, 64] if heads else list(DIMENSIONS)))]))
+    d = draw(
+        st.integers(*DIMENSIONS[draw(st.sampled_from([128, 64] if heads else list(DIMENSIONS)))])
+    )
     sizes = st.sampled_from([1100, 1536, 2047, 2048, 4100])
     n = draw(sizes if heads else st.one_of(st.integers(1, 300), st.integers(301, 2600), sizes))
     k = draw(st.integers(1, min(n, 160)))
@@ -336,7 +415,10 @@ def real_cases(draw: st.DrawFn, metric: str) -> Case:
 
 
 def attack(
-    cases: st.SearchStrategy[Case], examples: int, seen: dict[str, set[Any]] | None = None, number: int | None = None
+    cases: st.SearchStrategy[Case],
+    examples: int,
+    seen: dict[str, set[Any]] | None = None,
+    number: int | None = None,
 ) -> None:
     """Check that many cases: always the same ones, or those of a random seed."""
 
@@ -351,7 +433,9 @@ def attack(
     )
     @given(cases)
     def run(case: Case) -> None:
-        note(f'repeat: python -m pytest tests/fuzz/test_fuzz_kmeans.py --fuzz-case "{dataclasses.astuple(case)}"')
+        note(
+            f'repeat: python -m pytest tests/fuzz/test_fuzz_kmeans.py --fuzz-case "{dataclasses.astuple(case)}"'
+        )
         check(case, seen)
 
     (run if number is None else seed(number)(run))()
@@ -369,10 +453,33 @@ def test_every_regime(metric: str, fuzz_case: str) -> None:
     if fuzz_case:
         check(Case(*ast.literal_eval(fuzz_case)))
         return
-    assert {field.name for field in dataclasses.fields(Plan)} <= REGIMES.keys(), "a field of the plan that no row is about"
+    assert {field.name for field in dataclasses.fields(Plan)} <= REGIMES.keys(), (
+        "a field of the plan that no row is about"
+    )
     seen: dict[str, set[Any]] = defaultdict(set)
-    for (b, n, d, k, threads, init), (way, kind) in itertools.product(SELDOM, (("off", "tiny"), ("3", "blobs"))):
-        case = Case(metric, b, n, d, k, kind, "float32", way, init, "farthest", True, 1, 5, 0.0, threads, 0.0, True, 0)
+    for (b, n, d, k, threads, init), (way, kind) in itertools.product(
+        SELDOM, (("tiles", "tiny"), ("3", "blobs"))
+    ):
+        case = Case(
+            metric,
+            b,
+            n,
+            d,
+            k,
+            kind,
+            "float32",
+            way,
+            init,
+            "farthest",
+            True,
+            1,
+            5,
+            0.0,
+            threads,
+            0.0,
+            True,
+            0,
+        )
         check(case, seen)
     attack(small_cases(metric), 150, seen)
     missed = {name: wanted - seen[name] for name, wanted in REGIMES.items() if wanted - seen[name]}

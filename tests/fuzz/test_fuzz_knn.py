@@ -5,7 +5,6 @@ With `--fuzz-minutes M` other problems are drawn at every run, for M minutes eac
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -23,31 +22,84 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import flash_kmeans_mlx as fk
-from flash_kmeans_mlx.backends import topk
+from flash_kmeans_mlx.backends.cpu import kernels
+from flash_kmeans_mlx.backends.cpu import neighbours as cpu_topk
 from flash_kmeans_mlx.backends.cpu import scan as cpu_scan
-from flash_kmeans_mlx.backends.cpu import topk as cpu_topk
 from flash_kmeans_mlx.backends.cpu.cut import ALONE, Cut
+from flash_kmeans_mlx.backends.portable import neighbours as topk
+from flash_kmeans_mlx.backends.portable import scan as portable_scan
 from flash_kmeans_mlx.index import index_factory
-from flash_kmeans_mlx.search import Search
+from flash_kmeans_mlx.neighbours.search import Search
 
 SETTINGS = settings(
-    deadline=None, derandomize=True, database=None, print_blob=False, suppress_health_check=(HealthCheck.too_slow,)
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=False,
+    suppress_health_check=(HealthCheck.too_slow,),
 )
 FEW = 12  # queries of an index that are judged
 CPU_REGIMES = {
-    "tree", "all rows", "COSINE", "CHORD", "DOT", "SQUARES", "L1", "LINF", "candidates in order", "candidates selected",
-    "every row a candidate", "one thread", "threads", "one group", "groups", "one shard", "shards", "one tile", "tiles",
-    "wide blocks", "a narrow block", "read as it is", "shifted", "scaled", "a misleading sample", "one chunk", "chunks",
-    "proven", "whole numbers", "asked again", "asked again in pieces", "asked again with less memory",
-}  # fmt: skip
+    "tree",
+    "all rows",
+    "COSINE",
+    "CHORD",
+    "DOT",
+    "SQUARES",
+    "L1",
+    "LINF",
+    "candidates in order",
+    "candidates selected",
+    "every row a candidate",
+    "one thread",
+    "threads",
+    "one group",
+    "groups",
+    "one shard",
+    "shards",
+    "one tile",
+    "tiles",
+    "wide blocks",
+    "a narrow block",
+    "read as it is",
+    "shifted",
+    "scaled",
+    "a misleading sample",
+    "one chunk",
+    "chunks",
+    "proven",
+    "whole numbers",
+    "asked again",
+    "asked again in pieces",
+    "asked again with less memory",
+}
 PORTABLE_REGIMES = {
-    "products", "expanded squares", "differences", "one tile", "tiles of queries", "tiles of rows", "proven", "asked again",
-    "every row a candidate", "enlarged",
-}  # fmt: skip
+    "products",
+    "expanded squares",
+    "differences",
+    "one tile",
+    "tiles of queries",
+    "tiles of rows",
+    "proven",
+    "asked again",
+    "every row a candidate",
+    "enlarged",
+}
 SCAN_REGIMES = {
-    "COSINE", "CHORD", "DOT", "SQUARES", "candidates in order", "candidates selected", "one thread", "threads", "shards", "groups",
-    "asked again", "MLX", "MLX, asked again",
-}  # fmt: skip
+    "COSINE",
+    "CHORD",
+    "DOT",
+    "SQUARES",
+    "candidates in order",
+    "candidates selected",
+    "one thread",
+    "threads",
+    "shards",
+    "groups",
+    "asked again",
+    "MLX",
+    "MLX, asked again",
+}
 
 
 class Knn(NamedTuple):
@@ -81,35 +133,46 @@ class Knn(NamedTuple):
             judge(*some, self.k, self.metric, own, banned)
         with environment(FLASH_KMEANS_THREADS="1"):
             others = [self.run(queries, data)] if self.threads > 1 else []
-        others += [self.run(queries, data, max_mem_gb=self.least_cap(queries, data))] if self.capped else []
+        others += (
+            [self.run(queries, data, max_mem_gb=self.least_cap(queries, data))]
+            if self.capped
+            else []
+        )
         others += [self.in_chunks(queries, data)] if self.chunks else []
         for other in others:
             for one, two in zip(found, other, strict=True):
                 np.testing.assert_array_equal(np.array(one), np.array(two))
 
     def problem(self) -> tuple[Any, Any]:
-        """Queries (Q, D) and data (N, D), with a batch dimension where there are more members than one."""
+        """Queries (Q, D) and data (N, D), with a batch dimension where there are more batch elements than one."""
         rng = np.random.default_rng(self.seed)
-        members = [self._member(rng) for _ in range(self.b)]
-        x = np.stack([member[1] for member in members]) if self.b > 1 else members[0][1]
+        elements = [self._element(rng) for _ in range(self.b)]
+        x = np.stack([element[1] for element in elements]) if self.b > 1 else elements[0][1]
         data = cast(x, self.dtype)
         if self.exclude_self:
             return data, data
-        return cast(np.stack([member[0] for member in members]) if self.b > 1 else members[0][0], self.query_dtype), data
+        return cast(
+            np.stack([element[0] for element in elements]) if self.b > 1 else elements[0][0],
+            self.query_dtype,
+        ), data
 
-    def _member(self, rng: np.random.Generator) -> tuple[Array, Array]:
+    def _element(self, rng: np.random.Generator) -> tuple[Array, Array]:
         x = make(self.kind, self.n, self.d, rng)
         if self.exclude_self:
             return x, x
         if self.how == "alike":
             return make(self.kind, self.q, self.d, rng), x
         near = x[rng.integers(self.n, size=self.q)]
-        return near if self.how == "rows" else near * (1 + 1e-5 * rng.standard_normal(near.shape)), x
+        return near if self.how == "rows" else near * (
+            1 + 1e-5 * rng.standard_normal(near.shape)
+        ), x
 
     def run(self, queries: Any, data: Any, **options: Any) -> tuple[Any, Any]:
         """`knn`'s results."""
         options |= {"backend": self.backend, "exclude_self": self.exclude_self}
-        with environment(FLASH_KMEANS_THREADS=os.environ.get("FLASH_KMEANS_THREADS", str(self.threads))):
+        with environment(
+            FLASH_KMEANS_THREADS=os.environ.get("FLASH_KMEANS_THREADS", str(self.threads))
+        ):
             return fk.knn(queries, data, self.k, self.metric, **options)
 
     def least_cap(self, queries: Any, data: Any) -> float:
@@ -122,8 +185,12 @@ class Knn(NamedTuple):
 
     def in_chunks(self, queries: Any, data: Any) -> tuple[Any, Any]:
         """The same, a part of the rows at a time."""
-        bounds = sorted({0, self.n, *np.random.default_rng(self.seed).integers(0, self.n + 1, 3).tolist()})
-        with Search(queries, self.k, self.metric, exclude_self=self.exclude_self, backend=self.backend) as search:
+        bounds = sorted(
+            {0, self.n, *np.random.default_rng(self.seed).integers(0, self.n + 1, 3).tolist()}
+        )
+        with Search(
+            queries, self.k, self.metric, exclude_self=self.exclude_self, backend=self.backend
+        ) as search:
             for lo, hi in pairwise(bounds):
                 search.add(data[..., lo:hi, :], lo)
             return search.result()
@@ -150,13 +217,19 @@ class Scan(NamedTuple):
         """Assert that the nearest are found, among the vectors of the lists that are looked at, as the index keeps them."""
         rng = np.random.default_rng(self.seed)
         x = np.clip(make(self.kind, self.n, self.d, rng), -(2.0**40), 2.0**40).astype(np.float32)
-        queries = make(self.kind, self.q, self.d, rng) if self.how == "alike" else x[rng.integers(self.n, size=self.q)]
+        queries = (
+            make(self.kind, self.q, self.d, rng)
+            if self.how == "alike"
+            else x[rng.integers(self.n, size=self.q)]
+        )
         queries = np.clip(queries, -(2.0**40), 2.0**40).astype(np.float32)
         ids, order = np.sort(rng.choice(5 * self.n, self.n, replace=False)), rng.permutation(self.n)
         lists = f"IVF{self.nlist}," if self.nlist else ""
         with environment(FLASH_KMEANS_THREADS=str(self.threads)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few training vectors, empty clusters
-            index: Any = index_factory(self.d, lists + self.description, self.metric, backend=self.backend)
+            index: Any = index_factory(
+                self.d, lists + self.description, self.metric, backend=self.backend
+            )
             index.train(x)
             index.add(x[order], ids[order])
             how = {"nprobe": self.nprobe} if self.nlist else {}
@@ -167,11 +240,19 @@ class Scan(NamedTuple):
             probed = np.ones((self.q, self.n), bool)
             if self.nlist:
                 owner = index.lists.owner[index.lists.find(ids) // 16]
-                near = fk.knn(queries, index.centroids, self.nprobe, self.metric, backend="reference")[1]
+                near = fk.knn(
+                    queries, index.centroids, self.nprobe, self.metric, backend="reference"
+                )[1]
                 probed = (owner[None, :, None] == near[:, None]).any(2)
         if self.description != "Flat":
             some = np.unique(np.linspace(0, self.q - 1, FEW).astype(int))
-            self.check_codes(queries[some], index.reconstruct_batch(ids), probed[some], (found[0][some], found[1][some]), ids)
+            self.check_codes(
+                queries[some],
+                index.reconstruct_batch(ids),
+                probed[some],
+                (found[0][some], found[1][some]),
+                ids,
+            )
             return
         for i in np.unique(np.linspace(0, self.q - 1, FEW).astype(int)).tolist():
             some = np.flatnonzero(probed[i])
@@ -182,12 +263,21 @@ class Scan(NamedTuple):
                 judge(queries[i : i + 1], x[some], m, self.metric, own, ids=ids[some])
         self.check_radius(index, queries[:FEW], how)
 
-    def check_codes(self, queries: Array, rows: Array, probed: Array, found: tuple[Array, Array], ids: Array) -> None:
+    def check_codes(
+        self, queries: Array, rows: Array, probed: Array, found: tuple[Array, Array], ids: Array
+    ) -> None:
         """Assert that the nearest of the decoded rows (N, D) are found, as far as sums of look-ups in float32 can tell."""
         every, _ = distances(queries.astype(np.float64), rows.astype(np.float64), self.metric)
         every[~probed] = np.inf
-        norms = np.linalg.norm(queries.astype(np.float64), axis=1) + np.linalg.norm(rows.astype(np.float64), axis=1).max()
-        room = 2.0**-20 * (self.d + 8) * (np.ones(len(queries)) if self.metric == "cosine" else norms**2)
+        norms = (
+            np.linalg.norm(queries.astype(np.float64), axis=1)
+            + np.linalg.norm(rows.astype(np.float64), axis=1).max()
+        )
+        room = (
+            2.0**-20
+            * (self.d + 8)
+            * (np.ones(len(queries)) if self.metric == "cosine" else norms**2)
+        )
         for i in range(len(queries)):
             m = min(self.k, int(probed[i].sum()))
             assert (found[1][i, m:] == -1).all()
@@ -219,7 +309,9 @@ SHAPES = {  # (Q, N, D), between
 
 
 @st.composite
-def searches(draw: st.DrawFn, backends: tuple[str, ...], shapes: tuple[str, ...], dims: tuple[int, ...] = ()) -> Knn:
+def searches(
+    draw: st.DrawFn, backends: tuple[str, ...], shapes: tuple[str, ...], dims: tuple[int, ...] = ()
+) -> Knn:
     """Searches on one of the backends."""
     (q, n, d) = (draw(st.integers(*bounds)) for bounds in SHAPES[draw(st.sampled_from(shapes))])
     exclude = draw(st.booleans()) and n > 1 and n < 2000
@@ -234,19 +326,28 @@ def searches(draw: st.DrawFn, backends: tuple[str, ...], shapes: tuple[str, ...]
         dtype=dtype,
         query_dtype=draw(st.sampled_from((dtype, dtype, "float32", "float64"))),
         how=draw(st.sampled_from(("alike", "rows", "near rows"))),
-        b=b, q=n if exclude else q, n=n, d=draw(st.sampled_from(dims)) if dims else d, k=k, exclude_self=exclude,
+        b=b,
+        q=n if exclude else q,
+        n=n,
+        d=draw(st.sampled_from(dims)) if dims else d,
+        k=k,
+        exclude_self=exclude,
         threads=draw(st.integers(1, 4)),
         capped=draw(st.booleans()),
         chunks=draw(st.booleans()),
         seed=draw(st.integers(0, 2**32 - 1)),
-    )  # fmt: skip
+    )
 
 
 @st.composite
 def scans(draw: st.DrawFn, backends: tuple[str, ...]) -> Scan:
     """Searches of an index on one of the backends."""
     backend = draw(st.sampled_from(backends))
-    q, n, d = draw(st.integers(1, 40)), draw(st.integers(30, 600)), draw(st.sampled_from((4, 8, 24, 60)))
+    q, n, d = (
+        draw(st.integers(1, 40)),
+        draw(st.integers(30, 600)),
+        draw(st.sampled_from((4, 8, 24, 60))),
+    )
     if backend == "cpu" and draw(st.booleans()):
         q, n = draw(st.sampled_from((1, 3, 200, 700))), draw(st.integers(1000, 2000))
     nlist = draw(st.integers(0, 9))
@@ -258,12 +359,15 @@ def scans(draw: st.DrawFn, backends: tuple[str, ...]) -> Scan:
         metric=draw(st.sampled_from(METRICS[:3])),
         kind=draw(st.sampled_from(tuple(KINDS)[:6] if codes else tuple(KINDS))),
         how=draw(st.sampled_from(("alike", "rows"))),
-        q=min(q, 300) if codes else q, n=n, d=d,
+        q=min(q, 300) if codes else q,
+        n=n,
+        d=d,
         k=draw(st.one_of(st.integers(1, 12), st.integers(1, n))),
-        nlist=nlist, nprobe=draw(st.sampled_from((nlist, draw(st.integers(1, max(1, nlist)))))),
+        nlist=nlist,
+        nprobe=draw(st.sampled_from((nlist, draw(st.integers(1, max(1, nlist)))))),
         threads=draw(st.integers(1, 4)),
         seed=draw(st.integers(0, 2**32 - 1)),
-    )  # fmt: skip
+    )
 
 
 # fmt: off
@@ -316,7 +420,9 @@ def environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def fuzz(problems: st.SearchStrategy[Any], examples: int, minutes: float, fixed: Sequence[Any] = ()) -> None:
+def fuzz(
+    problems: st.SearchStrategy[Any], examples: int, minutes: float, fixed: Sequence[Any] = ()
+) -> None:
     """Check problems, always the same, then random ones for some minutes; a failure shrinks, and says how to repeat it.
 
     Those that are `fixed` come first: they see to the regimes, whatever this version of Hypothesis draws.
@@ -376,8 +482,11 @@ class Watch:
 
 def watch_cpu(watch: Watch) -> None:
     """Tell the regimes of CpuNeighbours."""
-    k, cpu = cpu_topk.kernels(), cpu_topk.CpuNeighbours
-    ops = {getattr(k, name): name for name in ("COSINE", "CHORD", "DOT", "SQUARES", "L1", "LINF")}
+    cpu = cpu_topk.CpuNeighbours
+    ops = {
+        getattr(kernels.scores, name): name
+        for name in ("COSINE", "CHORD", "DOT", "SQUARES", "L1", "LINF")
+    }
 
     def sizes(cut: Cut, b: int, q: int, n: int, *_: Any) -> Iterator[str]:
         yield (
@@ -391,15 +500,30 @@ def watch_cpu(watch: Watch) -> None:
         yield "one group" if cut.group >= q else "groups"
         yield "one shard" if cut.shards == 1 else "shards"
         yield "one tile" if cut.tile >= n else "tiles"
-        yield "a narrow block" if (min(cut.group, q) - 1) % k.WIDE < k.NARROW else "wide blocks"
+        yield (
+            "a narrow block"
+            if (min(cut.group, q) - 1) % kernels.scores.WIDE < kernels.scores.NARROW
+            else "wide blocks"
+        )
 
     passes: list[Any] = []
 
-    def search(self: Any, members: Any, views: Any, rows: Any, sizes: Any, known: Any, offset: int, *_: Any) -> Iterator[str]:
+    def search(
+        self: Any,
+        elements: Any,
+        views: Any,
+        rows: Any,
+        sizes: Any,
+        known: Any,
+        offset: int,
+        *_: Any,
+    ) -> Iterator[str]:
         for view in views:
             yield ops[self._op(view)]
             plain = view.row_shift is None and view.row_scale == view.query_scale == 1
-            yield "read as it is" if plain else "shifted" if view.row_shift is not None else "scaled"
+            yield (
+                "read as it is" if plain else "shifted" if view.row_shift is not None else "scaled"
+            )
         if passes and passes[-1] is rows:
             yield "a misleading sample"
         passes.append(rows)
@@ -432,7 +556,13 @@ def watch_portable(watch: Watch) -> None:
             yield "tiles of rows"
 
     def search(self: Any, *_: Any, products: bool) -> Iterator[str]:
-        yield "differences" if not products else "products" if self.request.proximity.product else "expanded squares"
+        yield (
+            "differences"
+            if not products
+            else "products"
+            if self.request.proximity.product
+            else "expanded squares"
+        )
         if self._enlarge:
             yield "enlarged"
 
@@ -444,14 +574,22 @@ def watch_portable(watch: Watch) -> None:
 
 def watch_scans(watch: Watch) -> None:
     """Tell the regimes of scans of inverted lists."""
-    kernels = cpu_scan._kernels()
-    ops = {getattr(kernels, name): name for name in ("COSINE", "CHORD", "DOT", "SQUARES")}
+    ops = {getattr(kernels.scores, name): name for name in ("COSINE", "CHORD", "DOT", "SQUARES")}
     rounds: list[Any] = []
 
     def some(
-        _: Any, op: int, lists: Any, proximity: Any, queries: Any, probes: Any, k: int, keep: int, *rest: Any
+        op: int,
+        lists: Any,
+        proximity: Any,
+        queries: Any,
+        probes: Any,
+        k: int,
+        keep: int,
+        *rest: Any,
     ) -> Iterator[str]:
-        threads = 1 if int(rest[0].sum()) * (queries.shape[1] + 8) < ALONE else cpu_scan.thread_count()
+        threads = (
+            1 if int(rest[0].sum()) * (queries.shape[1] + 8) < ALONE else cpu_scan.thread_count()
+        )
         yield ops[op]
         yield "candidates in order" if keep <= cpu_scan.SORTED else "candidates selected"
         yield "one thread" if threads == 1 else "threads"
@@ -461,22 +599,28 @@ def watch_scans(watch: Watch) -> None:
             yield "asked again"
 
     watch.before(cpu_scan, "_scan", some)
-    scan = importlib.import_module("flash_kmeans_mlx.backends.scan")  # the package has a function of that name
-    watch.before(scan, "_scan_some", lambda *_: rounds.append(0) or ["MLX"])
-    watch.before(scan, "scan_reference", lambda *_: ["MLX, asked again"] if rounds else [])
+    watch.before(portable_scan, "_scan_some", lambda *_: rounds.append(0) or ["MLX"])
+    watch.before(portable_scan, "scan_reference", lambda *_: ["MLX, asked again"] if rounds else [])
 
 
 def test_searches_on_the_cpu_backend(monkeypatch: pytest.MonkeyPatch, fuzz_minutes: float) -> None:
     watch = Watch(monkeypatch)
     watch_cpu(watch)
     fuzz(searches(("cpu",), tuple(SHAPES)), 80, fuzz_minutes, FIXED_KNN)
-    assert watch.seen == CPU_REGIMES, f"not visited: {CPU_REGIMES - watch.seen}; not in the table: {watch.seen - CPU_REGIMES}"
+    assert watch.seen == CPU_REGIMES, (
+        f"not visited: {CPU_REGIMES - watch.seen}; not in the table: {watch.seen - CPU_REGIMES}"
+    )
 
 
 def test_searches_on_other_backends(monkeypatch: pytest.MonkeyPatch, fuzz_minutes: float) -> None:
     watch = Watch(monkeypatch)
     watch_portable(watch)
-    fuzz(searches(("portable", "portable", "reference"), ("small", "middle")), 40, fuzz_minutes, FIXED_PORTABLE)
+    fuzz(
+        searches(("portable", "portable", "reference"), ("small", "middle")),
+        40,
+        fuzz_minutes,
+        FIXED_PORTABLE,
+    )
     assert watch.seen == PORTABLE_REGIMES, f"not visited: {PORTABLE_REGIMES - watch.seen}"
 
 

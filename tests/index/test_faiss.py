@@ -8,10 +8,17 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from exact_neighbours import truth
 from helpers import Array, digits, low_rank
-from test_knn import truth
 
-from flash_kmeans_mlx.index import Index, IndexFlat, from_faiss, index_factory, to_faiss, train_faiss
+from flash_kmeans_mlx.index import (
+    Index,
+    IndexFlat,
+    from_faiss,
+    index_factory,
+    to_faiss,
+    train_faiss,
+)
 
 X = digits()
 METRICS = {"euclidean": faiss.METRIC_L2, "dot": faiss.METRIC_INNER_PRODUCT}
@@ -34,10 +41,14 @@ def same_search(ours: Any, theirs: Any) -> None:
     for query, row, own in zip(X.astype(np.float64), distances, ids, strict=False):
         kept = ours.reconstruct_batch(own).astype(np.float64)
         expected = truth(query[None], kept, ours.metric)[0]
-        np.testing.assert_allclose(-expected if ours.metric == "dot" else expected, row, rtol=1e-4, atol=1e-2)
+        np.testing.assert_allclose(
+            -expected if ours.metric == "dot" else expected, row, rtol=1e-4, atol=1e-2
+        )
 
 
-@pytest.mark.parametrize("ids", [None, np.random.default_rng(0).permutation(5000)[:1797]], ids=["own", "given"])
+@pytest.mark.parametrize(
+    "ids", [None, np.random.default_rng(0).permutation(5000)[:1797]], ids=["own", "given"]
+)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("description", DESCRIPTIONS)
 def test_there_and_back(description: str, metric: str, ids: Array | None) -> None:
@@ -78,7 +89,9 @@ def test_flat_indexes_of_other_metrics(metric: str) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("description", ["IVF8,Flat", "PQ8x3", "IVF8,PQ8x3", "IDMap2,IVF8,Flat", "Flat"])
+@pytest.mark.parametrize(
+    "description", ["IVF8,Flat", "PQ8x3", "IVF8,PQ8x3", "IDMap2,IVF8,Flat", "Flat"]
+)
 def test_training(description: str, metric: str) -> None:
     index: Any = faiss.index_factory(64, description, METRICS[metric])
     index = train_faiss(index, X, seed=1)
@@ -121,7 +134,9 @@ def test_training_is_as_good_as_that_of_faiss() -> None:
         index.add(x)
         index.nprobe = 4
         found = index.search(queries, 10)[1]
-        recall.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, best, strict=True)]))
+        recall.append(
+            np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, best, strict=True)])
+        )
     ours = index_factory(32, "IVF16,PQ8x6")
     ours.train(x)
     ours.add(x)
@@ -132,9 +147,13 @@ def test_training_is_as_good_as_that_of_faiss() -> None:
 
 def test_options_reach_both_fits() -> None:
     one, other, same = (
-        train_faiss(faiss.index_factory(64, "IVF8,PQ8x3"), X, seed=seed, max_iters=2, backend="cpu") for seed in (0, 1, 0)
+        train_faiss(faiss.index_factory(64, "IVF8,PQ8x3"), X, seed=seed, max_iters=2, backend="cpu")
+        for seed in (0, 1, 0)
     )
-    for values in (lambda i: i.quantizer.reconstruct_n(0, 8), lambda i: faiss.vector_to_array(i.pq.centroids)):
+    for values in (
+        lambda i: i.quantizer.reconstruct_n(0, 8),
+        lambda i: faiss.vector_to_array(i.pq.centroids),
+    ):
         np.testing.assert_array_equal(values(one), values(same))
         assert (values(one) != values(other)).any()
     with pytest.raises(ValueError, match="max_iters=-1 must be >= 0"):
@@ -161,7 +180,9 @@ def test_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         train_faiss(faiss.IndexPQ(64, 8, 9), np.repeat(X, 12, axis=0))
     flat = faiss.IndexFlatL2(64)
     flat.add(X)
-    with pytest.raises(ValueError, match="train_faiss needs an empty index, this one holds ntotal=1797"):
+    with pytest.raises(
+        ValueError, match="train_faiss needs an empty index, this one holds ntotal=1797"
+    ):
         train_faiss(flat, X)
     twice = faiss.IndexIDMap2(faiss.IndexFlatL2(64))
     twice.add_with_ids(X[:2], np.array([4, 4]))
@@ -173,6 +194,10 @@ def test_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="by_residual=False"):
         from_faiss(lists)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    for call in (lambda: to_faiss(IndexFlat(64)), lambda: from_faiss(flat), lambda: train_faiss(flat, X)):
+    for call in (
+        lambda: to_faiss(IndexFlat(64)),
+        lambda: from_faiss(flat),
+        lambda: train_faiss(flat, X),
+    ):
         with pytest.raises(ImportError, match="faiss is not installed: pip install faiss-cpu"):
             call()

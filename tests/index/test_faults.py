@@ -38,7 +38,9 @@ MAKE: dict[str, Callable[[], Index]] = {
     "ivf": lambda: IndexIVFFlat(D, 3, "cosine", 3, niter=1),
     "pq": lambda: IndexPQ(D, 4, 2, niter=1),
     "ivfpq": lambda: IndexIVFPQ(D, 3, 4, 2, nprobe=3, niter=1),
-    "opq": lambda: IndexPreTransform(OPQMatrix(D, 4, 2, niter=1), IndexIVFPQ(D, 3, 4, 2, nprobe=3, niter=1)),
+    "opq": lambda: IndexPreTransform(
+        OPQMatrix(D, 4, 2, niter=1), IndexIVFPQ(D, 3, 4, 2, nprobe=3, niter=1)
+    ),
 }
 PLACES = (str(Path(flash_kmeans_mlx.__file__).parent), contextlib.__file__)
 ERRORS = (MemoryError, KeyboardInterrupt, OSError)
@@ -61,7 +63,12 @@ def fingerprint(index: Index) -> Print:
     parameters, arrays = index.state()
     found = index.search(X[:7], 300) if index.is_trained else ()
     parts = [*sorted(arrays.items()), *enumerate(found)]
-    return index.ntotal, index.is_trained, str(parameters), *((key, array.tobytes()) for key, array in parts)
+    return (
+        index.ntotal,
+        index.is_trained,
+        str(parameters),
+        *((key, array.tobytes()) for key, array in parts),
+    )
 
 
 def fail(call: Callable[[], object], error: type[BaseException], at: int, how: str) -> int:
@@ -153,7 +160,9 @@ class Case:
         assert load_index(self.path).ntotal == self.before[0]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a file that nobody got to close
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of a file that nobody got to close
 @pytest.mark.parametrize("how", ["calls", "lines", "opcodes"])
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", list(MAKE))
@@ -202,13 +211,18 @@ def test_readers_keep_what_they_began_with(name: str) -> None:
         if rng.random() < 0.5:
             index.add(X[rng.integers(400, size=rng.integers(1, 90))])
         else:
-            index.remove_ids(rng.integers(max(1, index.ntotal), size=rng.integers(1, 90)) + index._content.next_id // 3)
+            index.remove_ids(
+                rng.integers(max(1, index.ntotal), size=rng.integers(1, 90))
+                + index._content.next_id // 3
+            )
         reader = copy.copy(index)
         if isinstance(reader, IndexPreTransform):
             reader.index = copy.copy(reader.index)
         readers.append((reader, fingerprint(reader)))
         while len(readers) > 6:  # some read for long, most do not
-            reader, seen = readers.pop(int(rng.integers(3, len(readers))) if rng.random() < 0.9 else 0)
+            reader, seen = readers.pop(
+                int(rng.integers(3, len(readers))) if rng.random() < 0.9 else 0
+            )
             assert fingerprint(reader) == seen
     for reader, seen in readers:
         assert fingerprint(reader) == seen
@@ -278,7 +292,10 @@ def test_interrupts_at_any_time(tmp_path: Path) -> None:
     rounds = 12
     done = subprocess.run(
         [sys.executable, "-c", script, str(here), str(here.parent), str(tmp_path), str(rounds)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > rounds * len(MAKE) * len(VERBS) // 4

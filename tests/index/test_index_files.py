@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from helpers import digits
 
-from flash_kmeans_mlx import _files, _modelfile
+from flash_kmeans_mlx.files import atomic as _files
+from flash_kmeans_mlx.files import models as _modelfile
 from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat, IndexPQ, io, load_index
 
 X = digits()
@@ -65,11 +66,15 @@ def test_indexes_without_vectors(name: str, tmp_path: Path) -> None:
 
 def test_another_class_is_refused(tmp_path: Path) -> None:
     IndexFlat(3).save(tmp_path / "index")
-    with pytest.raises(ValueError, match=r"cannot load '.*index': it holds an IndexFlat, not an IndexIVFFlat"):
+    with pytest.raises(
+        ValueError, match=r"cannot load '.*index': it holds an IndexFlat, not an IndexIVFFlat"
+    ):
         IndexIVFFlat.load(tmp_path / "index")
 
 
-def test_a_crash_keeps_the_previous_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_keeps_the_previous_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index, path = filled("ivf"), tmp_path / "index"
     index.save(path)
     before = path.read_bytes()
@@ -95,7 +100,10 @@ def test_every_flipped_bit_is_noticed(name: str, tmp_path: Path) -> None:
         damaged = bytearray(content)
         damaged[where] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"cannot load '.*index': it is damaged: its sum is wrong; copy the file again"):
+        with pytest.raises(
+            ValueError,
+            match=r"cannot load '.*index': it is damaged: its sum is wrong; copy the file again",
+        ):
             load_index(path)
 
 
@@ -112,23 +120,47 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "arrays", "message"),
     [
-        ({"nlist": 8}, {}, "damaged IndexIVFFlat .centroids of shape .7, 64. do not fit nlist=8, d=64.; save it again"),
+        (
+            {"nlist": 8},
+            {},
+            "damaged IndexIVFFlat .centroids of shape .7, 64. do not fit nlist=8, d=64.; save it again",
+        ),
         ({"nprobe": 9}, {}, "damaged IndexIVFFlat .nprobe=9 must be <= nlist=7."),
         ({"next_id": -1}, {}, "damaged IndexIVFFlat .next_id=-1 must be >= 0"),
         ({"width": 3}, {}, "damaged IndexIVFFlat .*unexpected keyword"),
-        ({}, {"counts": np.zeros(7, np.int64)}, "damaged IndexIVFFlat .counts of shape .7,. do not fit 7 lists"),
+        (
+            {},
+            {"counts": np.zeros(7, np.int64)},
+            "damaged IndexIVFFlat .counts of shape .7,. do not fit 7 lists",
+        ),
         ({}, {"ids": None}, "damaged IndexIVFFlat .'ids'"),
         ({"next_id": 1e30}, {}, "next_id=1e.30 must be an integer"),
-        ({"next_id": 10**30}, {}, r"next_id=1000000000000000000000000000000 must be <= 2\*\*63 - 1"),
+        (
+            {"next_id": 10**30},
+            {},
+            r"next_id=1000000000000000000000000000000 must be <= 2\*\*63 - 1",
+        ),
         ({"nlist": 200_000_000}, {}, "centroids of shape .7, 64. do not fit nlist=200000000, d=64"),
         ({"d": 10**15}, {}, "centroids of shape .7, 64. do not fit nlist=7, d=1000000000000000"),
         ({"d": 1e15}, {}, "d=1000000000000000.0 must be an integer"),
         ({"d": -64}, {}, "d=-64 must be >= 1"),
         ({"backend": "abacus"}, {}, "backend='abacus'"),
         ({}, {"ids": np.arange(-1, 799)}, "ids must be distinct and >= 0"),
-        ({}, {"ids": np.arange(800) + (2**63 - 800)}, "ids must be < 2..63 - 1, got 9223372036854775807"),
-        ({}, {"counts": np.array([2**62] * 4 + [800, 0, 0])}, "a list of 4611686018427387904 vectors must have <= 800"),
-        ({}, {"centroids": np.full((7, 64), np.nan, np.float32)}, "damaged IndexIVFFlat .centroids"),
+        (
+            {},
+            {"ids": np.arange(800) + (2**63 - 800)},
+            "ids must be < 2..63 - 1, got 9223372036854775807",
+        ),
+        (
+            {},
+            {"counts": np.array([2**62] * 4 + [800, 0, 0])},
+            "a list of 4611686018427387904 vectors must have <= 800",
+        ),
+        (
+            {},
+            {"centroids": np.full((7, 64), np.nan, np.float32)},
+            "damaged IndexIVFFlat .centroids",
+        ),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(
@@ -147,9 +179,15 @@ def test_a_state_that_does_not_fit_is_refused(
     [
         ({"class": "FlashKMeans"}, "it holds no index"),
         ({"class": "IndexFlat", "parameters": "{", "crc32": "{}"}, "it holds no index"),
-        ({"class": "IndexFlat", "parameters": "[]", "crc32": "{}"}, "it holds no index .no JSON object"),
+        (
+            {"class": "IndexFlat", "parameters": "[]", "crc32": "{}"},
+            "it holds no index .no JSON object",
+        ),
         ({"class": "IndexFlat", "parameters": '{"a":' * 100_000}, "it holds no index"),
-        ({"class": "Path", "parameters": "{}", "crc32": "{}"}, "no class of indexes is called 'Path'"),
+        (
+            {"class": "Path", "parameters": "{}", "crc32": "{}"},
+            "no class of indexes is called 'Path'",
+        ),
     ],
 )
 def test_other_files_are_refused(metadata: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -168,7 +206,9 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     header["__metadata__"]["format_version"] = "3"
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
-    with pytest.raises(ValueError, match="its format_version=3 must be <= 2; upgrade flash-kmeans-mlx"):
+    with pytest.raises(
+        ValueError, match="its format_version=3 must be <= 2; upgrade flash-kmeans-mlx"
+    ):
         load_index(path)
 
 
@@ -183,7 +223,9 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         ("IndexIVFFlat", {"next_id": -1}, "next_id=-1 must be >= 0"),
     ],
 )
-def test_sizes_of_an_index_without_arrays(name: str, parameters: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_sizes_of_an_index_without_arrays(
+    name: str, parameters: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     own: dict[str, Any] = {
         "IndexIVFFlat": IndexIVFFlat(8, 4).state()[0],
         "IndexPQ": IndexPQ(8, 4).state()[0],

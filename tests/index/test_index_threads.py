@@ -24,7 +24,11 @@ def test_searching_while_adding(backend: str, make: Any) -> None:
     index.train(x)
     # The vectors of a block are equal, so that their number in a result says whether all were there.
     x = np.repeat(x[:BLOCKS], BLOCK, axis=0)
-    windows = {0} | {sum(1 << b for b in range(max(0, last - 3 + kept), last + 1)) for last in range(BLOCKS) for kept in (0, 1)}
+    windows = {0} | {
+        sum(1 << b for b in range(max(0, last - 3 + kept), last + 1))
+        for last in range(BLOCKS)
+        for kept in (0, 1)
+    }
     seen: list[int] = []
     done = threading.Event()
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact_neighbours import judge
+from exact_neighbours import judge, truth
 from helpers import BACKENDS, Array, digits, patches, regret
-from test_knn import truth
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.index import IndexFlat, IndexIVFFlat
@@ -17,7 +16,9 @@ X = digits()
 METRICS = ("euclidean", "cosine", "dot")
 
 
-def filled(metric: str, n: int = 1500, nlist: int = 12, x: Array = X, **options: Any) -> IndexIVFFlat:
+def filled(
+    metric: str, n: int = 1500, nlist: int = 12, x: Array = X, **options: Any
+) -> IndexIVFFlat:
     index = IndexIVFFlat(x.shape[1], nlist, metric, **options)
     index.train(x[:n])
     for lo in range(0, n, 400):
@@ -48,7 +49,11 @@ def test_the_nearest_lists_are_searched(backend: str, metric: str) -> None:
     labels = np.asarray(fk.assign(X[:n], index.centroids, metric))
     queries = X[-40:]
     every = truth(queries.astype(np.float64), X[:n].astype(np.float64), metric)
-    near = np.argsort(truth(queries.astype(np.float64), index.centroids.astype(np.float64), metric), axis=1, kind="stable")
+    near = np.argsort(
+        truth(queries.astype(np.float64), index.centroids.astype(np.float64), metric),
+        axis=1,
+        kind="stable",
+    )
     for nprobe in (1, 3):
         mine = np.where((labels[None, :, None] == near[:, None, :nprobe]).any(2), every, np.inf)
         order = np.argsort(mine, axis=1, kind="stable")[:, :9]
@@ -66,12 +71,20 @@ def test_the_nearest_lists_are_searched(backend: str, metric: str) -> None:
 @pytest.mark.parametrize("backend", ["cpu", "portable"])
 def test_shapes(backend: str, q: int, d: int, k: int, metric: str) -> None:
     rng = np.random.default_rng([q, d])
-    x, queries = rng.standard_normal((2500, d)).astype(np.float32), rng.standard_normal((q, d)).astype(np.float32)
-    index, oracle = (filled(metric, 2500, 30, x, backend=backend) for backend in (backend, "reference"))
+    x, queries = (
+        rng.standard_normal((2500, d)).astype(np.float32),
+        rng.standard_normal((q, d)).astype(np.float32),
+    )
+    index, oracle = (
+        filled(metric, 2500, 30, x, backend=backend) for backend in (backend, "reference")
+    )
     assert index.centroids is not None
     oracle._content = index._content
     for nprobe in (1, 4, 30):
-        found, expected = index.search(queries, k, nprobe=nprobe), oracle.search(queries, k, nprobe=nprobe)
+        found, expected = (
+            index.search(queries, k, nprobe=nprobe),
+            oracle.search(queries, k, nprobe=nprobe),
+        )
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-6, atol=1e-9)
         np.testing.assert_array_equal(found[1], expected[1])
 
@@ -141,9 +154,15 @@ def test_lists_on_the_device_follow_changes() -> None:
 def test_training() -> None:
     x = patches(3000)
     index = filled("euclidean", 3000, 16, x)
-    assert index.centroids is not None and index.centroids.shape == (16, 192) and index.centroids.dtype == np.float32
+    assert (
+        index.centroids is not None
+        and index.centroids.shape == (16, 192)
+        and index.centroids.dtype == np.float32
+    )
     faiss_like = fk.batch_kmeans_Euclid(x, 16, 25, init="random").inertia
-    cost = np.square(x.astype(np.float64) - index.centroids[np.asarray(fk.assign(x, index.centroids))]).sum()
+    cost = np.square(
+        x.astype(np.float64) - index.centroids[np.asarray(fk.assign(x, index.centroids))]
+    ).sum()
     assert cost <= 1.01 * faiss_like
     np.testing.assert_array_equal(index.centroids, filled("euclidean", 3000, 16, x).centroids)
     other = IndexIVFFlat(192, 16, seed=1)
@@ -164,10 +183,14 @@ def test_a_large_training_set_is_sampled() -> None:
 
 def test_few_training_points() -> None:
     index = IndexIVFFlat(64, 10)
-    with pytest.warns(UserWarning, match="389 training vectors for 10 centroids: 390 or more are advised"):
+    with pytest.warns(
+        UserWarning, match="389 training vectors for 10 centroids: 390 or more are advised"
+    ):
         index.train(X[:389])
     index.train(X[:390])
-    with pytest.raises(ValueError, match="x must have N >= 10 training vectors for 10 centroids, got N=9"):
+    with pytest.raises(
+        ValueError, match="x must have N >= 10 training vectors for 10 centroids, got N=9"
+    ):
         IndexIVFFlat(64, 10).train(X[:9])
 
 
@@ -190,20 +213,48 @@ def test_a_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
     ("call", "error", "message"),
     [
         (lambda i: i.add(X), fk.NotFittedError, "add needs a trained index: call train first"),
-        (lambda i: i.search(X, 1), fk.NotFittedError, "search needs a trained index: call train first"),
-        (lambda i: i.range_search(X, 1.0), fk.NotFittedError, "range_search needs a trained index: call train first"),
-        (lambda i: (i.train(X), i.add(X), i.train(X)), ValueError, "train needs an empty index, this one holds ntotal=1797"),
-        (lambda i: (i.train(X), i.add(X), i.search(X, 1, nprobe=6)), ValueError, "nprobe=6 must be <= nlist=5"),
+        (
+            lambda i: i.search(X, 1),
+            fk.NotFittedError,
+            "search needs a trained index: call train first",
+        ),
+        (
+            lambda i: i.range_search(X, 1.0),
+            fk.NotFittedError,
+            "range_search needs a trained index: call train first",
+        ),
+        (
+            lambda i: (i.train(X), i.add(X), i.train(X)),
+            ValueError,
+            "train needs an empty index, this one holds ntotal=1797",
+        ),
+        (
+            lambda i: (i.train(X), i.add(X), i.search(X, 1, nprobe=6)),
+            ValueError,
+            "nprobe=6 must be <= nlist=5",
+        ),
         (lambda i: setattr(i, "nprobe", 0), ValueError, "nprobe=0 must be >= 1"),
-        (lambda i: i.train(1e13 * X), ValueError, r"x must be of magnitudes <= 2\*\*40, got 1.6e\+14 \(x.shape=\(1797, 64\)\)"),
+        (
+            lambda i: i.train(1e13 * X),
+            ValueError,
+            r"x must be of magnitudes <= 2\*\*40, got 1.6e\+14 \(x.shape=\(1797, 64\)\)",
+        ),
         (lambda _: IndexIVFFlat(64, 5, nprobe=6), ValueError, "nprobe=6 must be <= nlist=5"),
         (lambda _: IndexIVFFlat(64, 0), ValueError, "nlist=0 must be >= 1"),
-        (lambda _: IndexIVFFlat(64, 5, "l1"), ValueError, "metric='l1' must be one of 'euclidean', 'cosine', 'dot'"),
+        (
+            lambda _: IndexIVFFlat(64, 5, "l1"),
+            ValueError,
+            "metric='l1' must be one of 'euclidean', 'cosine', 'dot'",
+        ),
         (lambda _: IndexIVFFlat(64, 5, seed=-1), ValueError, "seed=-1 must be >= 0"),
         (lambda _: IndexIVFFlat(64, 5, niter=-1), ValueError, "niter=-1 must be >= 0"),
-        (lambda _: IndexIVFFlat(64, 5, max_points_per_centroid=0), ValueError, "max_points_per_centroid=0 must be >= 1"),
+        (
+            lambda _: IndexIVFFlat(64, 5, max_points_per_centroid=0),
+            ValueError,
+            "max_points_per_centroid=0 must be >= 1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_use(call: Any, error: type[Exception], message: str) -> None:
     index = IndexIVFFlat(64, 5)
     with pytest.raises(error, match=message):

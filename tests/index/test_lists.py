@@ -42,7 +42,9 @@ def test_a_long_life(dtype: Any) -> None:
             expected[label][own] = tuple(row)
         gone = rng.choice(next_id, int(rng.choice([0, 1, 50, next_id])), replace=False)
         slots = lists.find(gone)
-        assert sorted(gone[slots >= 0].tolist()) == sorted({*gone.tolist()} & {own for one in expected for own in one})
+        assert sorted(gone[slots >= 0].tolist()) == sorted(
+            {*gone.tolist()} & {own for one in expected for own in one}
+        )
         lists = lists.removed(slots[slots >= 0])
         for one in expected:
             for own in gone.tolist():
@@ -56,14 +58,18 @@ def test_rows_keep_the_order_they_were_added_in() -> None:
         ids = np.arange(lo, lo + 7)
         lists = lists.added(ids % 2, ids[:, None].astype(np.float32), ids)
     for number in (0, 1):
-        np.testing.assert_array_equal(lists.rows(lists.slots(number))[:, 0], np.arange(number, 105, 2))
+        np.testing.assert_array_equal(
+            lists.rows(lists.slots(number))[:, 0], np.arange(number, 105, 2)
+        )
 
 
 def test_free_blocks_are_used_again() -> None:
     rng = np.random.default_rng(0)
     lists = InvertedLists(5, 3, np.float32)
     for step in range(30):
-        lists = lists.added(rng.integers(5, size=500), rng.random((500, 3), np.float32), np.arange(500) + 500 * step)
+        lists = lists.added(
+            rng.integers(5, size=500), rng.random((500, 3), np.float32), np.arange(500) + 500 * step
+        )
         if step:
             lists = lists.removed(lists.find(np.arange(500) + 500 * (step - 1)))
     # 1,000 rows after an add, and copies of the blocks that the removal changes.
@@ -75,7 +81,9 @@ def test_more_blocks_than_slots_have_bits_are_refused(monkeypatch: pytest.Monkey
     lists, rows = InvertedLists(1, 2, np.float32), np.ones((160, 2), np.float32)
     lists = lists.added(np.zeros(150, np.int64), rows[:150], np.arange(150))
     before = content(lists)
-    with pytest.raises(ValueError, match="an index holds at most 10 blocks of 16 vectors: make another one"):
+    with pytest.raises(
+        ValueError, match="an index holds at most 10 blocks of 16 vectors: make another one"
+    ):
         lists.added(np.zeros(11, np.int64), rows[:11], np.arange(200, 211))
     assert content(lists) == before
     lists = lists.added(np.zeros(10, np.int64), rows[:10], np.arange(200, 210))
@@ -86,7 +94,9 @@ def test_memory_stays_close_to_what_is_held() -> None:
     rng = np.random.default_rng(0)
     lists = InvertedLists(20, 6, np.float32)
     for lo in range(0, 100_000, 5000):
-        lists = lists.added(rng.integers(20, size=5000), rng.random((5000, 6), np.float32), np.arange(lo, lo + 5000))
+        lists = lists.added(
+            rng.integers(20, size=5000), rng.random((5000, 6), np.float32), np.arange(lo, lo + 5000)
+        )
     held = sum(array.nbytes for array in (lists.payload, lists.ids, lists.next, lists.owner))
     assert held < 1.1 * 100_000 * (6 * 4 + 8)
 
@@ -103,7 +113,11 @@ def test_memory_stays_close_to_what_is_held() -> None:
     ],
 )
 def test_a_damaged_state_is_refused(change: dict[str, Any], message: str) -> None:
-    state = {"counts": np.array([2, 1], np.int64), "rows": np.ones((3, 2), np.float32), "ids": np.arange(3)}
+    state = {
+        "counts": np.array([2, 1], np.int64),
+        "rows": np.ones((3, 2), np.float32),
+        "ids": np.arange(3),
+    }
     InvertedLists(2, 2, np.float32).restored(state)
     with pytest.raises(ValueError, match=message):
         InvertedLists(2, 2, np.float32).restored(state | change)

@@ -97,7 +97,9 @@ def test_arguments_of_rotations() -> None:
     with pytest.raises(TypeError, match="transform must be an OPQMatrix, got str"):
         IndexPreTransform("OPQ", IndexFlat(64))  # pyright: ignore[reportArgumentType]
     index = IndexPreTransform(OPQMatrix(64, 8), IndexFlat(64))
-    with pytest.raises(ValueError, match="nprobe=3 needs an index with lists, this one is an IndexFlat"):
+    with pytest.raises(
+        ValueError, match="nprobe=3 needs an index with lists, this one is an IndexFlat"
+    ):
         index.search(X, 1, nprobe=3)
     with pytest.raises(fk.NotFittedError, match="add needs a trained index"):
         index.add(X)
@@ -112,9 +114,19 @@ def test_descriptions() -> None:
     index = index_factory(64, "PQ16x4", backend="reference")
     assert (index.quantizer.nbits, index.backend) == (4, "reference")
     index = index_factory(64, "IVF32,PQ8x5", "cosine")
-    assert (type(index), index.nlist, index.m, index.nbits, index.metric) == (IndexIVFPQ, 32, 8, 5, "cosine")
+    assert (type(index), index.nlist, index.m, index.nbits, index.metric) == (
+        IndexIVFPQ,
+        32,
+        8,
+        5,
+        "cosine",
+    )
     index = index_factory(64, "OPQ16,IVF256,PQ16")
-    assert (type(index), type(index.index), index.transform.m) == (IndexPreTransform, IndexIVFPQ, 16)
+    assert (type(index), type(index.index), index.transform.m) == (
+        IndexPreTransform,
+        IndexIVFPQ,
+        16,
+    )
     assert type(index_factory(64, "OPQ16,Flat").index) is IndexFlat  # pyright: ignore[reportAttributeAccessIssue]
 
 

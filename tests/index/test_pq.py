@@ -8,8 +8,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from exact_neighbours import truth
 from helpers import BACKENDS, Array, digits, patches
-from test_knn import truth
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.index import IndexFlat, IndexIVFPQ, IndexPQ, load_index
@@ -29,7 +29,14 @@ def kept(index: Any, ids: Array) -> Array:
     return index.reconstruct_batch(ids)
 
 
-def check(index: Any, queries: Array, ids: Array, k: int, found: tuple[Array, Array], allowed: Array | None = None) -> None:
+def check(
+    index: Any,
+    queries: Array,
+    ids: Array,
+    k: int,
+    found: tuple[Array, Array],
+    allowed: Array | None = None,
+) -> None:
     """The k nearest of the vectors kept under these ids; `allowed` (Q, N) says which ones a query may get."""
     every = truth(queries.astype(np.float64), kept(index, ids).astype(np.float64), index.metric)
     every = np.where(True if allowed is None else allowed, every, np.inf)
@@ -40,7 +47,12 @@ def check(index: Any, queries: Array, ids: Array, k: int, found: tuple[Array, Ar
     np.testing.assert_allclose(distances, expected, rtol=1e-5, atol=1e-6 * size)
     np.testing.assert_array_equal(found[1] == -1, np.isinf(expected))
     place = {int(i): j for j, i in enumerate(ids)}
-    own = np.array([[every[q, place[int(i)]] if i >= 0 else np.inf for i in row] for q, row in enumerate(found[1])])
+    own = np.array(
+        [
+            [every[q, place[int(i)]] if i >= 0 else np.inf for i in row]
+            for q, row in enumerate(found[1])
+        ]
+    )
     np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6 * size)
 
 
@@ -61,12 +73,20 @@ def test_the_codes_of_the_nearest_lists(backend: str, metric: str) -> None:
     index = filled(IndexIVFPQ(64, 9, 16, 3, metric, backend=backend), x)
     labels = np.asarray(fk.assign(x, index.centroids, metric))
     queries = X[-20:]
-    near = np.argsort(truth(queries.astype(np.float64), index.centroids.astype(np.float64), metric), axis=1, kind="stable")
+    near = np.argsort(
+        truth(queries.astype(np.float64), index.centroids.astype(np.float64), metric),
+        axis=1,
+        kind="stable",
+    )
     for nprobe in (1, 3, 9):
         allowed = (labels[None, :, None] == near[:, None, :nprobe]).any(2)
-        check(index, queries, np.arange(len(x)), 60, index.search(queries, 60, nprobe=nprobe), allowed)
+        check(
+            index, queries, np.arange(len(x)), 60, index.search(queries, 60, nprobe=nprobe), allowed
+        )
     index.nprobe = 3
-    np.testing.assert_array_equal(index.search(queries, 5)[1], index.search(queries, 5, nprobe=3)[1])
+    np.testing.assert_array_equal(
+        index.search(queries, 5)[1], index.search(queries, 5, nprobe=3)[1]
+    )
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -74,7 +94,10 @@ def test_the_codes_of_the_nearest_lists(backend: str, metric: str) -> None:
 def test_bits(nbits: int, metric: str) -> None:
     x = np.random.default_rng(nbits).standard_normal((max(160, 39 << nbits), 15)).astype(np.float32)
     ids = np.random.default_rng(0).permutation(3 * len(x))[: len(x)]
-    for index in (IndexPQ(15, 5, nbits, metric, niter=2), IndexIVFPQ(15, 4, 5, nbits, metric, nprobe=4, niter=2)):
+    for index in (
+        IndexPQ(15, 5, nbits, metric, niter=2),
+        IndexIVFPQ(15, 4, 5, nbits, metric, nprobe=4, niter=2),
+    ):
         filled(index, x, ids)
         check(index, x[:9], ids, 12, index.search(x[:9], 12))
 
@@ -82,7 +105,11 @@ def test_bits(nbits: int, metric: str) -> None:
 @pytest.mark.parametrize("backend", ["cpu", "portable", "reference"])
 @pytest.mark.parametrize("kind", [IndexPQ, IndexIVFPQ])
 def test_equal_codes_go_to_the_lowest_ids(kind: Any, backend: str) -> None:
-    index = kind(4, 2, 1, backend=backend) if kind is IndexPQ else kind(4, 2, 2, 1, nprobe=2, backend=backend)
+    index = (
+        kind(4, 2, 1, backend=backend)
+        if kind is IndexPQ
+        else kind(4, 2, 2, 1, nprobe=2, backend=backend)
+    )
     x = np.random.default_rng(0).integers(-1, 2, (900, 4)).astype(np.float32)
     ids = np.random.default_rng(1).permutation(900)
     filled(index, x, ids)
@@ -122,7 +149,9 @@ def test_far_from_the_origin() -> None:
 
 
 @pytest.mark.parametrize("kind", [IndexPQ, IndexIVFPQ])
-def test_any_number_of_threads_gives_the_same_bits(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_threads_gives_the_same_bits(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = patches(4000)
     index = filled(kind(192, 48, 5) if kind is IndexPQ else kind(192, 8, 48, 5, nprobe=8), x)
     for queries in (x[:1], x[:300]):
@@ -138,7 +167,9 @@ def test_any_number_of_threads_gives_the_same_bits(kind: Any, monkeypatch: pytes
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", [IndexPQ, IndexIVFPQ])
 def test_removing_reconstructing_and_ranges(kind: Any, metric: str) -> None:
-    index = filled(kind(64, 8, 3, metric) if kind is IndexPQ else kind(64, 5, 8, 3, metric, nprobe=5))
+    index = filled(
+        kind(64, 8, 3, metric) if kind is IndexPQ else kind(64, 5, 8, 3, metric, nprobe=5)
+    )
     before = index.reconstruct(7)
     gone = np.arange(0, 1797, 3)
     assert index.remove_ids(gone) == len(gone) == 1797 - index.ntotal
@@ -162,7 +193,9 @@ def test_removing_reconstructing_and_ranges(kind: Any, metric: str) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", [IndexPQ, IndexIVFPQ])
 def test_saving(kind: Any, metric: str, tmp_path: Any) -> None:
-    index = filled(kind(64, 8, 3, metric) if kind is IndexPQ else kind(64, 5, 8, 3, metric, nprobe=2))
+    index = filled(
+        kind(64, 8, 3, metric) if kind is IndexPQ else kind(64, 5, 8, 3, metric, nprobe=2)
+    )
     index.save(tmp_path / "index")
     again = load_index(tmp_path / "index")
     assert type(again) is kind and again.ntotal == 1797
@@ -177,7 +210,9 @@ def test_saving(kind: Any, metric: str, tmp_path: Any) -> None:
 def test_mlx_in_mlx_out() -> None:
     index = filled(IndexIVFPQ(64, 5, 8, 3))
     distances, ids = index.search(mx.array(X[:4]), 3)
-    assert isinstance(distances, mx.array) and distances.dtype == mx.float32 and ids.dtype == mx.int64
+    assert (
+        isinstance(distances, mx.array) and distances.dtype == mx.float32 and ids.dtype == mx.int64
+    )
     np.testing.assert_array_equal(np.asarray(ids), index.search(X[:4], 3)[1])
 
 
@@ -193,11 +228,18 @@ def test_fewer_than_k() -> None:
     assert index.search(X[:2], 3)[1].tolist() == [[-1] * 3] * 2
     index.add(X[:2], [5, 3])
     distances, ids = index.search(X[:1], 4)
-    assert ids[0, 2:].tolist() == [-1, -1] and sorted(ids[0, :2].tolist()) == [3, 5] and np.isinf(distances[0, 2:]).all()
+    assert (
+        ids[0, 2:].tolist() == [-1, -1]
+        and sorted(ids[0, :2].tolist()) == [3, 5]
+        and np.isinf(distances[0, 2:]).all()
+    )
 
 
 def test_arguments() -> None:
-    kinds: Any = lambda m, nbits: IndexPQ(64, m, nbits), lambda m, nbits: IndexIVFPQ(64, 4, m, nbits)
+    kinds: Any = (
+        lambda m, nbits: IndexPQ(64, m, nbits),
+        lambda m, nbits: IndexIVFPQ(64, 4, m, nbits),
+    )
     for kind in kinds:
         with pytest.raises(ValueError, match="m=7 must divide d=64"):
             kind(7, 8)
@@ -209,11 +251,17 @@ def test_arguments() -> None:
                 verb()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises(ValueError, match="x must have N >= 16 training vectors for 16 centroids, got N=10"):
+            with pytest.raises(
+                ValueError, match="x must have N >= 16 training vectors for 16 centroids, got N=10"
+            ):
                 index.train(X[:10])
         assert not index.is_trained
-        with pytest.warns(UserWarning, match="200 training vectors for 16 centroids: 624 or more are advised") as caught:
+        with pytest.warns(
+            UserWarning, match="200 training vectors for 16 centroids: 624 or more are advised"
+        ) as caught:
             index.train(X[:200])
         assert caught[0].filename == __file__
-        with pytest.raises(ValueError, match=r"x must have shape \(N, D\)=\(N, 64\), got \(1797, 60\)"):
+        with pytest.raises(
+            ValueError, match=r"x must have shape \(N, D\)=\(N, 64\), got \(1797, 60\)"
+        ):
             index.search(X[:, :60], 1)

@@ -42,14 +42,18 @@ def test_codes_are_those_of_faiss(m: int, nbits: int) -> None:
     codes = quantizer.encode(X)
     assert codes.shape == (len(X), twin.code_size) and quantizer.code_size == twin.code_size
     np.testing.assert_allclose(quantizer.decode(codes), twin.decode(codes), rtol=0, atol=0)
-    np.testing.assert_allclose(twin.decode(twin.compute_codes(X)), quantizer.decode(codes), atol=1e-4)
+    np.testing.assert_allclose(
+        twin.decode(twin.compute_codes(X)), quantizer.decode(codes), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("nbits", [6, 7, 8])
 def test_wide_codes_are_those_of_faiss(nbits: int) -> None:
     x = np.random.default_rng(0).standard_normal((300, 6)).astype(np.float32)
     quantizer = ProductQuantizer(6, 3, nbits)
-    quantizer.codebooks = np.random.default_rng(1).standard_normal((3, 1 << nbits, 2)).astype(np.float32)
+    quantizer.codebooks = (
+        np.random.default_rng(1).standard_normal((3, 1 << nbits, 2)).astype(np.float32)
+    )
     codes = quantizer.encode(x)
     np.testing.assert_array_equal(codes, faiss_twin(quantizer).compute_codes(x))
     np.testing.assert_array_equal(quantizer.decode(codes), faiss_twin(quantizer).decode(codes))
@@ -67,7 +71,9 @@ def test_every_part_gets_its_nearest_codeword() -> None:
         np.testing.assert_allclose(own, best, atol=1e-3)
 
 
-@pytest.mark.parametrize("x", [pytest.param(patches(6000), id="patches"), pytest.param(X, id="digits")])
+@pytest.mark.parametrize(
+    "x", [pytest.param(patches(6000), id="patches"), pytest.param(X, id="digits")]
+)
 def test_training_ends_as_low_as_that_of_faiss(x: Array) -> None:
     ours, theirs = [], []
     for seed in range(4):
@@ -76,7 +82,9 @@ def test_training_ends_as_low_as_that_of_faiss(x: Array) -> None:
         other.train(x)
         theirs.append(np.square(other.decode(other.compute_codes(x)) - x.astype(np.float64)).sum())
         ours.append(error(trained(x, 8, 5, seed=seed), x))
-    noise = max(0.01 * np.mean(theirs), np.std(theirs))  # on patches, faiss's differ by a fifth from seed to seed
+    noise = max(
+        0.01 * np.mean(theirs), np.std(theirs)
+    )  # on patches, faiss's differ by a fifth from seed to seed
     assert np.mean(ours) <= np.mean(theirs) + noise
 
 
@@ -93,7 +101,9 @@ def test_training_is_one_fit_of_a_seeded_sample() -> None:
 def test_parts_start_from_rows_of_their_own() -> None:
     twice = np.concatenate([X[:, :32], X[:, :32]], axis=1)
     books = trained(twice, 2, 5, niter=0).codebooks
-    assert books is not None and len(np.unique(books[0], axis=0)) > 25  # random rows, hardly any of them alike
+    assert (
+        books is not None and len(np.unique(books[0], axis=0)) > 25
+    )  # random rows, hardly any of them alike
     alike = (cdist(books[0], books[1]) == 0).any(1).sum()
     assert alike < 8
 
@@ -134,11 +144,18 @@ def test_arguments() -> None:
         quantizer.decode(np.zeros((3, 2), np.uint8))
     with pytest.raises(ValueError, match=r"x must have shape \(N, D\)=\(N, 64\), got \(1797, 63\)"):
         quantizer.train(X[:, :63])
-    with pytest.raises(ValueError, match="x must have N >= 16 training vectors for 16 centroids, got N=15"):
+    with pytest.raises(
+        ValueError, match="x must have N >= 16 training vectors for 16 centroids, got N=15"
+    ):
         quantizer.train(X[:15])
-    with pytest.warns(UserWarning, match="623 training vectors for 16 centroids: 624 or more are advised"):
+    with pytest.warns(
+        UserWarning, match="623 training vectors for 16 centroids: 624 or more are advised"
+    ):
         quantizer.train(X[:623])
-    with pytest.raises(ValueError, match=r"codes must have shape \(N, code_size\)=\(N, 2\) and dtype uint8, got \(3, 3\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"codes must have shape \(N, code_size\)=\(N, 2\) and dtype uint8, got \(3, 3\)",
+    ):
         quantizer.decode(np.zeros((3, 3), np.uint8))
     with pytest.raises(ValueError, match="x must be finite"):
         quantizer.encode(np.full((3, 64), np.nan))

@@ -12,11 +12,19 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from exact_neighbours import truth
 from helpers import digits
-from test_knn import truth
 
-from flash_kmeans_mlx import _files
-from flash_kmeans_mlx.index import EmbeddingStore, IndexFlat, IndexIVFFlat, IndexPQ, io, load_index, store
+from flash_kmeans_mlx.files import atomic as _files
+from flash_kmeans_mlx.index import (
+    EmbeddingStore,
+    IndexFlat,
+    IndexIVFFlat,
+    IndexPQ,
+    io,
+    load_index,
+    store,
+)
 
 X = digits()
 
@@ -31,9 +39,13 @@ def filled() -> EmbeddingStore:
 def test_what_is_added_is_found() -> None:
     one = filled()
     hits = one.search(X[[3, 550]], 4)
-    expected = np.argsort(truth(X[[3, 550]].astype(np.float64), X[:600].astype(np.float64), "cosine"), axis=1)[:, :4]
+    expected = np.argsort(
+        truth(X[[3, 550]].astype(np.float64), X[:600].astype(np.float64), "cosine"), axis=1
+    )[:, :4]
     np.testing.assert_array_equal(hits.ids, expected + 500 * (expected >= 500))
-    assert hits.metadata == [[{"row": i} if i < 500 else None for i in row] for row in expected.tolist()]
+    assert hits.metadata == [
+        [{"row": i} if i < 500 else None for i in row] for row in expected.tolist()
+    ]
     assert one.add(mx.array(X[:2])).tolist() == [1100, 1101] and len(one) == 602
     assert isinstance(one.search(mx.array(X[:2]), 3).ids, mx.array)
 
@@ -60,8 +72,12 @@ def test_it_grows_from_flat_to_lists(metric: str, monkeypatch: pytest.MonkeyPatc
     flat = IndexFlat(8, metric)
     flat.add(x)
     hits, expected = one.search(x[:500], 10), flat.search(x[:500], 10)[1]
-    recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(hits.ids.tolist(), expected.tolist(), strict=True)])
-    assert recall > (0.8 if metric == "dot" else 0.9)  # long vectors have large products wherever they lie
+    recall = np.mean(
+        [len({*a} & {*b}) / 10 for a, b in zip(hits.ids.tolist(), expected.tolist(), strict=True)]
+    )
+    assert recall > (
+        0.8 if metric == "dot" else 0.9
+    )  # long vectors have large products wherever they lie
     assert hits.metadata == hits.ids.tolist()
     assert one.delete(np.arange(0, 20_000, 2)) == 10_000 and one.add(x[:1]).tolist() == [20_000]
 
@@ -102,7 +118,9 @@ def test_searches_see_embeddings_with_their_metadata() -> None:
 def test_a_cap_of_memory() -> None:
     one = EmbeddingStore(max_memory_gb=1000 * (64 * 4 + 8) / 1e9)
     one.add(X[:600])
-    with pytest.raises(ValueError, match=r"max_memory_gb=0.000264 must be >= 0.000317 for 1200 embeddings"):
+    with pytest.raises(
+        ValueError, match=r"max_memory_gb=0.000264 must be >= 0.000317 for 1200 embeddings"
+    ):
         one.add(X[600:1200])
     one.add(X[600:1000])
     assert len(one) == 1000
@@ -119,11 +137,15 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(first.ids, second.ids)
     assert first.metadata == second.metadata
     monkeypatch.setattr(store, "GROWS_AT", 7000)
-    assert again.add(np.random.default_rng(0).random((6400, 64))).tolist() == list(range(1100, 7500))
+    assert again.add(np.random.default_rng(0).random((6400, 64))).tolist() == list(
+        range(1100, 7500)
+    )
     assert isinstance(again.index, IndexIVFFlat), "it still grows"
 
 
-def test_a_crash_keeps_the_previous_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_keeps_the_previous_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = filled()
     one.save(tmp_path)
     one.add(X[600:], metadata=["new"] * (len(X) - 600))
@@ -149,8 +171,14 @@ def test_a_crash_keeps_the_previous_version(tmp_path: Path, monkeypatch: pytest.
         ({"class": "IndexIVFFlat"}, "'nlist'"),
         ({"class": "EmbeddingStore"}, "no class of indexes is called 'EmbeddingStore'"),
         ({"class": ["IndexFlat"]}, "unhashable"),
-        ({"index": {"d": 64, "metric": "cosine", "next_id": 1e30}}, "next_id=1e.30 must be an integer"),
-        ({"index": {"d": 10**15, "metric": "cosine", "next_id": 0}}, "rows of shape .600, 64. do not fit d=1000000000000000"),
+        (
+            {"index": {"d": 64, "metric": "cosine", "next_id": 1e30}},
+            "next_id=1e.30 must be an integer",
+        ),
+        (
+            {"index": {"d": 10**15, "metric": "cosine", "next_id": 0}},
+            "rows of shape .600, 64. do not fit d=1000000000000000",
+        ),
         ({"index": []}, "list indices"),
         ({"metadata": b"[]"}, "no JSON object"),
         ({"metadata": b'{"-1": 3}'}, "ids of metadata must be >= 0"),
@@ -222,7 +250,9 @@ CIRCLE.append(CIRCLE)
     ],
     ids=range(12),
 )
-def test_metadata_that_cannot_be_saved_is_refused_at_once(note: Any, error: type[Exception], message: str) -> None:
+def test_metadata_that_cannot_be_saved_is_refused_at_once(
+    note: Any, error: type[Exception], message: str
+) -> None:
     one = filled()
     with pytest.raises(error, match=f"metadata must be values that JSON can hold: .*{message}"):
         one.add(X[:2], metadata=["fine", note])
@@ -245,7 +275,17 @@ def test_integers_that_other_processes_could_not_read(tmp_path: Path) -> None:
 
 
 def test_metadata_at_the_bounds_come_back(tmp_path: Path) -> None:
-    notes = [nested(100), {"a": [{"b": nested(97)}]}, 10**4299, -(10**4299), "\ud800 \0 é", 1e308, "9" * 5000, [(1, 2)], True]
+    notes = [
+        nested(100),
+        {"a": [{"b": nested(97)}]},
+        10**4299,
+        -(10**4299),
+        "\ud800 \0 é",
+        1e308,
+        "9" * 5000,
+        [(1, 2)],
+        True,
+    ]
     one = EmbeddingStore()
     one.add(X[: len(notes)], metadata=notes)
     one.save(tmp_path)
@@ -256,10 +296,26 @@ def test_metadata_at_the_bounds_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda _: EmbeddingStore().search(X, 1), ValueError, "search needs a store that holds embeddings: call add first"),
-        (lambda _: EmbeddingStore().save("nowhere"), ValueError, "save needs a store that holds embeddings: call add first"),
-        (lambda _: EmbeddingStore("l1"), ValueError, "metric='l1' must be one of 'euclidean', 'cosine', 'dot'"),
-        (lambda _: EmbeddingStore(max_memory_gb=-1), ValueError, "max_memory_gb=-1 must be finite and >= 0"),
+        (
+            lambda _: EmbeddingStore().search(X, 1),
+            ValueError,
+            "search needs a store that holds embeddings: call add first",
+        ),
+        (
+            lambda _: EmbeddingStore().save("nowhere"),
+            ValueError,
+            "save needs a store that holds embeddings: call add first",
+        ),
+        (
+            lambda _: EmbeddingStore("l1"),
+            ValueError,
+            "metric='l1' must be one of 'euclidean', 'cosine', 'dot'",
+        ),
+        (
+            lambda _: EmbeddingStore(max_memory_gb=-1),
+            ValueError,
+            "max_memory_gb=-1 must be finite and >= 0",
+        ),
         (
             lambda s: s.add(X[:2], metadata=["one"]),
             ValueError,
@@ -267,9 +323,21 @@ def test_metadata_at_the_bounds_come_back(tmp_path: Path) -> None:
         ),
         (lambda s: s.add(X[:1], metadata=[{1, 2}]), TypeError, "set is not JSON serializable"),
         (lambda s: s.add(X[:1], metadata=[float("nan")]), ValueError, "not JSON compliant"),
-        (lambda s: s.add(X[:2, :5]), ValueError, r"embeddings must have shape \(N, D\)=\(N, 64\), got \(2, 5\)"),
-        (lambda s: s.add(X[:2], ids=[5, 5]), ValueError, "ids must be distinct, got 5 more than once"),
-        (lambda s: s.add(X[:1], ids=[5]), ValueError, "ids must be new, got 5, which the index holds"),
+        (
+            lambda s: s.add(X[:2, :5]),
+            ValueError,
+            r"embeddings must have shape \(N, D\)=\(N, 64\), got \(2, 5\)",
+        ),
+        (
+            lambda s: s.add(X[:2], ids=[5, 5]),
+            ValueError,
+            "ids must be distinct, got 5 more than once",
+        ),
+        (
+            lambda s: s.add(X[:1], ids=[5]),
+            ValueError,
+            "ids must be new, got 5, which the index holds",
+        ),
     ],
 )
 def test_wrong_use(call: Any, error: type[Exception], message: str) -> None:

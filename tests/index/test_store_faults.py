@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_old_formats import unpack
+from old_formats import unpack
 
-from flash_kmeans_mlx import _files, _modelfile
+from flash_kmeans_mlx.files import atomic as _files
+from flash_kmeans_mlx.files import models as _modelfile
 from flash_kmeans_mlx.index import EmbeddingStore, IndexIVFFlat, io, store
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -27,7 +28,8 @@ CODE = {module.__file__ for module in (_files, _modelfile, io, store)}
 ERRORS = [KeyboardInterrupt, MemoryError, OSError]
 # An interrupt between the instructions of `with open(...)` leaves the file to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <_io:pytest.PytestUnraisableExceptionWarning", "ignore:unclosed file:ResourceWarning"
+    "ignore:Exception ignored in. <_io:pytest.PytestUnraisableExceptionWarning",
+    "ignore:unclosed file:ResourceWarning",
 )
 
 
@@ -54,7 +56,11 @@ def fault(at: int, error: type[BaseException]) -> Iterator[list[int]]:
 
 def places(error: type[BaseException], count: int) -> range:
     """Where to raise it: all errors end a call in the same way, so that others than Ctrl-C take turns."""
-    return range(1, count + 1) if error is KeyboardInterrupt else range(ERRORS.index(error), count + 1, 4)
+    return (
+        range(1, count + 1)
+        if error is KeyboardInterrupt
+        else range(ERRORS.index(error), count + 1, 4)
+    )
 
 
 def contents(one: EmbeddingStore) -> dict[int, Any]:
@@ -95,7 +101,10 @@ CHANGES: dict[str, tuple[Callable[[], EmbeddingStore], Callable[[EmbeddingStore]
     "add": (small, lambda one: one.add(X[:5], **NEW)),
     "add without metadata": (small, lambda one: one.add(X[:5])),
     "add to lists": (lists, lambda one: one.add(X[:5], **NEW)),
-    "add that grows": (small, lambda one: one.add(X[20:], ids=np.arange(100, 140), metadata=["new"] * 40)),
+    "add that grows": (
+        small,
+        lambda one: one.add(X[20:], ids=np.arange(100, 140), metadata=["new"] * 40),
+    ),
     "delete": (small, lambda one: one.delete([3, 4, 5, 700])),
     "delete from lists": (lists, lambda one: one.delete([3, 4, 5, 700])),
 }
@@ -116,7 +125,9 @@ def works_still(one: EmbeddingStore) -> None:
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.filterwarnings("ignore:.*training vectors")
-def test_a_change_is_made_or_not(name: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_is_made_or_not(
+    name: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "GROWS_AT", 60)
     monkeypatch.setattr(store, "SHARE", 4)
     make, change = CHANGES[name]
@@ -258,12 +269,17 @@ seen = set()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
-@pytest.mark.parametrize(("what", "much", "expected"), [("kill", 40, "killed: 40"), ("compete", 2, "loaded: ")])
+@pytest.mark.parametrize(
+    ("what", "much", "expected"), [("kill", 40, "killed: 40"), ("compete", 2, "loaded: ")]
+)
 def test_processes(what: str, much: int, expected: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path), what, str(much)],
-        capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
     assert done.returncode == 0 and expected in done.stdout, done.stdout + done.stderr
 
 
@@ -283,7 +299,8 @@ def test_a_saver_waits_for_another_one(tmp_path: Path, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(_files, "WAIT", 0.1)
         with pytest.raises(
-            TimeoutError, match=r"another process has been writing for more than 0\.1 s; try again.*store\.lock"
+            TimeoutError,
+            match=r"another process has been writing for more than 0\.1 s; try again.*store\.lock",
         ):
             new.save(tmp_path)
     assert contents(EmbeddingStore.load(tmp_path)) == contents(small()), "readers need no lock"
@@ -312,15 +329,26 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     names = [
-        "index-backup.safetensors", f"index-{32 * 'a'}.safetensors", "metadata-of-mine.json", f"metadata-{32 * 'a'}.json",
-        ".other.tmp", f".{32 * 'a'}.tmp", ".flash-kmeans-mine.tmp", "store.json",
-    ]  # fmt: skip
+        "index-backup.safetensors",
+        f"index-{32 * 'a'}.safetensors",
+        "metadata-of-mine.json",
+        f"metadata-{32 * 'a'}.json",
+        ".other.tmp",
+        f".{32 * 'a'}.tmp",
+        ".flash-kmeans-mine.tmp",
+        "store.json",
+    ]
     for name in names:
         (tmp_path / name).write_text("mine")
     for _ in range(2):
         small().save(tmp_path)
         lists().index.save(tmp_path / "model")  # pyright: ignore[reportOptionalMemberAccess]
-    assert {file.name for file in tmp_path.iterdir()} == {*names, "store.safetensors", "store.lock", "model"}
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *names,
+        "store.safetensors",
+        "store.lock",
+        "model",
+    }
     assert all((tmp_path / name).read_text() == "mine" for name in names)
 
 
@@ -335,7 +363,11 @@ def test_temporary_files_of_dead_writers_go(tmp_path: Path) -> None:
     assert (tmp_path / "first").read_bytes() == b"first"
     with _files.replacing(tmp_path / "first") as file:
         file.write(b"second")
-    assert {path.name for path in tmp_path.iterdir()} == {"first", "store.safetensors", "store.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "first",
+        "store.safetensors",
+        "store.lock",
+    }
 
 
 @pytest.fixture
@@ -345,7 +377,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root can mount a small disk")
     path = tmp_path / "disk"
     path.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(path)], capture_output=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(path)],
+        capture_output=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip("no disk can be mounted here")
     try:
@@ -369,7 +405,9 @@ def test_a_full_disk(disk: Path) -> None:
     assert contents(EmbeddingStore.load(disk / "store")) == contents(one)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
 def test_a_directory_that_is_read_only(tmp_path: Path) -> None:
     small().save(tmp_path)
     tmp_path.chmod(0o555)

@@ -16,7 +16,14 @@ from pathlib import Path
 from metal.source import EmulationError
 
 SHIM = Path(__file__).parent / "msl"
-COMMON = ("-std=c++17", "-march=native", "-fno-strict-aliasing", "-pthread", "-Wno-attributes", "-Wno-unknown-pragmas")
+COMMON = (
+    "-std=c++17",
+    "-march=native",
+    "-fno-strict-aliasing",
+    "-pthread",
+    "-Wno-attributes",
+    "-Wno-unknown-pragmas",
+)
 OPTIMISED = (
     "-O2",
     "-fPIC",
@@ -52,7 +59,11 @@ def folder() -> Path:
 @cache
 def environment() -> bytes:
     """What, besides source and flags, decides on the result: the shim, the compiler and the processor it compiles for."""
-    version = subprocess.run(["g++", "-march=native", "-v", "-E", "-x", "c++", os.devnull], capture_output=True, check=True)
+    version = subprocess.run(
+        ["g++", "-march=native", "-v", "-E", "-x", "c++", os.devnull],
+        capture_output=True,
+        check=True,
+    )
     return version.stderr + b"".join(path.read_bytes() for path in sorted(SHIM.iterdir()))
 
 
@@ -70,7 +81,11 @@ def build(cpp: str, suffix: str, steps: Sequence[Sequence[str]]) -> Path:
     if result.exists():
         return result
     with tempfile.TemporaryDirectory(dir=folder(), prefix="build-") as work:
-        names = {"source": f"{work}/kernel.cpp", "object": f"{work}/kernel.o", "result": f"{work}/result{suffix}"}
+        names = {
+            "source": f"{work}/kernel.cpp",
+            "object": f"{work}/kernel.o",
+            "result": f"{work}/result{suffix}",
+        }
         Path(names["source"]).write_text(cpp)
         for step in steps:
             gpp(*(argument.format(**names) for argument in step))
@@ -85,7 +100,15 @@ def library(cpp: str, count: bool) -> ctypes.CDLL:
         # g++ would add libtsan if it were told -fsanitize when it links
         steps = [
             [*flags, "-fsanitize=thread", "-DEMU_COUNT", "-c", "{source}", "-o", "{object}"],
-            [*flags, "-shared", "-Wl,-Bsymbolic", "{object}", str(SHIM / "count.cpp"), "-o", "{result}"],
+            [
+                *flags,
+                "-shared",
+                "-Wl,-Bsymbolic",
+                "{object}",
+                str(SHIM / "count.cpp"),
+                "-o",
+                "{result}",
+            ],
         ]
     else:
         steps = [[*flags, "-shared", "-Wl,-Bsymbolic", "{source}", "-o", "{result}"]]

@@ -26,11 +26,31 @@ from metal import compiler, runner
 from metal.runner import Buffer, SanitizerError
 from metal.source import EmulationError, Source, generated, to_cpp
 
-__all__ = ["EmulatedKernel", "Emulation", "EmulationError", "Launch", "SanitizerError", "Traffic", "emulation"]
+__all__ = [
+    "EmulatedKernel",
+    "Emulation",
+    "EmulationError",
+    "Launch",
+    "SanitizerError",
+    "Traffic",
+    "emulation",
+]
 
 _metal_kernel = mx.fast.metal_kernel
 _NUMPY = {mx.bfloat16: np.uint16}
-for _name in ("bool_", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32"):
+for _name in (
+    "bool_",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+):
     _NUMPY[getattr(mx, _name)] = getattr(np, _name)
 
 
@@ -72,10 +92,14 @@ _current: ContextVar[Emulation | None] = ContextVar("emulation", default=None)
 
 
 @contextmanager
-def emulation(order: int = 0, threads: int = 2, sanitizer: str | None = None, count: bool = False) -> Iterator[Emulation]:
+def emulation(
+    order: int = 0, threads: int = 2, sanitizer: str | None = None, count: bool = False
+) -> Iterator[Emulation]:
     """Sets how emulated kernels run inside; mx.compile is off there, since its tracers hold no data."""
     if sanitizer is not None and sanitizer not in compiler.SANITIZERS:
-        raise ValueError(f"sanitizer must be None or one of {sorted(compiler.SANITIZERS)}, got {sanitizer!r}")
+        raise ValueError(
+            f"sanitizer must be None or one of {sorted(compiler.SANITIZERS)}, got {sanitizer!r}"
+        )
     if sanitizer and count:
         raise ValueError("bytes can't be counted under a sanitizer")
     run = Emulation(order, threads, sanitizer, count)
@@ -120,7 +144,9 @@ class EmulatedKernel:
         self.name = name
         self.input_names = list(input_names)
         self.output_names = list(output_names)
-        options: dict[str, Any] = {} if compile_options is None else {"compile_options": compile_options}
+        options: dict[str, Any] = (
+            {} if compile_options is None else {"compile_options": compile_options}
+        )
         self._kernel: Any = _metal_kernel(
             name=name,
             input_names=self.input_names,
@@ -149,7 +175,9 @@ class EmulatedKernel:
         if isinstance(stream, (mx.Stream, mx.Device, mx.DeviceType)) and _is_cpu(stream):
             raise ValueError("[metal_kernel] Only supports the GPU.")
         arrays = [x if isinstance(x, mx.array) else mx.array(x) for x in inputs]
-        outputs = [_output(s, d, init_value) for s, d in zip(output_shapes, output_dtypes, strict=False)]
+        outputs = [
+            _output(s, d, init_value) for s, d in zip(output_shapes, output_dtypes, strict=False)
+        ]
         call: dict[str, Any] = {
             "output_shapes": [tuple(s) for s in output_shapes],
             "output_dtypes": list(output_dtypes),
@@ -160,9 +188,21 @@ class EmulatedKernel:
         source, cpp, slots = self._translate(arrays, call)
         if verbose:
             print(source.msl)
-        self._run(source, cpp, slots, [_buffer(x) for x in arrays], outputs, call, _current.get() or Emulation(), 0)
+        self._run(
+            source,
+            cpp,
+            slots,
+            [_buffer(x) for x in arrays],
+            outputs,
+            call,
+            _current.get() or Emulation(),
+            0,
+        )
         results = [mx.array(out) for out in outputs]
-        return [r.view(d) if d == mx.bfloat16 else r for r, d in zip(results, output_dtypes, strict=True)]
+        return [
+            r.view(d) if d == mx.bfloat16 else r
+            for r, d in zip(results, output_dtypes, strict=True)
+        ]
 
     def source(self, inputs: Sequence[Any], **call: Any) -> Source:
         """The Metal source of a call with these keywords; nothing is run."""
@@ -193,7 +233,9 @@ class EmulatedKernel:
         last = 2**63
         self._run(*self._translate(lazy, call), inputs, outputs, call, Emulation(threads=1), last)
 
-    def _translate(self, arrays: Sequence[mx.array], call: dict[str, Any]) -> tuple[Source, str, list[str]]:
+    def _translate(
+        self, arrays: Sequence[mx.array], call: dict[str, Any]
+    ) -> tuple[Source, str, list[str]]:
         """Metal source, C++ and the names of the buffers in their order; once per shapes, types and template."""
         template = tuple((name, str(value)) for name, value in call["template"])
         shapes = tuple((x.shape, str(x.dtype)) for x in arrays)
@@ -218,14 +260,18 @@ class EmulatedKernel:
         named = dict(zip([*self.input_names, *self.output_names], [*inputs, *outputs], strict=True))
         for name, x in zip(self.input_names, inputs, strict=True):
             named[f"{name}_shape"] = np.array(x.shape, np.int32)
-            named[f"{name}_strides"] = np.array([stride // x.itemsize for stride in x.strides], np.int64)
+            named[f"{name}_strides"] = np.array(
+                [stride // x.itemsize for stride in x.strides], np.int64
+            )
             named[f"{name}_ndim"] = np.array(x.ndim, np.int32)
         buffers = [named[name] for name in slots]
         grid, threadgroup = call["grid"], call["threadgroup"]
         try:
             runner.check_launch(grid, threadgroup)
             if options.sanitizer:
-                result = runner.run_sanitized(cpp, options.sanitizer, buffers, grid, threadgroup, order=options.order)
+                result = runner.run_sanitized(
+                    cpp, options.sanitizer, buffers, grid, threadgroup, order=options.order
+                )
             else:
                 result = runner.run_library(
                     cpp,
@@ -248,7 +294,11 @@ class EmulatedKernel:
             if name in data
         )
         template = tuple(call["template"])
-        options.launches.append(Launch(self.name, source, grid, threadgroup, template, result.threadgroup_bytes, traffic))
+        options.launches.append(
+            Launch(
+                self.name, source, grid, threadgroup, template, result.threadgroup_bytes, traffic
+            )
+        )
 
     def _explain(self, source: Source, message: str) -> str:
         """The message with the kernel's name and the text of the lines that it names."""

@@ -38,18 +38,27 @@ def why_not() -> str | None:
     """The reason why sources can't be checked here; None if they can."""
     if mx.metal.is_available():
         return "Metal's own compiler checks the kernels here"
-    return None if find_spec("clang") and find_spec("clang.cindex") else "the lint needs libclang (pip install libclang)"
+    return (
+        None
+        if find_spec("clang") and find_spec("clang.cindex")
+        else "the lint needs libclang (pip install libclang)"
+    )
 
 
 def lint(source: Source | str, name: str = "kernel") -> list[str]:
     """Findings as `name:line: text`, by the lines of the Metal source; the list is empty for a clean kernel."""
     msl = source if isinstance(source, str) else source.msl
     # a threadgroup variable is not on the stack: static is the nearest that C++ has
-    code = THREADGROUP.sub(lambda m: m[0].replace("threadgroup", "static threadgroup", 1), HOST_NAME.sub("template", msl))
+    code = THREADGROUP.sub(
+        lambda m: m[0].replace("threadgroup", "static threadgroup", 1),
+        HOST_NAME.sub("template", msl),
+    )
     unit = (
         import_module("clang.cindex")
         .Index.create()
-        .parse(name, args=["-include", str(HEADER), *FLAGS], unsaved_files=[(name, code)], options=0)
+        .parse(
+            name, args=["-include", str(HEADER), *FLAGS], unsaved_files=[(name, code)], options=0
+        )
     )
     found = [
         (problem.location.line, problem.spelling)
@@ -85,7 +94,10 @@ def _rules(unit: Any, name: str, code: bytes) -> Iterator[tuple[int, str]]:
             if cursor.kind in (kinds.PARM_DECL, kinds.VAR_DECL, kinds.FIELD_DECL):
                 kind = cursor.type
                 if kind.kind in pointers and not _qualified(cursor, code):
-                    yield line, f"{cursor.spelling!r} points without an address space (thread, device, ...)"
+                    yield (
+                        line,
+                        f"{cursor.spelling!r} points without an address space (thread, device, ...)",
+                    )
                 fixed = parent.kind in scopes or cursor.storage_class == clang.StorageClass.STATIC
                 if cursor.kind == kinds.VAR_DECL and fixed and not _qualified(cursor, code):
                     yield line, f"{cursor.spelling!r} is static and not `constant`"

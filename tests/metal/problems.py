@@ -43,16 +43,24 @@ class Data(NamedTuple):
 
     @property
     def scores(self) -> np.ndarray:
-        return np.einsum("bnd,bkd->bnk", self.rows, np.array(self.c, np.float64)) + np.array(self.bias, np.float64)[:, None]
+        return (
+            np.einsum("bnd,bkd->bnk", self.rows, np.array(self.c, np.float64))
+            + np.array(self.bias, np.float64)[:, None]
+        )
 
     @property
     def tolerance(self) -> float:
         """Rounding of a score, absolute."""
-        largest = np.linalg.norm(self.rows, axis=-1).max() * np.linalg.norm(np.array(self.c), axis=-1).max()
+        largest = (
+            np.linalg.norm(self.rows, axis=-1).max()
+            * np.linalg.norm(np.array(self.c), axis=-1).max()
+        )
         return tolerance(self.x.shape[2]) * (largest + np.abs(np.array(self.bias)).max() + 1e-30)
 
 
-def make(b: int, n: int, k: int, d: int, dtype: mx.Dtype, *, framed: bool, integers: bool = False) -> Data:
+def make(
+    b: int, n: int, k: int, d: int, dtype: mx.Dtype, *, framed: bool, integers: bool = False
+) -> Data:
     rng = np.random.default_rng(1000 * n + 10 * k + d)
 
     def draw(*shape: int) -> np.ndarray:

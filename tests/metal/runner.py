@@ -48,18 +48,24 @@ class SanitizerError(EmulationError):
 
 class Outcome(NamedTuple):
     threadgroup_bytes: int
-    counts: list[tuple[int, int, int, int]]  # per buffer: read, written, read once, written once per threadgroup
+    counts: list[
+        tuple[int, int, int, int]
+    ]  # per buffer: read, written, read once, written once per threadgroup
 
 
 def check_launch(grid: Size, threadgroup: Size) -> None:
     """The limits that Metal puts on a launch."""
     if min(grid) < 1 or min(threadgroup) < 1:
-        raise EmulationError(f"an empty launch: grid {tuple(grid)}, threadgroup {tuple(threadgroup)}")
+        raise EmulationError(
+            f"an empty launch: grid {tuple(grid)}, threadgroup {tuple(threadgroup)}"
+        )
     if max(grid) >= 2**32:
         raise EmulationError(f"grid {tuple(grid)} is beyond 2^32 threads")
     threads = int(np.prod([min(g, t) for g, t in zip(grid, threadgroup, strict=True)]))
     if threads > MAX_THREADS:
-        raise EmulationError(f"{threads} threads in a threadgroup, more than the {MAX_THREADS} there may be")
+        raise EmulationError(
+            f"{threads} threads in a threadgroup, more than the {MAX_THREADS} there may be"
+        )
 
 
 def run_library(
@@ -79,7 +85,9 @@ def run_library(
     message = ctypes.create_string_buffer(MESSAGE_BYTES)
     memory = ctypes.c_ulong()
     if count:
-        lib.count_begin(pointers, (ctypes.c_uint64 * len(buffers))(*[b.nbytes for b in buffers]), len(buffers))
+        lib.count_begin(
+            pointers, (ctypes.c_uint64 * len(buffers))(*[b.nbytes for b in buffers]), len(buffers)
+        )
     failed = lib.emu_run(
         pointers,
         (ctypes.c_uint * 3)(*grid),
@@ -96,7 +104,10 @@ def run_library(
         lib.count_end(numbers)
     if failed:
         raise EmulationError(message.value.decode())
-    rows = [(numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3]) for i in range(0, len(numbers), 4)]
+    rows = [
+        (numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3])
+        for i in range(0, len(numbers), 4)
+    ]
     return Outcome(memory.value, rows if count else [])
 
 
@@ -111,11 +122,19 @@ def without_randomised_addresses() -> tuple[str, ...]:
 
 
 def run_sanitized(
-    cpp: str, sanitizer: str, buffers: Sequence[Buffer], grid: Size, threadgroup: Size, *, order: int = 0
+    cpp: str,
+    sanitizer: str,
+    buffers: Sequence[Buffer],
+    grid: Size,
+    threadgroup: Size,
+    *,
+    order: int = 0,
 ) -> Outcome:
     """The whole grid under "address" (with undefined behaviour) or "thread"; buffers are changed in place."""
     if sanitizer == "thread" and np.prod(grid) > TSAN_THREADS:
-        raise EmulationError(f"{np.prod(grid)} threads, more than the {TSAN_THREADS} that the thread sanitizer can follow")
+        raise EmulationError(
+            f"{np.prod(grid)} threads, more than the {TSAN_THREADS} that the thread sanitizer can follow"
+        )
     program = compiler.executable(cpp, sanitizer)
     with tempfile.TemporaryDirectory(prefix="emulator-") as work:
         given, result = Path(work, "given"), Path(work, "result")

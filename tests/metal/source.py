@@ -16,7 +16,9 @@ THREADGROUP = re.compile(
 )
 LEFT_OVER = re.compile(r"\bthreadgroup\s+(?!const\b)[\w:]+(?:<[^;=()]*>)?\s+\w+\s*[\[;=,]")
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-PARAMETER = re.compile(r"\s*(?:const )?(?:device|constant) .*?[*&] (?P<name>\w+) \[\[buffer\((?P<slot>\d+)\)\]\]")
+PARAMETER = re.compile(
+    r"\s*(?:const )?(?:device|constant) .*?[*&] (?P<name>\w+) \[\[buffer\((?P<slot>\d+)\)\]\]"
+)
 ATTRIBUTE = re.compile(r"\s*\w+ (?P<name>\w+) \[\[")
 INSTANCE = re.compile(r"decltype\((\w+(?:<.*?>)?)\) ")
 BUFFER_SLOTS = 31
@@ -42,7 +44,9 @@ def generated(kernel: Callable[..., Any], inputs: Sequence[mx.array], **call: An
 
     mx.export_function(record, lambda *arrays: kernel(inputs=list(arrays), **call), *inputs)
     if not found:
-        raise EmulationError("this build of MLX does not hand out the Metal source of a kernel (0.32.0 and later do)")
+        raise EmulationError(
+            "this build of MLX does not hand out the Metal source of a kernel (0.32.0 and later do)"
+        )
     return found[0]
 
 
@@ -78,7 +82,9 @@ def share_threadgroup_memory(msl: str, name: str) -> str:
 
     shared = THREADGROUP.sub(reference, msl)
     if left := LEFT_OVER.search(COMMENT.sub("", shared)):
-        raise EmulationError(f"kernel {name!r}: one threadgroup variable per statement, please: {left[0]!r}")
+        raise EmulationError(
+            f"kernel {name!r}: one threadgroup variable per statement, please: {left[0]!r}"
+        )
     return shared
 
 
@@ -91,7 +97,8 @@ def to_cpp(source: Source, name: str) -> tuple[str, list[str]]:
     match = INSTANCE.search(instance)
     function = match[1] if match else source.function
     arguments = ", ".join(
-        f"at.{parameter}" if slot is None else f"emu::Argument{{buffers[{slot}]}}" for parameter, slot in known
+        f"at.{parameter}" if slot is None else f"emu::Argument{{buffers[{slot}]}}"
+        for parameter, slot in known
     )
     cpp = "\n".join(
         [

@@ -21,7 +21,12 @@ LINE = r"\(broken:\d+\)"
 
 def broken(source: str, *inputs: Any, threads: int = 64, **options: Any) -> tuple[np.ndarray, ...]:
     """Two threadgroups of 64 threads with one float32 output a thread."""
-    call = {"shapes": [(2 * threads,)], "grid": (2 * threads, 1, 1), "threadgroup": (threads, 1, 1), "name": "broken"}
+    call = {
+        "shapes": [(2 * threads,)],
+        "grid": (2 * threads, 1, 1),
+        "threadgroup": (threads, 1, 1),
+        "name": "broken",
+    }
     return run(
         f"uint i = thread_position_in_grid.x, t = thread_index_in_threadgroup;\n{source}",
         *inputs,
@@ -67,7 +72,9 @@ def test_divergence_is_an_error(defect: str) -> None:
     for order in range(3):
         with (
             emulation(order=order),
-            pytest.raises(EmulationError, match=f"kernel 'broken': threadgroup .*{message}") as error,
+            pytest.raises(
+                EmulationError, match=f"kernel 'broken': threadgroup .*{message}"
+            ) as error,
         ):
             broken(source)
         lines = {int(n) for n in re.findall(r"\(broken:(\d+)\)", str(error.value))}
@@ -82,7 +89,9 @@ def test_divergence_between_simdgroups_is_fine_for_simd_operations() -> None:
 
 def test_a_matrix_product_needs_a_whole_simdgroup() -> None:
     source = "simdgroup_float8x8 m(1.0f);\nsimdgroup_multiply_accumulate(m, m, m, m);\ny[i] = m.thread_elements()[0];"
-    with pytest.raises(EmulationError, match=rf"simdgroup_multiply_accumulate {LINE} in a simdgroup of 16 lanes"):
+    with pytest.raises(
+        EmulationError, match=rf"simdgroup_multiply_accumulate {LINE} in a simdgroup of 16 lanes"
+    ):
         broken(source, threads=48)
 
 
@@ -91,12 +100,16 @@ def test_threadgroup_memory_has_an_end() -> None:
     with emulation() as clean:
         broken(source, template=[("SIZE", 4096)])
     assert clean.launches[0].threadgroup_bytes == 32768
-    with pytest.raises(EmulationError, match="32784 bytes of threadgroup memory, more than the 32768 there are"):
+    with pytest.raises(
+        EmulationError, match="32784 bytes of threadgroup memory, more than the 32768 there are"
+    ):
         broken(source, template=[("SIZE", 4097)])
 
 
 def test_thread_memory_has_an_end() -> None:
-    source = "float p[65520];\nfor (uint k = 0; k < 65520; k++) p[k] = a[k % 64];\ny[i] = p[uint(a[t])];"
+    source = (
+        "float p[65520];\nfor (uint k = 0; k < 65520; k++) p[k] = a[k % 64];\ny[i] = p[uint(a[t])];"
+    )
     with pytest.raises(EmulationError, match="frame size of [0-9]+ bytes is larger"):
         broken(source, mx.zeros((64,)))
 
@@ -116,7 +129,10 @@ def test_a_missing_barrier_shows_in_some_order_without_a_sanitizer() -> None:
 
 
 RACES = {
-    "barrier after a write": (f"threadgroup float s[64];\ns[t] = t;\n{FENCE}\ny[i] = s[63 - t];", FENCE),
+    "barrier after a write": (
+        f"threadgroup float s[64];\ns[t] = t;\n{FENCE}\ny[i] = s[63 - t];",
+        FENCE,
+    ),
     "barrier before the next write": (
         f"""threadgroup float s[64];
         float sum = 0;
@@ -154,7 +170,9 @@ def test_missing_barriers_are_races(defect: str) -> None:
     with emulation(sanitizer="thread"):
         (y,) = broken(source)
         assert not np.isnan(y).any()
-        with pytest.raises(SanitizerError, match=r"kernel 'broken': (.|\n)*data race(.|\n)*\n  broken:\d+: ") as error:
+        with pytest.raises(
+            SanitizerError, match=r"kernel 'broken': (.|\n)*data race(.|\n)*\n  broken:\d+: "
+        ) as error:
             broken(source.replace(barrier, ""))
     assert "data race" in error.value.report
 
@@ -192,8 +210,14 @@ OUTSIDE = {
         "threadgroup float s[64];\nthreadgroup float* p = s;\np[t + 1] = t;\ny[i] = 1;",
         "use-after-poison",
     ),
-    "thread array": ("float s[4] = {1, 2, 3, 4};\ny[i] = s[t % 5];", "out of bounds|stack-buffer-overflow"),
-    "integer overflow": ("int n = int(a[i]) + 2147483600;\ny[i] = n + int(t);", "signed integer overflow"),
+    "thread array": (
+        "float s[4] = {1, 2, 3, 4};\ny[i] = s[t % 5];",
+        "out of bounds|stack-buffer-overflow",
+    ),
+    "integer overflow": (
+        "int n = int(a[i]) + 2147483600;\ny[i] = n + int(t);",
+        "signed integer overflow",
+    ),
 }
 
 

@@ -33,21 +33,38 @@ def test_it_takes_the_place_of_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(np.array(y).ravel(), 2 * np.arange(9.0))
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16, mx.uint32, mx.int32, mx.uint8, mx.bool_])
+@pytest.mark.parametrize(
+    "dtype", [mx.float32, mx.float16, mx.bfloat16, mx.uint32, mx.int32, mx.uint8, mx.bool_]
+)
 def test_types(dtype: mx.Dtype) -> None:
     a = mx.array([0, 1, 2, 3, 5, 7, 100, 101, 1]).astype(dtype)
     kinds = {"template": [("T", dtype)], "dtypes": [dtype]}
-    (y,) = run(f"{I} T x = a[i]; y[i] = x == T(0) ? x : T(float(x) + 1.0f);", a, shapes=[(9,)], grid=(9, 1, 1), **kinds)
+    (y,) = run(
+        f"{I} T x = a[i]; y[i] = x == T(0) ? x : T(float(x) + 1.0f);",
+        a,
+        shapes=[(9,)],
+        grid=(9, 1, 1),
+        **kinds,
+    )
     x = np.array(a.astype(mx.float32))
-    np.testing.assert_array_equal(y, np.array(mx.array(np.where(x == 0, 0, x + 1)).astype(dtype).astype(mx.float32)))
+    np.testing.assert_array_equal(
+        y, np.array(mx.array(np.where(x == 0, 0, x + 1)).astype(dtype).astype(mx.float32))
+    )
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_small_floats_round_to_nearest_even(dtype: mx.Dtype) -> None:
     x = np.random.default_rng(0).standard_normal(500).astype(np.float32) * np.float32(100)
     x[:3] = np.inf, -np.inf, np.nan
-    (y,) = run("y[thread_position_in_grid.x] = T(a[thread_position_in_grid.x]);", mx.array(x), shapes=[(500,)],
-               grid=(500, 1, 1), threadgroup=(100, 1, 1), dtypes=[dtype], template=[("T", dtype)])  # fmt: skip
+    (y,) = run(
+        "y[thread_position_in_grid.x] = T(a[thread_position_in_grid.x]);",
+        mx.array(x),
+        shapes=[(500,)],
+        grid=(500, 1, 1),
+        threadgroup=(100, 1, 1),
+        dtypes=[dtype],
+        template=[("T", dtype)],
+    )
     np.testing.assert_array_equal(y, np.array(mx.array(x).astype(dtype).astype(mx.float32)))
 
 
@@ -65,29 +82,45 @@ def test_bfloat_arithmetic_stays_bfloat() -> None:
 
 def test_templates_of_three_kinds_and_several_instances_of_one_kernel() -> None:
     k = kernel(f"{I} y[i] = T(B ? a[i] + N : a[i] - N);")
-    for dtype, n, b, expected in ((mx.float32, 3, True, 4.5), (mx.float32, 2, False, -0.5), (mx.int32, 3, True, 4)):
+    for dtype, n, b, expected in (
+        (mx.float32, 3, True, 4.5),
+        (mx.float32, 2, False, -0.5),
+        (mx.int32, 3, True, 4),
+    ):
         (y,) = k(
-            inputs=[mx.full((8,), 1.5)], output_shapes=[(8,)], output_dtypes=[dtype], grid=(8, 1, 1), threadgroup=(8, 1, 1),
+            inputs=[mx.full((8,), 1.5)],
+            output_shapes=[(8,)],
+            output_dtypes=[dtype],
+            grid=(8, 1, 1),
+            threadgroup=(8, 1, 1),
             template=[("T", dtype), ("N", n), ("B", b)],
-        )  # fmt: skip
+        )
         np.testing.assert_array_equal(np.array(y), np.full(8, expected))
 
 
-def test_sources_are_translated_once_per_shapes_types_and_template(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_are_translated_once_per_shapes_types_and_template(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     k, traced = kernel(f"{I} y[i] = a[i] + N;"), []
     real = mx.export_function
     monkeypatch.setattr(mx, "export_function", lambda *a, **kw: (traced.append(1), real(*a, **kw)))
     for n, size in ((1, 8), (1, 8), (2, 8), (1, 16), (2, 8)):
         (y,) = k(
-            inputs=[mx.zeros((size,))], output_shapes=[(8,)], output_dtypes=[mx.float32], grid=(8, 1, 1), threadgroup=(8, 1, 1),
+            inputs=[mx.zeros((size,))],
+            output_shapes=[(8,)],
+            output_dtypes=[mx.float32],
+            grid=(8, 1, 1),
+            threadgroup=(8, 1, 1),
             template=[("N", n)],
-        )  # fmt: skip
+        )
         assert np.array(y)[0] == n
     assert len(traced) == 3
 
 
 def test_shapes_strides_scalars_and_small_inputs() -> None:
-    source = f"{I} y[i] = a_shape[0] * 1000 + a_shape[1] * 100 + a_strides[0] * 10 + a_ndim + b + c[1];"
+    source = (
+        f"{I} y[i] = a_shape[0] * 1000 + a_shape[1] * 100 + a_strides[0] * 10 + a_ndim + b + c[1];"
+    )
     (y,) = run(source, mx.zeros((2, 4)), 0.25, mx.array([0.0, 0.5]), shapes=[(1,)], grid=(1, 1, 1))
     assert y[0] == 2000 + 400 + 40 + 2 + 0.25 + 0.5
 
@@ -110,13 +143,26 @@ def test_ragged_grids_run_exactly_their_threads(order: int) -> None:
         if (right) atomic_fetch_add_explicit(&y[105], 1u, memory_order_relaxed);
     """
     with emulation(order=order):
-        (y,) = run(source, shapes=[(106,)], dtypes=[mx.uint32], grid=(7, 5, 3), threadgroup=(4, 3, 1), init_value=0,
-                   atomic_outputs=True)  # fmt: skip
+        (y,) = run(
+            source,
+            shapes=[(106,)],
+            dtypes=[mx.uint32],
+            grid=(7, 5, 3),
+            threadgroup=(4, 3, 1),
+            init_value=0,
+            atomic_outputs=True,
+        )
     np.testing.assert_array_equal(y, [1] * 105 + [105])
 
 
 def test_init_value_fills_every_output() -> None:
-    y, z = run("if (a[0] > 0) z[0] = 1;", mx.zeros((8,)), shapes=[(5,), (3,)], dtypes=[mx.bfloat16, mx.int32], init_value=7)
+    y, z = run(
+        "if (a[0] > 0) z[0] = 1;",
+        mx.zeros((8,)),
+        shapes=[(5,), (3,)],
+        dtypes=[mx.bfloat16, mx.int32],
+        init_value=7,
+    )
     np.testing.assert_array_equal(y, np.full(5, 7.0))
     np.testing.assert_array_equal(z, np.full(3, 7))
 
@@ -140,7 +186,15 @@ def test_orders_differ_and_shuffling_repeats_itself() -> None:
     turns = []
     for order in (0, 1, 2, 2):
         with emulation(order=order, threads=1):
-            turns.append(run(source, shapes=[(64,), (1,)], dtypes=[mx.uint32] * 2, grid=(64, 1, 1), init_value=0)[0])
+            turns.append(
+                run(
+                    source,
+                    shapes=[(64,), (1,)],
+                    dtypes=[mx.uint32] * 2,
+                    grid=(64, 1, 1),
+                    init_value=0,
+                )[0]
+            )
     np.testing.assert_array_equal(turns[0], np.arange(64))
     np.testing.assert_array_equal(turns[1], np.arange(64)[::-1])
     np.testing.assert_array_equal(turns[2], turns[3])
@@ -155,13 +209,19 @@ def test_orders_differ_and_shuffling_repeats_itself() -> None:
         ((0, 1, 1), (32, 1, 1), "an empty launch"),
     ],
 )
-def test_limits_of_a_launch(grid: tuple[int, int, int], threadgroup: tuple[int, int, int], message: str) -> None:
+def test_limits_of_a_launch(
+    grid: tuple[int, int, int], threadgroup: tuple[int, int, int], message: str
+) -> None:
     with pytest.raises(EmulationError, match=f"kernel 'limits': .*{message}"):
         run("y[0] = 1;", shapes=[(1,)], grid=grid, threadgroup=threadgroup, name="limits")
 
 
 def test_a_threadgroup_is_no_larger_than_the_grid() -> None:
-    (y,) = run("y[thread_position_in_grid.x] = threads_per_threadgroup.x;", grid=(40, 1, 1), threadgroup=(4096, 1, 1))
+    (y,) = run(
+        "y[thread_position_in_grid.x] = threads_per_threadgroup.x;",
+        grid=(40, 1, 1),
+        threadgroup=(4096, 1, 1),
+    )
     np.testing.assert_array_equal(y, np.full(40, 40.0))
 
 
@@ -169,7 +229,13 @@ def test_more_than_31_buffers() -> None:
     names = [f"x{i}" for i in range(31)]
     k = EmulatedKernel("many", names, ["y"], "y[0] = x0;")
     with pytest.raises(EmulationError, match="more than 31 buffers"):
-        k(inputs=[1.0] * 31, output_shapes=[(1,)], output_dtypes=[mx.float32], grid=(1, 1, 1), threadgroup=(1, 1, 1))
+        k(
+            inputs=[1.0] * 31,
+            output_shapes=[(1,)],
+            output_dtypes=[mx.float32],
+            grid=(1, 1, 1),
+            threadgroup=(1, 1, 1),
+        )
 
 
 def test_compile_errors_name_the_kernel_and_the_line() -> None:
@@ -202,7 +268,10 @@ def test_verbose_prints_the_metal_source(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_options_are_checked_and_end_with_the_block() -> None:
-    with pytest.raises(ValueError, match="sanitizer must be None or one of"), emulation(sanitizer="memory"):
+    with (
+        pytest.raises(ValueError, match="sanitizer must be None or one of"),
+        emulation(sanitizer="memory"),
+    ):
         pass
     with (
         pytest.raises(ValueError, match="can't be counted under a sanitizer"),
@@ -220,9 +289,16 @@ def test_compiled_code_runs_inside_an_emulation() -> None:
     k = kernel(f"{I} y[i] = a[i] + 1;")
 
     def step(x: mx.array) -> mx.array:
-        return 2 * k(
-            inputs=[x], output_shapes=[(8,)], output_dtypes=[mx.float32], grid=(8, 1, 1), threadgroup=(8, 1, 1)
-        )[0]  # fmt: skip
+        return (
+            2
+            * k(
+                inputs=[x],
+                output_shapes=[(8,)],
+                output_dtypes=[mx.float32],
+                grid=(8, 1, 1),
+                threadgroup=(8, 1, 1),
+            )[0]
+        )
 
     with emulation():
         with emulation(order=1):
@@ -242,8 +318,17 @@ def test_bytes_of_a_known_kernel() -> None:
     """
     a, b = mx.zeros((256, 3)), mx.zeros((16,))
     with emulation(count=True) as counted:
-        run(source, a, b, shapes=[(256,), (1,)], dtypes=[mx.float16, mx.uint32], grid=(256, 1, 1), threadgroup=(64, 1, 1),
-            init_value=0, name="known")  # fmt: skip
+        run(
+            source,
+            a,
+            b,
+            shapes=[(256,), (1,)],
+            dtypes=[mx.float16, mx.uint32],
+            grid=(256, 1, 1),
+            threadgroup=(64, 1, 1),
+            init_value=0,
+            name="known",
+        )
     (launch,) = counted.launches
     assert launch.name == "known" and launch.threadgroup_bytes == 256 and launch.grid == (256, 1, 1)
     assert launch.buffers == (
@@ -277,9 +362,16 @@ def test_offsets_beyond_32_bits_on_sparse_buffers() -> None:
     assert x.size > 2**32 and y[-1] == 3 and not y[:-1].any()
 
 
-def test_processes_and_threads_may_build_the_same_kernel_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_processes_and_threads_may_build_the_same_kernel_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(compiler, "folder", lambda: tmp_path)
     step = ["-shared", "-fPIC", "{source}", "-o", "{result}"]
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: compiler.build('extern "C" int one() { return 1; }', ".so", [step]), range(8)))
+        paths = list(
+            pool.map(
+                lambda _: compiler.build('extern "C" int one() { return 1; }', ".so", [step]),
+                range(8),
+            )
+        )
     assert len(set(paths)) == 1 and [p.name for p in tmp_path.iterdir()] == [paths[0].name]

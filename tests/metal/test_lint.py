@@ -57,14 +57,22 @@ DEFECTS = {
         "'q' points without",
     ),
     "reference without a qualifier": ("thread uint& n", "uint& n", "'n' points without"),
-    "helper for the wrong space": ("const device T* from", "const constant T* from", "no matching function"),
+    "helper for the wrong space": (
+        "const device T* from",
+        "const constant T* from",
+        "no matching function",
+    ),
     "helper without a space": ("threadgroup T* to", "T* to", "no matching function"),
     "static constant of no space": (
         "constant constexpr int WIDTH",
         "constexpr int WIDTH",
         "'WIDTH' is static and not `constant`",
     ),
-    "lambda": ("  y[i] =", "  auto f = [&](uint k) { return k; };\n  n = f(n);\n  y[i] =", "a lambda"),
+    "lambda": (
+        "  y[i] =",
+        "  auto f = [&](uint k) { return k; };\n  n = f(n);\n  y[i] =",
+        "a lambda",
+    ),
     "unknown name": ("first(b)", "second(b)", "second"),
     "threadgroup memory with a value": (
         "threadgroup T s[SIZE];",
@@ -74,10 +82,20 @@ DEFECTS = {
 }
 
 
-def findings(source: str = SOURCE, header: str = HEADER, size: int = 32, dtype: mx.Dtype = mx.float32) -> list[str]:
-    call = {"output_shapes": [(32,)], "output_dtypes": [mx.float32], "grid": (32, 1, 1), "threadgroup": (32, 1, 1)}
+def findings(
+    source: str = SOURCE, header: str = HEADER, size: int = 32, dtype: mx.Dtype = mx.float32
+) -> list[str]:
+    call = {
+        "output_shapes": [(32,)],
+        "output_dtypes": [mx.float32],
+        "grid": (32, 1, 1),
+        "threadgroup": (32, 1, 1),
+    }
     made = kernel(source, 2, header=header)
-    return lint(made.source([mx.zeros((size,), dtype), mx.zeros((3,))], template=[("T", dtype)], **call), "checked")
+    return lint(
+        made.source([mx.zeros((size,), dtype), mx.zeros((3,))], template=[("T", dtype)], **call),
+        "checked",
+    )
 
 
 def test_a_sound_kernel_is_clean() -> None:

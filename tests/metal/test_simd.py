@@ -37,13 +37,17 @@ UINT_OPERATIONS = {
     "simd_prefix_exclusive_sum(x)": np.cumsum(INTS, dtype=np.uint32) - INTS,
     "uint(simd_any(x == simd_max(x)))": np.full(32, 1),
     "uint(simd_all(x > simd_min(x)))": np.full(32, 0),
-    "uint(ulong(simd_ballot(x % 2 == 1)))": np.full(32, ((INTS % 2) << LANE.astype(np.uint32)).sum(dtype=np.uint32)),
+    "uint(ulong(simd_ballot(x % 2 == 1)))": np.full(
+        32, ((INTS % 2) << LANE.astype(np.uint32)).sum(dtype=np.uint32)
+    ),
 }
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_operations_on_integers(order: int) -> None:
-    stores = "".join(f"y[{i} * 32 + l] = {expression};\n" for i, expression in enumerate(UINT_OPERATIONS))
+    stores = "".join(
+        f"y[{i} * 32 + l] = {expression};\n" for i, expression in enumerate(UINT_OPERATIONS)
+    )
     source = f"uint l = thread_index_in_simdgroup, x = a[l];\n{stores}"
     with emulation(order=order):
         (y,) = run(source, mx.array(INTS), shapes=[(len(UINT_OPERATIONS), 32)], dtypes=[mx.uint32])
@@ -75,7 +79,9 @@ def test_operations_on_floats(dtype: mx.Dtype) -> None:
 
 
 def test_a_partial_simdgroup_has_fewer_lanes() -> None:
-    source = "uint i = thread_position_in_grid.x; y[i] = simd_sum(1); z[i] = simd_shuffle_xor(i, 1);"
+    source = (
+        "uint i = thread_position_in_grid.x; y[i] = simd_sum(1); z[i] = simd_shuffle_xor(i, 1);"
+    )
     y, z = run(source, shapes=[(45,), (45,)], dtypes=[mx.int32, mx.uint32], grid=(45, 1, 1))
     np.testing.assert_array_equal(y, [32] * 32 + [13] * 13)
     np.testing.assert_array_equal(z, [*(np.arange(44) ^ 1), NONE])

@@ -10,15 +10,30 @@ from metal.source import EmulationError, Source, parameters, share_threadgroup_m
 
 
 def generated(source: str, **call: object) -> Source:
-    sizes = {"output_shapes": [(8,)], "output_dtypes": [mx.float32], "grid": (8, 1, 1), "threadgroup": (8, 1, 1)}
+    sizes = {
+        "output_shapes": [(8,)],
+        "output_dtypes": [mx.float32],
+        "grid": (8, 1, 1),
+        "threadgroup": (8, 1, 1),
+    }
     return kernel(source, name="text").source([mx.zeros((3, 3))], **sizes, **call)
 
 
 @needs_gpp
 def test_parameters_of_a_kernel() -> None:
-    found = parameters(generated("y[thread_position_in_grid.x] = a[a_shape[0]] + a_ndim + simdgroup_index_in_threadgroup;"))
-    assert found == [("a", 0), ("a_shape", 1), ("a_ndim", 2), ("y", 3), ("simdgroup_index_in_threadgroup", None),
-                     ("thread_position_in_grid", None)]  # fmt: skip
+    found = parameters(
+        generated(
+            "y[thread_position_in_grid.x] = a[a_shape[0]] + a_ndim + simdgroup_index_in_threadgroup;"
+        )
+    )
+    assert found == [
+        ("a", 0),
+        ("a_shape", 1),
+        ("a_ndim", 2),
+        ("y", 3),
+        ("simdgroup_index_in_threadgroup", None),
+        ("thread_position_in_grid", None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +67,12 @@ def test_threadgroup_pointers_and_comments_stay(text: str) -> None:
     assert share_threadgroup_memory(text, "text") == text
 
 
-@pytest.mark.parametrize("text", ["threadgroup float s[4], t[4];", "threadgroup float s[4] = {0};", "threadgroup float s = 0;"])
+@pytest.mark.parametrize(
+    "text",
+    ["threadgroup float s[4], t[4];", "threadgroup float s[4] = {0};", "threadgroup float s = 0;"],
+)
 def test_a_declaration_that_would_not_be_shared_is_refused(text: str) -> None:
-    with pytest.raises(EmulationError, match="kernel 'text': one threadgroup variable per statement"):
+    with pytest.raises(
+        EmulationError, match="kernel 'text': one threadgroup variable per statement"
+    ):
         share_threadgroup_memory(text, "text")

@@ -15,7 +15,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from flash_kmeans_mlx.backends.metal import kernels, launch, topk
+from flash_kmeans_mlx.backends.metal import kernels, launch
+from flash_kmeans_mlx.backends.metal import kernels as topk
 from flash_kmeans_mlx.backends.metal.device import Device, ceil_div
 from metal.emulator import EmulatedKernel, emulation
 
@@ -65,7 +66,9 @@ def count(call: Callable[[], object], *, once: bool = False) -> int:
     return sum(t.read_once + t.written_once if once else t.read + t.written for t in moved)
 
 
-def least_assign(n: int, k: int, d: int, itemsize: int, tiles: launch.Tiles | launch.PointTiles, top: int = 1) -> int:
+def least_assign(
+    n: int, k: int, d: int, itemsize: int, tiles: launch.Tiles | launch.PointTiles, top: int = 1
+) -> int:
     """x once, or once per tile of centroids where it is streamed; centroids and bias once per tile of rows; the results."""
     streamed = isinstance(tiles, launch.Tiles) and tiles.res == 0
     x = n * d * itemsize * (ceil_div(k, tiles.centroids) if streamed else 1)
@@ -92,16 +95,22 @@ def rows_of(kernel: str, case: str, dtype: mx.Dtype, d: int, k: int, n: int) -> 
         labels = mx.array(np.random.default_rng(0).integers(0, k, (1, n)).astype(np.uint32))
         moved = count(lambda: kernels.accumulate(x, labels, k), once=True) + between(n, k, d)
         orders = 1 if k <= launch.DENSE_CLUSTERS else 2  # labels, and the order if there is one
-        return Row(kernel, case, name, n, moved, x.nbytes + orders * 4 * n + 4 * k * (d + 1), 2 * n * d)
+        return Row(
+            kernel, case, name, n, moved, x.nbytes + orders * 4 * n + 4 * k * (d + 1), 2 * n * d
+        )
     c, bias = draw(1, k, d), draw(1, k)
     if kernel == "move":
         sums, going = c + 1, mx.array([True])
-        moved = count(lambda: kernels.move_centroids(sums, mx.abs(bias), c, going, spherical=False), once=True)
+        moved = count(
+            lambda: kernels.move_centroids(sums, mx.abs(bias), c, going, spherical=False), once=True
+        )
         return Row(kernel, case, name, k, moved, 4 * 4 * k * (d + 1), 4 * k * d)
     top = min(TOP, k) if kernel.startswith("topk") else 1
     if kernel in ("argmax", "topk of rows"):
         scores = draw(n, k).astype(dtype)
-        moved = count(lambda: kernels.argmax(scores) if kernel == "argmax" else topk.top_of_rows(scores, top))
+        moved = count(
+            lambda: kernels.argmax(scores) if kernel == "argmax" else topk.top_of_rows(scores, top)
+        )
         return Row(kernel, case, name, n, moved, scores.nbytes + 8 * n * top, n * k)
     if kernel == "topk":
         tiles: launch.Tiles | launch.PointTiles = launch.topk_config(d)
@@ -109,7 +118,9 @@ def rows_of(kernel: str, case: str, dtype: mx.Dtype, d: int, k: int, n: int) -> 
     else:
         tiles = launch.assign_configs(d)[0]
         moved = count(lambda: kernels.assign(x, c, bias, device=Busy()))
-    return Row(kernel, case, name, n, moved, least_assign(n, k, d, dtype.size, tiles, top), 2 * n * k * d)
+    return Row(
+        kernel, case, name, n, moved, least_assign(n, k, d, dtype.size, tiles, top), 2 * n * k * d
+    )
 
 
 def table() -> list[Row]:

@@ -42,7 +42,9 @@ def test_an_elbow_over_k(cls: Any) -> None:
 
 @both
 def test_silhouettes_over_k(cls: Any) -> None:
-    scores = {k: silhouette_score(X, cls(k, random_state=0, n_init=5).fit_predict(X)) for k in range(2, 8)}
+    scores = {
+        k: silhouette_score(X, cls(k, random_state=0, n_init=5).fit_predict(X)) for k in range(2, 8)
+    }
     assert max(scores, key=lambda k: scores[k]) == 4
 
 
@@ -55,7 +57,9 @@ def test_a_bisecting_recursion(cls: Any) -> None:
 def test_a_pipeline_and_a_grid(cls: Any) -> None:
     pipe = make_pipeline(StandardScaler(), cls(random_state=0))
     name = cls.__name__.lower()
-    search = GridSearchCV(pipe, {f"{name}__n_clusters": [2, 4], f"{name}__init": ["k-means++", "random"]}, cv=3).fit(X)
+    search = GridSearchCV(
+        pipe, {f"{name}__n_clusters": [2, 4], f"{name}__init": ["k-means++", "random"]}, cv=3
+    ).fit(X)
     assert search.best_params_[f"{name}__n_clusters"] == 4
     assert adjusted_rand_score(search.predict(X), TRUTH) > 0.99
 
@@ -73,4 +77,6 @@ def test_fits_in_threads_are_the_fits_one_after_another() -> None:
 
     with parallel_backend("threading", n_jobs=2):
         two = GridSearchCV(KMeans(random_state=0), **options, n_jobs=2).fit(X)
-    np.testing.assert_array_equal(one.cv_results_["mean_test_score"], two.cv_results_["mean_test_score"])
+    np.testing.assert_array_equal(
+        one.cv_results_["mean_test_score"], two.cv_results_["mean_test_score"]
+    )

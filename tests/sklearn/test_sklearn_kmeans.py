@@ -31,7 +31,9 @@ both = pytest.mark.parametrize("cls", [KMeans, MiniBatchKMeans])
 def test_the_constructor_is_scikit_learns(cls: Any) -> None:
     theirs = inspect.signature(getattr(sklearn.cluster, cls.__name__)).parameters
     mine = inspect.signature(cls).parameters
-    assert {name: p.default for name, p in mine.items() if name != "backend"} == {n: p.default for n, p in theirs.items()}
+    assert {name: p.default for name, p in mine.items() if name != "backend"} == {
+        n: p.default for n, p in theirs.items()
+    }
     assert list(mine)[: len(theirs)] == list(theirs)
     assert [name for name in mine if name not in theirs] == (["backend"] if cls is KMeans else [])
 
@@ -51,9 +53,13 @@ def test_iterations_centres_and_inertia_are_scikit_learns(weighted: bool, tol: f
 
 
 @pytest.mark.parametrize(
-    ("n", "d", "k", "tol"), [(600, 3, 5, 3e-2), (20_000, 40, 16, 3e-2), (70_000, 48, 96, 3.0)], ids=["small", "team", "large"]
+    ("n", "d", "k", "tol"),
+    [(600, 3, 5, 3e-2), (20_000, 40, 16, 3e-2), (70_000, 48, 96, 3.0)],
+    ids=["small", "team", "large"],
 )
-def test_the_tolerance_is_on_all_shifts_together_whatever_runs_the_loop(n: int, d: int, k: int, tol: float) -> None:
+def test_the_tolerance_is_on_all_shifts_together_whatever_runs_the_loop(
+    n: int, d: int, k: int, tol: float
+) -> None:
     x = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
     options: dict[str, Any] = {"n_clusters": k, "init": x[:k].copy(), "n_init": 1, "tol": tol}
     assert KMeans(**options).fit(x).n_iter_ == sklearn.cluster.KMeans(**options).fit(x).n_iter_ > 2
@@ -64,7 +70,9 @@ def test_float64_centres_and_inertia_are_those_of_the_labels(offset: float) -> N
     x = X.astype(np.float64) + offset
     model = KMeans(6, random_state=0, tol=0).fit(x)
     exact = np.stack([(x[model.labels_ == k] - offset).mean(0) for k in range(6)])
-    np.testing.assert_allclose(model.cluster_centers_ - offset, exact, rtol=0, atol=np.spacing(10 + offset) * 8)
+    np.testing.assert_allclose(
+        model.cluster_centers_ - offset, exact, rtol=0, atol=np.spacing(10 + offset) * 8
+    )
     gap = x - model.cluster_centers_[model.labels_]
     assert model.inertia_ == pytest.approx(np.square(gap).sum(), rel=1e-13)
     assert model.score(x) == pytest.approx(-model.inertia_, rel=1e-13)
@@ -101,7 +109,11 @@ def test_a_copy_of_rows_is_a_weight_and_their_order_does_not_matter(cls: Any) ->
 def test_seeds_follow_the_weights(init: str, cls: Any) -> None:
     x = np.arange(40.0)[:, None]
     w = np.where(np.arange(40) < 4, 1.0, 0.0)
-    centers = cls(4, init=init, n_init=1, random_state=0, max_iter=1).fit(x, sample_weight=w).cluster_centers_
+    centers = (
+        cls(4, init=init, n_init=1, random_state=0, max_iter=1)
+        .fit(x, sample_weight=w)
+        .cluster_centers_
+    )
     np.testing.assert_allclose(np.sort(centers[:, 0]), [0, 1, 2, 3])
 
 
@@ -135,7 +147,9 @@ def test_what_x_may_be(kind: str, cls: Any, tmp_path: Path) -> None:
     plain = cls(6, random_state=0).fit(x)
     model = cls(6, random_state=0).fit(GIVEN[kind](x, tmp_path))
     assert_array_equal(model.labels_, plain.labels_)
-    assert model.cluster_centers_.dtype == (np.float64 if kind in ("list", "polars") else np.float32)  # as in scikit-learn
+    assert model.cluster_centers_.dtype == (
+        np.float64 if kind in ("list", "polars") else np.float32
+    )  # as in scikit-learn
     np.testing.assert_allclose(model.cluster_centers_, plain.cluster_centers_, rtol=1e-5, atol=1e-5)
 
 
@@ -145,8 +159,14 @@ def test_mlx_in_mlx_out(dtype: mx.Dtype, cls: Any) -> None:
     x = mx.array(X.astype(np.float32)).astype(dtype)
     model = cls(6, random_state=0)
     outputs = [model.fit_predict(x), model.predict(x), model.transform(x), model.fit_transform(x)]
-    assert [(type(o), o.dtype) for o in outputs] == [(mx.array, t) for t in (mx.int32, mx.int32, mx.float32, mx.float32)]
-    assert [type(a) for a in (model.labels_, model.cluster_centers_, model.inertia_)] == [np.ndarray, np.ndarray, float]
+    assert [(type(o), o.dtype) for o in outputs] == [
+        (mx.array, t) for t in (mx.int32, mx.int32, mx.float32, mx.float32)
+    ]
+    assert [type(a) for a in (model.labels_, model.cluster_centers_, model.inertia_)] == [
+        np.ndarray,
+        np.ndarray,
+        float,
+    ]
     assert isinstance(model.score(x), float)
 
 
@@ -158,7 +178,11 @@ def test_attributes(dtype: type, cls: Any) -> None:
         (6, 17),
         np.float32 if dtype == np.float32 else float,
     )
-    assert (model.labels_.shape, model.labels_.dtype, model.predict(X[:3]).dtype) == ((700,), np.int32, np.int32)
+    assert (model.labels_.shape, model.labels_.dtype, model.predict(X[:3]).dtype) == (
+        (700,),
+        np.int32,
+        np.int32,
+    )
     assert (type(model.inertia_), type(model.n_iter_), model.n_features_in_) == (float, int, 17)
 
 
@@ -220,7 +244,10 @@ def test_metal_stops_where_scikit_learn_does(tol: float) -> None:
     x = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32)
     options: dict[str, Any] = {"n_clusters": 7, "init": x[:7].copy(), "n_init": 1, "tol": tol}
     model = KMeans(**options, backend="metal").fit(x)
-    assert (model.backend_, model.n_iter_) == ("metal", sklearn.cluster.KMeans(**options).fit(x).n_iter_)
+    assert (model.backend_, model.n_iter_) == (
+        "metal",
+        sklearn.cluster.KMeans(**options).fit(x).n_iter_,
+    )
 
 
 def test_a_wrong_backend() -> None:

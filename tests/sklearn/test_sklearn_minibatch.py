@@ -16,7 +16,12 @@ X = helpers.blobs(1, 5000, 9, 6)[0]
 
 
 def test_a_step_is_scikit_learns() -> None:
-    options: dict[str, Any] = {"n_clusters": 6, "init": X[:6].copy(), "n_init": 1, "reassignment_ratio": 0}
+    options: dict[str, Any] = {
+        "n_clusters": 6,
+        "init": X[:6].copy(),
+        "n_init": 1,
+        "reassignment_ratio": 0,
+    }
     mine: Any = MiniBatchKMeans(**options)
     theirs: Any = cluster.MiniBatchKMeans(**options)
     for lo in range(0, 1000, 100):
@@ -41,7 +46,9 @@ def test_rare_centres_are_given_rows_of_the_batch() -> None:
 
 def test_it_comes_close_to_the_whole_fit() -> None:
     def mean(cls: Any) -> float:
-        return float(np.mean([cls(6, random_state=seed, n_init=3).fit(X).inertia_ for seed in range(3)]))
+        return float(
+            np.mean([cls(6, random_state=seed, n_init=3).fit(X).inertia_ for seed in range(3)])
+        )
 
     assert mean(KMeans) <= mean(MiniBatchKMeans) <= 1.05 * mean(KMeans)
 
@@ -51,7 +58,11 @@ def test_batches_are_drawn_by_weight() -> None:
     far = X + np.where(w[:, None] > 0, 0.0, 100.0)
 
     def centers(x: np.ndarray) -> np.ndarray:
-        return MiniBatchKMeans(3, random_state=0, batch_size=50, max_iter=2).fit(x, sample_weight=w).cluster_centers_
+        return (
+            MiniBatchKMeans(3, random_state=0, batch_size=50, max_iter=2)
+            .fit(x, sample_weight=w)
+            .cluster_centers_
+        )
 
     assert_array_equal(centers(far), centers(X))
     assert np.abs(centers(far)).max() < np.abs(X).max()
@@ -64,5 +75,14 @@ def test_without_labels() -> None:
 
 
 def test_a_tolerance_stops_it() -> None:
-    options: dict[str, Any] = {"random_state": 0, "batch_size": 500, "max_no_improvement": None, "max_iter": 20}
-    assert MiniBatchKMeans(6, tol=1.0, **options).fit(X).n_steps_ < MiniBatchKMeans(6, **options).fit(X).n_steps_ == 200
+    options: dict[str, Any] = {
+        "random_state": 0,
+        "batch_size": 500,
+        "max_no_improvement": None,
+        "max_iter": 20,
+    }
+    assert (
+        MiniBatchKMeans(6, tol=1.0, **options).fit(X).n_steps_
+        < MiniBatchKMeans(6, **options).fit(X).n_steps_
+        == 200
+    )

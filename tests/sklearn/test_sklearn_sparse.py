@@ -27,7 +27,12 @@ def test_points_do_what_the_reference_does(weighted: bool) -> None:
     weights = W[None].astype(np.float32) if weighted else None
     c = X[:7].toarray()[None].astype(np.float32)
     c[0, 6] = 50  # nobody's
-    options: dict[str, Any] = {"n_clusters": 7, "metric": EUCLIDEAN, "given_shape": X.shape, "weights": weights}
+    options: dict[str, Any] = {
+        "n_clusters": 7,
+        "metric": EUCLIDEAN,
+        "given_shape": X.shape,
+        "weights": weights,
+    }
     sparse = open_points("cpu", Problem(x=SparseRows(X), **options))
     dense = open_points("reference", Problem(x=X.toarray()[None], **options))
     for points in (sparse, dense):
@@ -35,8 +40,10 @@ def test_points_do_what_the_reference_does(weighted: bool) -> None:
     for _ in range(2):
         mine, exact = (points.step(c, np.array([1]), 0.0, True) for points in (sparse, dense))
         assert_array_equal(sparse.labels(), dense.labels())
-        for name in ("iterations", "status", "sums", "mass", "counts"):
-            np.testing.assert_allclose(getattr(mine, name), getattr(exact, name), rtol=1e-12, atol=1e-12)
+        for name in ("iterations", "status", "sums", "weight_sum", "counts"):
+            np.testing.assert_allclose(
+                getattr(mine, name), getattr(exact, name), rtol=1e-12, atol=1e-12
+            )
     np.testing.assert_allclose(sparse.inertia(c), dense.inertia(c), rtol=1e-12)
     np.testing.assert_allclose(sparse.costs(c, 0), dense.costs(c, 0), rtol=1e-12, atol=1e-12)
     seeds = [points.seeding(np.array([3]), 2) for points in (sparse, dense)]
@@ -54,7 +61,9 @@ def test_the_fit_of_dense_rows(weighted: bool, cls: Any) -> None:
     sparse = cls(6, random_state=0).fit(X, sample_weight=w)
     dense = cls(6, random_state=0).fit(X.toarray(), sample_weight=w)
     assert_array_equal(sparse.labels_, dense.labels_)
-    np.testing.assert_allclose(sparse.cluster_centers_, dense.cluster_centers_, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        sparse.cluster_centers_, dense.cluster_centers_, rtol=1e-9, atol=1e-12
+    )
     assert sparse.inertia_ == pytest.approx(dense.inertia_, rel=1e-12)
     assert sparse.score(X, sample_weight=w) == pytest.approx(-sparse.inertia_, rel=1e-12)
     np.testing.assert_allclose(sparse.transform(X), dense.transform(X.toarray()), rtol=1e-9)
@@ -70,7 +79,9 @@ def test_other_forms(form: str) -> None:
 
 @both
 def test_a_wide_matrix_is_never_dense(cls: Any) -> None:
-    x = sp.random_array((3000, 40_000), density=2e-4, format="csr", rng=np.random.default_rng(1))  # 960 MB if dense
+    x = sp.random_array(
+        (3000, 40_000), density=2e-4, format="csr", rng=np.random.default_rng(1)
+    )  # 960 MB if dense
     tracemalloc.start()
     cls(4, random_state=0, max_iter=3).fit(x).predict(x)
     peak = tracemalloc.get_traced_memory()[1]
@@ -93,7 +104,9 @@ def test_rows_without_values() -> None:
 @pytest.mark.parametrize("x", [X[:20], X[:20].toarray()], ids=["sparse", "dense"])
 def test_sums_by_label(x: Any) -> None:
     labels, w = np.arange(20) % 3, W[:20]
-    sums, mass = cluster_sums(x, w, labels, 4)
+    sums, weight_sum = cluster_sums(x, w, labels, 4)
     rows = X[:20].toarray()
-    np.testing.assert_allclose(sums, [(w[labels == k, None] * rows[labels == k]).sum(0) for k in range(4)])
-    np.testing.assert_allclose(mass, [w[labels == k].sum() for k in range(4)])
+    np.testing.assert_allclose(
+        sums, [(w[labels == k, None] * rows[labels == k]).sum(0) for k in range(4)]
+    )
+    np.testing.assert_allclose(weight_sum, [w[labels == k].sum() for k in range(4)])

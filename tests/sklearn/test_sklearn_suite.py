@@ -67,5 +67,9 @@ def test_the_suite_runs_on_our_classes() -> None:
 
 def test_what_is_left_out_never_names_our_classes_but_for_private_methods() -> None:
     assert set(NOT_OURS) <= set(FOUND)
-    used = {name for name in NOT_OURS if {"KMeans", "MiniBatchKMeans"} & set(FOUND[name].__code__.co_names)}
+    used = {
+        name
+        for name in NOT_OURS
+        if {"KMeans", "MiniBatchKMeans"} & set(FOUND[name].__code__.co_names)
+    }
     assert used == {"test_sample_weight_init", "test_sample_weight_zero"}

@@ -1,42 +1,70 @@
-"""The fast path on machines without a GPU."""
+"""Numba kernels on the package's own threads: the fast backend on machines without a GPU."""
 
 from __future__ import annotations
 
-from ...seeding import OVERSAMPLING, ROUNDS
-from ..base import Problem
-from .looped import LoopedCpuPoints
-from .plan import plan
-from .points import CpuPoints
-from .workers import thread_count
+import numpy as np
 
-__all__ = ["open_cpu"]
+from ...metrics import Proximity
+from ..codes import Coding
+from ..neighbours import Found, Neighbours, Request
+from ..points import Points, Problem
+from ..scan import Lists
 
+__all__ = [
+    "STRATEGIES",
+    "USES_MLX",
+    "missing",
+    "open_neighbours",
+    "open_points",
+    "scan_codes",
+    "scan_lists",
+]
 
-def open_cpu(problem: Problem) -> CpuPoints:
-    """Points for this problem, by its size."""
-    cut = plan(
-        problem.x.shape,
-        problem.given_shape,
-        problem.n_clusters,
-        _point_arrays(problem),
-        _tables(problem),
-        thread_count(),
-        problem.max_bytes,
-        problem.held,
-        problem.prune in ("head", "groups"),
-    )
-    return (LoopedCpuPoints if cut.looped else CpuPoints)(problem, cut)
+STRATEGIES: tuple[str, ...] = ("tiles", "head", "groups")
+USES_MLX = False
 
 
-def _point_arrays(problem: Problem) -> int:
-    """4-byte values per point at the peak of a fit."""
-    weighted = problem.weights is not None
-    held = 1 + weighted + (problem.runs > 1)  # labels, weights, the best run's labels
-    held += problem.metric.spherical + (weighted and problem.metric.unit_points)  # 1 / norm, times the weight
-    seeding = {"random": 4, "k-means||": 10}.get(problem.init, 5 + 3 * problem.metric.spherical)
-    return held + max(5, seeding)  # 5: costs and their order while clusters are repaired
+def missing() -> str | None:
+    """Return why it can't run here, or None."""
+    return None
 
 
-def _tables(problem: Problem) -> int:
-    """Tables of K x D float64 at the peak of a fit."""
-    return 6 + (int(4 * OVERSAMPLING * (ROUNDS + 1)) if problem.init == "k-means||" else 0)
+def open_points(problem: Problem) -> Points:
+    """Return the points of a fit."""
+    from .looped import LoopedCpuPoints
+    from .plan import plan_for
+    from .points import CpuPoints
+    from .workers import thread_count
+
+    plan = plan_for(problem, thread_count())
+    return (LoopedCpuPoints if plan.looped else CpuPoints)(problem, plan)
+
+
+def open_neighbours(request: Request) -> Neighbours:
+    """Return a search for nearest rows."""
+    from .neighbours import CpuNeighbours
+
+    return CpuNeighbours(request)
+
+
+def scan_lists(
+    lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int
+) -> Found:
+    """Return the nearest rows of inverted lists."""
+    from .scan import scan_lists as scan
+
+    return scan(lists, proximity, queries, probes, k)
+
+
+def scan_codes(
+    lists: Lists,
+    coding: Coding,
+    proximity: Proximity,
+    queries: np.ndarray,
+    probes: np.ndarray,
+    k: int,
+) -> Found:
+    """Return the nearest codes of inverted lists."""
+    from .codes import scan_codes as scan
+
+    return scan(lists, coding, proximity, queries, probes, k)

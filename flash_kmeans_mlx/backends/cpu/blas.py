@@ -16,7 +16,11 @@ __all__ = ["single_threaded"]
 def _libraries() -> list[Any]:  # threadpoolctl has no types
     from threadpoolctl import ThreadpoolController
 
-    return [lib for lib in ThreadpoolController().select(user_api="blas").lib_controllers if lib.num_threads]
+    return [
+        lib
+        for lib in ThreadpoolController().select(user_api="blas").lib_controllers
+        if lib.num_threads
+    ]
 
 
 def _set_threads(counts: list[int]) -> None:
@@ -67,4 +71,6 @@ def _release_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_release_in_child)
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_release_in_child
+    )

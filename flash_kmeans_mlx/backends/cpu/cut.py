@@ -7,7 +7,10 @@ from dataclasses import dataclass
 __all__ = ["ALONE", "BUFFER_BYTES", "SORTED", "TILE_VALUES", "Cut", "cut"]
 
 LANE_VALUES = 1 << 17  # of the queries of a task: they stay in L2 while tiles of rows pass by
-GROUP = (256, 1024)  # queries of a task: fewer read the data too often, more leave no cache to the rows
+GROUP = (
+    256,
+    1024,
+)  # queries of a task: fewer read the data too often, more leave no cache to the rows
 SHARD_ROWS = 2048
 BUFFER_BYTES = 8 << 20  # for the candidates of a task
 ALONE = 4_000_000  # products that are not worth waking other threads for
@@ -49,7 +52,12 @@ def cut(b: int, q: int, n: int, d: int, k: int, threads: int, room: int) -> Cut:
     if b * q * n * (d + 8) < ALONE:  # 8: to look for the best among them
         threads = 1
     low, high = GROUP
-    group = min(high, max(low, LANE_VALUES // d), max(low, -(-q // (2 * threads))), max(1, BUFFER_BYTES // (8 * capacity)))
+    group = min(
+        high,
+        max(low, LANE_VALUES // d),
+        max(low, -(-q // (2 * threads))),
+        max(1, BUFFER_BYTES // (8 * capacity)),
+    )
     group = min(q, group if group < 64 else group // 64 * 64)
     tile = min(n, max(24, TILE_VALUES // d))
     found = Cut(keep, capacity, group, 1, tile, threads)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import PENDING, STABLE, Points, Problem, Step, unit_weights
-from ._kernels import kernels
+from ..points import PENDING, STABLE, Points, Problem, Step, unit_weights
+from . import kernels
 from .blas import single_threaded
-from .engine import NO_SUMS, Engine
 from .plan import PAD, Plan
 from .seeds import kmeans_plusplus, seed_scratch
 from .store import Store, empty_lines
+from .tuner import NO_SUMS, PruningTuner
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["NOTHING", "NO_SUMS", "CpuPoints"]
 
-EPS = 2.0**-24  # rounding of scores, relative to the squared norms: times a little more than the root of D
+EPS = (
+    2.0**-24
+)  # rounding of scores, relative to the squared norms: times a little more than the root of D
 NOTHING = np.zeros(0, np.float32)
 
 
 class CpuPoints(Points):
-    """Points in host memory; the rows of a member are cut into shards, and a shard is one call of a kernel."""
+    """Points in host memory; the rows of a batch element are cut into shards, and a shard is one call of a kernel."""
 
     backend = "cpu"
 
@@ -39,7 +41,6 @@ class CpuPoints(Points):
         self.plan = plan
         self.store = Store(problem.x, self.metric, problem.check_finite, problem.given_shape)
         self.frame = self.store.frame
-        self.kernels = kernels()
         self.workers = Workers(plan.threads)
         self.shards = self._cut(plan.shards)
         self.scratch = [self._scratch() for _ in range(plan.threads)]
@@ -47,18 +48,26 @@ class CpuPoints(Points):
         self.seed_scratch = [seed_scratch(self) for _ in range(plan.threads)]
         self.eps = np.float32(EPS * (8 + np.sqrt(d)))
         self._labels = np.empty((b, n), np.uint32)
-        self.sums, self.mass, self.counts = np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
+        self.sums, self.weight_sum, self.counts = (
+            np.zeros((b, k, d)),
+            np.zeros((b, k)),
+            np.zeros((b, k), np.int64),
+        )
         self._none = np.zeros((b, 0), np.float32)
         self.kind = self.metric.spherical, self.metric.unit_points
         self._changes: tuple[np.ndarray, ...] = ()
-        self.engine = Engine(self, problem.prune)
+        self.tuner = PruningTuner(self, problem.strategy)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.callback(self.workers.close)
-            if self.engine.open:  # bounds are prepared by NumPy's BLAS, whose threads would take the place of ours
+            if (
+                self.tuner.open
+            ):  # bounds are prepared by NumPy's BLAS, whose threads would take the place of ours
                 stack.enter_context(single_threaded())
-            self.inverse = self._per_row(self.kernels.inverse_norm_rows) if self.metric.spherical else None
+            self.inverse = (
+                self._per_row(kernels.tile.inverse_norm_rows) if self.metric.spherical else None
+            )
             if self.inverse is not None and self.frame.shifted:
                 least = np.where(self.inverse.min(1) > 0, 1 / self.inverse.max(1), 0.0)
                 self.store.use(self.frame.unshifted(self.frame.short(least)))
@@ -68,21 +77,21 @@ class CpuPoints(Points):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.engine.close()
+        self.tuner.close()
         self._exit.close()
 
     def products(self) -> float:
-        return self.engine.share
+        return self.tuner.share
 
     def reset(self) -> None:
-        self.engine.reset()
+        self.tuner.reset()
         self.reset_labels()
-        for total in (self.sums, self.mass, self.counts):
+        for total in (self.sums, self.weight_sum, self.counts):
             total.fill(0)
 
     def reset_labels(self) -> None:
         """Forget the labels alone."""
-        self._labels.fill(self.kernels.UNSET)
+        self._labels.fill(kernels.tile.UNSET)
 
     def labels(self) -> np.ndarray:
         return self._labels
@@ -95,14 +104,16 @@ class CpuPoints(Points):
         return self.store.decode(self.store.x[b, index]).astype(np.float64)
 
     def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:
-        return self.weights[b, index].astype(np.float64) if self.weights.size else np.ones(len(index))
+        return (
+            self.weights[b, index].astype(np.float64) if self.weights.size else np.ones(len(index))
+        )
 
     def kmeans_plusplus(self, first: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        return kmeans_plusplus(self, first, uniforms, self.engine.for_seeding())
+        return kmeans_plusplus(self, first, uniforms, self.tuner.for_seeding())
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         running = np.flatnonzero(limits > 0)
-        step_rows = self.aimed(centroids, running, int(limits.max(initial=1)))
+        step_rows = self.prepared_step(centroids, running, int(limits.max(initial=1)))
         n_shards = len(self.shards)
         n_tasks = len(running) * n_shards
         changed = np.zeros(n_tasks, np.int64)
@@ -117,28 +128,36 @@ class CpuPoints(Points):
             def merge(_slot: int, i: int, first: int = first, end: int = end) -> None:
                 m = first // n_shards + i
                 part = slice(max(m * n_shards, first) - first, min((m + 1) * n_shards, end) - first)
-                totals = (self.sums[running[m]], self.mass[running[m]], self.counts[running[m]])
-                self.kernels.merge(*(a[part] for a in changes), *totals, 0, self.sums.shape[1])
-                self.kernels.clear_empty(*totals, 0, self.sums.shape[1])
+                totals = (
+                    self.sums[running[m]],
+                    self.weight_sum[running[m]],
+                    self.counts[running[m]],
+                )
+                kernels.tile.merge(*(a[part] for a in changes), *totals, 0, self.sums.shape[1])
+                kernels.tile.clear_empty(*totals, 0, self.sums.shape[1])
 
             self.workers.run(shard, end - first)
             self.workers.run(merge, -(-end // n_shards) - first // n_shards)
         status = np.full(len(limits), STABLE)
         status[running[changed.reshape(-1, n_shards).any(axis=1)]] = PENDING
-        self.engine.count(len(running))
+        self.tuner.count(len(running))
         iterations = (limits > 0).astype(np.int64)
-        return Step(iterations, status, self.sums, self.mass, self.counts, np.zeros(len(limits)))
+        return Step(
+            iterations, status, self.sums, self.weight_sum, self.counts, np.zeros(len(limits))
+        )
 
-    def assign(self, centroids: np.ndarray, members: np.ndarray) -> None:
-        which = np.flatnonzero(members)
-        step_rows = self.aimed(centroids, which, 1)
+    def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
+        which = np.flatnonzero(elements)
+        step_rows = self.prepared_step(centroids, which, 1)
         self.run_shards(lambda slot, m, s: step_rows(slot, which[m], s, NO_SUMS), len(which))
-        self.engine.count(len(which))
+        self.tuner.count(len(which))
 
-    def aimed(self, centroids: np.ndarray, members: np.ndarray, passes: int) -> Callable[..., int]:
-        """step_rows(slot, b, s, sums) of a pass over `members`, maybe the first of several: the E-step of a shard."""
+    def prepared_step(
+        self, centroids: np.ndarray, elements: np.ndarray, passes: int
+    ) -> Callable[..., int]:
+        """step_rows(slot, b, s, sums) of a pass over `batch elements`, maybe the first of several: the E-step of a shard."""
         inner, bias = self.inner(centroids)
-        pruning = self.engine.aim(centroids, (inner, bias), members, passes)
+        pruning = self.tuner.prepare(centroids, (inner, bias), elements, passes)
         if pruning is not None:
             return pruning.step_rows
 
@@ -148,17 +167,39 @@ class CpuPoints(Points):
         return step_rows
 
     def step_rows(
-        self, slot: int, b: int, rows: tuple[int, int], inner: np.ndarray, bias: np.ndarray, sums: tuple[np.ndarray, ...]
+        self,
+        slot: int,
+        b: int,
+        rows: tuple[int, int],
+        inner: np.ndarray,
+        bias: np.ndarray,
+        sums: tuple[np.ndarray, ...],
     ) -> int:
-        """The E-step of some rows of member b by tiles; how many labels changed."""
-        return self.kernels.step_rows(
-            self.store.source(b), self.weights[b], inner[b], bias[b], self.lanes[slot], True, *rows,
-            self._labels[b], sums[0].size > 0, *sums, self.scratch[slot],
-        )  # fmt: skip
+        """The E-step of some rows of batch element b by tiles; how many labels changed."""
+        return kernels.tile.step_rows(
+            self.store.source(b),
+            self.weights[b],
+            inner[b],
+            bias[b],
+            self.lanes[slot],
+            True,
+            *rows,
+            self._labels[b],
+            sums[0].size > 0,
+            *sums,
+            self.scratch[slot],
+        )
 
     def few(self, rows: np.ndarray) -> CpuPoints:
         """Some rows (M, D) float32 as points of their own, for one thread, to try something out on."""
-        problem = Problem(rows[None], self.problem.n_clusters, self.metric, (1, *rows.shape), check_finite=False, prune="off")
+        problem = Problem(
+            rows[None],
+            self.problem.n_clusters,
+            self.metric,
+            (1, *rows.shape),
+            check_finite=False,
+            strategy="tiles",
+        )
         return CpuPoints(problem, replace(self.plan, threads=1, shards=1, flight=1))
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
@@ -171,22 +212,33 @@ class CpuPoints(Points):
         return self._costs(centroids, b, self.cost)
 
     def directional_costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
-        return self._costs(centroids, b, self.kernels.DIRECTIONS)
+        return self._costs(centroids, b, kernels.tile.DIRECTIONS)
 
     def _costs(self, centroids: np.ndarray, b: int, cost: int) -> np.ndarray:
         out, c = np.empty(self.shape[1], np.float32), self._measured(centroids)
-        self.run_shards(lambda slot, _m, s: self.measure_rows(slot, b, self.shards[s], c, out, cost), 1)
+        self.run_shards(
+            lambda slot, _m, s: self.measure_rows(slot, b, self.shards[s], c, out, cost), 1
+        )
         return out
 
     @property
     def cost(self) -> int:
         """What the kernels measure."""
-        kernels = self.kernels
-        return kernels.DIRECTIONS if self.metric.unit_points else kernels.PRODUCTS if self.metric.spherical else kernels.SQUARES
+        return (
+            kernels.tile.DIRECTIONS
+            if self.metric.unit_points
+            else kernels.tile.PRODUCTS
+            if self.metric.spherical
+            else kernels.tile.SQUARES
+        )
 
     def _measured(self, centroids: np.ndarray) -> np.ndarray:
         """Centroids (B, K, D) float32 that costs are measured from."""
-        return np.ascontiguousarray(centroids) if self.metric.spherical else self.frame.inward(centroids)
+        return (
+            np.ascontiguousarray(centroids)
+            if self.metric.spherical
+            else self.frame.to_frame(centroids)
+        )
 
     def measure(self, c: np.ndarray) -> np.ndarray:
         """(B,) weighted sums of the costs under the labels, in the frame."""
@@ -198,12 +250,21 @@ class CpuPoints(Points):
         self.run_shards(shard, len(totals))
         return totals.sum(axis=1)
 
-    def measure_rows(self, slot: int, b: int, rows: tuple[int, int], c: np.ndarray, out: np.ndarray, cost: int) -> float:
-        """`measure` for some rows of member b; out (N,) receives the values, or (0,)."""
-        return self.kernels.measure_rows(
-            self.store.source(b), self.cost_weights[b], c[b], self._labels[b], *rows, cost, self.norms[b], out,
+    def measure_rows(
+        self, slot: int, b: int, rows: tuple[int, int], c: np.ndarray, out: np.ndarray, cost: int
+    ) -> float:
+        """`measure` for some rows of batch element b; out (N,) receives the values, or (0,)."""
+        return kernels.tile.measure_rows(
+            self.store.source(b),
+            self.cost_weights[b],
+            c[b],
+            self._labels[b],
+            *rows,
+            cost,
+            self.norms[b],
+            out,
             self.scratch[slot][0],
-        )  # fmt: skip
+        )
 
     @property
     def cost_weights(self) -> np.ndarray:
@@ -217,7 +278,7 @@ class CpuPoints(Points):
 
     def squares(self) -> np.ndarray:
         """(B, N) float32: ||row||^2 in the frame."""
-        return self._per_row(self.kernels.square_rows)
+        return self._per_row(kernels.tile.square_rows)
 
     def from_centres(self) -> np.ndarray:
         """(B, N) float32: squared distances of unit rows from the frame's centres, 0 for zero rows; (B, 0) without centres."""
@@ -228,10 +289,17 @@ class CpuPoints(Points):
             centre, inverse = self.frame.centre[b], self.inverse_norms(b)
 
             def shard(
-                slot: int, _m: int, s: int, b: int = b, centre: np.ndarray = centre, inverse: np.ndarray = inverse
+                slot: int,
+                _m: int,
+                s: int,
+                b: int = b,
+                centre: np.ndarray = centre,
+                inverse: np.ndarray = inverse,
             ) -> None:
                 source, tile = self.store.source(b), self.scratch[slot][0]
-                self.kernels.from_centre_rows(source, centre, inverse, *self.shards[s], out[b], tile)
+                kernels.tile.from_centre_rows(
+                    source, centre, inverse, *self.shards[s], out[b], tile
+                )
 
             self.run_shards(shard, 1)
         return out
@@ -248,27 +316,43 @@ class CpuPoints(Points):
     def inner(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centroids in the frame, and their bias."""
         centroids, frame = np.ascontiguousarray(centroids, np.float32), self.frame
-        inner, bias = np.empty(centroids.shape, np.float32), np.empty(centroids.shape[:2], np.float32)
-        self.kernels.to_frames(centroids, frame.shift, frame.scale, frame.centre_for(centroids), self.kind, inner, bias)
+        inner, bias = (
+            np.empty(centroids.shape, np.float32),
+            np.empty(centroids.shape[:2], np.float32),
+        )
+        kernels.centroids.to_frames(
+            centroids, frame.shift, frame.scale, frame.centre_for(centroids), self.kind, inner, bias
+        )
         return inner, bias
 
-    def means(self, sums: np.ndarray, mass: np.ndarray, centroids: np.ndarray, members: np.ndarray) -> np.ndarray:
+    def means(
+        self, sums: np.ndarray, weight_sum: np.ndarray, centroids: np.ndarray, elements: np.ndarray
+    ) -> np.ndarray:
         new, frame = centroids.copy(), self.frame
-        for b in np.flatnonzero(members):
-            self.kernels.move_one(
-                new[b], sums[b], mass[b], frame.shift[b], frame.scale[b], frame.centre[b], self.metric.spherical, False
+        for b in np.flatnonzero(elements):
+            kernels.centroids.move_one(
+                new[b],
+                sums[b],
+                weight_sum[b],
+                frame.shift[b],
+                frame.scale[b],
+                frame.centre[b],
+                self.metric.spherical,
+                False,
             )
         return new
 
     def for_bounds(self, b: int, index: np.ndarray) -> np.ndarray:
-        """Rows (n, D) float32 of member b as bounds see them: of norm 1 where centroids are, otherwise in the frame."""
+        """Rows (n, D) float32 of batch element b as bounds see them: of norm 1 where centroids are, otherwise in the frame."""
         rows = self.rows(b, index)
-        return (self.metric.start(rows) if self.metric.spherical else self.frame.rows(rows, b)).astype(np.float32)
+        return (
+            self.metric.start(rows) if self.metric.spherical else self.frame.rows(rows, b)
+        ).astype(np.float32)
 
-    def run_shards(self, task: Callable[[int, int, int], object], n_members: int) -> None:
-        """task(slot, m, s) for every m < n_members and every shard s."""
+    def run_shards(self, task: Callable[[int, int, int], object], n_batch: int) -> None:
+        """task(slot, m, s) for every m < n_batch and every shard s."""
         n = len(self.shards)
-        self.workers.run(lambda slot, i: task(slot, *divmod(i, n)), n_members * n)
+        self.workers.run(lambda slot, i: task(slot, *divmod(i, n)), n_batch * n)
 
     # Memory
 
@@ -285,19 +369,24 @@ class CpuPoints(Points):
     def _scratch(self) -> tuple[np.ndarray, ...]:
         """(tile, best, label, moved) of kernels/cpu/tile.py for one thread."""
         t = self.plan.tile
-        return empty_lines((t, self.shape[2])), empty_lines((t,)), empty_lines((t,), np.int32), empty_lines((t,), np.int32)
+        return (
+            empty_lines((t, self.shape[2])),
+            empty_lines((t,)),
+            empty_lines((t,), np.int32),
+            empty_lines((t,), np.int32),
+        )
 
     def _accumulators(self, k: int) -> Sequence[np.ndarray]:
-        """Zeroed (flight, K, ...) sums, mass, counts, touched; `merge` leaves them zeroed."""
+        """Zeroed (flight, K, ...) sums, weight_sum, counts, touched; `merge` leaves them zeroed."""
         if not self._changes:
             lead = (self.plan.flight, k)
-            sums, mass = np.zeros((*lead, self.shape[2])), np.zeros(lead)
-            self._changes = (sums, mass, np.zeros(lead, np.int64), np.zeros(lead, np.bool_))
+            sums, weight_sum = np.zeros((*lead, self.shape[2])), np.zeros(lead)
+            self._changes = (sums, weight_sum, np.zeros(lead, np.int64), np.zeros(lead, np.bool_))
         return self._changes
 
     def _cut(self, shards: int) -> list[tuple[int, int]]:
         """Row ranges of the shards."""
         n = self.shape[1]
         size = -(-n // shards)
-        size = -(-size // self.kernels.SHARD_ROWS) * self.kernels.SHARD_ROWS
+        size = -(-size // kernels.sizes.SHARD_ROWS) * kernels.sizes.SHARD_ROWS
         return [(lo, min(lo + size, n)) for lo in range(0, n, size)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import kernels
 from .plan import PAD
 from .store import empty_lines
 
@@ -34,7 +35,7 @@ class Features:
         b, n, d = points.shape
         self.points, self.basis = points, basis
         self.width = basis.shape[1] + 1 if basis.shape[1] else d
-        self.columns = empty_lines((b, self.width, n + points.kernels.POINTS + -n % PAD + PAD))
+        self.columns = empty_lines((b, self.width, n + kernels.lanes.POINTS + -n % PAD + PAD))
 
         def shard(slot: int, m: int, s: int) -> None:
             self.fill(slot, m, points.store.unshifted(m), *points.shards[s], self.columns[m])
@@ -42,23 +43,27 @@ class Features:
         points.run_shards(shard, b)
 
     def fill(self, slot: int, b: int, source: tuple, lo: int, hi: int, out: np.ndarray) -> None:
-        """The columns lo:hi of rows of member b."""
+        """The columns lo:hi of rows of batch element b."""
         scratch = self.points.scratch[slot]
         inverse = NOTHING if self.points.inverse is None else self.points.inverse[b]
         if self.basis.shape[1]:
             zeros = np.zeros(self.basis.shape[1], np.float32)
             lanes = self.points.lanes[slot]
-            self.points.kernels.project_rows(source, self.basis[b], zeros, inverse, lo, hi, out, scratch[0], lanes)
+            kernels.features.project_rows(
+                source, self.basis[b], zeros, inverse, lo, hi, out, scratch[0], lanes
+            )
         else:
-            self.points.kernels.copy_rows(source, inverse, lo, hi, out, scratch[0])
+            kernels.features.copy_rows(source, inverse, lo, hi, out, scratch[0])
 
     def of(self, c: np.ndarray, square: np.ndarray, b: int) -> np.ndarray:
-        """The features (K, Q) of centroids (K, D) of member b; square (K,) float64, their squared norms."""
+        """The features (K, Q) of centroids (K, D) of batch element b; square (K,) float64, their squared norms."""
         if not self.basis.shape[1]:
             return c
         head = c @ self.basis[b].T
         left = square * (1 + SLACK) - np.einsum("kq,kq->k", head, head, dtype=np.float64)
-        return np.concatenate([head, np.sqrt(np.maximum(left, 0))[:, None].astype(np.float32)], axis=1)
+        return np.concatenate(
+            [head, np.sqrt(np.maximum(left, 0))[:, None].astype(np.float32)], axis=1
+        )
 
 
 class Pruning:
@@ -76,7 +81,10 @@ class Pruning:
         self.group = min(GROUP, k) if grouped else k
         self.square = np.zeros((b, 0), np.float32) if points.metric.spherical else points.squares()
         self.inverse = np.zeros((b, 0), np.float32) if points.inverse is None else points.inverse
-        self.upper, self.lower = np.empty((b, n), np.float32), np.empty((b, -(-k // self.group), n), np.float32)
+        self.upper, self.lower = (
+            np.empty((b, n), np.float32),
+            np.empty((b, -(-k // self.group), n), np.float32),
+        )
         self.columns = features.columns if features else np.zeros((b, 0, 0), np.float32)
         self.width = features.width if features else d
         self.tail = features is not None and features.basis.shape[1] > 0
@@ -88,13 +96,18 @@ class Pruning:
         self.reset()
 
     def _scratch(self, tile: int, d: int) -> tuple:
-        room = tile + self.points.kernels.POINTS
+        room = tile + kernels.lanes.POINTS
         near = empty_lines((0 if self.features else d, room + PAD))
         floats, ints = empty_lines((8, room)), empty_lines((4, room), np.int32)
         return (
-            near, empty_lines((self.width, room + PAD)), tuple(floats), tuple(ints), np.zeros(room, np.bool_),
-            np.empty((1, d), np.float32), np.empty(self.points.kernels.ROWS, np.int64),
-        )  # fmt: skip
+            near,
+            empty_lines((self.width, room + PAD)),
+            tuple(floats),
+            tuple(ints),
+            np.zeros(room, np.bool_),
+            np.empty((1, d), np.float32),
+            np.empty(kernels.lanes.ROWS, np.int64),
+        )
 
     def forget(self) -> None:
         """Forget the bounds."""
@@ -106,8 +119,10 @@ class Pruning:
         self.forget()
         self.seen = np.zeros((0, 0, 0), np.float32)
 
-    def aim(self, centroids: np.ndarray, scored: tuple[np.ndarray, np.ndarray], members: np.ndarray) -> None:
-        """Take the centroids (B, K, D) of the next pass over `members` (indices); scored: `Frame.scored` of them.
+    def prepare(
+        self, centroids: np.ndarray, scored: tuple[np.ndarray, np.ndarray], elements: np.ndarray
+    ) -> None:
+        """Take the centroids (B, K, D) of the next pass over `batch elements` (indices); scored: `Frame.scored` of them.
 
         Bounds are of unit rows and unit centroids as they are, where centroids are unit vectors; of rows and centroids in the
         frame otherwise.
@@ -122,33 +137,56 @@ class Pruning:
             self.seen = bounding.copy()
             self.order: list[np.ndarray | None] = [None] * len(inner)
         biases = metric.bias(bounding)
-        for b in members:
+        for b in elements:
             c, bias = bounding[b], biases[b]
             square = np.einsum("kd,kd->k", c, c, dtype=np.float64)
             features = self.features.of(c, square, b) if self.features else c
-            order = self.order[b] = halved(features, self.group) if self.order[b] is None else self.order[b]
+            order = self.order[b] = (
+                halved(features, self.group) if self.order[b] is None else self.order[b]
+            )
             moved = c - self.seen[b]
-            drift = np.sqrt(np.einsum("kd,kd->k", moved, moved)) * np.float32(1 + 1e-6 * np.sqrt(c.shape[1]))
+            drift = np.sqrt(np.einsum("kd,kd->k", moved, moved)) * np.float32(
+                1 + 1e-6 * np.sqrt(c.shape[1])
+            )
             group_drift = np.maximum.reduceat(drift[order], np.arange(0, k, self.group))
             self.seen[b] = c
             position = np.empty_like(order)
             position[order] = np.arange(k, dtype=np.int32)
             rows = np.ascontiguousarray(features[order], np.float32)
             table = (
-                order, position, self.group, rows, np.ascontiguousarray(rows.T), bias[order], self.tail, drift, group_drift,
-                self.points.eps, np.float32(square.max()), exact,
-            )  # fmt: skip
+                order,
+                position,
+                self.group,
+                rows,
+                np.ascontiguousarray(rows.T),
+                bias[order],
+                self.tail,
+                drift,
+                group_drift,
+                self.points.eps,
+                np.float32(square.max()),
+                exact,
+            )
             self.tables[b] = (c, (inner[b], offsets[b]), table)
 
     def step_rows(self, slot: int, b: int, s: int, sums: tuple[np.ndarray, ...]) -> int:
-        """The E-step of shard s of member b, as `CpuPoints.step` has it."""
+        """The E-step of shard s of batch element b, as `CpuPoints.step` has it."""
         points = self.points
         store, state = points.store, (self.square[b], self.inverse[b], self.upper[b], self.lower[b])
-        return points.kernels.prune_rows(
-            (store.source(b), store.unshifted(b)), points.weights[b], *self.tables[b], self.columns[b], state,
-            points.metric.spherical, *points.shards[s], points.labels()[b], sums[0].size > 0, *sums, self.scratch[slot],
+        return kernels.prune.prune_rows(
+            (store.source(b), store.unshifted(b)),
+            points.weights[b],
+            *self.tables[b],
+            self.columns[b],
+            state,
+            points.metric.spherical,
+            *points.shards[s],
+            points.labels()[b],
+            sums[0].size > 0,
+            *sums,
+            self.scratch[slot],
             self.work[slot],
-        )  # fmt: skip
+        )
 
     def products(self) -> float:
         """Multiply-adds so far."""
@@ -165,12 +203,18 @@ def tile_rows(d: int, width: int, grouped: bool) -> int:
     return max(256, min(768, TILE_VALUES // (width if grouped else d) // 64 * 64))
 
 
-def pruning_bytes(shape: tuple[int, int, int], k: int, width: int, kept: bool, grouped: bool, threads: int) -> int:
+def pruning_bytes(
+    shape: tuple[int, int, int], k: int, width: int, kept: bool, grouped: bool, threads: int
+) -> int:
     """What features of this width (all D if they are not `kept`) and their bounds take."""
     b, n, d = shape
     groups = -(-k // GROUP) if grouped else 1
     scratch = (tile_rows(d, width, grouped) + 128) * 4 * (width + (0 if kept else d) + 13)
-    return 4 * b * (n + 128) * (width * kept + groups + 3) + threads * scratch + b * k * 4 * (2 * d + 3 * width + 16)
+    return (
+        4 * b * (n + 128) * (width * kept + groups + 3)
+        + threads * scratch
+        + b * k * 4 * (2 * d + 3 * width + 16)
+    )
 
 
 def principal_directions(rows: np.ndarray, width: int) -> np.ndarray:
@@ -196,7 +240,9 @@ def halved(c: np.ndarray, size: int) -> np.ndarray:
         if len(part) <= size:
             return [part]
         rows = c[part] - c[part].mean(0)
-        direction = rows.T @ np.random.default_rng(len(part)).standard_normal(len(part)).astype(np.float32)
+        direction = rows.T @ np.random.default_rng(len(part)).standard_normal(len(part)).astype(
+            np.float32
+        )
         for _ in range(4):
             direction = rows.T @ (rows @ direction)
             direction /= np.linalg.norm(direction) + 1e-30

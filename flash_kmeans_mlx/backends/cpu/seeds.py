@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import kernels
 from .store import empty_lines
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ ALONE = 200_000  # products of a round that are not worth waking other threads f
 NOTHING, NO_FEATURES = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
 
 
-def kmeans_plusplus(points: CpuPoints, first: np.ndarray, uniforms: np.ndarray, features: Features | None) -> np.ndarray:
+def kmeans_plusplus(
+    points: CpuPoints, first: np.ndarray, uniforms: np.ndarray, features: Features | None
+) -> np.ndarray:
     """(B, K) rows; -1 from where every point coincides with a centre. See `Points.kmeans_plusplus`."""
     b, n, d = points.shape
     k, trials = uniforms.shape
@@ -37,7 +40,15 @@ def kmeans_plusplus(points: CpuPoints, first: np.ndarray, uniforms: np.ndarray, 
             for m in range(i * size, min(b, (i + 1) * size)):
                 run = _Run(points, m, square[m], features)
                 for at in range(0, k, rounds):
-                    run(slot, (np.zeros(3, np.int64), 0, 1, 0), at, min(k, at + rounds), first, uniforms, chosen)
+                    run(
+                        slot,
+                        (np.zeros(3, np.int64), 0, 1, 0),
+                        at,
+                        min(k, at + rounds),
+                        first,
+                        uniforms,
+                        chosen,
+                    )
 
         points.workers.run(alone, -(-b // size))
         return chosen
@@ -47,21 +58,32 @@ def kmeans_plusplus(points: CpuPoints, first: np.ndarray, uniforms: np.ndarray, 
         for at in range(0, k, rounds):
             state = np.zeros(3, np.int64)
 
-            def join(slot: int, _i: int, run: _Run = run, at: int = at, state: np.ndarray = state) -> None:
-                run(slot, (state, slot, team, sched_yield()), at, min(k, at + rounds), first, uniforms, chosen)
+            def join(
+                slot: int, _i: int, run: _Run = run, at: int = at, state: np.ndarray = state
+            ) -> None:
+                run(
+                    slot,
+                    (state, slot, team, sched_yield()),
+                    at,
+                    min(k, at + rounds),
+                    first,
+                    uniforms,
+                    chosen,
+                )
 
             def abort(state: np.ndarray = state) -> None:
-                state[points.kernels.ABORTED] = 1
+                state[kernels.team.ABORTED] = 1
 
             points.workers.run(join, team, abort)
     return chosen
 
 
 class _Run:
-    """What seeding keeps of one member."""
+    """What seeding keeps of one batch element."""
 
-    def __init__(self, points: CpuPoints, b: int, square: np.ndarray, features: Features | None) -> None:
-        kernels = points.kernels
+    def __init__(
+        self, points: CpuPoints, b: int, square: np.ndarray, features: Features | None
+    ) -> None:
         _, n, d = points.shape
         self.points, self.b = points, b
         self.columns = features.columns[b] if features else NO_FEATURES
@@ -75,45 +97,85 @@ class _Run:
             if centre.any():
                 self.norms = square, points.inverse[b], some
             # Rows that are not shifted are longer than their distance: so is the rounding of their products.
-            self.centre = centre, origin, float(kernels.NOISE) if centre.any() and not origin.any() else 0.0
+            self.centre = (
+                centre,
+                origin,
+                float(kernels.candidates.NOISE) if centre.any() and not origin.any() else 0.0,
+            )
         weights = points.draw_weights(b)
         if points.metric.spherical and not points.metric.unit_points:
             weights = times_norms(weights, points.inverse_norms(b))
         self.potential = NOTHING if weights is None else weights
-        threshold = np.full(n + kernels.POINTS if features else 0, np.inf, np.float32)
+        threshold = np.full(n + kernels.lanes.POINTS if features else 0, np.inf, np.float32)
         threshold[:n] = -np.inf
         self.state = (
-            np.full(n, np.inf, np.float32), threshold, np.zeros(-(-n // kernels.DRAW)), np.empty(n, np.int32),
+            np.full(n, np.inf, np.float32),
+            threshold,
+            np.zeros(-(-n // kernels.seed.DRAW)),
+            np.empty(n, np.int32),
             np.empty(n, np.uint16),
-        )  # fmt: skip
-        lanes = kernels.CANDIDATES
+        )
+        lanes = kernels.candidates.CANDIDATES
         self.table = (
-            empty_lines((d, lanes)), empty_lines((3, lanes)), np.zeros((lanes, len(self.columns)), np.float32),
-            np.zeros(lanes, np.float32), np.zeros(lanes + 1, np.int64), np.zeros(1, np.int64),
-        )  # fmt: skip
+            empty_lines((d, lanes)),
+            empty_lines((3, lanes)),
+            np.zeros((lanes, len(self.columns)), np.float32),
+            np.zeros(lanes, np.float32),
+            np.zeros(lanes + 1, np.int64),
+            np.zeros(1, np.int64),
+        )
         self.cuts = np.array([lo for lo, _ in points.shards] + [n])
-        self.shared = (np.zeros(len(points.shards), np.int64), np.zeros((len(points.shards), lanes)))
-        self.eps = np.float32(kernels.NOISE) + points.eps
+        self.shared = (
+            np.zeros(len(points.shards), np.int64),
+            np.zeros((len(points.shards), lanes)),
+        )
+        self.eps = np.float32(kernels.candidates.NOISE) + points.eps
 
     def __call__(
-        self, slot: int, team: tuple, k0: int, k1: int, first: np.ndarray, uniforms: np.ndarray, chosen: np.ndarray
+        self,
+        slot: int,
+        team: tuple,
+        k0: int,
+        k1: int,
+        first: np.ndarray,
+        uniforms: np.ndarray,
+        chosen: np.ndarray,
     ) -> None:
         points = self.points
-        points.kernels.seed_member(
-            points.store.source(self.b), self.columns, self.norms, self.centre, self.potential, uniforms, first[self.b], k0, k1,
-            chosen[self.b], self.cuts, self.state, self.table, self.shared, self.eps, team, points.seed_scratch[slot],
-        )  # fmt: skip
+        kernels.seed.seed_element(
+            points.store.source(self.b),
+            self.columns,
+            self.norms,
+            self.centre,
+            self.potential,
+            uniforms,
+            first[self.b],
+            k0,
+            k1,
+            chosen[self.b],
+            self.cuts,
+            self.state,
+            self.table,
+            self.shared,
+            self.eps,
+            team,
+            points.seed_scratch[slot],
+        )
 
 
 def seed_scratch(points: CpuPoints) -> tuple[np.ndarray, ...]:
     """The scratch of kernels/cpu/seed.py for one thread."""
-    kernels, d = points.kernels, points.shape[2]
-    n = kernels.AT_ONCE
+    d = points.shape[2]
+    n = kernels.candidates.AT_ONCE
     return (
-        np.empty((n, 1, d), np.float32), np.arange(n, dtype=np.int32), empty_lines((n * kernels.CANDIDATES,)),
-        np.empty(max(n, kernels.ROWS), np.int64), np.full(kernels.POINTS, -1, np.int32), empty_lines((kernels.POINTS,)),
-        np.empty(kernels.DRAW + n, np.int32),
-    )  # fmt: skip
+        np.empty((n, 1, d), np.float32),
+        np.arange(n, dtype=np.int32),
+        empty_lines((n * kernels.candidates.CANDIDATES,)),
+        np.empty(max(n, kernels.lanes.ROWS), np.int64),
+        np.full(kernels.lanes.POINTS, -1, np.int32),
+        empty_lines((kernels.lanes.POINTS,)),
+        np.empty(kernels.seed.DRAW + n, np.int32),
+    )
 
 
 def times_norms(weights: np.ndarray | None, inverse: np.ndarray) -> np.ndarray:

@@ -59,7 +59,9 @@ def _move(cpus: set[int]) -> None:
 class _Job:
     """The tasks of one call of `Workers.run`."""
 
-    def __init__(self, task: Callable[[int, int], object], n_tasks: int, abort: Callable[[], object] | None) -> None:
+    def __init__(
+        self, task: Callable[[int, int], object], n_tasks: int, abort: Callable[[], object] | None
+    ) -> None:
         self._task = task
         self._n = n_tasks
         self._abort = abort
@@ -102,7 +104,12 @@ class Workers:
         self._threads: list[threading.Thread] = []
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
-    def run(self, task: Callable[[int, int], object], n_tasks: int, abort: Callable[[], object] | None = None) -> None:
+    def run(
+        self,
+        task: Callable[[int, int], object],
+        n_tasks: int,
+        abort: Callable[[], object] | None = None,
+    ) -> None:
         """Call task(slot, i) for i in range(n_tasks); slot < n is the thread's own number. Raises what a task raised.
 
         With `abort`, tasks wait for one another: no more than n, they go on without those that failed once it was called.
@@ -110,7 +117,9 @@ class Workers:
         leaves them there for milliseconds; those that wait for one another would take twice as long.
         """
         if self._busy:
-            raise RuntimeError("a task can't run tasks: its own thread could be the one that they wait for")
+            raise RuntimeError(
+                "a task can't run tasks: its own thread could be the one that they wait for"
+            )
         helpers = min(self.n, n_tasks) - 1
         here = _current_cpu()() if abort and helpers > 0 else -1
         allowed = os.sched_getaffinity(0) if here >= 0 else set()

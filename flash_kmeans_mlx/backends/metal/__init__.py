@@ -1,16 +1,71 @@
-"""The Metal backend: kernels of `kernels/metal/` through `mx.fast.metal_kernel`."""
+"""Custom kernels on Apple GPUs: those of `kernels/metal/` through `mx.fast.metal_kernel`. Lists are scanned as on "portable"."""
 
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 
-__all__ = ["missing"]
+from ...metrics import Proximity
+from ..codes import Coding
+from ..neighbours import Found, Neighbours, Request
+from ..points import Points, Problem
+from ..scan import Lists
+
+__all__ = [
+    "STRATEGIES",
+    "USES_MLX",
+    "missing",
+    "open_neighbours",
+    "open_points",
+    "scan_codes",
+    "scan_lists",
+]
+
+STRATEGIES: tuple[str, ...] = ("fused", "addmm")
+USES_MLX = True
 
 
 def missing() -> str | None:
-    """Why Metal can't be used here, or None."""
+    """Return why it can't run here, or None."""
     if not mx.metal.is_available():
         return "MLX finds no Metal device (it takes an Apple GPU)"
     if mx.default_device().type == mx.DeviceType.cpu:
         return "MLX's default device is the CPU; call mx.set_default_device(mx.gpu) first"
     return None
+
+
+def open_points(problem: Problem) -> Points:
+    """Return the points of a fit."""
+    from .points import MetalPoints
+
+    return MetalPoints(problem)
+
+
+def open_neighbours(request: Request) -> Neighbours:
+    """Return a search for nearest rows."""
+    from .neighbours import MetalNeighbours
+
+    return MetalNeighbours(request)
+
+
+def scan_lists(
+    lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int
+) -> Found:
+    """Return the nearest rows of inverted lists."""
+    from ..portable.scan import scan_lists as scan
+
+    return scan(lists, proximity, queries, probes, k)
+
+
+def scan_codes(
+    lists: Lists,
+    coding: Coding,
+    proximity: Proximity,
+    queries: np.ndarray,
+    probes: np.ndarray,
+    k: int,
+) -> Found:
+    """Return the nearest codes of inverted lists."""
+    from ..portable.codes import scan_codes as scan
+
+    return scan(lists, coding, proximity, queries, probes, k)

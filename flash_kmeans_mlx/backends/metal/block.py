@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from ..base import SETTLED, STABLE
+from ..points import SETTLED, STABLE
 from . import kernels
 from .device import Device
 from .strategy import Strategy
@@ -29,7 +29,7 @@ class Held(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where every member is; members that aren't running keep all of it."""
+    """Where every batch element is; batch elements that aren't running keep all of it."""
 
     c: mx.array  # (B, K, D) in the user's coordinates
     inner: mx.array  # the same in the frame
@@ -40,7 +40,7 @@ class State(NamedTuple):
     status: mx.array
     shift: mx.array
     sums: mx.array
-    mass: mx.array
+    weight_sum: mx.array
     counts: mx.array
 
 
@@ -70,11 +70,13 @@ def block(length: int, rules: Rules, compiled: bool) -> Callable[[Held, State], 
 
 
 def _iterate(held: Held, state: State, rules: Rules) -> State:
-    """One E-step, and the M-step of the members that go on."""
+    """One E-step, and the M-step of the batch elements that go on."""
     running = state.running
     new = rules.strategy.labels(held.x, state.inner, state.bias, held.shift, held.factor, rules.gpu)
     labels = mx.where(running[:, None], new, state.labels)
-    sums = kernels.accumulate(held.x, labels, state.c.shape[1], held.weights, held.shift, held.factor)
+    sums = kernels.accumulate(
+        held.x, labels, state.c.shape[1], held.weights, held.shift, held.factor
+    )
     left = state.left - running.astype(mx.int32)
     stable = running & (labels == state.labels).all(axis=1)
     stop = stable | (left == 0)
@@ -82,12 +84,20 @@ def _iterate(held: Held, state: State, rules: Rules) -> State:
         stop = stop | (sums.counts == 0).any(axis=1)
     going = running & ~stop
     c, inner, bias, moved = kernels.move_centroids(
-        sums.sums, sums.mass, state.c, going, held.origin, held.scale, spherical=rules.spherical
+        sums.sums,
+        sums.weight_sum,
+        state.c,
+        going,
+        held.origin,
+        held.scale,
+        spherical=rules.spherical,
     )
     shift = mx.sqrt(moved.sum(axis=1) if rules.summed_shift else moved.max(axis=1))
     if held.scale is not None:
         shift = shift * held.scale
-    rests = (c == state.c).all(axis=(1, 2)) | ((held.tol > 0) & (shift <= held.tol))  # squares of tiny moves are zero
+    rests = (c == state.c).all(axis=(1, 2)) | (
+        (held.tol > 0) & (shift <= held.tol)
+    )  # squares of tiny moves are zero
     settled = going & rests
     at_rest = ~going[:, None]
     return State(

@@ -11,7 +11,7 @@ MAX_THREADS = 1024  # of a threadgroup
 MAX_THREADGROUP_BYTES = 32768
 MAX_GRID = 2**31 - 1  # threads along one axis: Metal takes a uint32, MLX's Python call an int
 MAX_ROWS = 2**26 - 4  # of argmax and of topk over rows: up to 32 threads a row
-MAX_POINTS = 2**30 - 2**16  # of a member: two threads a row, and what pads them
+MAX_POINTS = 2**30 - 2**16  # of a batch element: two threads a row, and what pads them
 MAX_CLUSTERS = 2**23  # 128 threads each where sums are finished
 MAX_BATCH = 65535
 MAX_FEATURES = 2**24
@@ -64,9 +64,13 @@ class Launch:
         if threads > MAX_THREADS:
             raise ValueError(f"a threadgroup of {threads} threads must be <= {MAX_THREADS}")
         if self.threadgroup_bytes > MAX_THREADGROUP_BYTES:
-            raise ValueError(f"{self.threadgroup_bytes} bytes of threadgroup memory must be <= {MAX_THREADGROUP_BYTES}")
+            raise ValueError(
+                f"{self.threadgroup_bytes} bytes of threadgroup memory must be <= {MAX_THREADGROUP_BYTES}"
+            )
         if not all(0 < side <= MAX_GRID for side in self.grid):
-            raise ValueError(f"a grid of {self.grid} threads must be in [1, {MAX_GRID}] along every axis; cut the rows")
+            raise ValueError(
+                f"a grid of {self.grid} threads must be in [1, {MAX_GRID}] along every axis; cut the rows"
+            )
 
 
 def supports(b: int, n: int, k: int, d: int, dtype: str) -> str | None:

@@ -7,7 +7,7 @@ template arguments, so that the number of pipelines is bounded however many shap
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -26,6 +26,8 @@ __all__ = [
     "frame_inputs",
     "move_centroids",
     "tile_arguments",
+    "top_of_rows",
+    "topk",
 ]
 
 
@@ -45,7 +47,7 @@ class Sums(NamedTuple):
     """Per cluster: sums (B, K, D) float32, the weights in them (B, K) float32 and the rows in them (B, K) uint32."""
 
     sums: mx.array
-    mass: mx.array
+    weight_sum: mx.array
     counts: mx.array
 
 
@@ -90,7 +92,16 @@ def argmax(scores: mx.array) -> tuple[mx.array, mx.array]:
     """Index (R,) uint32 and value (R,) float32 of the best of each row of scores (R, K); ties to the lowest index."""
     r, k = scores.shape
     rows = launches.argmax_rows(r, k, scores.dtype.size)
-    label, score = call("argmax", [scores], rows.launch, [(r,)] * 2, BEST_TYPES, T=scores.dtype, LANES=rows.lanes, W=rows.width)
+    label, score = call(
+        "argmax",
+        [scores],
+        rows.launch,
+        [(r,)] * 2,
+        BEST_TYPES,
+        T=scores.dtype,
+        LANES=rows.lanes,
+        W=rows.width,
+    )
     return label, score
 
 
@@ -119,14 +130,22 @@ def counting_sort(labels: mx.array, n_clusters: int) -> Order:
         starts = ends - totals
         base = upto - counts + starts[:, None]
         (order,) = call(
-            "sort_chunk", [labels, order, limits, base, sizes], plan.launch, [(b, n)], [mx.uint32], PLACE=True, **flags
+            "sort_chunk",
+            [labels, order, limits, base, sizes],
+            plan.launch,
+            [(b, n)],
+            [mx.uint32],
+            PLACE=True,
+            **flags,
         )
         limits = ends[:, -1]
     if len(plan.digits) == 1:
         return Order(order, mx.concatenate([starts, limits[:, None]], axis=1))
     grid = Launch((n + 1, b, 1), (256, 1, 1))
     sizes = mx.array([n_clusters], mx.uint32)
-    (offsets,) = call("find_offsets", [labels, order, limits, sizes], grid, [(b, n_clusters + 1)], [mx.uint32])
+    (offsets,) = call(
+        "find_offsets", [labels, order, limits, sizes], grid, [(b, n_clusters + 1)], [mx.uint32]
+    )
     return Order(order, offsets)
 
 
@@ -162,7 +181,7 @@ def accumulate(
         [mx.float32],
         **flags,
     )
-    sums, mass = call(
+    sums, weight_sum = call(
         "sum_clusters",
         [*rows, order, offsets, partial, sizes],
         plan.sum_clusters,
@@ -170,7 +189,7 @@ def accumulate(
         [mx.float32] * 2,
         **flags,
     )
-    return Sums(sums, mass, offsets[:, 1:] - offsets[:, :-1])
+    return Sums(sums, weight_sum, offsets[:, 1:] - offsets[:, :-1])
 
 
 def _accumulate_dense(
@@ -184,9 +203,15 @@ def _accumulate_dense(
     b, n, d = x.shape
     plan = launches.dense_launch(b, n, k, d)
     cells = (b, plan.chunks, k)
-    partial, mass, counts = call(
+    partial, weight_sum, counts = call(
         "sum_dense",
-        [x, x if weights is None else weights, *frame_inputs(shift, factor, x), labels, mx.array([k, plan.chunk], mx.uint32)],
+        [
+            x,
+            x if weights is None else weights,
+            *frame_inputs(shift, factor, x),
+            labels,
+            mx.array([k, plan.chunk], mx.uint32),
+        ],
         plan.launch,
         [(*cells, d), cells, cells],
         [mx.float32, mx.float32, mx.uint32],
@@ -198,12 +223,16 @@ def _accumulate_dense(
         FRAMED=shift is not None,
     )
     number = counts.sum(axis=1)
-    return Sums(partial.sum(axis=1), number.astype(mx.float32) if weights is None else mass.sum(axis=1), number)
+    return Sums(
+        partial.sum(axis=1),
+        number.astype(mx.float32) if weights is None else weight_sum.sum(axis=1),
+        number,
+    )
 
 
 def move_centroids(
     sums: mx.array,
-    mass: mx.array,
+    weight_sum: mx.array,
     old: mx.array,
     going: mx.array,
     shift: mx.array | None = None,
@@ -211,15 +240,21 @@ def move_centroids(
     *,
     spherical: bool,
 ) -> tuple[mx.array, ...]:
-    """The M-step for members going (B,): centroids, the same in the frame, bias (B, K) and squared moves (B, K).
+    """The M-step for batch elements going (B,): centroids, the same in the frame, bias (B, K) and squared moves (B, K).
 
-    Sums are in the frame, `old` centroids in the user's coordinates. A member at rest keeps its centroids.
+    Sums are in the frame, `old` centroids in the user's coordinates. A batch element at rest keeps its centroids.
     """
     b, k, d = sums.shape
     return tuple(
         call(
             "move_centroids",
-            [sums, mass, old, *frame_inputs(shift, scale, mass), going.astype(mx.uint32)],
+            [
+                sums,
+                weight_sum,
+                old,
+                *frame_inputs(shift, scale, weight_sum),
+                going.astype(mx.uint32),
+            ],
             Launch((k * SIMD, b, 1), (SIMD, 1, 1)),
             [(b, k, d), (b, k, d), (b, k), (b, k)],
             [mx.float32] * 4,
@@ -231,9 +266,104 @@ def move_centroids(
 
 def tile_arguments(tiles: Tiles) -> dict[str, int]:
     """Template arguments of Scores."""
-    return {"NSG": tiles.nsg, "RB": tiles.rb, "CB": tiles.cb, "BK": tiles.bk, "RES": tiles.res, "VEC": tiles.vec}
+    return {
+        "NSG": tiles.nsg,
+        "RB": tiles.rb,
+        "CB": tiles.cb,
+        "BK": tiles.bk,
+        "RES": tiles.res,
+        "VEC": tiles.vec,
+    }
 
 
-def frame_inputs(shift: mx.array | None, factor: mx.array | None, unread: mx.array) -> list[mx.array]:
+def frame_inputs(
+    shift: mx.array | None, factor: mx.array | None, unread: mx.array
+) -> list[mx.array]:
     """The inputs shift and factor, or an array at hand in their place: without FRAMED kernels don't read them."""
     return [unread if shift is None else shift, unread if factor is None else factor]
+
+
+def topk(
+    x: mx.array,
+    c: mx.array,
+    bias: mx.array,
+    k: int,
+    shift: mx.array | None = None,
+    factor: mx.array | None = None,
+    device: Device | None = None,
+) -> tuple[mx.array, mx.array]:
+    """The k best centroids of each point, best first: (B, N, k) uint32 and their scores (B, N, k) float32.
+
+    Ties go to the lowest index; NaN counts as -inf. Every 32 of k take one more pass over the scores, which are computed
+    anew: none is ever stored.
+    """
+    b, n, d = x.shape
+    framed = shift is not None
+    narrow = min(x.size, c.size, c.size if shift is None else shift.size) < 8
+    config = launches.topk_config(d, narrow=narrow)
+    launch = launches.topk_launch(config, b, n, c.shape[1], device or Device())
+    parts = launch.grid[2]
+    points = [x, c, bias, *frame_inputs(shift, factor, c)]
+
+    def some(count: int, after: list[mx.array] | None) -> tuple[mx.array, mx.array]:
+        label, score = call(
+            "top_rows",
+            [*points, *(after or [bias, bias]), mx.array([count], mx.uint32)],
+            launch,
+            [(parts, b, n, count)] * 2,
+            BEST_TYPES,
+            T=x.dtype,
+            **tile_arguments(config),
+            FRAMED=framed,
+            AFTER=after is not None,
+        )
+        if parts == 1:
+            return label[0], score[0]
+        flat = (b * n, parts * count)
+        label, score = (a.transpose(1, 2, 0, 3).reshape(flat) for a in (label, score))
+        label, score = _top_of_rows(score, count, label, None)
+        return label.reshape(b, n, count), score.reshape(b, n, count)
+
+    return _in_rounds(k, some)
+
+
+def top_of_rows(scores: mx.array, k: int) -> tuple[mx.array, mx.array]:
+    """The k best of each row of scores (R, M), best first: (R, k) uint32 and (R, k) float32; ties to the lowest index."""
+    return _in_rounds(k, lambda count, after: _top_of_rows(scores, count, None, after))
+
+
+def _top_of_rows(
+    scores: mx.array, k: int, index: mx.array | None, after: list[mx.array] | None
+) -> tuple[mx.array, mx.array]:
+    r, m = scores.shape
+    rows = launches.topk_rows_launch(r, m)
+    label, score = call(
+        "top_of_rows",
+        [
+            scores,
+            scores if index is None else index,
+            *(after or [scores, scores]),
+            mx.array([k], mx.uint32),
+        ],
+        rows.launch,
+        [(r, k)] * 2,
+        BEST_TYPES,
+        T=scores.dtype,
+        W=rows.width,
+        INDEXED=index is not None,
+        AFTER=after is not None,
+    )
+    return label, score
+
+
+def _in_rounds(k: int, some: Any) -> tuple[mx.array, mx.array]:
+    """k entries, 32 at a time; every round looks beyond the last entry of the one before."""
+    labels, scores, after = [], [], None
+    for done in range(0, k, launches.FUSED_K):
+        label, score = some(min(launches.FUSED_K, k - done), after)
+        labels.append(label)
+        scores.append(score)
+        after = [score[..., -1], label[..., -1]]
+    if len(labels) == 1:
+        return labels[0], scores[0]
+    return mx.concatenate(labels, axis=-1), mx.concatenate(scores, axis=-1)

@@ -35,7 +35,9 @@ DENSE_CLUSTERS = 64  # up to here sums need no sort
 TABLE = 8192  # buckets of a sort by one digit: 32 KiB of uint32
 FUSED_K = 32  # entries of a list of topk: one a lane
 LEAST_ROWS = 64  # of a product
-CHUNKS = 2048  # of sorted rows at most, up to N = 2**23: enough for the widest GPU, and few to add up
+CHUNKS = (
+    2048  # of sorted rows at most, up to N = 2**23: enough for the widest GPU, and few to add up
+)
 
 
 @dataclass(frozen=True)
@@ -172,16 +174,26 @@ def topk_config(d: int, *, narrow: bool = False) -> Tiles:
 
 def topk_launch(config: Tiles, b: int, n: int, k: int, device: Device) -> Launch:
     """Launch of the fused topk."""
-    return _row_tiles(config, b, n, _parts(config, b, n, k, device), config.tile_bytes + config.top_bytes)
+    return _row_tiles(
+        config, b, n, _parts(config, b, n, k, device), config.tile_bytes + config.top_bytes
+    )
 
 
 def _parts(config: Tiles | PointTiles, b: int, n: int, k: int, device: Device) -> int:
     groups = b * ceil_div(n, config.rows)
-    return max(1, min(ceil_div(device.threadgroups, groups), ceil_div(k, config.centroids) // 4, 32))
+    return max(
+        1, min(ceil_div(device.threadgroups, groups), ceil_div(k, config.centroids) // 4, 32)
+    )
 
 
-def _row_tiles(config: Tiles | PointTiles, b: int, n: int, parts: int, threadgroup_bytes: int) -> Launch:
-    return Launch((ceil_div(n, config.rows) * config.threads, b, parts), (config.threads, 1, 1), threadgroup_bytes)
+def _row_tiles(
+    config: Tiles | PointTiles, b: int, n: int, parts: int, threadgroup_bytes: int
+) -> Launch:
+    return Launch(
+        (ceil_div(n, config.rows) * config.threads, b, parts),
+        (config.threads, 1, 1),
+        threadgroup_bytes,
+    )
 
 
 def argmax_rows(rows: int, k: int, itemsize: int) -> Rows:
@@ -200,7 +212,9 @@ def score_rows(k: int, device: Device) -> int:
 def topk_rows_launch(rows: int, m: int) -> Rows:
     """Launch of topk over rows of scores."""
     _check_rows(rows)
-    return Rows(SIMD, 1 if rows * m < 8 else 4, Launch((ceil_div(rows, 4) * 128, 1, 1), (128, 1, 1)))
+    return Rows(
+        SIMD, 1 if rows * m < 8 else 4, Launch((ceil_div(rows, 4) * 128, 1, 1), (128, 1, 1))
+    )
 
 
 def _check_rows(rows: int) -> None:
@@ -219,7 +233,9 @@ def sort(b: int, n: int, k: int) -> Sort:
     table = next(size for size in (256, 2048, TABLE) if buckets <= size)
     chunk = min(max(1024, 2 * power_of_two(buckets)), TABLE)
     chunks = ceil_div(n, chunk)
-    return Sort(digits, table, chunk, chunks, Launch((chunks * SIMD, b, 1), (SIMD, 1, 1), 4 * table))
+    return Sort(
+        digits, table, chunk, chunks, Launch((chunks * SIMD, b, 1), (SIMD, 1, 1), 4 * table)
+    )
 
 
 def segments(b: int, n: int, k: int, d: int, *, narrow: bool = False) -> Segments:
@@ -251,7 +267,9 @@ def dense_launch(b: int, n: int, k: int, d: int) -> Dense:
     nsg = min(128 // table, slices)
     chunk = 32 * table
     chunks = ceil_div(n, chunk)
-    launch = Launch((chunks * SIMD * nsg, ceil_div(slices, nsg), b), (SIMD * nsg, 1, 1), 4 * SIMD * table * nsg)
+    launch = Launch(
+        (chunks * SIMD * nsg, ceil_div(slices, nsg), b), (SIMD * nsg, 1, 1), 4 * SIMD * table * nsg
+    )
     return Dense(lanes, nsg, table, chunk, chunks, launch)
 
 

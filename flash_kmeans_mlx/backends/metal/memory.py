@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from .device import Device
-from .launch import DENSE_CLUSTERS, assign_configs, assign_launch, dense_launch, score_rows, segments, sort
+from .launch import (
+    DENSE_CLUSTERS,
+    assign_configs,
+    assign_launch,
+    dense_launch,
+    score_rows,
+    segments,
+    sort,
+)
 
 __all__ = ["step_bytes"]
 
@@ -12,7 +20,9 @@ def step_bytes(shape: tuple[int, int, int], k: int, gpu: Device, *, products: bo
     """Bytes of one iteration over points of this shape; with `products`, of scores by chunks of rows."""
     b, n, d = shape
     parts = max(assign_launch(config, b, n, k, gpu).grid[2] for config in assign_configs(d))
-    best = 2 * parts * b * n + (3 * b * n if parts > 1 else 0)  # labels and scores, and the best part
+    best = 2 * parts * b * n + (
+        3 * b * n if parts > 1 else 0
+    )  # labels and scores, and the best part
     if products:
         best = 3 * b * n + min(n, score_rows(k, gpu)) * (k + 3 * d)
     labels = 3 * b * n  # new ones, those that count, whether they are the old ones

@@ -7,9 +7,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..topk import PortableNeighbours
-from ..view import View
-from .topk import top_of_rows, topk
+from ...frame import View
+from ..portable.neighbours import PortableNeighbours
+from .kernels import top_of_rows, topk
 
 __all__ = ["MetalNeighbours"]
 
@@ -19,7 +19,9 @@ class MetalNeighbours(PortableNeighbours):
 
     backend = "metal"
 
-    def _candidates(self, queries: mx.array, data: Any, seen: View, *, products: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _candidates(
+        self, queries: mx.array, data: Any, seen: View, *, products: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         if not products:
             return super()._candidates(queries, data, seen, products=products)
         rows = self._read_rows(data, seen, products)

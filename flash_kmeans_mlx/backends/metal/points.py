@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from ...errors import BackendUnavailableError
-from ..base import PENDING, Problem, Step
-from ..portable import PortablePoints
+from ..points import PENDING, Problem, Step
+from ..portable.points import PortablePoints
 from .block import Held, Rules, State, block
 from .device import Device, supports
 from .memory import step_bytes
@@ -25,7 +25,7 @@ LEFT = 2**31 - 1  # iterations that the device can count
 class MetalPoints(PortablePoints):
     """Assignment and sums by the kernels of `kernels/metal/`; the rest, once per fit, as `PortablePoints` does it.
 
-    A member whose E-step left a cluster empty stops there, and the host repairs it; blocks are then short until a step
+    A batch element whose E-step left a cluster empty stops there, and the host repairs it; blocks are then short until a step
     leaves none empty. Members do not see each other: a stack of fits is the fits of the stack. Under a memory cap a block
     is one iteration, so that one iteration's arrays exist at a time.
     """
@@ -35,13 +35,17 @@ class MetalPoints(PortablePoints):
     def __init__(self, problem: Problem) -> None:
         b, n, d = problem.x.shape
         x, k = problem.x, problem.n_clusters
-        reason = supports(b, n, k, d, str(x.dtype).rpartition(".")[2] if isinstance(x, mx.array) else "float32")
+        reason = supports(
+            b, n, k, d, str(x.dtype).rpartition(".")[2] if isinstance(x, mx.array) else "float32"
+        )
         if reason is not None:
             raise BackendUnavailableError(
                 f"backend='metal' can't take x.shape={problem.given_shape} with n_clusters={k}: {reason};"
                 " use backend='portable'"
             )
-        self.gpu = Device(str(mx.device_info()["architecture"])) if mx.metal.is_available() else Device()
+        self.gpu = (
+            Device(str(mx.device_info()["architecture"])) if mx.metal.is_available() else Device()
+        )
         self._copied = 0
         if isinstance(x, mx.array) and not _contiguous(x):  # kernels would copy it at every call
             problem, self._copied = replace(problem, x=mx.contiguous(x)), x.nbytes
@@ -55,9 +59,11 @@ class MetalPoints(PortablePoints):
         self._longest = 1 if problem.max_bytes else BLOCK
         self._length = 1
 
-    def _tile_rows(self, held: int) -> int:
-        own = step_bytes(self.shape, self.problem.n_clusters, self.gpu, products=self.problem.strategy == "addmm")
-        return super()._tile_rows(held + own + self._copied)
+    def _tile_rows(self, bytes_in_use: int) -> int:
+        own = step_bytes(
+            self.shape, self.problem.n_clusters, self.gpu, products=self.problem.strategy == "addmm"
+        )
+        return super()._tile_rows(bytes_in_use + own + self._copied)
 
     def _framed(self, x: np.ndarray) -> mx.array:
         if x.dtype in (np.float32, np.float16) and self.frame.identity.all():
@@ -68,18 +74,26 @@ class MetalPoints(PortablePoints):
         super().reset()
         self._length = 1
 
-    def assign(self, centroids: np.ndarray, members: np.ndarray) -> None:
+    def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
         c, bias = self._inner(centroids)
-        new = self._assigner(measure=False).labels(self.x, c, bias, self._held.shift, self._held.factor, self.gpu)
-        self._labels = mx.where(mx.array(members.tolist())[:, None], new, self._labels)
+        new = self._assigner(measure=False).labels(
+            self.x, c, bias, self._held.shift, self._held.factor, self.gpu
+        )
+        self._labels = mx.where(mx.array(elements.tolist())[:, None], new, self._labels)
         _evaluate(self._labels)
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
-        members = limits > 0
+        elements = limits > 0
         # The M-step on the device does not centre centroids; the host's does.
         limits = np.clip(limits, 0, 1 if self.frame.centred else LEFT)
         held = self._held._replace(tol=mx.array(tol, mx.float32))
-        rules = Rules(self.metric.spherical, skip_empty, self._assigner(measure=True), self.gpu, self.problem.summed_shift)
+        rules = Rules(
+            self.metric.spherical,
+            skip_empty,
+            self._assigner(measure=True),
+            self.gpu,
+            self.problem.summed_shift,
+        )
         compiled = self.problem.compiled and not rules.strategy.waits
         state = self._start(centroids, limits)
         while True:
@@ -90,15 +104,15 @@ class MetalPoints(PortablePoints):
             if not np.array(state.running).any():
                 break
         self._labels = state.labels
-        centroids[members] = np.array(state.c)[members]
+        centroids[elements] = np.array(state.c)[elements]
         counts = np.array(state.counts, np.int64)
-        if not skip_empty and (counts[members] == 0).any():
+        if not skip_empty and (counts[elements] == 0).any():
             self._length = 1
         return Step(
             limits - np.array(state.left, np.int64),
             np.array(state.status, np.int64),
             np.array(state.sums, np.float64),
-            np.array(state.mass, np.float64),
+            np.array(state.weight_sum, np.float64),
             counts,
             np.array(state.shift, np.float64),
         )
@@ -109,7 +123,15 @@ class MetalPoints(PortablePoints):
             return self._strategy
         held, problem = self._held, self.problem
         options = {"capped": problem.max_bytes > 0, "measure": measure}
-        chosen = choose(problem.strategy, self.x, problem.n_clusters, held.shift, held.factor, self.gpu, **options)
+        chosen = choose(
+            problem.strategy,
+            self.x,
+            problem.n_clusters,
+            held.shift,
+            held.factor,
+            self.gpu,
+            **options,
+        )
         self.strategy = chosen.name
         self._strategy = chosen if measure else None
         return chosen
@@ -144,4 +166,6 @@ def _evaluate(*arrays: mx.array) -> None:
     except RuntimeError as error:
         if "[metal::" not in str(error):
             raise
-        raise RuntimeError(f"Metal refused a kernel of backend='metal' under MLX {version('mlx')}: {error}") from error
+        raise RuntimeError(
+            f"Metal refused a kernel of backend='metal' under MLX {version('mlx')}: {error}"
+        ) from error

@@ -98,32 +98,32 @@ DEFINITIONS = {
     "sum_clusters": Definition(
         ("common", "accumulate"),
         ("x", "weight", "shift", "factor", "order", "offsets", "partial", "sizes"),
-        ("sums", "mass"),
+        ("sums", "weight_sum"),
         f"""
   threadgroup float scratch[NSG * (LANES * W + 1)];
   sum_cluster<T, LANES, W, NSG, WEIGHTED, FRAMED>(
-      {ROWS}, order, offsets, partial, sums, mass, offsets_shape[1] - 1, sizes[0], sizes[1], scratch,
+      {ROWS}, order, offsets, partial, sums, weight_sum, offsets_shape[1] - 1, sizes[0], sizes[1], scratch,
       {POSITION}.x, {POSITION}.y, {POSITION}.z, {SIMDGROUP}, {LANE});
 """,
     ),
     "sum_dense": Definition(
         ("common", "accumulate"),
         ("x", "weight", "shift", "factor", "labels", "sizes"),
-        ("partial", "mass", "counts"),
+        ("partial", "weight_sum", "counts"),
         f"""
   threadgroup float table[NSG * TABLE * 32];
   sum_dense<T, LANES, WEIGHTED, FRAMED>(
-      {ROWS}, labels, partial, mass, counts, sizes[0], sizes[1], table + {SIMDGROUP} * (TABLE * 32),
+      {ROWS}, labels, partial, weight_sum, counts, sizes[0], sizes[1], table + {SIMDGROUP} * (TABLE * 32),
       {POSITION}.x, {GROUPS}.x, {POSITION}.y * NSG + {SIMDGROUP}, {POSITION}.z, {LANE});
 """,
     ),
     "move_centroids": Definition(
         ("common", "move"),
-        ("sums", "mass", "old", "shift", "scale", "going"),
+        ("sums", "weight_sum", "old", "shift", "scale", "going"),
         ("c", "inner", "bias", "moved"),
         f"""
   move_centroid<SPHERICAL, FRAMED>(
-      sums, mass, old, shift, scale, going, c, inner, bias, moved, sums_shape[1], sums_shape[2],
+      sums, weight_sum, old, shift, scale, going, c, inner, bias, moved, sums_shape[1], sums_shape[2],
       {POSITION}.x, {POSITION}.y, {LANE});
 """,
     ),
@@ -162,7 +162,12 @@ def source_text(name: str) -> str:
 
 
 def call(
-    name: str, inputs: list[mx.array], launch: Launch, shapes: list[tuple[int, ...]], dtypes: Any, **template: Any
+    name: str,
+    inputs: list[mx.array],
+    launch: Launch,
+    shapes: list[tuple[int, ...]],
+    dtypes: Any,
+    **template: Any,
 ) -> list[mx.array]:
     """The outputs of a kernel."""
     return build(name)(
@@ -189,5 +194,10 @@ def _build(factory: Any, name: str) -> Callable[..., list[mx.array]]:
         output_names=list(definition.outputs),
         source=definition.source,
         # The compiler's messages then name the kernel.
-        header="\n".join([f'#line 2 "flash_kmeans_{name}"', *(source_text(header) for header in definition.headers)]),
+        header="\n".join(
+            [
+                f'#line 2 "flash_kmeans_{name}"',
+                *(source_text(header) for header in definition.headers),
+            ]
+        ),
     )

@@ -34,7 +34,13 @@ class Strategy:
     waits: bool = False
 
     def labels(
-        self, x: mx.array, c: mx.array, bias: mx.array, shift: mx.array | None, factor: mx.array | None, gpu: Device
+        self,
+        x: mx.array,
+        c: mx.array,
+        bias: mx.array,
+        shift: mx.array | None,
+        factor: mx.array | None,
+        gpu: Device,
     ) -> mx.array:
         """(B, N) uint32, with arguments as those of `kernels.assign`."""
         if self.name == "fused":
@@ -42,7 +48,9 @@ class Strategy:
         b, n, _ = x.shape
         rows = score_rows(c.shape[1], gpu)
         parts = []
-        for i in range(b):  # one member at a time: MLX chooses kernels by shape, and a stack must equal its members
+        for i in range(
+            b
+        ):  # one batch element at a time: MLX chooses kernels by shape, and a stack must equal its batch elements
             for lo in range(0, n, rows):
                 some = x[i, lo : lo + rows].astype(mx.float32)
                 if shift is not None and factor is not None:
@@ -94,7 +102,11 @@ def choose(
         c = mx.zeros((len(some), k, d))
         bias = mx.zeros((len(some), k))
         mx.eval(some, c, bias)
-        frame = (None, None) if shift is None or factor is None else (shift[: len(some)], factor[: len(some)])
+        frame = (
+            (None, None)
+            if shift is None or factor is None
+            else (shift[: len(some)], factor[: len(some)])
+        )
         found = min(options, key=lambda option: _seconds(option, some, c, bias, *frame, gpu))
         while len(_fastest) >= REMEMBERED:
             _fastest.pop(next(iter(_fastest)), None)

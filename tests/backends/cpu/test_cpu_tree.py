@@ -11,15 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 import flash_kmeans_mlx as fk
-from flash_kmeans_mlx.backends.cpu import topk, tree
-from flash_kmeans_mlx.search import Search
+from flash_kmeans_mlx.backends.cpu import neighbours as topk
+from flash_kmeans_mlx.backends.cpu import tree
+from flash_kmeans_mlx.neighbours.search import Search
 
 Array = NDArray[Any]
 
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topk, "pays", lambda *_sizes: True)
+    monkeypatch.setattr(topk, "tree_is_faster", lambda *_sizes: True)
 
 
 def points(n: int, d: int, seed: int = 0) -> Array:
@@ -38,7 +39,9 @@ def truth(queries: Array, data: Array, k: int, exclude: bool = False) -> tuple[A
 
 
 def search(queries: Any, data: Any, k: int, *, exclude: bool = False) -> tuple[Array, Array]:
-    with Search(queries, k, exclude_self=exclude, dtype=np.float64, whole=True, backend="cpu") as found:
+    with Search(
+        queries, k, exclude_self=exclude, dtype=np.float64, whole=True, backend="cpu"
+    ) as found:
         found.add(data, 0)
         return found.result()
 
@@ -56,7 +59,13 @@ def test_scattered_rows_grids_and_lines(d: int) -> None:
     rng = np.random.default_rng(d)
     x = points(600, d)
     lines = np.outer(rng.integers(-90, 90, 600), rng.integers(-3, 4, d)).astype(np.float32)
-    for data in (x, 100 + 1e-3 * x, 100 + 1e-3 * x.astype(np.float64), rng.integers(-3, 4, (600, d)).astype(np.float32), lines):
+    for data in (
+        x,
+        100 + 1e-3 * x,
+        100 + 1e-3 * x.astype(np.float64),
+        rng.integers(-3, 4, (600, d)).astype(np.float32),
+        lines,
+    ):
         check(data, data, 1, 10, 40)
         check(data, data, 1, 10, 40, exclude=True)
         check(points(90, d, 1), data, 1, 10, 40)
@@ -89,7 +98,13 @@ def test_thousands_of_equal_rows() -> None:
 @pytest.mark.usefixtures("always")
 def test_types_batches_chunks_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     x = points(900, 3)
-    for data in (x.astype(np.float16), mx.array(x).astype(mx.bfloat16), mx.array(x), np.asfortranarray(x), x[::2, ::-1]):
+    for data in (
+        x.astype(np.float16),
+        mx.array(x).astype(mx.bfloat16),
+        mx.array(x),
+        np.asfortranarray(x),
+        x[::2, ::-1],
+    ):
         plain = np.array(data.astype(mx.float32) if isinstance(data, mx.array) else data)
         for one, other in zip(search(data, data, 5), truth(plain, plain, 5), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -108,10 +123,15 @@ def test_types_batches_chunks_and_threads(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_all_rows_give(monkeypatch: pytest.MonkeyPatch) -> None:
     x = points(3000, 3)
-    for data in (x, x * 1e20, x * 1e-25, np.random.default_rng(0).integers(-6, 7, (3000, 3)).astype(np.float32)):
+    for data in (
+        x,
+        x * 1e20,
+        x * 1e-25,
+        np.random.default_rng(0).integers(-6, 7, (3000, 3)).astype(np.float32),
+    ):
         found = []
         for answer in (True, False):
-            monkeypatch.setattr(topk, "pays", lambda *_sizes, answer=answer: answer)
+            monkeypatch.setattr(topk, "tree_is_faster", lambda *_sizes, answer=answer: answer)
             found.append(search(data, data, 6))
         for one, other in zip(*found, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -129,7 +149,12 @@ def test_infinite_rows_are_refused() -> None:
 def test_the_tree_is_used_where_it_pays_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
     monkeypatch.setattr(topk, "Tree", lambda *a: used.append(1) or tree.Tree(*a))
-    for metric, cap, uses in (("euclidean", 0, 1), ("l1", 0, 0), ("euclidean", 0.01, 1), ("euclidean", 0.0016, 0)):
+    for metric, cap, uses in (
+        ("euclidean", 0, 1),
+        ("l1", 0, 0),
+        ("euclidean", 0.01, 1),
+        ("euclidean", 0.0016, 0),
+    ):
         used.clear()
         fk.knn(points(4000, 3), points(5000, 3), 1, metric, max_mem_gb=cap, backend="cpu")
         assert len(used) == uses

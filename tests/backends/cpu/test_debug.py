@@ -8,17 +8,16 @@ import sys
 
 SCRIPT = """
 import numpy as np
-from flash_kmeans_mlx.backends.cpu._kernels import kernels
+from flash_kmeans_mlx.backends.cpu import kernels
 
-K = kernels()
 points, c, bias = np.ones((3, 64), np.float32), np.ones((5, 3), np.float32), np.zeros(5, np.float32)
 best, label = np.zeros(64, np.float32), np.zeros(64, np.int32)
-K.best_by_lanes(64, points, 0, c, bias, best, label)
+kernels.lanes.best_by_lanes(64, points, 0, c, bias, best, label)
 wrong = [
-    lambda: K.best_by_lanes(64, points, 1, c, bias, best, label),
-    lambda: K.best_by_lanes(64, points[:2], 0, c, bias, best, label),
-    lambda: K.best_by_lanes(64, points, 0, c, bias[:4], best, label),
-    lambda: K.best_by_lanes(64, points, 0, c, bias, best[:63], label),
+    lambda: kernels.lanes.best_by_lanes(64, points, 1, c, bias, best, label),
+    lambda: kernels.lanes.best_by_lanes(64, points[:2], 0, c, bias, best, label),
+    lambda: kernels.lanes.best_by_lanes(64, points, 0, c, bias[:4], best, label),
+    lambda: kernels.lanes.best_by_lanes(64, points, 0, c, bias, best[:63], label),
 ]
 for call in wrong:
     try:

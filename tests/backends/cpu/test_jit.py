@@ -76,7 +76,9 @@ DAMAGE: dict[str, Callable[[list[Path]], None]] = {
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_files_are_written_again(place: Path, damage: str, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_files_are_written_again(
+    place: Path, damage: str, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert (read_from_disk(kernel()), read_from_disk(kernel())) == (0, 2)
     DAMAGE[damage](list(place.rglob(f"*.{suffix}")))
     assert (read_from_disk(kernel()), read_from_disk(kernel())) == (0, 2)
@@ -95,7 +97,9 @@ def test_code_of_other_sources_is_not_used(place: Path, monkeypatch: pytest.Monk
     assert read_from_disk(kernel()) == 0
 
 
-def test_a_full_disk_is_reported_once(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_reported_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -104,11 +108,17 @@ def test_a_full_disk_is_reported_once(place: Path, monkeypatch: pytest.MonkeyPat
         assert read_from_disk(kernel()) == read_from_disk(kernel()) == 0
     assert not list(place.rglob("*.tmp*"))
     said = capfd.readouterr().err
-    assert said.count("kernels can't be kept on disk (No space left on device)") == said.count("\n") == 1
+    assert (
+        said.count("kernels can't be kept on disk (No space left on device)")
+        == said.count("\n")
+        == 1
+    )
     assert (read_from_disk(kernel()), read_from_disk(kernel())) == (0, 2)  # once there is space
 
 
-def test_a_place_that_can_only_be_read_is_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_can_only_be_read_is_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read_from_disk(kernel())
     (folder,) = {str(path.parent) for path in place.rglob("*.nbi")}
     brought = type("Brought", (jit._InTree,), {"get_cache_path": lambda _: folder})
@@ -136,14 +146,34 @@ def test_a_package_that_can_write_nowhere_computes(tmp_path: Path) -> None:
     package = tmp_path / "flash_kmeans_mlx"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(fk.__file__).parent, package, ignore=ignore)
-    shutil.copytree(Path(jit.__file__).parents[1], package / "kernels", ignore=ignore, dirs_exist_ok=True)
-    (package / "kernels" / "cpu" / "__pycache__").touch()  # a file where Numba wants a folder: of use to root too
-    environment = {**os.environ, "HOME": "/dev/null", "NUMBA_CACHE_DIR": "/dev/null/x", "PYTHONDONTWRITEBYTECODE": "1"}
+    shutil.copytree(
+        Path(jit.__file__).parents[1], package / "kernels", ignore=ignore, dirs_exist_ok=True
+    )
+    (
+        package / "kernels" / "cpu" / "__pycache__"
+    ).touch()  # a file where Numba wants a folder: of use to root too
+    environment = {
+        **os.environ,
+        "HOME": "/dev/null",
+        "NUMBA_CACHE_DIR": "/dev/null/x",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     environment |= {"PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": "/dev/null"}
     done = subprocess.run(
-        [sys.executable, "-c", SEARCH], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", SEARCH],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     x = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split(" ", 1) == [str(package / "__init__.py"), f"{fk.knn(x, x, 2, backend='cpu')[1].tolist()}\n"]
-    assert done.stderr.count("kernels can't be kept on disk") == 1 and "Traceback" not in done.stderr
+    assert done.stdout.split(" ", 1) == [
+        str(package / "__init__.py"),
+        f"{fk.knn(x, x, 2, backend='cpu')[1].tolist()}\n",
+    ]
+    assert (
+        done.stderr.count("kernels can't be kept on disk") == 1 and "Traceback" not in done.stderr
+    )

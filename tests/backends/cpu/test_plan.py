@@ -12,14 +12,27 @@ import pytest
 from flash_kmeans_mlx import batch_kmeans_Euclid
 from flash_kmeans_mlx.backends.cpu.plan import Plan, plan, sizes
 
-SHAPES = ((1, 1, 1), (1, 29, 3), (3, 211, 17), (256, 500, 16), (1, 100_000, 128), (1, 273_280, 3), (32, 20_000, 64))
+SHAPES = (
+    (1, 1, 1),
+    (1, 29, 3),
+    (3, 211, 17),
+    (256, 500, 16),
+    (1, 100_000, 128),
+    (1, 273_280, 3),
+    (32, 20_000, 64),
+)
 CLUSTERS = (1, 2, 64, 513, 1000)
 CASES = [(s, k) for s, k in itertools.product(SHAPES, CLUSTERS) if k <= s[1]]
 every_case = pytest.mark.parametrize(("shape", "k"), CASES, ids=str)
 
 
 def cut(
-    shape: tuple[int, int, int], k: int, threads: int = 4, max_bytes: int = 0, arrays: int = 4, prune: bool = False
+    shape: tuple[int, int, int],
+    k: int,
+    threads: int = 4,
+    max_bytes: int = 0,
+    arrays: int = 4,
+    bounded: bool = False,
 ) -> Plan:
     return plan(
         shape=shape,
@@ -29,7 +42,7 @@ def cut(
         tables=6,
         threads=threads,
         max_bytes=max_bytes,
-        prune=prune,
+        bounded=bounded,
     )
 
 
@@ -38,18 +51,22 @@ def test_sizes_make_sense(shape: tuple[int, int, int], k: int) -> None:
     b, n, d = shape
     found = cut(shape, k)
     assert min(found.tile, found.shards, found.flight, found.threads) >= 1
-    assert found.looped == (n * k * d < 300_000_000) and not cut(shape, k, prune=True).looped
+    assert found.looped == (n * k * d < 300_000_000) and not cut(shape, k, bounded=True).looped
     assert found.shards <= -(-n // 512) and found.flight <= b * found.shards and found.threads <= 4
     assert not found.team or (found.looped and b < found.threads)
 
 
-@pytest.mark.parametrize("d", [1, 3, 127, 128, 129, 160, 192, 204, 256, 257, 341, 500, 768, 1025, 5000])
+@pytest.mark.parametrize(
+    "d", [1, 3, 127, 128, 129, 160, 192, 204, 256, 257, 341, 500, 768, 1025, 5000]
+)
 def test_shards_begin_where_tiles_do(d: int) -> None:
     tile = cut((1, 6000, d), 50).tile
     assert sizes.SHARD_ROWS % tile == 0 and tile % sizes.TILE_ROWS == 0
 
 
-@pytest.mark.parametrize(("n", "d"), [(6000, 160), (5000, 129), (3000, 204), (2600, 260), (2100, 341)])
+@pytest.mark.parametrize(
+    ("n", "d"), [(6000, 160), (5000, 129), (3000, 204), (2600, 260), (2100, 341)]
+)
 def test_shards_that_keep_their_points(n: int, d: int) -> None:
     """Several shards in one kernel, with fewer than 512 rows a tile."""
     x, k = np.random.default_rng(1).normal(size=(n, d)).astype(np.float32), 50
@@ -68,10 +85,14 @@ def bits(p: Plan) -> tuple[int, ...]:
 @every_case
 def test_only_sizes_decide_on_bits(shape: tuple[int, int, int], k: int) -> None:
     """Shards fix the order of every sum; threads, caps, the batch and the way of assigning leave them alone."""
-    found = [cut(shape, k, threads=t, prune=p) for t in (1, 2, 5, 64) for p in (False, True)]
+    found = [cut(shape, k, threads=t, bounded=p) for t in (1, 2, 5, 64) for p in (False, True)]
     found += [cut((7, *shape[1:]), k)]
     low = least(shape, k)
-    found += [cut(shape, k, threads=t, max_bytes=low + (extra << 20)) for t in (1, 2, 5, 64) for extra in (0, 1, 4, 16, 64)]
+    found += [
+        cut(shape, k, threads=t, max_bytes=low + (extra << 20))
+        for t in (1, 2, 5, 64)
+        for extra in (0, 1, 4, 16, 64)
+    ]
     assert len({bits(p) for p in found}) == 1
 
 
@@ -90,7 +111,9 @@ def least(shape: tuple[int, int, int], k: int) -> int:
 
 @every_case
 def test_what_the_error_asks_for_is_enough(shape: tuple[int, int, int], k: int) -> None:
-    with pytest.raises(ValueError, match=r"max_mem_gb=1e-09 must be >= \S+ GB, the least that x.shape=") as caught:
+    with pytest.raises(
+        ValueError, match=r"max_mem_gb=1e-09 must be >= \S+ GB, the least that x.shape="
+    ) as caught:
         cut(shape, k, max_bytes=1)
     asked = float(str(caught.value).split(">= ")[1].split(" ")[0]) * 1e9
     assert cut(shape, k, max_bytes=int(1.005 * asked)).threads >= 1  # three digits are printed
@@ -114,5 +137,8 @@ def test_more_arrays_per_point_need_more_memory() -> None:
     shape, k = (1, 100_000, 128), 1000
     low = least(shape, k)
     cut(shape, k, max_bytes=low)
-    with pytest.raises(ValueError, match=r"x.shape=\(1, 100000, 128\) with n_clusters=1000 needs on the cpu backend"):
+    with pytest.raises(
+        ValueError,
+        match=r"x.shape=\(1, 100000, 128\) with n_clusters=1000 needs on the cpu backend",
+    ):
         cut(shape, k, max_bytes=low, arrays=6)

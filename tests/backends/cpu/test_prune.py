@@ -12,19 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flash_kmeans_mlx import assign
-from flash_kmeans_mlx.backends.cpu import engine as engines
-from flash_kmeans_mlx.backends.cpu.engine import Engine
+from flash_kmeans_mlx.backends.cpu import tuner as engines
 from flash_kmeans_mlx.backends.cpu.pruning import halved, principal_directions
+from flash_kmeans_mlx.backends.cpu.tuner import PruningTuner
 
 FITS = helpers.FITS
 pytestmark = pytest.mark.filterwarnings("ignore::flash_kmeans_mlx.EmptyClusterWarning")
-every_bound = pytest.mark.parametrize("prune", ["head", "groups"])
+every_bound = pytest.mark.parametrize("strategy", ["head", "groups"])
 every_metric = pytest.mark.parametrize("metric", FITS)
 
 
-def same(x: Any, k: int, iters: int, prune: str, metric: str = "euclidean", **options: Any) -> Any:
+def same(
+    x: Any, k: int, iters: int, strategy: str | None, metric: str = "euclidean", **options: Any
+) -> Any:
     """The result of a fit with these bounds, once it is known to be that without any."""
-    off, on = (FITS[metric](x, k, iters, prune=p, backend="cpu", **options) for p in ("off", prune))
+    off, on = (
+        FITS[metric](x, k, iters, strategy=p, backend="cpu", **options) for p in ("tiles", strategy)
+    )
     for name in ("labels", "centroids", "n_iter_per_batch", "inertia", "converged"):
         np.testing.assert_array_equal(getattr(on, name), getattr(off, name), err_msg=name)
     return on
@@ -34,87 +38,117 @@ def same(x: Any, k: int, iters: int, prune: str, metric: str = "euclidean", **op
 @every_metric
 @pytest.mark.parametrize(
     ("b", "n", "d", "k"),
-    [(1, 1, 1, 1), (1, 5, 3, 5), (3, 211, 17, 7), (2, 700, 1, 9), (1, 3000, 40, 130), (1, 2100, 3, 200), (2, 1500, 70, 64)],
+    [
+        (1, 1, 1, 1),
+        (1, 5, 3, 5),
+        (3, 211, 17, 7),
+        (2, 700, 1, 9),
+        (1, 3000, 40, 130),
+        (1, 2100, 3, 200),
+        (2, 1500, 70, 64),
+    ],
 )
-def test_all_shapes(b: int, n: int, d: int, k: int, metric: str, prune: str) -> None:
+def test_all_shapes(b: int, n: int, d: int, k: int, metric: str, strategy: str | None) -> None:
     x = helpers.blobs(b, n, d, max(2, k // 2)).astype(np.float32)
-    result = same(x, k, 12, prune, metric, sample_weight=(1 + np.arange(n)) % 3)
+    result = same(x, k, 12, strategy, metric, sample_weight=(1 + np.arange(n)) % 3)
     helpers.assert_labels_optimal(x, result.centroids, result.labels, metric)
 
 
 @every_bound
 @pytest.mark.parametrize("kind", ["numpy-float64", "numpy-float16", "mlx-bfloat16", "mlx-float32"])
-def test_all_types(kind: str, prune: str) -> None:
-    same(helpers.given(helpers.blobs(2, 800, 20, 30), kind), 70, 10, prune)
+def test_all_types(kind: str, strategy: str | None) -> None:
+    same(helpers.given(helpers.blobs(2, 800, 20, 30), kind), 70, 10, strategy)
 
 
 @every_bound
 @every_metric
-@pytest.mark.parametrize("name", ["offset", "duplicates", "grid", "zero rows", "one far point", "tiny", "huge"])
-def test_awkward_points(name: str, metric: str, prune: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["offset", "duplicates", "grid", "zero rows", "one far point", "tiny", "huge"]
+)
+def test_awkward_points(name: str, metric: str, strategy: str | None) -> None:
     rng = np.random.default_rng(0)
     x = {
         "offset": lambda: 100 + 1e-3 * rng.standard_normal((1500, 24)),
         "duplicates": lambda: helpers.duplicates(1500, 90, 24),
         "grid": lambda: rng.integers(0, 3, (1500, 24)),  # ties everywhere
         "zero rows": lambda: rng.standard_normal((1500, 24)) * (np.arange(1500) % 4 > 0)[:, None],
-        "one far point": lambda: np.concatenate([rng.standard_normal((1499, 24)), np.full((1, 24), 1e4)]),
+        "one far point": lambda: np.concatenate(
+            [rng.standard_normal((1499, 24)), np.full((1, 24), 1e4)]
+        ),
         "tiny": lambda: 1e-30 * rng.standard_normal((1500, 24)),
         "huge": lambda: 1e18 * rng.standard_normal((1500, 24)),
     }[name]()
-    same(x.astype(np.float32), 100, 15, prune, metric)
+    same(x.astype(np.float32), 100, 15, strategy, metric)
 
 
 @every_bound
 @pytest.mark.parametrize("empty", ["farthest", "split", "keep"])
-def test_empty_clusters(empty: str, prune: str) -> None:
+def test_empty_clusters(empty: str, strategy: str | None) -> None:
     x = helpers.blobs(2, 900, 12, 30).astype(np.float32)
-    start = x[:, :80] + np.where(np.arange(80) % 3, 0, 500).astype(np.float32)[:, None]  # a third of them far off
-    same(x, 80, 12, prune, init_centroids=start, empty=empty)
+    start = (
+        x[:, :80] + np.where(np.arange(80) % 3, 0, 500).astype(np.float32)[:, None]
+    )  # a third of them far off
+    same(x, 80, 12, strategy, init_centroids=start, empty=empty)
 
 
 @every_bound
-def test_runs_members_and_reports(prune: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_elements_and_reports(
+    strategy: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Members that end at different times, several runs, one iteration at a time, other ways to begin."""
     x = helpers.blobs(3, 600, 10, 20).astype(np.float32)
-    same(x, 70, 60, prune, n_init=3)
-    same(x, 70, 60, prune, tol=0.3)
-    same(x, 70, 4, prune, verbose=True)
-    same(x, 70, 10, prune, init="k-means||")
-    same(x, 70, 10, prune, init="k-means++")
+    same(x, 70, 60, strategy, n_init=3)
+    same(x, 70, 60, strategy, tol=0.3)
+    same(x, 70, 4, strategy, verbose=True)
+    same(x, 70, 10, strategy, init="k-means||")
+    same(x, 70, 10, strategy, init="k-means++")
     assert capsys.readouterr().out
 
 
 @every_bound
 @every_metric
 @pytest.mark.parametrize(("n", "k"), [(3000, 10), (600, 40), (90, 3)])
-def test_rounds_of_seeding_have_labels_of_their_own(n: int, k: int, metric: str, prune: str) -> None:
+def test_rounds_of_seeding_have_labels_of_their_own(
+    n: int, k: int, metric: str, strategy: str | None
+) -> None:
     """Some rounds of k-means|| have as many centres as there are clusters, and others more."""
     x = np.random.default_rng(0).normal(size=(2, n, 16)).astype(np.float32)
     for seed in range(3):
-        same(x, k, 6, prune, metric, init="k-means||", seed=seed)
+        same(x, k, 6, strategy, metric, init="k-means||", seed=seed)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["head", "groups"]), st.sampled_from(sorted(FITS)))
-def test_random_problems(seed: int, prune: str, metric: str) -> None:
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from(["head", "groups"]), st.sampled_from(sorted(FITS))
+)
+def test_random_problems(seed: int, strategy: str | None, metric: str) -> None:
     rng = np.random.default_rng(seed)
     n, d = int(rng.integers(1, 700)), int(rng.choice([1, 2, 5, 18, 33]))
     k = int(rng.integers(1, min(n, 180) + 1))
     x = rng.standard_normal((n, d)) @ np.diag(rng.random(d) ** 3) + rng.choice([0.0, 3.0, 50.0])
     x = x[rng.integers(n, size=n)] if rng.random() < 0.3 else x
     x = np.rint(2 * x) if rng.random() < 0.3 else x
-    same(x.astype(np.float32), k, int(rng.integers(1, 12)), prune, metric, init=str(rng.choice(["random", "k-means++"])))
+    same(
+        x.astype(np.float32),
+        k,
+        int(rng.integers(1, 12)),
+        strategy,
+        metric,
+        init=str(rng.choice(["random", "k-means++"])),
+    )
 
 
 def test_bounds_skip_most_products_of_structured_points() -> None:
     x = helpers.low_rank(6000, 64, 5)
-    head, groups = (same(x, 300, 25, prune) for prune in ("head", "groups"))
+    head, groups = (same(x, 300, 25, strategy) for strategy in ("head", "groups"))
     assert head.products < 0.6 and groups.products < 0.9
     assert (head.strategy, groups.strategy) == ("head 15", "groups")
-    off = FITS["euclidean"](x, 300, 25, prune="off", backend="cpu")
+    off = FITS["euclidean"](x, 300, 25, strategy="tiles", backend="cpu")
     assert (off.products, off.strategy) == (1.0, "loop")
-    assert set(off.seconds) == {"choice", "seeding", "assignment", "update"} and off.seconds["choice"] == 0.0
+    assert (
+        set(off.seconds) == {"choice", "seeding", "assignment", "update"}
+        and off.seconds["choice"] == 0.0
+    )
 
 
 @pytest.fixture
@@ -129,66 +163,83 @@ def always_choose(monkeypatch: pytest.MonkeyPatch) -> None:
 @every_metric
 @pytest.mark.parametrize("init", ["random", "k-means++"])
 def test_the_choice_changes_no_bits(init: str, metric: str) -> None:
-    for x in (helpers.low_rank(8000, 64, 5), np.random.default_rng(0).standard_normal((8000, 40)).astype(np.float32)):
-        same(np.stack([x, 2 * x]), 300, 20, "auto", metric, init=init)
+    for x in (
+        helpers.low_rank(8000, 64, 5),
+        np.random.default_rng(0).standard_normal((8000, 40)).astype(np.float32),
+    ):
+        same(np.stack([x, 2 * x]), 300, 20, None, metric, init=init)
 
 
 @pytest.mark.usefixtures("always_choose")
 def test_the_choice_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     x = helpers.low_rank(8000, 64, 5)
     seconds = {63: 9.0, 31: 4.0, 15: 3.0}
-    monkeypatch.setattr(Engine, "_rivals", lambda *_: 0.0)
-    monkeypatch.setattr(Engine, "_time_head", lambda _self, _c, basis, _passes: seconds[basis.shape[1]])
+    monkeypatch.setattr(PruningTuner, "_rivals", lambda *_: 0.0)
+    monkeypatch.setattr(
+        PruningTuner, "_time_head", lambda _self, _c, basis, _passes: seconds[basis.shape[1]]
+    )
     chosen = {}
     for tiles in (10.0, 0.1):
-        monkeypatch.setattr(Engine, "_time_tiles", lambda _self, _c, tiles=tiles: tiles)
-        monkeypatch.setattr(Engine, "_groups_pay", lambda *_: False)
-        chosen[tiles] = same(x, 300, 8, "auto").strategy
+        monkeypatch.setattr(PruningTuner, "_time_tiles", lambda _self, _c, tiles=tiles: tiles)
+        monkeypatch.setattr(PruningTuner, "_groups_pay", lambda *_: False)
+        chosen[tiles] = same(x, 300, 8, None).strategy
     assert chosen == {10.0: "head 15, groups", 0.1: "tiles"}
-    monkeypatch.setattr(Engine, "_groups_pay", lambda *_: True)
-    assert same(x, 300, 8, "auto").strategy == "groups"
+    monkeypatch.setattr(PruningTuner, "_groups_pay", lambda *_: True)
+    assert same(x, 300, 8, None).strategy == "groups"
 
 
 @pytest.mark.usefixtures("always_choose")
 def test_hopeless_bounds_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
     monkeypatch.setattr(engines, "DISTANCE", 1.0)
-    monkeypatch.setattr(Engine, "_time_head", lambda _self, _c, basis, _passes: timed.append(basis.shape[1]) or 0.0)
-    monkeypatch.setattr(Engine, "_groups_pay", lambda *_: False)
+    monkeypatch.setattr(
+        PruningTuner,
+        "_time_head",
+        lambda _self, _c, basis, _passes: timed.append(basis.shape[1]) or 0.0,
+    )
+    monkeypatch.setattr(PruningTuner, "_groups_pay", lambda *_: False)
     FITS["euclidean"](helpers.low_rank(8000, 64, 5), 300, 4, backend="cpu")
     assert timed in ([], [63])  # [63]: only to load the kernels
 
 
 @pytest.mark.usefixtures("always_choose")
 def test_groups_that_rule_nothing_out_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Engine, "_choose", lambda self, *_: setattr(self, "_chosen", True))
-    monkeypatch.setattr(Engine, "_groups_pay", lambda *_: True)
+    monkeypatch.setattr(PruningTuner, "_choose", lambda self, *_: setattr(self, "_chosen", True))
+    monkeypatch.setattr(PruningTuner, "_groups_pay", lambda *_: True)
     x = np.random.default_rng(0).standard_normal((8000, 48)).astype(np.float32)
-    result = same(x, 300, 8, "auto")
+    result = same(x, 300, 8, None)
     assert result.strategy == "groups" and 0.9 < result.products < 1.1
 
 
 @pytest.mark.usefixtures("always_choose")
 @pytest.mark.parametrize("faster", [True, False])
-def test_groups_begin_where_the_sample_is_faster_with_them(monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
-    took = Engine._time
+def test_groups_begin_where_the_sample_is_faster_with_them(
+    monkeypatch: pytest.MonkeyPatch, faster: bool
+) -> None:
+    took = PruningTuner._time
 
-    def seconds(self: Engine, centroids: np.ndarray) -> float:
+    def seconds(self: PruningTuner, centroids: np.ndarray) -> float:
         took(self, centroids)
-        return 0.0 if (self._sample().engine.pruning is not None) == faster else 1.0
+        return 0.0 if (self._sample().tuner.pruning is not None) == faster else 1.0
 
-    monkeypatch.setattr(Engine, "_time", seconds)
-    monkeypatch.setattr(Engine, "_fastest", lambda *_: None)
+    monkeypatch.setattr(PruningTuner, "_time", seconds)
+    monkeypatch.setattr(PruningTuner, "_fastest", lambda *_: None)
     x = helpers.low_rank(20_000, 12, 12)
-    result = same(x, 300, 40, "auto")
-    assert (result.strategy, result.products < 1) == (("groups", True) if faster else ("tiles", False))
+    result = same(x, 300, 40, None)
+    assert (result.strategy, result.products < 1) == (
+        ("groups", True) if faster else ("tiles", False)
+    )
 
 
 def test_few_points_are_not_worth_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "WORTH", 0)
     monkeypatch.setattr(importlib.import_module("flash_kmeans_mlx.backends.cpu.plan"), "LOOPED", 0)
     chosen: list[int] = []
-    monkeypatch.setattr(Engine, "_choose", lambda self, _c, passes: chosen.append(passes) or setattr(self, "_chosen", True))
+    monkeypatch.setattr(
+        PruningTuner,
+        "_choose",
+        lambda self, _c, passes: chosen.append(passes) or setattr(self, "_chosen", True),
+    )
     x = helpers.low_rank(12_000, 20, 5)
     FITS["euclidean"](x, 40, 8, backend="cpu")
     assert not chosen
@@ -197,14 +248,14 @@ def test_few_points_are_not_worth_a_choice(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @every_bound
-def test_bounds_are_given_up_where_memory_is_short(prune: str) -> None:
+def test_bounds_are_given_up_where_memory_is_short(strategy: str | None) -> None:
     x = helpers.low_rank(6000, 64, 5)
     with pytest.raises(ValueError, match="max_mem_gb") as caught:
         FITS["euclidean"](x, 300, 4, max_mem_gb=1e-9, backend="cpu")
     least = float(str(caught.value).split(">= ")[1].split(" ")[0])
-    tight = same(x, 300, 4, prune, max_mem_gb=1.01 * least)
+    tight = same(x, 300, 4, strategy, max_mem_gb=1.01 * least)
     assert (tight.strategy, tight.products) == ("tiles", 1.0)
-    assert same(x, 300, 4, prune, max_mem_gb=4 * least + 0.05).strategy != "tiles"
+    assert same(x, 300, 4, strategy, max_mem_gb=4 * least + 0.05).strategy != "tiles"
 
 
 @pytest.mark.usefixtures("always_choose")
@@ -212,24 +263,39 @@ def test_predict_may_use_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     x = helpers.low_rank(8000, 64, 5)
     c = x[::20]
     expected = assign(x, c, backend="cpu")
-    monkeypatch.setattr(Engine, "_time_tiles", lambda *_: 1e9)
+    monkeypatch.setattr(PruningTuner, "_time_tiles", lambda *_: 1e9)
     np.testing.assert_array_equal(assign(x, c, backend="cpu"), expected)
 
 
 def test_features_never_change_the_seeds() -> None:
     """Rows one by one, rows as lanes, and a head bound: the same draws."""
-    for x in (helpers.low_rank(5000, 64, 5), helpers.pixels(4000), np.rint(2 * helpers.low_rank(3000, 30, 30))):
+    for x in (
+        helpers.low_rank(5000, 64, 5),
+        helpers.pixels(4000),
+        np.rint(2 * helpers.low_rank(3000, 30, 30)),
+    ):
         for metric in FITS:
             off, head = (
-                FITS[metric](x, 50, 0, init="k-means++", prune=p, backend="cpu", sample_weight=np.arange(len(x)) % 4)
-                for p in ("off", "head")
+                FITS[metric](
+                    x,
+                    50,
+                    0,
+                    init="k-means++",
+                    strategy=p,
+                    backend="cpu",
+                    sample_weight=np.arange(len(x)) % 4,
+                )
+                for p in ("tiles", "head")
             )
             np.testing.assert_array_equal(off.centroids, head.centroids)
 
 
 def test_seeds_are_those_of_the_reference_where_distances_are_exact() -> None:
     x = np.rint(8 * helpers.low_rank(1500, 9, 4)).astype(np.float32)
-    ours, exact = (FITS["euclidean"](x, 60, 0, init="k-means++", backend=b).centroids for b in ("cpu", "reference"))
+    ours, exact = (
+        FITS["euclidean"](x, 60, 0, init="k-means++", backend=b).centroids
+        for b in ("cpu", "reference")
+    )
     np.testing.assert_array_equal(ours, exact)
 
 

@@ -41,7 +41,9 @@ def test_thread_count_is_the_variable_or_what_we_may_use(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " ", "²"])
 def test_a_senseless_variable_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASH_KMEANS_THREADS", value)
-    with pytest.raises(ValueError, match=f"FLASH_KMEANS_THREADS={value!r} must be a whole number >= 1"):
+    with pytest.raises(
+        ValueError, match=f"FLASH_KMEANS_THREADS={value!r} must be a whole number >= 1"
+    ):
         thread_count()
 
 
@@ -137,7 +139,9 @@ def test_an_interrupt_stops_the_others_too(workers: Workers) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", range(5))
-def test_an_interrupt_leaves_the_caller_where_it_may_run(nth: int, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_the_caller_where_it_may_run(
+    nth: int, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Around the nth time that the caller is moved, or within a task (0)."""
     before, caller, pin = os.sched_getaffinity(0), threading.get_ident(), os.sched_setaffinity
     moves: list[set[int]] = []

@@ -18,13 +18,19 @@ DEVICES = tuple(Device(f"applegpu_g16{size}") for size in "pgsd")
 
 @pytest.mark.parametrize("d", DIMS)
 def test_tiles_fit(d: int) -> None:
-    for tiles in (*launch.assign_configs(d), launch.topk_config(d), launch.topk_config(d, narrow=True)):
+    for tiles in (
+        *launch.assign_configs(d),
+        launch.topk_config(d),
+        launch.topk_config(d, narrow=True),
+    ):
         assert tiles.registers() <= launch.MAX_REGISTERS
         assert tiles.threads <= device.MAX_THREADS
         if isinstance(tiles, PointTiles):
             assert tiles.d == d <= launch.SMALL_D
             continue
-        assert tiles.centroids * tiles.bk % (tiles.threads * tiles.vec) == 0  # Scores asserts it too
+        assert (
+            tiles.centroids * tiles.bk % (tiles.threads * tiles.vec) == 0
+        )  # Scores asserts it too
         assert tiles.centroids <= tiles.threads  # each stages at most one bias
         assert tiles.res == 0 or tiles.res * tiles.bk >= d
     assert launch.topk_config(d).centroids % device.SIMD == 0  # lists take 32 candidates at a time
@@ -86,9 +92,20 @@ def test_sums_cover_every_row_and_feature(d: int) -> None:
 def test_pipelines_are_bounded() -> None:
     """However many shapes are seen, few sets of template arguments come of them."""
     assert len({config for d in range(9, 5000) for config in launch.assign_configs(d)}) <= 10
-    assert len({launch.topk_config(d, narrow=narrow) for d in range(1, 5000) for narrow in (False, True)}) <= 8
+    assert (
+        len(
+            {
+                launch.topk_config(d, narrow=narrow)
+                for d in range(1, 5000)
+                for narrow in (False, True)
+            }
+        )
+        <= 8
+    )
     shapes = itertools.product((1, 10**3, 10**6), (65, 10**4), range(1, 300))
-    assert len({(p.lanes, p.width) for p in (launch.segments(1, n, k, d) for n, k, d in shapes)}) <= 9
+    assert (
+        len({(p.lanes, p.width) for p in (launch.segments(1, n, k, d) for n, k, d in shapes)}) <= 9
+    )
     assert len({launch.sort(1, 10**6, k).table for k in range(1, 20000)}) == 3
 
 
@@ -97,7 +114,10 @@ def test_rows_of_scores() -> None:
     assert launch.argmax_rows(10, 1000, 2).width == 8
     assert launch.argmax_rows(1, 7, 4).width == 1  # fewer than 8 elements: `constant` memory
     assert launch.argmax_rows(device.MAX_ROWS, 1000, 4).launch.grid[0] <= device.MAX_GRID
-    for plan in (lambda: launch.argmax_rows(2**26, 2, 4), lambda: launch.topk_rows_launch(2**26, 2)):
+    for plan in (
+        lambda: launch.argmax_rows(2**26, 2, 4),
+        lambda: launch.topk_rows_launch(2**26, 2),
+    ):
         with pytest.raises(ValueError, match=r"67108864 rows must be <= 67108860"):
             plan()
 
@@ -111,7 +131,9 @@ def test_rows_of_scores() -> None:
         ((0, 1, 1), (32, 1, 1), 0, r"must be in \[1"),
     ],
 )
-def test_launch_refuses(grid: tuple[int, int, int], threadgroup: tuple[int, int, int], size: int, message: str) -> None:
+def test_launch_refuses(
+    grid: tuple[int, int, int], threadgroup: tuple[int, int, int], size: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Launch(grid, threadgroup, size)
 
@@ -126,7 +148,9 @@ def test_supports() -> None:
     assert "B=65536" in str(device.supports(65536, 10, 2, 3, "float32"))
 
 
-@pytest.mark.parametrize("shape", [(3, device.MAX_POINTS, device.MAX_CLUSTERS, 4096), (65535, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(3, device.MAX_POINTS, device.MAX_CLUSTERS, 4096), (65535, 1, 1, 1)]
+)
 def test_what_is_supported_can_be_launched(shape: tuple[int, int, int, int]) -> None:
     b, n, k, d = shape
     assert device.supports(b, n, k, d, "float32") is None

@@ -46,7 +46,9 @@ def test_assign_ties_go_to_the_lowest_index(d: int, dtype: mx.Dtype) -> None:
         data = make(1, 133, 150, d, dtype, framed=framed, integers=True)
         c = mx.concatenate([data.c, data.c], axis=1)
         bias = mx.concatenate([data.bias, data.bias], axis=1)
-        label, _ = run(lambda data=data, c=c, bias=bias: kernels.assign(data.x, c, bias, *data.frame))
+        label, _ = run(
+            lambda data=data, c=c, bias=bias: kernels.assign(data.x, c, bias, *data.frame)
+        )
         np.testing.assert_array_equal(label, data.scores.argmax(-1))
 
 
@@ -108,7 +110,9 @@ def test_argmax_skips_nan() -> None:
     np.testing.assert_array_equal(score, [3, -np.inf])
 
 
-@pytest.mark.parametrize(("n", "k"), [(1, 1), (33, 7), (1000, 65), (2500, 300), (1, 20000), (3000, 20000)])
+@pytest.mark.parametrize(
+    ("n", "k"), [(1, 1), (33, 7), (1000, 65), (2500, 300), (1, 20000), (3000, 20000)]
+)
 def test_counting_sort(n: int, k: int) -> None:
     labels = np.random.default_rng(n).integers(0, k + k // 4 + 1, (3, n)).astype(np.uint32)
     labels[1] = np.where(np.arange(n) % 20, k // 2, labels[1])
@@ -116,23 +120,35 @@ def test_counting_sort(n: int, k: int) -> None:
     order, offsets = run(lambda: kernels.counting_sort(mx.array(labels), k))
     for b in range(3):
         rows = np.flatnonzero(labels[b] < k)
-        np.testing.assert_array_equal(order[b, : len(rows)], rows[np.argsort(labels[b, rows], kind="stable")])
-        np.testing.assert_array_equal(offsets[b], np.searchsorted(np.sort(labels[b, rows]), np.arange(k + 1)))
+        np.testing.assert_array_equal(
+            order[b, : len(rows)], rows[np.argsort(labels[b, rows], kind="stable")]
+        )
+        np.testing.assert_array_equal(
+            offsets[b], np.searchsorted(np.sort(labels[b, rows]), np.arange(k + 1))
+        )
 
 
 def check_sums(data: Data, labels: np.ndarray, k: int, weights: np.ndarray | None) -> None:
     given = None if weights is None else mx.array(weights)
-    sums, mass, counts = run(lambda: kernels.accumulate(data.x, mx.array(labels), k, given, *data.frame))
+    sums, weight_sum, counts = run(
+        lambda: kernels.accumulate(data.x, mx.array(labels), k, given, *data.frame)
+    )
     for b, rows in enumerate(data.rows):
-        w = np.ones(len(rows)) if weights is None else np.maximum(weights[b], 0.0).astype(np.float64)
+        w = (
+            np.ones(len(rows))
+            if weights is None
+            else np.maximum(weights[b], 0.0).astype(np.float64)
+        )
         w = np.where(labels[b] < k, w, 0.0)
         own = np.minimum(labels[b], k - 1)
         truth, size = np.zeros((2, k, rows.shape[1]))
         np.add.at(truth, own, rows * w[:, None])
         np.add.at(size, own, np.abs(rows) * w[:, None])
-        growth = 8 + np.sqrt(len(rows)) / 4  # hundreds of rows are added one after another where K is small
+        growth = (
+            8 + np.sqrt(len(rows)) / 4
+        )  # hundreds of rows are added one after another where K is small
         assert (np.abs(sums[b] - truth) <= growth * EPS["float32"] * size).all()
-        np.testing.assert_allclose(mass[b], np.bincount(own, w, k), rtol=8 * EPS["float32"])
+        np.testing.assert_allclose(weight_sum[b], np.bincount(own, w, k), rtol=8 * EPS["float32"])
         np.testing.assert_array_equal(counts[b], np.bincount(own[w > 0], minlength=k))
 
 
@@ -154,9 +170,12 @@ def test_accumulate(b: int, n: int, k: int, d: int) -> None:
 
 @pytest.mark.parametrize("k", [8, 70])
 @pytest.mark.parametrize(
-    ("weighted", "framed", "dtype"), [(True, True, 1), (False, True, 2), (True, False, 0), (False, False, 0)]
+    ("weighted", "framed", "dtype"),
+    [(True, True, 1), (False, True, 2), (True, False, 0), (False, False, 0)],
 )
-def test_accumulate_at_the_edges_of_chunks(k: int, weighted: bool, framed: bool, dtype: int) -> None:
+def test_accumulate_at_the_edges_of_chunks(
+    k: int, weighted: bool, framed: bool, dtype: int
+) -> None:
     sizes = [1024, 1025, 0, 1280, 1, 600, 2049, 255]
     labels = np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)[None]
     n = labels.size
@@ -178,26 +197,40 @@ def test_move_centroids(d: int, spherical: bool, framed: bool) -> None:
     rng = np.random.default_rng(d)
     b, k = 3, 70
     sums, old = rng.standard_normal((2, b, k, d)).astype(np.float32)
-    mass = rng.integers(1, 100, (b, k)).astype(np.float32)
-    mass[0, 3], sums[0, 3] = 0, 0
+    weight_sum = rng.integers(1, 100, (b, k)).astype(np.float32)
+    weight_sum[0, 3], sums[0, 3] = 0, 0
     going = np.array([True, True, False])
     shift = rng.normal(0, 1, (b, d)).astype(np.float32) if framed else np.zeros((b, d), np.float32)
     scale = np.ldexp(1.0, np.arange(b) - 1).astype(np.float32) if framed else np.ones(b, np.float32)
     frame = [mx.array(shift), mx.array(scale)] if framed else []
     c, inner, bias, moved = run(
         lambda: kernels.move_centroids(
-            mx.array(sums), mx.array(mass), mx.array(old), mx.array(going), *frame, spherical=spherical
+            mx.array(sums),
+            mx.array(weight_sum),
+            mx.array(old),
+            mx.array(going),
+            *frame,
+            spherical=spherical,
         )
     )
-    size = np.linalg.norm(sums.astype(np.float64), axis=-1) if spherical else mass.astype(np.float64)
-    truth = sums / np.where(size > 0, size, 1)[..., None] * scale[:, None, None].astype(np.float64) + shift[:, None]
-    truth = np.where((going[:, None] & (mass > 0))[..., None], truth, old).astype(np.float32)
+    size = (
+        np.linalg.norm(sums.astype(np.float64), axis=-1)
+        if spherical
+        else weight_sum.astype(np.float64)
+    )
+    truth = (
+        sums / np.where(size > 0, size, 1)[..., None] * scale[:, None, None].astype(np.float64)
+        + shift[:, None]
+    )
+    truth = np.where((going[:, None] & (weight_sum > 0))[..., None], truth, old).astype(np.float32)
     assert (c != truth).mean() <= 1e-4
     np.testing.assert_allclose(c, truth, rtol=EPS["float32"])
     own = (c.astype(np.float64) - shift[:, None]) / scale[:, None, None]
     np.testing.assert_array_equal(inner, own.astype(np.float32))
     square = np.square(inner.astype(np.float64)).sum(-1)
-    np.testing.assert_allclose(bias, 0 * square if spherical else -0.5 * square, rtol=EPS["float32"])
+    np.testing.assert_allclose(
+        bias, 0 * square if spherical else -0.5 * square, rtol=EPS["float32"]
+    )
     step = (c.astype(np.float64) - old) / scale[:, None, None]
     np.testing.assert_allclose(moved, np.square(step).sum(-1), rtol=tolerance(d))
 
@@ -209,7 +242,8 @@ def test_kernels_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def factory(**arguments: Any) -> Callable[..., list[mx.array]]:
         made.append(arguments["name"])
         return lambda **call: [
-            mx.zeros(shape, dtype) for shape, dtype in zip(call["output_shapes"], call["output_dtypes"], strict=True)
+            mx.zeros(shape, dtype)
+            for shape, dtype in zip(call["output_shapes"], call["output_dtypes"], strict=True)
         ]
 
     monkeypatch.setattr(mx.fast, "metal_kernel", factory)

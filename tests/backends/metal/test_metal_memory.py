@@ -20,7 +20,14 @@ from flash_kmeans_mlx.metrics import EUCLIDEAN
 pytestmark = pytest.mark.usefixtures("metal")
 
 # (B, N, D, K): dense sums, sorted sums, two digits of sort, many dimensions, centroids in parts, a batch.
-SHAPES = [(1, 5000, 4, 4), (1, 3000, 16, 300), (1, 9000, 3, 8200), (1, 300, 300, 5), (2, 40, 17, 36), (10, 300, 16, 8)]
+SHAPES = [
+    (1, 5000, 4, 4),
+    (1, 3000, 16, 300),
+    (1, 9000, 3, 8200),
+    (1, 300, 300, 5),
+    (2, 40, 17, 36),
+    (10, 300, 16, 8),
+]
 
 
 def points(b: int, n: int, d: int) -> mx.array:
@@ -40,7 +47,9 @@ def peak(call: Callable[[], Any]) -> int:
 
 def check_cap(call: Callable[[float], Any]) -> Any:
     """The least cap that is said to suffice does."""
-    with pytest.raises(ValueError, match=r"^max_mem_gb=1e-09 must be >= .* needs on the metal backend") as caught:
+    with pytest.raises(
+        ValueError, match=r"^max_mem_gb=1e-09 must be >= .* needs on the metal backend"
+    ) as caught:
         call(1e-9)
     found = re.match(r"max_mem_gb=1e-09 must be >= (\S+) GB", str(caught.value))
     assert found
@@ -58,7 +67,16 @@ def test_a_cap(shape: tuple[int, int, int, int], strategy: str) -> None:
     w = np.random.default_rng(0).random(size[:2], np.float32)
 
     def call(cap: float) -> Any:
-        return FITS["euclidean"](x, k, 2, sample_weight=w, max_mem_gb=cap, empty="keep", strategy=strategy, backend="metal")
+        return FITS["euclidean"](
+            x,
+            k,
+            2,
+            sample_weight=w,
+            max_mem_gb=cap,
+            empty="keep",
+            strategy=strategy,
+            backend="metal",
+        )
 
     result = check_cap(call)
     assert result.strategy == strategy
@@ -68,7 +86,9 @@ def test_a_cap(shape: tuple[int, int, int, int], strategy: str) -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("strategy", ["fused", "addmm"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
-def test_an_iteration_takes_what_is_said(shape: tuple[int, int, int, int], strategy: str, weighted: bool) -> None:
+def test_an_iteration_takes_what_is_said(
+    shape: tuple[int, int, int, int], strategy: str, weighted: bool
+) -> None:
     *size, k = shape
     x = points(*size)
     w = np.ones(size[:2], np.float32) if weighted else None
@@ -77,7 +97,9 @@ def test_an_iteration_takes_what_is_said(shape: tuple[int, int, int, int], strat
         taken = peak(lambda: held.step(start, np.ones(size[0], int), 0.0, True))
         said = step_bytes(held.shape, k, Device(), products=strategy == "addmm")
     assert taken <= said + 4096  # small arrays of a few bytes each
-    assert strategy == "addmm" or taken >= said / 4  # products may need copies of rows, here they do not
+    assert (
+        strategy == "addmm" or taken >= said / 4
+    )  # products may need copies of rows, here they do not
 
 
 @pytest.mark.parametrize("metric", FITS)

@@ -11,15 +11,15 @@ import pytest
 from metal.emulator import emulation
 
 from flash_kmeans_mlx import batch_kmeans_Euclid
-from flash_kmeans_mlx.backends.base import Points, Problem
 from flash_kmeans_mlx.backends.metal import points, sources
 from flash_kmeans_mlx.backends.metal.block import Held, Rules, State, block
 from flash_kmeans_mlx.backends.metal.device import Device
 from flash_kmeans_mlx.backends.metal.points import MetalPoints
 from flash_kmeans_mlx.backends.metal.strategy import Strategy
-from flash_kmeans_mlx.backends.portable import PortablePoints
+from flash_kmeans_mlx.backends.points import Points, Problem
+from flash_kmeans_mlx.backends.portable.points import PortablePoints
 from flash_kmeans_mlx.errors import BackendUnavailableError
-from flash_kmeans_mlx.lloyd import Fit, lloyd
+from flash_kmeans_mlx.kmeans.lloyd import Fit, lloyd
 from flash_kmeans_mlx.metrics import COSINE, DOT, EUCLIDEAN, Metric
 
 B, N, D, K = 2, 700, 17, 9
@@ -77,8 +77,13 @@ def test_blocks_equal_single_steps(metric: Metric, offset: float) -> None:
 def test_same_fit_as_portable(metric: Metric, k: int) -> None:
     x = blobs()
     weights = (np.random.default_rng(1).random((B, N)) * (np.arange(N) % 5 > 0)).astype(np.float32)
-    options = {"weights": weights, "max_iters": 30 if k == K else 4}  # many clusters part where two are all but equally far
-    ours, theirs = (fit(cls, x, start(x, k), metric, **options) for cls in (MetalPoints, PortablePoints))
+    options = {
+        "weights": weights,
+        "max_iters": 30 if k == K else 4,
+    }  # many clusters part where two are all but equally far
+    ours, theirs = (
+        fit(cls, x, start(x, k), metric, **options) for cls in (MetalPoints, PortablePoints)
+    )
     np.testing.assert_array_equal(ours[0].n_iter, theirs[0].n_iter)
     assert (ours[1] != theirs[1]).mean() <= 2e-3
     np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-5)
@@ -107,7 +112,9 @@ def test_stack_of_fits_is_the_fits_of_the_stack() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 700, 17, 9), (1, 900, 3, 70), (1, 300, 130, 100)], ids=str)
 @pytest.mark.parametrize("metric", [EUCLIDEAN, COSINE], ids=lambda m: m.name)
-def test_any_order_of_threads_gives_the_same_bits(metric: Metric, shape: tuple[int, int, int, int]) -> None:
+def test_any_order_of_threads_gives_the_same_bits(
+    metric: Metric, shape: tuple[int, int, int, int]
+) -> None:
     *size, k = shape
     x = np.random.default_rng(0).standard_normal(size, np.float32) + np.float32(5)
     fits = []
@@ -176,7 +183,9 @@ def block_arguments() -> tuple[Held, State]:
 RULES = Rules(spherical=False, skip_empty=True, strategy=Strategy("fused"), gpu=Device())
 
 
-def test_block_is_one_graph(block_arguments: tuple[Held, State], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_is_one_graph(
+    block_arguments: tuple[Held, State], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tracing runs without data, and on a machine without Metal: nothing inside a block waits for the device."""
     monkeypatch.undo()
     held, state = block_arguments
@@ -189,13 +198,20 @@ def test_block_is_one_graph(block_arguments: tuple[Held, State], monkeypatch: py
         return list(block(8, RULES, False)(Held(*given), State(*arrays[len(used) :])))
 
     names: list[str] = []
-    mx.export_function(lambda event: names.append(str(event.get("name"))), flat, *(held[i] for i in used), *state)
+    mx.export_function(
+        lambda event: names.append(str(event.get("name"))), flat, *(held[i] for i in used), *state
+    )
     assert names.count("CustomKernel") == 3 * 8
 
 
-def test_block_compiles(block_arguments: tuple[Held, State], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_compiles(
+    block_arguments: tuple[Held, State], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def factory(**_: Any) -> Any:
-        return lambda **call: [mx.zeros(s, t) for s, t in zip(call["output_shapes"], call["output_dtypes"], strict=True)]
+        return lambda **call: [
+            mx.zeros(s, t)
+            for s, t in zip(call["output_shapes"], call["output_dtypes"], strict=True)
+        ]
 
     monkeypatch.setattr(mx.fast, "metal_kernel", factory)
     mx.enable_compile()  # the emulator has turned it off
@@ -211,7 +227,9 @@ def test_block_compiles(block_arguments: tuple[Held, State], monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("offset", "held"), [(0.0, mx.float16), (100.0, mx.float32)])
-def test_numpy_points_that_need_no_frame_are_held_as_they_are(offset: float, held: mx.Dtype) -> None:
+def test_numpy_points_that_need_no_frame_are_held_as_they_are(
+    offset: float, held: mx.Dtype
+) -> None:
     x = blobs(offset).astype(np.float16)
     with MetalPoints(Problem(x, K, EUCLIDEAN, x.shape)) as some:
         assert some.x.dtype == held
@@ -230,7 +248,9 @@ def test_refuses_what_kernels_cannot_take() -> None:
 
 def test_a_kernel_that_does_not_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    monkeypatch.setattr(mx.fast, "metal_kernel", lambda **arguments: made.append(arguments["header"]))
+    monkeypatch.setattr(
+        mx.fast, "metal_kernel", lambda **arguments: made.append(arguments["header"])
+    )
     sources.build("argmax")
     assert made[0].startswith('#line 2 "flash_kmeans_argmax"\n')
 
@@ -238,5 +258,7 @@ def test_a_kernel_that_does_not_compile_is_named(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("[metal::Device] Unable to build: flash_kmeans_argmax:7:1: error")
 
     monkeypatch.setattr(mx, "eval", refuse)
-    with pytest.raises(RuntimeError, match=rf"under MLX {version('mlx')}: .* flash_kmeans_argmax:7:1"):
+    with pytest.raises(
+        RuntimeError, match=rf"under MLX {version('mlx')}: .* flash_kmeans_argmax:7:1"
+    ):
         points._evaluate(mx.zeros(1))

@@ -11,7 +11,8 @@ from metal.emulator import emulation
 from metal.kit import needs_gpp
 from metal.lint import lint, why_not
 
-from flash_kmeans_mlx.backends.metal import kernels, launch, topk
+from flash_kmeans_mlx.backends.metal import kernels, launch
+from flash_kmeans_mlx.backends.metal import kernels as topk
 from flash_kmeans_mlx.backends.metal.sources import DEFINITIONS
 
 pytestmark = [needs_gpp, pytest.mark.usefixtures("metal")]
@@ -20,7 +21,9 @@ Kernel = Callable[[], tuple[mx.array, ...]]
 
 
 def draw(*shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
-    return mx.array(np.random.default_rng(shape).standard_normal(shape).astype(np.float32)).astype(dtype)
+    return mx.array(np.random.default_rng(shape).standard_normal(shape).astype(np.float32)).astype(
+        dtype
+    )
 
 
 def labels(b: int, n: int, k: int) -> mx.array:
@@ -32,25 +35,38 @@ def labels(b: int, n: int, k: int) -> mx.array:
 def assign(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32, config: int = 0) -> Kernel:
     frame = () if d % 2 else (draw(b, d), mx.ones((b,)))
     tiles = launch.assign_configs(d)[config]
-    return lambda: kernels.assign(draw(b, n, d, dtype=dtype), draw(b, k, d), draw(b, k), *frame, config=tiles)
+    return lambda: kernels.assign(
+        draw(b, n, d, dtype=dtype), draw(b, k, d), draw(b, k), *frame, config=tiles
+    )
 
 
-def accumulate(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32, dense: int = launch.DENSE_CLUSTERS) -> Kernel:
+def accumulate(
+    b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32, dense: int = launch.DENSE_CLUSTERS
+) -> Kernel:
     weights = mx.abs(draw(b, n)) if d % 2 else None
     frame = (None, None) if d % 2 else (draw(b, d), mx.ones((b,)))
 
     def kernel() -> tuple[mx.array, ...]:
-        with pytest.MonkeyPatch.context() as patch:  # the thread sanitizer follows few threads: a sort of few clusters
+        with (
+            pytest.MonkeyPatch.context() as patch
+        ):  # the thread sanitizer follows few threads: a sort of few clusters
             patch.setattr(launch, "DENSE_CLUSTERS", dense)
-            return tuple(kernels.accumulate(draw(b, n, d, dtype=dtype), labels(b, n, k), k, weights, *frame))
+            return tuple(
+                kernels.accumulate(draw(b, n, d, dtype=dtype), labels(b, n, k), k, weights, *frame)
+            )
 
     return kernel
 
 
 def move(b: int, k: int, d: int, *, spherical: bool) -> Kernel:
-    mass, going = mx.array(np.arange(b * k).reshape(b, k).astype(np.float32)), mx.array([True, False])
+    weight_sum, going = (
+        mx.array(np.arange(b * k).reshape(b, k).astype(np.float32)),
+        mx.array([True, False]),
+    )
     frame = () if spherical else (draw(b, d), mx.full((b,), 2.0))
-    return lambda: kernels.move_centroids(draw(b, k, d), mass, draw(b, k, d), going, *frame, spherical=spherical)
+    return lambda: kernels.move_centroids(
+        draw(b, k, d), weight_sum, draw(b, k, d), going, *frame, spherical=spherical
+    )
 
 
 SANITIZED: dict[str, Kernel] = {
@@ -91,7 +107,9 @@ def test_kernels_are_clean_under_sanitizers(case: str, sanitizer: str) -> None:
     plain = arrays(SANITIZED[case])
     with emulation(sanitizer=sanitizer, order=2) as run:
         for a, b in zip(plain, arrays(SANITIZED[case]), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # another optimiser contracts other products
+            np.testing.assert_allclose(
+                a, b, rtol=1e-5, atol=1e-5
+            )  # another optimiser contracts other products
     assert run.launches
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from metal.problems import DTYPES, make, run, variant
 
-from flash_kmeans_mlx.backends.metal import launch, topk
+from flash_kmeans_mlx.backends.metal import kernels as topk
+from flash_kmeans_mlx.backends.metal import launch
 from flash_kmeans_mlx.backends.metal.device import Device
 
 pytestmark = pytest.mark.usefixtures("metal")
@@ -28,7 +29,9 @@ def test_topk(k: int, d: int) -> None:
     for b, n in ((1, 1), (3, 33)):
         data = make(b, n, k, d, dtype, framed=framed)
         for top in sorted({1, min(k, 5), min(k, 32), min(k, 40)}):
-            label, score = run(lambda data=data, top=top: topk.topk(data.x, data.c, data.bias, top, *data.frame))
+            label, score = run(
+                lambda data=data, top=top: topk.topk(data.x, data.c, data.bias, top, *data.frame)
+            )
             check_top(data.scores, label, score, top, data.tolerance)
 
 
@@ -48,7 +51,9 @@ def test_top_of_rows(dtype: mx.Dtype) -> None:
     for r, m, top in ((1, 1, 1), (1, 7, 7), (33, 65, 32), (33, 150, 100)):
         values = rng.integers(-4, 4, (r, m)).astype(np.float32)
         values[rng.random((r, m)) < 0.1] = -np.inf
-        label, score = run(lambda values=values, top=top: topk.top_of_rows(mx.array(values).astype(dtype), top))
+        label, score = run(
+            lambda values=values, top=top: topk.top_of_rows(mx.array(values).astype(dtype), top)
+        )
         order = np.argsort(-values, -1, kind="stable")[:, :top]
         np.testing.assert_array_equal(label, order)
         np.testing.assert_array_equal(score, np.take_along_axis(values, order, -1))

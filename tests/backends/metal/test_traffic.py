@@ -17,7 +17,9 @@ DTYPES = (mx.float32, mx.float16)
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kernel", ["assign", "argmax", "topk", "topk of rows"])
-@pytest.mark.parametrize(("d", "k", "n"), [(3, 64, 600), (17, 70, 133), (64, 50, 200), (130, 100, 130)])
+@pytest.mark.parametrize(
+    ("d", "k", "n"), [(3, 64, 600), (17, 70, 133), (64, 50, 200), (130, 100, 130)]
+)
 def test_no_byte_too_many(kernel: str, d: int, k: int, n: int, dtype: mx.Dtype) -> None:
     row = rows_of(kernel, "", dtype, d, k, n)
     assert row.moved == row.least
@@ -29,7 +31,9 @@ def test_moves_read_and_write_once() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("d", "k", "n"), [(64, 50, 5000), (3, 64, 20_000), (128, 150, 3000), (128, 150, 12_000)])
+@pytest.mark.parametrize(
+    ("d", "k", "n"), [(64, 50, 5000), (3, 64, 20_000), (128, 150, 3000), (128, 150, 12_000)]
+)
 def test_sums_are_near_the_least(d: int, k: int, n: int, dtype: mx.Dtype) -> None:
     row = rows_of("sums", "", dtype, d, k, n)
     assert 1 <= row.ratio <= 1.15
@@ -37,7 +41,11 @@ def test_sums_are_near_the_least(d: int, k: int, n: int, dtype: mx.Dtype) -> Non
 
 def test_the_table_names_every_kernel_and_case() -> None:
     """The file is what the command wrote: the same rows, all within the targets."""
-    lines = [line.split("|") for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][1:]
+    lines = [
+        line.split("|")
+        for line in TABLE.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ][1:]
     cells = [[cell.strip() for cell in line] for line in lines]
     assert {(c[1], c[2]) for c in cells} == {(kernel, case) for kernel in KERNELS for case in CASES}
     for c in cells:

@@ -1,0 +1,86 @@
+"""The Numba kernels: ``kernels.tile.step_rows`` is `step_rows` of ``kernels/cpu/tile.py``, imported when first used.
+
+Importing Numba takes longer than importing all the rest of the package. The modules are found by name, as ``kernels/`` is a
+part of this package only once installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # where an editor finds them
+    from kernels.cpu import (
+        candidates,
+        centroids,
+        codes,
+        features,
+        finish,
+        ir,
+        lanes,
+        loop,
+        prune,
+        rows,
+        scan,
+        scores,
+        seed,
+        sizes,
+        team,
+        tile,
+        topk,
+        tree,
+    )
+
+__all__ = [
+    "candidates",
+    "centroids",
+    "codes",
+    "features",
+    "finish",
+    "ir",
+    "lanes",
+    "loop",
+    "prune",
+    "rows",
+    "scan",
+    "scores",
+    "seed",
+    "sizes",
+    "team",
+    "tile",
+    "topk",
+    "tree",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _announce_compilation()
+    module = import_module(f"flash_kmeans_mlx.kernels.cpu.{name}")
+    globals()[name] = module  # found without this function from now on
+    return module
+
+
+@cache
+def _announce_compilation() -> None:
+    """Say so on stderr when kernels are not in the cache on disk: the first call waits for them."""
+    from numba.core import event
+
+    class Note(event.Listener):
+        def on_start(self, event: event.Event) -> None:
+            data: Any = event.data
+            package = data["dispatcher"].py_func.__module__.split(".")[1:2]
+            if package == ["kernels"] and not said:
+                said.append(True)
+                note = "flash-kmeans-mlx: compiling kernels for this CPU, once: some 10 seconds"
+                print(note, file=sys.stderr, flush=True)
+
+        def on_end(self, event: event.Event) -> None:
+            pass
+
+    said: list[bool] = []
+    event.register("numba:compile", Note())

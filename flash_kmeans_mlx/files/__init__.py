@@ -1,0 +1,128 @@
+"""Vectors in files: what knows file formats, and nothing else does.
+
+`contents(path)` looks into a file, `open_vectors("PATH")` or ``"PATH::NAME"`` picks one array in it, whose `chunks` are read
+from the first to the last. Headers are checked against the size of the file, and nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import arrow, flat, pt
+from .base import (
+    CHUNK_BYTES,
+    STORED,
+    Progress,
+    Vectors,
+    ahead,
+    check_regular,
+    check_shape,
+    file_error,
+)
+from .flat import MappedVectors
+
+__all__ = [
+    "CHUNK_BYTES",
+    "FORMATS",
+    "Progress",
+    "Vectors",
+    "ahead",
+    "check_regular",
+    "contents",
+    "is_source",
+    "open_vectors",
+]
+
+FORMATS: dict[str, Callable[[str], dict[str, Vectors | str]]] = {
+    ".npy": flat.npy,
+    ".safetensors": flat.safetensors,
+    **dict.fromkeys((".fvecs", ".bvecs", ".ivecs"), flat.vecs),
+    **dict.fromkeys((".pt", ".pth"), pt.contents),
+    ".parquet": arrow.parquet,
+    **dict.fromkeys((".arrow", ".arrows", ".feather", ".ipc"), arrow.arrow),
+}
+
+
+def is_source(x: Any) -> bool:
+    """Whether `open_vectors` takes this: a path, a two-dimensional memory map, or what it returned."""
+    return isinstance(x, (str, os.PathLike, Vectors)) or (isinstance(x, np.memmap) and x.ndim == 2)
+
+
+def contents(path: str | os.PathLike[str]) -> dict[str, Vectors | str]:
+    """Every array of a file by its name, "" where the format has none: the vectors, or why it holds no vectors.
+
+    Raises:
+        OSError: The file can't be opened.
+        VectorFileError: Its format is unknown, or it is truncated or damaged.
+    """
+    path = os.fspath(path)
+    check_regular(path)
+    reader = FORMATS.get(Path(path).suffix.lower())
+    if reader is None:
+        raise file_error(
+            path, f"its format {Path(path).suffix!r} is unknown: known are {', '.join(FORMATS)}"
+        )
+    return reader(path)
+
+
+def open_vectors(source: str | os.PathLike[str] | np.memmap | Vectors) -> Vectors:
+    """The vectors of a source.
+
+    Args:
+        source: ``"PATH"``, or ``"PATH::NAME"`` for a tensor or column of a file with several that hold vectors; a
+            two-dimensional memory map; or Vectors, which are returned.
+
+    Raises:
+        OSError: The file can't be opened.
+        VectorFileError: It can't be read, has no array of that name, or several to choose from.
+    """
+    if isinstance(source, Vectors):
+        return source
+    if isinstance(source, np.memmap):
+        return _mapped(source)
+    text = os.fspath(source)
+    path, name = text, None
+    if "::" in text and not Path(text).exists():
+        path, _, name = text.rpartition("::")
+    arrays = contents(path)
+    if name is None:
+        usable = [key for key, value in arrays.items() if isinstance(value, Vectors)]
+        if len(usable) > 1:
+            raise file_error(
+                path,
+                f"it holds several arrays: append ::NAME to its path, one of {_listed(usable)}",
+            )
+        if not arrays:
+            raise file_error(path, "it holds no arrays")
+        name = usable[0] if usable else next(iter(arrays))
+    elif name not in arrays:
+        raise file_error(
+            path,
+            f"it has no array {name!r}"
+            + (f", only {_listed(list(arrays))}" if any(arrays) else ""),
+        )
+    found = arrays[name]
+    if isinstance(found, str):
+        raise file_error(path, f"array {name!r}: {found}" if name else found)
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def _mapped(x: np.memmap) -> Vectors:
+    path = str(x.filename or "<memory map>")
+    if x.dtype.newbyteorder("=").name not in STORED:
+        raise file_error(
+            path, f"its dtype {x.dtype} must be float16, float32, float64, an integer or bool"
+        )
+    shape = check_shape(x.shape)
+    if isinstance(shape, str):
+        raise file_error(path, shape)
+    return MappedVectors(x, shape)

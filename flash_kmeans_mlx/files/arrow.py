@@ -1,0 +1,183 @@
+"""Columns of fixed-size lists in Parquet and Arrow files, read by pyarrow."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import VectorFileError
+from .base import STORED, Vectors, check_shape, decoded, file_error
+
+__all__ = ["arrow", "parquet"]
+
+_BUFFER = 1 << 20  # of a Parquet column at a time; without it pyarrow reads a whole row group
+_POOL = 16 << 20  # what pyarrow's allocator keeps of buffers that are no longer used
+_MAGIC = b"ARROW1"
+_ARROW = {"halffloat": "float16", "float": "float32", "double": "float64"}
+
+Batches = Callable[[str, str, int], AbstractContextManager[Iterator[Any]]]
+
+
+class ArrowVectors(Vectors):
+    """A column; `batches(path, column, rows)` opens its file. Batches of an Arrow file are as large as they were written."""
+
+    def __init__(
+        self, path: str, name: str, shape: tuple[int, int], dtype: str, batches: Batches
+    ) -> None:
+        super().__init__(path, name, shape, dtype)
+        self.batches = batches
+        self.library_bytes = _POOL if batches is _parquet_batches else 0
+
+    @property
+    def reading_bytes(self) -> int:
+        stored = self.shape[1] * STORED[self.dtype].itemsize
+        if self.batches is _arrow_batches:
+            return self.row_bytes + 2 * stored
+        # Parquet decodes values with two levels each, into buffers that double as they grow.
+        return self.row_bytes + 4 * stored + 6 * self.shape[1]
+
+    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
+        del recycled
+        n, d = self.shape
+        done = 0
+        with _reported(self.path), self.batches(self.path, self.name, rows) as batches:
+            for batch in batches:
+                column = getattr(batch.column(0), "storage", batch.column(0))
+                column.validate(full=True)
+                values = column.flatten()
+                done += len(column)
+                if column.null_count or values.null_count or len(values) != len(column) * d:
+                    raise file_error(
+                        self.path,
+                        f"column {self.name!r} has missing values: drop or fill them first",
+                    )
+                if done > n:
+                    break
+                raw = values.to_numpy(zero_copy_only=False)
+                yield decoded(
+                    raw.copy() if self.batches is _arrow_batches else raw, self.dtype
+                ).reshape(-1, d)
+                del batch, column, values, raw
+        if done != n:
+            raise file_error(
+                self.path, f"column {self.name!r} has {done} rows or more where its header says {n}"
+            )
+
+
+def _pyarrow(path: str) -> Any:
+    try:
+        import pyarrow
+    except ModuleNotFoundError:
+        raise file_error(
+            path, "Parquet and Arrow files need pyarrow: pip install pyarrow"
+        ) from None
+    return pyarrow
+
+
+@contextmanager
+def _reported(path: str) -> Iterator[None]:
+    """pyarrow's errors, as ours."""
+    pa = _pyarrow(path)
+    try:
+        yield
+    except (FileNotFoundError, VectorFileError):
+        raise
+    except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise file_error(path, f"it is truncated or damaged ({reason})") from None
+
+
+@contextmanager
+def _parquet_batches(path: str, name: str, rows: int) -> Iterator[Iterator[Any]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
+        yield file.iter_batches(rows, columns=[name], use_threads=False)
+
+
+@contextmanager
+def _arrow_batches(path: str, name: str, rows: int) -> Iterator[Iterator[Any]]:
+    """Slices of batches, whose pages leave memory after they were used."""
+    owner = _mapping(path)
+
+    def slices() -> Iterator[Any]:
+        for batch in _each(_open_arrow(path, owner)):
+            column = batch.select([name])
+            for lo in range(0, batch.num_rows, rows):
+                yield column.slice(lo, rows)
+                if hasattr(mmap, "MADV_DONTNEED"):
+                    owner.madvise(mmap.MADV_DONTNEED)
+
+    yield slices()
+
+
+def _mapping(path: str) -> mmap.mmap:
+    with Path(path).open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _open_arrow(path: str, owner: mmap.mmap) -> Any:
+    """A reader of the file format, or of the streaming one."""
+    pa = _pyarrow(path)
+    source = pa.BufferReader(pa.py_buffer(owner))
+    return (
+        pa.ipc.open_file(source) if owner[: len(_MAGIC)] == _MAGIC else pa.ipc.open_stream(source)
+    )
+
+
+def _each(reader: Any) -> Iterator[Any]:
+    """The batches of a file or of a stream."""
+    return (
+        (reader.get_batch(i) for i in range(reader.num_record_batches))
+        if hasattr(reader, "get_batch")
+        else reader
+    )
+
+
+def parquet(path: str) -> dict[str, Vectors | str]:
+    """The columns of a Parquet file."""
+    _pyarrow(path)
+    import pyarrow.parquet as pq
+
+    with _reported(path), pq.ParquetFile(path) as file:
+        return _columns(path, file.schema_arrow, file.metadata.num_rows, _parquet_batches)
+
+
+def arrow(path: str) -> dict[str, Vectors | str]:
+    """The columns of an Arrow (Feather 2, IPC) file or stream."""
+    with _reported(path):
+        reader = _open_arrow(path, _mapping(path))
+        schema, rows = reader.schema, 0
+        for batch in _each(reader):
+            batch.validate()  # lists are as long as the schema says
+            rows += batch.num_rows
+        return _columns(path, schema, rows, _arrow_batches)
+
+
+def _columns(path: str, schema: Any, rows: int, batches: Batches) -> dict[str, Vectors | str]:
+    import pyarrow as pa
+
+    found: dict[str, Vectors | str] = {}
+    for field in schema:
+        kind = (
+            field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
+        )
+        if not pa.types.is_fixed_size_list(kind):
+            found[field.name] = f"its type {field.type} is no list of a fixed size; cast it to one"
+            continue
+        dtype = _ARROW.get(str(kind.value_type), str(kind.value_type))
+        shape = check_shape((rows, kind.list_size))
+        if dtype not in STORED:
+            found[field.name] = f"its values of type {dtype} are not one of {', '.join(STORED)}"
+        else:
+            found[field.name] = (
+                shape
+                if isinstance(shape, str)
+                else ArrowVectors(path, field.name, shape, dtype, batches)
+            )
+    return found

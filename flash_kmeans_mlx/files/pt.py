@@ -1,0 +1,146 @@
+"""Tensors of files that `torch.save` wrote, read by torch with `weights_only=True`: no code in them runs."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import pickle
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import VectorFileError
+from .base import STORED, Vectors, check_shape, decoded, file_error
+from .flat import FlatVectors
+
+__all__ = ["contents", "torch_module"]
+
+# What torch.load raises on files that are damaged; with the first it refuses code.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    OSError,
+)
+
+
+class TorchVectors(Vectors):
+    """A tensor (N, D) that is mapped to its file: the kernel reads pages when they are needed, and drops them."""
+
+    def __init__(
+        self, path: str, name: str, shape: tuple[int, int], dtype: str, tensor: Any
+    ) -> None:
+        super().__init__(path, name, shape, dtype)
+        self.tensor = tensor
+
+    @property
+    def reading_bytes(self) -> int:
+        return self.row_bytes + self.shape[1] * STORED[self.dtype].itemsize
+
+    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
+        del recycled
+        torch = torch_module(self.path)
+        for lo in range(0, self.shape[0], rows):
+            part = self.tensor[lo : lo + rows].clone(memory_format=torch.contiguous_format)
+            raw = (
+                part.view(torch.int16).numpy().view(np.uint16)
+                if self.dtype == "bfloat16"
+                else part.numpy()
+            )
+            yield decoded(raw, self.dtype)
+            del part, raw
+
+
+def torch_module(path: str, verb: str = "read") -> Any:
+    """The module torch, or an error that says how to get it."""
+    try:
+        return importlib.import_module("torch")
+    except ModuleNotFoundError:
+        problem = ".pt files need PyTorch: pip install torch, or use .npy or .safetensors"
+        raise file_error(path, problem, verb) from None
+
+
+def contents(path: str) -> dict[str, Vectors | str]:
+    """The tensor in the file, or those of the dict in it."""
+    torch = torch_module(path)
+    try:
+        if not zipfile.is_zipfile(path):
+            raise file_error(
+                path,
+                "it is no file of torch.save, or truncated, or in the format before PyTorch 1.6: save it again",
+            )
+        with warnings.catch_warnings():  # about odd files: they are refused, or read like others
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except VectorFileError:
+        raise
+    except _DAMAGED as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise file_error(
+            path, f"it is damaged, or holds more than tensors, which is never loaded ({reason})"
+        ) from None
+    tensors = loaded if isinstance(loaded, dict) else {"": loaded}
+    return {str(name): _vectors(path, str(name), value, torch) for name, value in tensors.items()}
+
+
+def _vectors(path: str, name: str, value: Any, torch: Any) -> Vectors | str:
+    if not isinstance(value, torch.Tensor):
+        return (
+            f"it is {value!r:.60}, no tensor"
+            if isinstance(value, (str, int, float))
+            else f"it is a {type(value).__name__}"
+        )
+    dtype = str(value.dtype).removeprefix("torch.")
+    if (
+        dtype not in STORED
+        or value.layout != torch.strided
+        or value.is_quantized
+        or value.device.type != "cpu"
+    ):
+        return f"its dtype {dtype} or layout is not read"
+    shape = check_shape(tuple(value.shape))
+    if isinstance(shape, str):
+        return shape
+    mapped = TorchVectors(path, name, shape, dtype, value.detach())
+    return _flat(mapped, value) or mapped
+
+
+def _flat(mapped: TorchVectors, tensor: Any) -> FlatVectors | None:
+    """The same rows as bytes of the file, if it is clear which: reading them takes less memory than mapping them."""
+    storage = tensor.untyped_storage().nbytes()
+    with zipfile.ZipFile(mapped.path) as archive:
+        records = [
+            i for i in archive.infolist() if "/data/" in i.filename and i.file_size == storage
+        ]
+    if (
+        len(records) != 1
+        or records[0].compress_type != zipfile.ZIP_STORED
+        or not tensor.is_contiguous()
+    ):
+        return None
+    begin = records[0].header_offset
+    with Path(mapped.path).open("rb") as file:
+        file.seek(begin)
+        name, extra = struct.unpack(
+            "<HH", file.read(30)[26:].ljust(4, b"\0")
+        )  # of the header before the data
+    begin += 30 + name + extra + tensor.storage_offset() * tensor.element_size()
+    if begin + storage > Path(mapped.path).stat().st_size:
+        return None
+    found = FlatVectors(mapped.path, mapped.name, mapped.shape, mapped.dtype, begin)
+    same = (
+        a.tobytes() == b.tobytes() for a, b in zip(found.chunks(1), mapped.chunks(1), strict=True)
+    )
+    return found if all(itertools.islice(same, 8)) else None

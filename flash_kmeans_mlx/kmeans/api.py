@@ -1,0 +1,301 @@
+"""The functional core: batched k-means and assignment over (B, N, D) points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from .. import backends, validation
+from ..backends import Points
+from ..metrics import COSINE, DOT, EUCLIDEAN
+from .fit import fit
+from .result import KMeansResult
+
+__all__ = ["assign", "batch_kmeans_Cosine", "batch_kmeans_Dot", "batch_kmeans_Euclid"]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _refuse_prune(function: Callable[P, R]) -> Callable[P, R]:
+    """Have calls with `prune`, an argument of older versions, say what to write instead."""
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "prune" in kwargs:
+            raise TypeError(
+                "prune is not an argument any more: write strategy=None for prune='auto', strategy='tiles' for 'off',"
+                " strategy='head' for 'head', strategy='groups' for 'groups'"
+            )
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@_refuse_prune
+def batch_kmeans_Euclid(
+    x: Any,
+    n_clusters: int,
+    max_iters: int = 100,
+    tol: float = 0.0,
+    init_centroids: Any = None,
+    verbose: bool = False,
+    *,
+    init: Any = "random",
+    seed: int = 0,
+    sample_weight: Any = None,
+    n_init: int = 1,
+    empty: str = "farthest",
+    compiled: bool = True,
+    max_mem_gb: float = 0.0,
+    dtype: Any = None,
+    backend: str | None = None,
+    strategy: str | None = None,
+    check_finite: bool = True,
+) -> KMeansResult:
+    """k-means under the squared Euclidean distance, by Lloyd's algorithm (Lloyd, 1982): centroids are means.
+
+    Args:
+        x: (B, N, D) points, or (N, D), where B is absent from every result; `mx.array` or NumPy. float32, float16 and
+            bfloat16 are read as they are; float64 is read as it is but computed in float32, once centred and scaled where
+            the data call for it; integers and bool are converted to float32. Any strides.
+        n_clusters: K, at most N.
+        max_iters: most iterations; 0 returns the assignment to the initial centroids.
+        tol: a batch element stops once no centroid moves farther (L2 norm, in the units of x). Whatever `tol` is, it
+            stops once an assignment changes no label.
+        init_centroids: (B, K, D) or (K, D) to start from; overrides `init`.
+        verbose: print a line per iteration: largest shift, inertia, empty clusters.
+        init: "random" (distinct rows), "k-means++" (greedy; Arthur and Vassilvitskii, 2007), "k-means||" (Bahmani et al.,
+            2012), an array like `init_centroids`, or a callable ``init(x, n_clusters, rng)`` that returns one.
+        seed: non-negative integer; the same seed gives the same bits on the same backend, whatever the number of threads.
+        sample_weight: (B, N) or (N,) non-negative weights; points of weight zero are labelled and count nowhere else.
+        n_init: runs with different initial centroids; every batch element keeps its run of lowest inertia.
+        empty: what becomes of a cluster without points: "farthest" moves it to the point with the largest cost, "split"
+            to one half of the largest cluster, "keep" leaves it where it was.
+        compiled: on MLX devices, run each step through `mx.compile`.
+        max_mem_gb: hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none. ValueError if it can't be held.
+        dtype: cast x first: float32, float16 or bfloat16, as a string, MLX or NumPy dtype. Products and sums are in
+            float32 or better whatever the dtype; centroids are always float32.
+        backend: "cpu", "metal" (Apple GPUs), "portable" (MLX operations only, any device), "reference" (NumPy, float64), or
+            None for the best one on MLX's default device; a named one runs or raises.
+        strategy: How the backend assigns, or None for the fastest way, found by trying. On "cpu", to the same bits:
+            "tiles" (all products are computed), "head" (a few principal directions bound every score) or "groups" (bounds
+            per 64 centroids, carried from one iteration to the next). On "metal": "fused" (scores stay in registers) or
+            "addmm" (MLX's own products); they may round apart, so name one to pin the bits. Others take None only.
+        check_finite: refuse NaN and Inf in x; without it they give undefined results.
+
+    Returns:
+        KMeansResult, which unpacks into ``labels (B, N) uint32, centroids (B, K, D) float32, n_iter``.
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value and its bound.
+        BackendUnavailableError: the named backend can't run here.
+
+    Warns:
+        EmptyClusterWarning: fewer distinct points than clusters; the extra clusters are empty.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.array([[0.0, 0.0], [0.0, 1.0], [9.0, 9.0], [9.0, 8.0]])
+        >>> labels, centroids, n_iter = batch_kmeans_Euclid(x, 2, init_centroids=x[[0, 2]])
+        >>> labels.tolist(), centroids.tolist()
+        ([0, 0, 1, 1], [[0.0, 0.5], [9.0, 8.5]])
+    """
+    return fit(
+        EUCLIDEAN,
+        x,
+        n_clusters,
+        max_iters,
+        tol,
+        init_centroids,
+        verbose,
+        init=init,
+        seed=seed,
+        sample_weight=sample_weight,
+        n_init=n_init,
+        empty=empty,
+        compiled=compiled,
+        max_mem_gb=max_mem_gb,
+        dtype=dtype,
+        backend=backend,
+        strategy=strategy,
+        check_finite=check_finite,
+    )
+
+
+@_refuse_prune
+def batch_kmeans_Cosine(
+    x: Any,
+    n_clusters: int,
+    max_iters: int = 100,
+    tol: float = 0.0,
+    init_centroids: Any = None,
+    verbose: bool = False,
+    *,
+    init: Any = "random",
+    seed: int = 0,
+    sample_weight: Any = None,
+    n_init: int = 1,
+    empty: str = "farthest",
+    compiled: bool = True,
+    max_mem_gb: float = 0.0,
+    dtype: Any = None,
+    backend: str | None = None,
+    strategy: str | None = None,
+    check_finite: bool = True,
+) -> KMeansResult:
+    """Spherical k-means (Dhillon and Modha, 2001): points count by their direction, centroids are unit vectors.
+
+    A point's cost is ``1 - cos``. Zero rows have no direction: they are labelled 0, cost 1 and count nowhere else.
+    Arguments, result and errors as in `batch_kmeans_Euclid`; initial centroids are normalised.
+    """
+    return fit(
+        COSINE,
+        x,
+        n_clusters,
+        max_iters,
+        tol,
+        init_centroids,
+        verbose,
+        init=init,
+        seed=seed,
+        sample_weight=sample_weight,
+        n_init=n_init,
+        empty=empty,
+        compiled=compiled,
+        max_mem_gb=max_mem_gb,
+        dtype=dtype,
+        backend=backend,
+        strategy=strategy,
+        check_finite=check_finite,
+    )
+
+
+@_refuse_prune
+def batch_kmeans_Dot(
+    x: Any,
+    n_clusters: int,
+    max_iters: int = 100,
+    tol: float = 0.0,
+    init_centroids: Any = None,
+    verbose: bool = False,
+    *,
+    init: Any = "random",
+    seed: int = 0,
+    sample_weight: Any = None,
+    n_init: int = 1,
+    empty: str = "farthest",
+    compiled: bool = True,
+    max_mem_gb: float = 0.0,
+    dtype: Any = None,
+    backend: str | None = None,
+    strategy: str | None = None,
+    check_finite: bool = True,
+) -> KMeansResult:
+    """k-means under the dot product: a point belongs to the centroid of largest ``<x, c>``; its cost is ``-<x, c>``.
+
+    Centroids are normalised sums, the unit vectors that serve their points best: with plain means the objective can get
+    worse from one iteration to the next. Arguments, result and errors as in `batch_kmeans_Euclid`; initial centroids are
+    normalised.
+    """
+    return fit(
+        DOT,
+        x,
+        n_clusters,
+        max_iters,
+        tol,
+        init_centroids,
+        verbose,
+        init=init,
+        seed=seed,
+        sample_weight=sample_weight,
+        n_init=n_init,
+        empty=empty,
+        compiled=compiled,
+        max_mem_gb=max_mem_gb,
+        dtype=dtype,
+        backend=backend,
+        strategy=strategy,
+        check_finite=check_finite,
+    )
+
+
+def assign(
+    x: Any,
+    centroids: Any,
+    metric: str = "euclidean",
+    *,
+    max_mem_gb: float = 0.0,
+    backend: str | None = None,
+    check_finite: bool = True,
+) -> Any:
+    """Label every point by its best centroid: the exact nearest neighbour among them, ties to the lowest index.
+
+    Args:
+        x: (B, N, D) or (N, D) points, as `batch_kmeans_Euclid` takes them.
+        centroids: (B, K, D), or (K, D) for every batch element alike; for cosine they are compared by direction, for dot as given.
+        metric: "euclidean", "cosine" or "dot".
+        max_mem_gb: hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none.
+        backend: as in `batch_kmeans_Euclid`.
+        check_finite: refuse NaN and Inf.
+
+    Returns:
+        (B, N) uint32 labels, or (N,); `mx.array` if x is one.
+    """
+    with assigned(x, centroids, metric, None, max_mem_gb, backend, check_finite) as (
+        data,
+        points,
+        _,
+    ):
+        return data.to_caller(points.labels(), array=True)
+
+
+@contextmanager
+def assigned(
+    x: Any,
+    centroids: Any,
+    metric: str,
+    sample_weight: Any,
+    max_mem_gb: float,
+    backend: str | None,
+    check_finite: bool,
+    strategy: str | None = None,
+) -> Iterator[tuple[validation.Data, Points, np.ndarray]]:
+    """What `assign` does, up to what is asked of it: (x, points labelled by their best centroids, centroids (B, K, D))."""
+    data = validation.data(x)
+    kind = validation.metric(metric)
+    shape = validation.shape_of(centroids, "centroids")
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(
+            f"centroids must have shape (K, D) or (B, K, D), got {shape} (x.shape={data.given_shape})"
+        )
+    c = validation.centroids(centroids, data, shape[-2], "centroids", check_finite)
+    if kind.unit_points:
+        norm = np.sqrt(np.square(c, dtype=np.float64).sum(-1, keepdims=True))
+        c = np.where(
+            np.abs(norm - 1) <= 2.0**-22, c, kind.start(c).astype(np.float32)
+        )  # a fit's own stay as they are
+    weights = validation.weights(sample_weight, data, check_finite)
+    backend = backends.resolve(backend)
+    backends.check_strategy(strategy, backend)
+    max_bytes = validation.cap(max_mem_gb)
+    problem = backends.Problem(
+        x=data.x,
+        n_clusters=c.shape[1],
+        metric=kind,
+        given_shape=data.given_shape,
+        weights=weights,
+        max_bytes=max_bytes,
+        bytes_in_use=data.copied,
+        check_finite=check_finite,
+        strategy=strategy,
+    )
+    with backends.open_points(backend, problem) as points:
+        points.reset()
+        points.assign(c, np.ones(len(c), bool))
+        yield data, points, c

@@ -1,0 +1,310 @@
+"""FlashKMeans: the functional core as an object that remembers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from .. import validation
+from ..backends import Points
+from ..errors import NotFittedError
+from ..files import atomic as _files
+from ..files import models as _modelfile
+from .api import assigned
+from .fit import fit
+from .lloyd import EMPTY_POLICIES, Iteration
+from .seeding import INITS
+
+__all__ = ["FlashKMeans"]
+
+_SAVED = (
+    "d",
+    "k",
+    "niter",
+    "tol",
+    "seed",
+    "metric",
+    "compiled",
+    "max_mem_gb",
+    "n_init",
+    "empty",
+    "check_finite",
+)
+
+
+class FlashKMeans:
+    """Batched k-means with the interface of faiss's Kmeans and scikit-learn's verbs.
+
+    Args:
+        d: dimensions of the points; checked if given.
+        k: number of clusters.
+        niter: most iterations.
+        tol, seed, verbose, dtype, compiled, max_mem_gb, n_init: as in `batch_kmeans_Euclid`.
+        empty, backend, strategy, check_finite: as in `batch_kmeans_Euclid`.
+        metric: "euclidean", "cosine" or "dot".
+        init: as in `batch_kmeans_Euclid`; here k-means++ is the default.
+
+    Attributes (after `fit`; B is absent if the points had two dimensions):
+        centroids: (B, K, D) float32.
+        labels_: (B, N) uint32, of the points it was fitted to.
+        inertia_: (B,) float64.
+        n_iter_: iterations of the batch element that took most.
+        backend_: the backend that ran.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
+        >>> model = FlashKMeans(16, 8).fit(x)
+        >>> model.predict(x[:5]).shape
+        (5,)
+    """
+
+    def __init__(
+        self,
+        d: int | None = None,
+        k: int = 8,
+        niter: int = 25,
+        tol: float = 1e-8,
+        seed: int = 0,
+        verbose: bool = False,
+        dtype: Any = None,
+        metric: str = "euclidean",
+        compiled: bool = True,
+        max_mem_gb: float = 0.0,
+        init: Any = "k-means++",
+        *,
+        n_init: int = 1,
+        empty: str = "farthest",
+        backend: str | None = None,
+        strategy: str | None = None,
+        check_finite: bool = True,
+    ) -> None:
+        self.d = None if d is None else validation.check_count("d", d, 1)
+        self.k = validation.check_count("k", k, 1)
+        self.niter = validation.check_iterations("niter", niter)
+        self.metric = validation.metric(metric).name
+        self.tol = tol
+        self.seed = seed
+        self.verbose = verbose
+        self.dtype = dtype
+        self.compiled = compiled
+        self.max_mem_gb = max_mem_gb
+        self.init = init
+        self.n_init = n_init
+        self.empty = empty
+        self.backend = backend
+        self.strategy = strategy
+        self.check_finite = check_finite
+        self.centroids: Any = None
+
+    def fit(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> FlashKMeans:
+        """Cluster x (B, N, D) or (N, D); returns self."""
+        return self._fit(x, sample_weight, init_centroids)
+
+    def _fit(
+        self,
+        x: Any,
+        sample_weight: Any = None,
+        init_centroids: Any = None,
+        report: Callable[[Iteration], None] | None = None,
+    ) -> FlashKMeans:
+        data = self._check_d(x)
+        validation.check_count("k", self.k, 1, data.shape[1], "N", data.given_shape)
+        validation.check_iterations("niter", self.niter)
+        result = fit(
+            validation.metric(self.metric),
+            data,
+            self.k,
+            self.niter,
+            self.tol,
+            init_centroids,
+            self.verbose,
+            init=self.init,
+            seed=self.seed,
+            sample_weight=sample_weight,
+            n_init=self.n_init,
+            empty=self.empty,
+            compiled=self.compiled,
+            max_mem_gb=self.max_mem_gb,
+            backend=self.backend,
+            strategy=self.strategy,
+            check_finite=self.check_finite,
+            report=report,
+        )
+        self.labels_, self.centroids, self.n_iter_ = result
+        self.inertia_ = result.inertia
+        self.backend_ = result.backend
+        return self
+
+    train = fit
+
+    def fit_predict(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> Any:
+        """Fit, and return the labels (B, N) of x."""
+        return self.fit(x, sample_weight, init_centroids).labels_
+
+    def predict(self, x: Any) -> Any:
+        """Labels (B, N) uint32 of new points."""
+        with self._assigned(x, None) as (data, points, _):
+            return data.to_caller(points.labels(), array=True)
+
+    def score(self, x: Any, sample_weight: Any = None) -> Any:
+        """(B,) minus the inertia of x under its best labels: larger is better."""
+        with self._assigned(x, sample_weight) as (data, points, c):
+            return data.to_caller(-points.inertia(c))
+
+    def transform(self, x: Any) -> Any:
+        """(B, N, K) float32 distance of every point to every centroid.
+
+        Euclidean distance (not squared), ``1 - cos``, or ``-dot``. Computed in float64, in tiles of rows.
+        """
+        data = self._check_fitted(x)
+        c = self._numpy_centroids()
+        c = np.broadcast_to(c, (data.shape[0], *c.shape[-2:]))
+        step = self._transform_rows(data, c.shape[1])
+        out = np.empty((data.shape[0], data.shape[1], c.shape[1]), np.float32)
+        for b, element in enumerate(c):
+            for s in range(0, data.shape[1], step):
+                rows = np.asarray(validation.to_numpy(data.x[b, s : s + step]), np.float64)
+                if self.check_finite:
+                    validation.check_magnitude(np.abs(rows).max(), data.given_shape)
+                out[b, s : s + step] = validation.metric(self.metric).distances(
+                    rows, element.astype(np.float64)
+                )
+        return data.to_caller(out, array=True)
+
+    def _transform_rows(self, data: validation.Data, k: int) -> int:
+        """Rows of a tile of `transform`, so that tiles and the result stay under the cap."""
+        (b, n, d), limit = data.shape, validation.cap(self.max_mem_gb)
+        bytes_in_use = data.copied + 4 * b * n * k * (1 + data.mlx) + 64 * b * k * d + (1 << 16)
+        row = 8 * (6 * d + 4 * k)
+        validation.check_cap(
+            limit,
+            bytes_in_use + min(n, 64) * row,
+            data.given_shape,
+            k,
+            "for its distances",
+            "transform fewer points",
+        )
+        most = max(64, (1 << 20) // max(k, d))
+        return min(most, (limit - bytes_in_use) // row) if limit else most
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model to one safetensors file, atomically; `load` reads it on any machine."""
+        if self.centroids is None:
+            raise NotFittedError("save needs a fitted model: call fit first")
+        parameters = {name: getattr(self, name) for name in _SAVED}
+        if isinstance(self.init, str):
+            parameters["init"] = self.init
+        arrays = {
+            "centroids": self._numpy_centroids(),
+            "inertia": np.atleast_1d(np.asarray(self.inertia_, np.float64)),
+            "n_iter": np.array([self.n_iter_], np.int64),
+        }
+        _modelfile.write(
+            path, arrays, {"class": "FlashKMeans", "parameters": json.dumps(parameters)}
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FlashKMeans:
+        """A model that `save` wrote; its centroids are `mx.array`, its labels are not kept.
+
+        Raises:
+            ValueError: not such a file, of a newer format, or damaged; the message says which.
+        """
+        arrays, metadata = _modelfile.read(path)
+        try:
+            if metadata["class"] != "FlashKMeans":
+                raise ValueError(f"it holds a {metadata['class']}")
+            model = cls(**_checked(_files.json_object(metadata["parameters"].encode())))
+            c, inertia = arrays["centroids"], arrays["inertia"]
+            if (
+                c.ndim not in (2, 3)
+                or c.shape[-2] != model.k
+                or model.d not in (None, c.shape[-1])
+                or c.dtype != np.float32
+            ):
+                raise ValueError(
+                    f"centroids of shape {c.shape} do not fit k={model.k}, d={model.d}"
+                )
+            if not np.isfinite(c).all():
+                raise ValueError("centroids are not finite")
+            if inertia.shape != ((len(c),) if c.ndim == 3 else (1,)):
+                raise ValueError(
+                    f"inertia of shape {inertia.shape} does not fit centroids of shape {c.shape}"
+                )
+            model.n_iter_ = int(arrays["n_iter"][0])
+            model.inertia_ = inertia if c.ndim == 3 else float(inertia[0])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} is not a FlashKMeans model, or a damaged one: {error}"
+            ) from error
+        model.centroids = mx.array(c)
+        return model
+
+    def _assigned(
+        self, x: Any, sample_weight: Any
+    ) -> AbstractContextManager[tuple[validation.Data, Points, np.ndarray]]:
+        data = self._check_fitted(x)
+        return assigned(
+            data,
+            self.centroids,
+            self.metric,
+            sample_weight,
+            self.max_mem_gb,
+            self.backend,
+            self.check_finite,
+            self.strategy,
+        )
+
+    def _numpy_centroids(self) -> np.ndarray:
+        return np.array(self.centroids, np.float32)
+
+    def _check_d(self, x: Any) -> validation.Data:
+        data = validation.data(x, self.dtype)
+        if self.d is not None and data.shape[2] != self.d:
+            raise ValueError(
+                f"x must have D={self.d} columns, got {data.shape[2]} (x.shape={data.given_shape})"
+            )
+        return data
+
+    def _check_fitted(self, x: Any) -> validation.Data:
+        if self.centroids is None:
+            raise NotFittedError(
+                "this FlashKMeans has no centroids: call fit, or load a model, first"
+            )
+        data = self._check_d(x)
+        if data.shape[2] != self.centroids.shape[-1]:
+            raise ValueError(
+                f"x must have D={self.centroids.shape[-1]} columns like the points of fit, got {data.shape[2]}"
+                f" (x.shape={data.given_shape})"
+            )
+        if self.centroids.ndim == 3 and len(self.centroids) != data.shape[0]:
+            raise ValueError(
+                f"x must have B={len(self.centroids)} batch elements like the points of fit (x.shape={data.given_shape})"
+            )
+        return data
+
+
+def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a file, those that `__init__` leaves to `fit` included."""
+    if unknown := parameters.keys() - {*_SAVED, "init"}:
+        raise ValueError(f"there is no parameter {min(unknown)!r:.60}")
+    checks: dict[str, Callable[[Any], object]] = {
+        "tol": lambda value: validation.check_real("tol", value),
+        "seed": lambda value: validation.check_count("seed", value, 0),
+        "n_init": lambda value: validation.check_count("n_init", value, 1),
+        "max_mem_gb": validation.cap,
+        "empty": lambda value: validation.check_choice("empty", value, EMPTY_POLICIES),
+        "init": lambda value: validation.check_choice("init", value, INITS),
+        "compiled": lambda value: validation.check_flag("compiled", value),
+        "check_finite": lambda value: validation.check_flag("check_finite", value),
+    }
+    for name in checks.keys() & parameters.keys():
+        checks[name](parameters[name])
+    return parameters

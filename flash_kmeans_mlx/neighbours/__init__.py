@@ -1,0 +1,1 @@
+"""Exact nearest neighbours of rows in memory and in files."""

@@ -1,0 +1,408 @@
+"""Odd command lines and files: an exit code and one line, never a traceback, and inputs stay as they were."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import sys
+import zipfile
+import zlib
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import flash_kmeans_mlx as fk
+from flash_kmeans_mlx.cli import app
+from flash_kmeans_mlx.errors import VectorFileError
+from flash_kmeans_mlx.files.results import read_npz
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((60, 4)).astype(np.float32)
+
+
+def safetensors(metadata: Any = None, name: str = "x", data: np.ndarray = X) -> bytes:
+    """A file of one tensor, whatever the metadata."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    header[name] = {"dtype": "F32", "shape": list(data.shape), "data_offsets": [0, data.nbytes]}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data.tobytes()
+
+
+def model(parameters: str) -> bytes:
+    """A model with these parameters, in the first version of the format."""
+    parts = {"centroids": X[:2], "inertia": np.ones(1), "n_iter": np.ones(1, np.int64)}
+    codes = {"centroids": "F32", "inertia": "F64", "n_iter": "I64"}
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": "flash-kmeans-mlx model",
+            "format_version": "1",
+            "class": "FlashKMeans",
+            "parameters": parameters,
+        }
+    }
+    end = 0
+    for key, array in parts.items():
+        header[key] = {
+            "dtype": codes[key],
+            "shape": list(array.shape),
+            "data_offsets": [end, end + array.nbytes],
+        }
+        end += array.nbytes
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + b"".join(a.tobytes() for a in parts.values())
+
+
+def npz(
+    header: str | bytes, data: bytes = b"", said: int | None = None, name: str = "x.npy"
+) -> bytes:
+    """A .npz file of one array with this header; its archive says that it has `said` bytes."""
+    text = (
+        header
+        if isinstance(header, bytes)
+        else b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+    )
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, text + data)
+    content = file.getvalue()
+    if said is not None:
+        true = struct.pack("<I", len(text + data))
+        assert content.count(true) >= 2
+        content = content.replace(true, struct.pack("<I", said))
+    return content
+
+
+def header(shape: str, descr: str = "<f4") -> str:
+    return f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n"
+
+
+GOOD = '{"k": 2, "d": 4}'
+FILES: dict[str, bytes] = {
+    "empty.npy": b"",
+    "short.npy": b"\x93NUMPY\x01\x00v\x00{",
+    "text.csv": b"1,2\n",
+    "empty.safetensors": b"",
+    "huge.safetensors": (1 << 62).to_bytes(8, "little") + b"{}",
+    "deep.safetensors": (200_000).to_bytes(8, "little") + b'{"a":' + b"[" * 199_995,
+    "names.safetensors": safetensors({"[/red]": "[bold]\x1b[31m"}, "[/x]\ud800\n"),
+    "model.safetensors": model(GOOD),
+    "empty.npz": b"",
+    "nothing.npz": b"PK\x05\x06" + bytes(18),
+    "lie.npz": npz(header("(1000000000000, 4)")),
+    "lie2.npz": npz(header("(1000000000, 4)"), said=(1 << 32) - 2),
+    "negative.npz": npz(header("(-1, -4)"), bytes(16)),
+    "deep.npz": npz(header("(" * 5000)),
+    "long.npz": npz(b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * (1 << 20)),
+    "pickle.npz": npz(header("(1,)", "|O"), b"cos\nsystem\n(S'true'\ntR."),
+    "odd.npz": npz(header("()", "<U0")),
+    "version.npz": npz(b"\x93NUMPY\x09\x00" + b" " * 100),
+    "names.npz": npz(header("(1, 4)"), bytes(16), name="[/x]\x1b.npy"),
+    "zeros.npz": npz(header("(4000000, 4)"), bytes(64_000_000)),
+}
+PARAMETERS = (
+    *(
+        "[]",
+        "null",
+        "1",
+        '"x"',
+        "",
+        "{",
+        "[" * 100_000,
+        '{"k":' + "[" * 100_000,
+        '{"k": 2, "k": 2}',
+    ),
+    *(
+        '{"k": 2, "d": 1e999}',
+        '{"k": NaN}',
+        '{"k": 1e30}',
+        '{"k": 2, "niter": 1e400}',
+        '{"k": 2, "self": 1}',
+    ),
+    *(
+        '{"k": 2, "max_mem_gb": "x"}',
+        '{"k": 2, "max_mem_gb": 1e308}',
+        '{"k": 2, "tol": []}',
+        '{"k": 2, "tol": NaN}',
+    ),
+    *(
+        '{"k": 2, "seed": {}}',
+        '{"k": 2, "metric": []}',
+        '{"k": 2, "check_finite": "no"}',
+        '{"k": 2, "empty": 3}',
+    ),
+    *(
+        '{"k": 2, "init": [[1]]}',
+        '{"k": 2, "n_init": 0}',
+        '{"k": 2, "backend": "cpu"}',
+        '{"k": 2, "\\ud800": 1}',
+    ),
+    '{"k": ' + "9" * 5000 + "}",
+)
+for place, text in enumerate(PARAMETERS):
+    FILES[f"model{place}.safetensors"] = model(text)
+
+NUMBERS = (
+    "0",
+    "-1",
+    "61",
+    "1e30",
+    str(10**30),
+    str(2**63),
+    "9" * 5000,
+    "nan",
+    "inf",
+    "",
+    " ",
+    "²",
+    "0x10",
+    "1_0",
+    "--",
+    "-k",
+)
+REALS = ("nan", "inf", "-inf", "1e308", "1e-308", "-0.0", "1e400", "", "x", "5e-324")
+OUTPUTS = (
+    *(
+        "",
+        ".",
+        "..",
+        "/",
+        "/dev/null",
+        "loop.safetensors",
+        "loop2.safetensors",
+        "dangling.safetensors",
+        "folder.safetensors",
+    ),
+    *(
+        "x.npy/m.safetensors",
+        "a" * 5000 + ".safetensors",
+        "no/m.safetensors",
+        "pipe.safetensors",
+        "m.SAFETENSORS",
+        "é\n.safetensors",
+    ),
+    *(
+        "\udcff.safetensors",
+        "[/m].safetensors",
+        "-m.safetensors",
+        "m.safetensors::x",
+        "~/none/m.safetensors",
+        "m.pt",
+    ),
+)
+INPUTS = (
+    "",
+    ".",
+    "::",
+    "::x",
+    "x.npy::",
+    "x.npy::y",
+    "x.npy::::",
+    "loop.safetensors",
+    "pipe.npy",
+    "pipe.npz",
+    "none\udcff.npy",
+    *FILES,
+)
+FIT = ("fit", "x.npy", "-k", "2", "-o", "m.safetensors")
+LINES: list[tuple[str, ...]] = [
+    *((*FIT[:4], "-o", output) for output in OUTPUTS),
+    *((*FIT, "--labels", output) for output in (*OUTPUTS, "l.npy", "l.npz")),
+    *((*FIT, option, number) for option, number in product(("--niter", "-k", "--seed"), NUMBERS)),
+    *(
+        (*FIT, "--n-init", number)
+        for number in NUMBERS
+        if number not in (str(10**30), str(2**63), "61")
+    ),
+    *((*FIT, option, real) for option, real in product(("--tol", "--max-mem-gb"), REALS)),
+    *(("knn", "q.npy", "x.npy", "-o", "r.npz", "-k", number) for number in NUMBERS),
+    *(("knn", "q.npy", "x.npy", "-o", "r.npz", "-k", "2", "--max-mem-gb", real) for real in REALS),
+    *(("knn", "q.npy", "x.npy", "-k", "2", "-o", output) for output in OUTPUTS),
+    *(("predict", "model.safetensors", "x.npy", "-o", output) for output in OUTPUTS),
+    *(("info", source) for source in INPUTS),
+    *(("fit", source, "-k", "1", "-o", "m.safetensors") for source in INPUTS),
+    *(("knn", source, "x.npy", "-k", "1", "-o", "r.npz") for source in INPUTS),
+    *(("predict", source, "x.npy", "-o", "p.npy") for source in INPUTS),
+    *(("predict", "model.safetensors", source, "-o", "p.npy") for source in INPUTS),
+    *(
+        line
+        for line in (
+            (),
+            ("fit",),
+            ("fit", "--help"),
+            ("nothing",),
+            ("fit", "x.npy"),
+            ("-h", "fit"),
+            ("info",),
+            ("info", "a", "b"),
+        )
+    ),
+    *((*FIT, "--init", init) for init in ("k-means||", "RANDOM", "[[1]]", "")),
+    *((*FIT, "--backend", name) for name in ("reference", "portable", "metal", "cuda", "CPU")),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with good and odd files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.save("x.npy", X)
+    np.save("q.npy", X[:5])
+    for name, content in FILES.items():
+        Path(name).write_bytes(content)
+    Path("loop.safetensors").symlink_to("loop2.safetensors")
+    Path("loop2.safetensors").symlink_to("loop.safetensors")
+    Path("dangling.safetensors").symlink_to("away/none.safetensors")
+    Path("folder.safetensors").mkdir()
+    for name in ("pipe.npy", "pipe.npz", "pipe.safetensors"):
+        os.mkfifo(name)
+    return tmp_path
+
+
+def contents() -> dict[str, int]:
+    """A sum of every file that is there before a command."""
+    return {name: zlib.crc32(Path(name).read_bytes()) for name in ("x.npy", "q.npy", *FILES)}
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """The exit code and what was printed; a traceback is an error."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), (
+        arguments,
+        result.exc_info,
+    )
+    assert "Traceback" not in result.output, (arguments, result.output)
+    return result.exit_code, result.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+@pytest.mark.parametrize("part", range(4))
+def test_odd_command_lines(folder: Path, part: int) -> None:
+    before = contents()
+    for line in LINES[part::4]:
+        code, said = call(*line)
+        assert code in (0, 1, 2), (line, said)
+        if code == 1:
+            assert said.startswith("error: ") and said.count("\n") == 1 and len(said) > 12, (
+                line,
+                said,
+            )
+        if said.startswith("error: "):
+            assert "no space left" not in said, (line, said)
+        assert contents() == before, line
+    assert not list(folder.glob(".*.tmp"))
+
+
+SAME = {
+    "model over data": ("fit", "d.safetensors", "-k", "2", "-o", "d.safetensors"),
+    "by another path": ("fit", "d.safetensors", "-k", "2", "-o", "./sub/../d.safetensors"),
+    "by an absolute path": ("fit", "d.safetensors::x", "-k", "2", "-o", "{}/d.safetensors"),
+    "by a link": ("fit", "d.safetensors", "-k", "2", "-o", "link.safetensors"),
+    "of a link": ("fit", "link.safetensors", "-k", "2", "-o", "d.safetensors"),
+    "by a hard link": ("fit", "d.safetensors", "-k", "2", "-o", "hard.safetensors"),
+    "labels over data": ("fit", "x.npy", "-k", "2", "-o", "m.safetensors", "--labels", "x.npy"),
+    "labels over the model": (
+        "fit",
+        "x.npy",
+        "-k",
+        "2",
+        "-o",
+        "m.safetensors",
+        "--labels",
+        "sub/../m.safetensors",
+    ),
+    "labels but for case": (
+        "fit",
+        "x.npy",
+        "-k",
+        "2",
+        "-o",
+        "m.safetensors",
+        "--labels",
+        "M.safetensors",
+    ),
+    "predict over the model": ("predict", "model.safetensors", "x.npy", "-o", "model.safetensors"),
+    "predict over data": ("predict", "model.safetensors", "x.npy", "-o", "x.npy"),
+    "knn over queries": ("knn", "d.safetensors::x", "x.npy", "-k", "2", "-o", "d.safetensors"),
+    "knn over docs": ("knn", "x.npy", "d.safetensors", "-k", "2", "-o", "link.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_inputs_are_never_overwritten(folder: Path, case: str) -> None:
+    Path("d.safetensors").write_bytes(safetensors())
+    Path("link.safetensors").symlink_to("d.safetensors")
+    Path("hard.safetensors").hardlink_to("d.safetensors")
+    Path("sub").mkdir()
+    before, names = contents(), sorted(Path().iterdir())
+    code, said = call(*(argument.replace("{}", str(folder)) for argument in SAME[case]))
+    assert code == 1 and (" is the input " in said or " are one file" in said), said
+    assert Path("d.safetensors").read_bytes() == safetensors()
+    assert (contents(), sorted(Path().iterdir())) == (before, names)
+
+
+def test_other_files_may_be_replaced(folder: Path) -> None:
+    Path("m.safetensors").write_bytes(b"old")
+    assert call(*FIT, "--labels", "l.npy")[0] == 0
+    assert fk.FlashKMeans.load("m.safetensors").k == 2
+    assert call(*FIT, "--labels", "l.npy")[0] == 0
+
+
+def test_large_arrays_of_npz_are_described_without_their_memory(folder: Path) -> None:
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        code, said = call("info", "zeros.npz")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert code == 0 and "4,000,000 x 4" in said
+    assert peak < 8_000_000, peak
+    assert read_npz("zeros.npz")["x"].shape == (4_000_000, 4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lie.npz", "lie2.npz", "negative.npz", "deep.npz", "long.npz", "pickle.npz", "version.npz"],
+)
+def test_npz_files_that_lie_are_refused_before_memory_is_taken(folder: Path, name: str) -> None:
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(VectorFileError, match=r"no \.npz file, or damaged"):
+            read_npz(name)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000, peak
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<i8", "?", "<U7"])
+def test_npz_files_are_read_as_numpy_reads_them(tmp_path: Path, dtype: str, order: Any) -> None:
+    arrays = {
+        "a": np.asarray(RNG.integers(0, 9, (7, 5)).astype(dtype), order=order),
+        "b": np.array(3).astype(dtype),
+        "c": np.zeros((0, 3), dtype),
+    }
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "r.npz", **arrays)
+        for name, found in read_npz(str(tmp_path / "r.npz")).items():
+            np.testing.assert_array_equal(found, arrays[name])
+            assert found.dtype == arrays[name].dtype
+
+
+def test_models_of_odd_parameters_are_refused(folder: Path) -> None:
+    for place, text in enumerate(PARAMETERS):
+        if "1e308" not in text:
+            with pytest.raises(ValueError, match=r"FlashKMeans model"):
+                fk.FlashKMeans.load(f"model{place}.safetensors")
+    assert fk.FlashKMeans.load("model.safetensors").k == 2
