@@ -11,7 +11,7 @@ from .. import validation
 from ..backends.codes import pack, unpack
 from ..errors import NotFittedError
 from ..kmeans.api import assign
-from ..kmeans.fit import Terms, fit
+from ..kmeans.fit import fit
 from ..metrics import EUCLIDEAN
 from .training import sample, vectors
 
@@ -118,9 +118,14 @@ class ProductQuantizer:
             "seed": self.seed,
             "backend": self.backend,
         }
-        # Codewords to spare, where parts are all alike, are no reason to warn: hence the terms.
+        # Codewords to spare, where parts are all alike, are no reason to warn.
         self.codebooks = fit(
-            EUCLIDEAN, self._parts(rows), self.ksub, **(own | options), terms=Terms()
+            EUCLIDEAN,
+            self._parts(rows),
+            self.ksub,
+            **(own | options),
+            summed_shift=True,
+            warn=False,
         ).centroids
 
     def encode(self, x: Any) -> Any:

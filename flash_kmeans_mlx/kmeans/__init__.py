@@ -1,1 +1,1 @@
-"""k-means: validation to result in `fit`, Lloyd's loop in `lloyd`, the public functions in `api`."""
+"""k-means: public functions in `api`, one fit in `fit`, Lloyd's loop in `lloyd`."""

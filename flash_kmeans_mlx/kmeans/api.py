@@ -1,4 +1,4 @@
-"""The functional core: batched k-means and assignment over (B, N, D) points."""
+"""The public functions: batched k-means and assignment over (B, N, D) points."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ R = TypeVar("R")
 
 
 def _refuse_prune(function: Callable[P, R]) -> Callable[P, R]:
-    """Have calls with `prune`, an argument of older versions, say what to write instead."""
+    """Refuse `prune`, an argument of older versions, and say what to write instead."""
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         if "prune" in kwargs:
             raise TypeError(
-                "prune is not an argument any more: write strategy=None for prune='auto', strategy='tiles' for 'off',"
-                " strategy='head' for 'head', strategy='groups' for 'groups'"
+                "prune is not an argument any more: write strategy=None for prune='auto',"
+                " strategy='tiles' for 'off', strategy='head' for 'head',"
+                " strategy='groups' for 'groups'"
             )
         return function(*args, **kwargs)
 
@@ -58,46 +59,60 @@ def batch_kmeans_Euclid(
     strategy: str | None = None,
     check_finite: bool = True,
 ) -> KMeansResult:
-    """k-means under the squared Euclidean distance, by Lloyd's algorithm (Lloyd, 1982): centroids are means.
+    """Cluster points by k-means under the squared Euclidean distance.
+
+    The algorithm is Lloyd's (1982); centroids are means of their points. Arguments are listed in
+    this order: the problem, where to start, when to stop, weights, and how to compute.
 
     Args:
-        x: (B, N, D) points, or (N, D), where B is absent from every result; `mx.array` or NumPy. float32, float16 and
-            bfloat16 are read as they are; float64 is read as it is but computed in float32, once centred and scaled where
-            the data call for it; integers and bool are converted to float32. Any strides.
+        x: (B, N, D) points, or (N, D), where B is absent from every result. `mx.array` or NumPy,
+            with any strides. float32, float16 and bfloat16 are read as they are. float64 is read as
+            it is but computed in float32, centred and scaled first where the data need it. Integers
+            and bool are converted to float32.
         n_clusters: K, at most N.
-        max_iters: most iterations; 0 returns the assignment to the initial centroids.
-        tol: a batch element stops once no centroid moves farther (L2 norm, in the units of x). Whatever `tol` is, it
-            stops once an assignment changes no label.
+        init: "random" (distinct rows), "k-means++" (greedy; Arthur and Vassilvitskii, 2007),
+            "k-means||" (Bahmani et al., 2012), an array like `init_centroids`, or a callable
+            ``init(x, n_clusters, rng)`` that returns one.
         init_centroids: (B, K, D) or (K, D) to start from; overrides `init`.
-        verbose: print a line per iteration: largest shift, inertia, empty clusters.
-        init: "random" (distinct rows), "k-means++" (greedy; Arthur and Vassilvitskii, 2007), "k-means||" (Bahmani et al.,
-            2012), an array like `init_centroids`, or a callable ``init(x, n_clusters, rng)`` that returns one.
-        seed: non-negative integer; the same seed gives the same bits on the same backend, whatever the number of threads.
-        sample_weight: (B, N) or (N,) non-negative weights; points of weight zero are labelled and count nowhere else.
-        n_init: runs with different initial centroids; every batch element keeps its run of lowest inertia.
-        empty: what becomes of a cluster without points: "farthest" moves it to the point with the largest cost, "split"
-            to one half of the largest cluster, "keep" leaves it where it was.
-        compiled: on MLX devices, run each step through `mx.compile`.
-        max_mem_gb: hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none. ValueError if it can't be held.
-        dtype: cast x first: float32, float16 or bfloat16, as a string, MLX or NumPy dtype. Products and sums are in
-            float32 or better whatever the dtype; centroids are always float32.
-        backend: "cpu", "metal" (Apple GPUs), "portable" (MLX operations only, any device), "reference" (NumPy, float64), or
-            None for the best one on MLX's default device; a named one runs or raises.
-        strategy: How the backend assigns, or None for the fastest way, found by trying. On "cpu", to the same bits:
-            "tiles" (all products are computed), "head" (a few principal directions bound every score) or "groups" (bounds
-            per 64 centroids, carried from one iteration to the next). On "metal": "fused" (scores stay in registers) or
-            "addmm" (MLX's own products); they may round apart, so name one to pin the bits. Others take None only.
-        check_finite: refuse NaN and Inf in x; without it they give undefined results.
+        n_init: Runs with different initial centroids; every batch element keeps its run of lowest
+            inertia.
+        seed: A non-negative integer. The same seed gives the same bits on the same backend,
+            whatever the number of threads.
+        max_iters: The most iterations; 0 returns the assignment to the initial centroids.
+        tol: A batch element stops once no centroid moves farther (L2 norm, in the units of x).
+            Whatever `tol` is, it stops once an assignment changes no label.
+        empty: The fate of a cluster without points: "farthest" moves it to the point with the
+            largest cost, "split" to one half of the largest cluster, "keep" leaves it where it was.
+        sample_weight: (B, N) or (N,) non-negative weights. Points of weight zero are labelled and
+            count nowhere else.
+        backend: "cpu", "metal" (Apple GPUs), "portable" (MLX operations only, any device),
+            "reference" (NumPy, float64), or None for the best one on MLX's default device. A named
+            one runs or raises.
+        strategy: The way in which the backend assigns, or None for the fastest one, found by
+            trying. On "cpu", with the same bits for each: "tiles" (compute all products), "head"
+            (bound every score by a few principal directions) or "groups" (keep bounds for each 64
+            centroids from one iteration to the next). On "metal": "fused" (scores stay in
+            registers) or "addmm" (MLX's own products); they may round apart, so name one to fix the
+            bits.
+        max_mem_gb: A hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none. ValueError
+            if it is too low.
+        dtype: Cast x first: float32, float16 or bfloat16, as a string, MLX or NumPy dtype. Products
+            and sums are in float32 or better whatever the dtype; centroids are always float32.
+        compiled: On MLX devices, run each step through `mx.compile`.
+        verbose: Print a line per iteration: largest shift, inertia, empty clusters.
+        check_finite: Refuse NaN and Inf in x; without the check they give undefined results.
 
     Returns:
-        KMeansResult, which unpacks into ``labels (B, N) uint32, centroids (B, K, D) float32, n_iter``.
+        KMeansResult, which unpacks into ``labels (B, N) uint32, centroids (B, K, D) float32,
+        n_iter``.
 
     Raises:
-        ValueError, TypeError: naming the argument, its value and its bound.
-        BackendUnavailableError: the named backend can't run here.
+        ValueError, TypeError: Naming the argument, its value and its bound.
+        BackendUnavailableError: The named backend can't run here.
 
     Warns:
-        EmptyClusterWarning: fewer distinct points than clusters; the extra clusters are empty.
+        EmptyClusterWarning: There are fewer distinct points than clusters; the extra clusters are
+            empty.
 
     Example:
         >>> import numpy as np
@@ -149,10 +164,11 @@ def batch_kmeans_Cosine(
     strategy: str | None = None,
     check_finite: bool = True,
 ) -> KMeansResult:
-    """Spherical k-means (Dhillon and Modha, 2001): points count by their direction, centroids are unit vectors.
+    """Cluster points by direction with spherical k-means (Dhillon and Modha, 2001).
 
-    A point's cost is ``1 - cos``. Zero rows have no direction: they are labelled 0, cost 1 and count nowhere else.
-    Arguments, result and errors as in `batch_kmeans_Euclid`; initial centroids are normalised.
+    Centroids are unit vectors. A point's cost is ``1 - cos``. Zero rows have no direction: they are
+    labelled 0, cost 1 and count nowhere else. Arguments, result and errors are those of
+    `batch_kmeans_Euclid`; initial centroids are normalised.
     """
     return fit(
         COSINE,
@@ -197,11 +213,12 @@ def batch_kmeans_Dot(
     strategy: str | None = None,
     check_finite: bool = True,
 ) -> KMeansResult:
-    """k-means under the dot product: a point belongs to the centroid of largest ``<x, c>``; its cost is ``-<x, c>``.
+    """Cluster points by k-means under the dot product.
 
-    Centroids are normalised sums, the unit vectors that serve their points best: with plain means the objective can get
-    worse from one iteration to the next. Arguments, result and errors as in `batch_kmeans_Euclid`; initial centroids are
-    normalised.
+    The best centroid of a point has the largest ``<x, c>``. A point's cost is ``-<x, c>``.
+    Centroids are normalised sums, the best unit vectors for their points: with plain means the
+    objective can get worse from one iteration to the next. Arguments, result and errors are those
+    of `batch_kmeans_Euclid`; initial centroids are normalised.
     """
     return fit(
         DOT,
@@ -234,15 +251,16 @@ def assign(
     backend: str | None = None,
     check_finite: bool = True,
 ) -> Any:
-    """Label every point by its best centroid: the exact nearest neighbour among them, ties to the lowest index.
+    """Label every point by its best centroid, the exact nearest one; ties go to the lowest index.
 
     Args:
         x: (B, N, D) or (N, D) points, as `batch_kmeans_Euclid` takes them.
-        centroids: (B, K, D), or (K, D) for every batch element alike; for cosine they are compared by direction, for dot as given.
+        centroids: (B, K, D), or (K, D) for all batch elements. For cosine their norms do not count;
+            for dot they do.
         metric: "euclidean", "cosine" or "dot".
-        max_mem_gb: hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none.
-        backend: as in `batch_kmeans_Euclid`.
-        check_finite: refuse NaN and Inf.
+        max_mem_gb: A hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none.
+        backend: As in `batch_kmeans_Euclid`.
+        check_finite: Refuse NaN and Inf.
 
     Returns:
         (B, N) uint32 labels, or (N,); `mx.array` if x is one.
@@ -266,31 +284,30 @@ def assigned(
     check_finite: bool,
     strategy: str | None = None,
 ) -> Iterator[tuple[validation.Data, Points, np.ndarray]]:
-    """What `assign` does, up to what is asked of it: (x, points labelled by their best centroids, centroids (B, K, D))."""
+    """Yield (x, points labelled by their best centroids, centroids (B, K, D)) for `assign`."""
     data = validation.data(x)
     kind = validation.metric(metric)
     shape = validation.shape_of(centroids, "centroids")
     if len(shape) not in (2, 3) or 0 in shape:
         raise ValueError(
-            f"centroids must have shape (K, D) or (B, K, D), got {shape} (x.shape={data.given_shape})"
+            f"centroids must have shape (K, D) or (B, K, D), got {shape}"
+            f" (x.shape={data.given_shape})"
         )
     c = validation.centroids(centroids, data, shape[-2], "centroids", check_finite)
     if kind.unit_points:
         norm = np.sqrt(np.square(c, dtype=np.float64).sum(-1, keepdims=True))
-        c = np.where(
-            np.abs(norm - 1) <= 2.0**-22, c, kind.start(c).astype(np.float32)
-        )  # a fit's own stay as they are
+        is_unit = np.abs(norm - 1) <= 2.0**-22  # centroids of a fit keep their bits
+        c = np.where(is_unit, c, kind.start(c).astype(np.float32))
     weights = validation.weights(sample_weight, data, check_finite)
     backend = backends.resolve(backend)
     backends.check_strategy(strategy, backend)
-    max_bytes = validation.cap(max_mem_gb)
     problem = backends.Problem(
         x=data.x,
         n_clusters=c.shape[1],
         metric=kind,
         given_shape=data.given_shape,
         weights=weights,
-        max_bytes=max_bytes,
+        max_bytes=validation.cap(max_mem_gb),
         bytes_in_use=data.copied,
         check_finite=check_finite,
         strategy=strategy,

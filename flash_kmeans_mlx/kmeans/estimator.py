@@ -1,4 +1,4 @@
-"""FlashKMeans: the functional core as an object that remembers."""
+"""FlashKMeans: k-means as an object that keeps its centroids."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import numpy as np
 from .. import validation
 from ..backends import Points
 from ..errors import NotFittedError
-from ..files import atomic as _files
-from ..files import models as _modelfile
+from ..files import models
+from ..files.atomic import json_object
 from .api import assigned
+from .empty_clusters import POLICIES
 from .fit import fit
-from .lloyd import EMPTY_POLICIES, Iteration
+from .lloyd import Iteration
 from .seeding import INITS
 
 __all__ = ["FlashKMeans"]
@@ -39,23 +40,26 @@ _SAVED = (
 
 
 class FlashKMeans:
-    """Batched k-means with the interface of faiss's Kmeans and scikit-learn's verbs.
+    """Batched k-means as an object, with the names of faiss's Kmeans and scikit-learn's methods.
 
     Args:
-        d: dimensions of the points; checked if given.
-        k: number of clusters.
-        niter: most iterations.
-        tol, seed, verbose, dtype, compiled, max_mem_gb, n_init: as in `batch_kmeans_Euclid`.
-        empty, backend, strategy, check_finite: as in `batch_kmeans_Euclid`.
+        d: Dimensions of the points; checked if given.
+        k: The number of clusters.
+        niter: The most iterations.
         metric: "euclidean", "cosine" or "dot".
-        init: as in `batch_kmeans_Euclid`; here k-means++ is the default.
+        init: As in `batch_kmeans_Euclid`; here "k-means++" is the default.
+        n_init, seed: As in `batch_kmeans_Euclid`.
+        tol, empty: As in `batch_kmeans_Euclid`.
+        backend, strategy: As in `batch_kmeans_Euclid`.
+        max_mem_gb, dtype, compiled: As in `batch_kmeans_Euclid`.
+        verbose, check_finite: As in `batch_kmeans_Euclid`.
 
     Attributes (after `fit`; B is absent if the points had two dimensions):
         centroids: (B, K, D) float32.
         labels_: (B, N) uint32, of the points it was fitted to.
         inertia_: (B,) float64.
-        n_iter_: iterations of the batch element that took most.
-        backend_: the backend that ran.
+        n_iter_: The most iterations that a batch element took.
+        backend_: The backend that ran.
 
     Example:
         >>> import numpy as np
@@ -104,7 +108,7 @@ class FlashKMeans:
         self.centroids: Any = None
 
     def fit(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> FlashKMeans:
-        """Cluster x (B, N, D) or (N, D); returns self."""
+        """Cluster x (B, N, D) or (N, D) and return self."""
         return self._fit(x, sample_weight, init_centroids)
 
     def _fit(
@@ -145,42 +149,44 @@ class FlashKMeans:
     train = fit
 
     def fit_predict(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> Any:
-        """Fit, and return the labels (B, N) of x."""
+        """Cluster x and return its labels (B, N)."""
         return self.fit(x, sample_weight, init_centroids).labels_
 
     def predict(self, x: Any) -> Any:
-        """Labels (B, N) uint32 of new points."""
+        """Return the labels (B, N) uint32 of new points."""
         with self._assigned(x, None) as (data, points, _):
             return data.to_caller(points.labels(), array=True)
 
     def score(self, x: Any, sample_weight: Any = None) -> Any:
-        """(B,) minus the inertia of x under its best labels: larger is better."""
+        """Return minus the inertia (B,) of x under its best labels: larger is better."""
         with self._assigned(x, sample_weight) as (data, points, c):
             return data.to_caller(-points.inertia(c))
 
     def transform(self, x: Any) -> Any:
-        """(B, N, K) float32 distance of every point to every centroid.
+        """Return the distance (B, N, K) float32 of every point to every centroid.
 
-        Euclidean distance (not squared), ``1 - cos``, or ``-dot``. Computed in float64, in tiles of rows.
+        Euclidean distance (not squared), ``1 - cos``, or ``-dot``. Computed in float64, in tiles of
+        rows.
         """
         data = self._check_fitted(x)
         c = self._numpy_centroids()
         c = np.broadcast_to(c, (data.shape[0], *c.shape[-2:]))
         step = self._transform_rows(data, c.shape[1])
         out = np.empty((data.shape[0], data.shape[1], c.shape[1]), np.float32)
-        for b, element in enumerate(c):
-            for s in range(0, data.shape[1], step):
-                rows = np.asarray(validation.to_numpy(data.x[b, s : s + step]), np.float64)
+        metric = validation.metric(self.metric)
+        for b in range(data.shape[0]):
+            centroids = c[b].astype(np.float64)
+            for lo in range(0, data.shape[1], step):
+                rows = np.asarray(validation.to_numpy(data.x[b, lo : lo + step]), np.float64)
                 if self.check_finite:
                     validation.check_magnitude(np.abs(rows).max(), data.given_shape)
-                out[b, s : s + step] = validation.metric(self.metric).distances(
-                    rows, element.astype(np.float64)
-                )
+                out[b, lo : lo + step] = metric.distances(rows, centroids)
         return data.to_caller(out, array=True)
 
     def _transform_rows(self, data: validation.Data, k: int) -> int:
-        """Rows of a tile of `transform`, so that tiles and the result stay under the cap."""
-        (b, n, d), limit = data.shape, validation.cap(self.max_mem_gb)
+        """Return the rows of a tile of `transform` that fit the cap beside the result."""
+        b, n, d = data.shape
+        limit = validation.cap(self.max_mem_gb)
         bytes_in_use = data.copied + 4 * b * n * k * (1 + data.mlx) + 64 * b * k * d + (1 << 16)
         row = 8 * (6 * d + 4 * k)
         validation.check_cap(
@@ -195,7 +201,7 @@ class FlashKMeans:
         return min(most, (limit - bytes_in_use) // row) if limit else most
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted model to one safetensors file, atomically; `load` reads it on any machine."""
+        """Write the fitted model to one safetensors file, whole or not at all."""
         if self.centroids is None:
             raise NotFittedError("save needs a fitted model: call fit first")
         parameters = {name: getattr(self, name) for name in _SAVED}
@@ -206,23 +212,23 @@ class FlashKMeans:
             "inertia": np.atleast_1d(np.asarray(self.inertia_, np.float64)),
             "n_iter": np.array([self.n_iter_], np.int64),
         }
-        _modelfile.write(
-            path, arrays, {"class": "FlashKMeans", "parameters": json.dumps(parameters)}
-        )
+        models.write(path, arrays, {"class": "FlashKMeans", "parameters": json.dumps(parameters)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FlashKMeans:
-        """A model that `save` wrote; its centroids are `mx.array`, its labels are not kept.
+        """Return a model that `save` wrote; its centroids are `mx.array`, its labels are not kept.
 
         Raises:
-            ValueError: not such a file, of a newer format, or damaged; the message says which.
+            ValueError: The file holds no model, is of a newer format, or is damaged; the message
+                says which.
         """
-        arrays, metadata = _modelfile.read(path)
+        arrays, metadata = models.read(path)
         try:
             if metadata["class"] != "FlashKMeans":
                 raise ValueError(f"it holds a {metadata['class']}")
-            model = cls(**_checked(_files.json_object(metadata["parameters"].encode())))
-            c, inertia = arrays["centroids"], arrays["inertia"]
+            model = cls(**_checked(json_object(metadata["parameters"].encode())))
+            c = arrays["centroids"]
+            inertia = arrays["inertia"]
             if (
                 c.ndim not in (2, 3)
                 or c.shape[-2] != model.k
@@ -281,18 +287,19 @@ class FlashKMeans:
         data = self._check_d(x)
         if data.shape[2] != self.centroids.shape[-1]:
             raise ValueError(
-                f"x must have D={self.centroids.shape[-1]} columns like the points of fit, got {data.shape[2]}"
-                f" (x.shape={data.given_shape})"
+                f"x must have D={self.centroids.shape[-1]} columns like the points of fit,"
+                f" got {data.shape[2]} (x.shape={data.given_shape})"
             )
         if self.centroids.ndim == 3 and len(self.centroids) != data.shape[0]:
             raise ValueError(
-                f"x must have B={len(self.centroids)} batch elements like the points of fit (x.shape={data.given_shape})"
+                f"x must have B={len(self.centroids)} batch elements like the points of fit"
+                f" (x.shape={data.given_shape})"
             )
         return data
 
 
 def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of a file, those that `__init__` leaves to `fit` included."""
+    """Check the parameters of a file, those that `__init__` leaves to `fit` included."""
     if unknown := parameters.keys() - {*_SAVED, "init"}:
         raise ValueError(f"there is no parameter {min(unknown)!r:.60}")
     checks: dict[str, Callable[[Any], object]] = {
@@ -300,7 +307,7 @@ def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
         "seed": lambda value: validation.check_count("seed", value, 0),
         "n_init": lambda value: validation.check_count("n_init", value, 1),
         "max_mem_gb": validation.cap,
-        "empty": lambda value: validation.check_choice("empty", value, EMPTY_POLICIES),
+        "empty": lambda value: validation.check_choice("empty", value, POLICIES),
         "init": lambda value: validation.check_choice("init", value, INITS),
         "compiled": lambda value: validation.check_flag("compiled", value),
         "check_finite": lambda value: validation.check_flag("check_finite", value),

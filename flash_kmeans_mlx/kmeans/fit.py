@@ -1,11 +1,10 @@
-"""One fit: validate, open the points, seed, run, keep the best."""
+"""One fit: check arguments, open the points on a backend, seed, run, keep the best run."""
 
 from __future__ import annotations
 
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,24 +13,12 @@ from .. import backends, validation
 from ..backends.points import Points
 from ..errors import EmptyClusterWarning
 from ..metrics import Metric
-from .lloyd import EMPTY_POLICIES, Fit, Iteration, lloyd
+from .empty_clusters import POLICIES
+from .lloyd import FinalMeans, Fit, Iteration, lloyd
 from .result import KMeansResult
 from .seeding import INITS, initial_centroids
 
-__all__ = ["Terms", "caller_level", "fit"]
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What scikit-learn's estimators ask of a fit beyond the arguments of `batch_kmeans_*`. No warning is given.
-
-    Attributes:
-        report: called after every iteration.
-        means: ``means(labels (B, N), centroids (B, K, D))`` computes the final centroids in more than float32.
-    """
-
-    report: Callable[[Iteration], None] | None = None
-    means: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+__all__ = ["caller_level", "fit"]
 
 
 def fit(
@@ -54,12 +41,37 @@ def fit(
     backend: str | None = None,
     strategy: str | None = None,
     check_finite: bool = True,
-    terms: Terms | None = None,
     report: Callable[[Iteration], None] | None = None,
+    final_means: FinalMeans | None = None,
+    summed_shift: bool = False,
+    warn: bool = True,
 ) -> KMeansResult:
-    """`batch_kmeans_*` of `api` for any metric, with the same arguments.
+    """Fit x under any metric: `batch_kmeans_*` of `api` with its arguments, and a few more.
 
-    `report` is called after every iteration. With `terms`, `tol` bounds the norm of all shifts of an iteration together.
+    Args:
+        metric: The metric.
+        x: The points; all arguments down to `check_finite` are those of `batch_kmeans_Euclid`.
+        n_clusters: As there.
+        max_iters: As there.
+        tol: As there.
+        init_centroids: As there.
+        verbose: As there.
+        init: As there.
+        seed: As there.
+        sample_weight: As there.
+        n_init: As there.
+        empty: As there.
+        compiled: As there.
+        max_mem_gb: As there.
+        dtype: As there.
+        backend: As there.
+        strategy: As there.
+        check_finite: As there.
+        report: Called after every iteration.
+        final_means: Computes the final centroids in more than float32; see `lloyd`.
+        summed_shift: Whether `tol` bounds the norm of all moves of an iteration together, not that
+            of the largest.
+        warn: Whether to warn of fewer distinct points than clusters.
     """
     data = validation.data(x, dtype)
     n = data.shape[1]
@@ -68,7 +80,7 @@ def fit(
     n_init = validation.check_count("n_init", n_init, 1)
     seed = validation.check_count("seed", seed, 0)
     tol = validation.check_real("tol", tol)
-    validation.check_choice("empty", empty, EMPTY_POLICIES)
+    validation.check_choice("empty", empty, POLICIES)
     weights = validation.weights(sample_weight, data, check_finite)
     if init_centroids is not None:
         init = validation.centroids(
@@ -93,26 +105,27 @@ def fit(
         runs=n_init,
         init=init if isinstance(init, str) else "",
         strategy=strategy,
-        summed_shift=terms is not None,
+        summed_shift=summed_shift,
     )
     with backends.open_points(backend, problem) as points:
-        report = _print if verbose else report or (terms and terms.report)
-        means = terms and terms.means
 
         def start(run: int) -> np.ndarray:
             validation.check_mapped(data.x)
+            rng = np.random.default_rng([seed, run])
             with points.timed("seeding"):
-                return initial_centroids(
-                    points, init, data, n_clusters, np.random.default_rng([seed, run]), check_finite
-                )
+                return initial_centroids(points, init, data, n_clusters, rng, check_finite)
 
-        starts = (start(run) for run in range(n_init))
-        runs = (lloyd(points, start, max_iters, tol, empty, report, means) for start in starts)
+        watch = _print if verbose else report
+        runs = (
+            lloyd(points, start(run), max_iters, tol, empty, watch, final_means)
+            for run in range(n_init)
+        )
         best, labels, inertia = _best(points, runs, n_init)
-    if best.exhausted.any() and terms is None:
+    if warn and best.exhausted.any():
         warnings.warn(
-            f"fewer distinct points than n_clusters={n_clusters} in {int(best.exhausted.sum())} of {len(best.exhausted)}"
-            f" batch elements (x.shape={data.given_shape}): the extra clusters are empty",
+            f"fewer distinct points than n_clusters={n_clusters} in {int(best.exhausted.sum())}"
+            f" of {len(best.exhausted)} batch elements (x.shape={data.given_shape}):"
+            " the extra clusters are empty",
             EmptyClusterWarning,
             stacklevel=caller_level(),
         )
@@ -131,31 +144,34 @@ def fit(
 
 
 def _best(points: Points, runs: Iterator[Fit], n_init: int) -> tuple[Fit, np.ndarray, np.ndarray]:
-    """The run of lowest inertia for every batch element: (fit, labels (B, N), inertia (B,))."""
+    """Return each batch element's run of lowest inertia: (fit, labels (B, N), inertia (B,))."""
     best = next(runs)
     inertia = points.inertia(best.centroids)
     labels = points.labels() if n_init == 1 else points.labels().copy()
     for new in runs:
-        cost = points.inertia(new.centroids)
-        better = cost < inertia
+        new_inertia = points.inertia(new.centroids)
+        better = new_inertia < inertia
         labels[better] = points.labels()[better]
-        inertia = np.where(better, cost, inertia)
+        inertia = np.where(better, new_inertia, inertia)
         for kept, found in zip(best, new, strict=True):
             kept[better] = found[better]
     return best, labels, inertia
 
 
 def caller_level() -> int:
-    """The stacklevel, for a warning in the function that asks, of its first caller outside this package."""
-    level, frame = 1, sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
-        level, frame = level + 1, frame.f_back
+    """Return the stacklevel that puts a warning of the calling function outside this package."""
+    package = __name__.partition(".")[0]
+    level = 1
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{package}."):
+        level += 1
+        frame = frame.f_back
     return level
 
 
 def _print(i: Iteration) -> None:
     print(
-        f"iteration {i.n_iter}: shift {i.shift:.6g}, inertia {i.inertia:.8g}, {i.n_empty} empty clusters,"
-        f" {i.n_running} running",
+        f"iteration {i.n_iter}: shift {i.shift:.6g}, inertia {i.inertia:.8g},"
+        f" {i.n_empty} empty clusters, {i.n_running} running",
         flush=True,
     )

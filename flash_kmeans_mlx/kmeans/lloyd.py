@@ -1,4 +1,9 @@
-"""Lloyd's loop (Lloyd, 1982): step, repair empty clusters, move, stop. One loop for every backend and metric."""
+"""Lloyd's loop (Lloyd, 1982): assign points, move centroids, stop.
+
+There is one loop for every backend and metric. Backends may run several iterations by themselves,
+on a GPU or in one CPU kernel. They follow the stop rules of this loop and return to it where it has
+a decision to make: at a limit, and where a cluster has no points.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +15,44 @@ import numpy as np
 
 from ..backends.points import PENDING, SETTLED, STABLE, Points, Step
 from ..validation import check_mapped
+from .empty_clusters import relocate, split
 
-__all__ = ["EMPTY_POLICIES", "Fit", "Iteration", "lloyd"]
+__all__ = ["Fit", "Iteration", "lloyd"]
 
-EMPTY_POLICIES = ("farthest", "split", "keep")
-HALF_ULP = 0.51 * float(np.finfo(np.float32).eps)
-SPLIT_STEP = (
-    1 / 16
-)  # how far towards its farthest point a split cluster's twin starts, as a share of the way
+FinalMeans = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Fit(NamedTuple):
-    """Outcome of one run: labels are in the Points."""
+    """Outcome of one run; the labels are in the `Points`.
 
-    centroids: np.ndarray  # (B, K, D) float32, or what `means` gave
-    n_iter: np.ndarray  # (B,)
-    converged: np.ndarray  # (B,) bool
-    exhausted: np.ndarray  # (B,) bool: a cluster stayed empty because no point was left to give it
+    Attributes:
+        centroids: (B, K, D) float32, or as `final_means` returned them.
+        n_iter: (B,) int64.
+        converged: (B,) bool.
+        exhausted: (B,) bool, whether a cluster stayed empty because no point was left for it.
+    """
+
+    centroids: np.ndarray
+    n_iter: np.ndarray
+    converged: np.ndarray
+    exhausted: np.ndarray
 
 
 @dataclass(frozen=True)
 class Iteration:
-    """What `report` is told after every iteration."""
+    """The state of a run after an iteration, as `report` gets it.
+
+    Attributes:
+        n_iter: Iterations so far.
+        shift: The largest move of a centroid in any batch element that runs.
+        inertia: The sum over the batch, before the centroids moved.
+        n_empty: Clusters without points in batch elements that run.
+        n_running: Batch elements that run.
+    """
 
     n_iter: int
-    shift: float  # the largest over the batch elements still running
-    inertia: float  # the sum over the batch, before the centroids moved
+    shift: float
+    inertia: float
     n_empty: int
     n_running: int
 
@@ -47,172 +64,110 @@ def lloyd(
     tol: float,
     empty: str,
     report: Callable[[Iteration], None] | None = None,
-    means: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    final_means: FinalMeans | None = None,
 ) -> Fit:
-    """Run from `centroids` (B, K, D); on return the labels in `points` are those of the returned centroids.
+    """Run Lloyd's loop; on return the labels in `points` are those of the returned centroids.
 
-    A batch element stops by itself when an assignment changed no label or no centroid moved by more than `tol`
-    (`Problem.summed_shift`: all of them together).
-    With `report` the loop goes one iteration at a time. `means(labels, centroids)` is asked once, before the last labels are
-    found, for the final M-step in more than float32; a cluster without points keeps its centroid.
+    Every batch element is in one of the states of `backends.points.State`. It runs while it is
+    PENDING and below `max_iters`, and has converged once it is STABLE or SETTLED.
+
+    Args:
+        points: The points to cluster.
+        centroids: (B, K, D) to start from.
+        max_iters: The most iterations.
+        tol: A batch element stops once no centroid moves farther than this; with
+            `Problem.summed_shift`, once the norm of all moves together is no larger.
+        empty: The name in `empty_clusters.POLICIES` of what becomes of a cluster without points.
+        report: Called after every iteration; the loop then goes one iteration at a time.
+        final_means: ``final_means(labels, centroids)`` computes the final centroids (B, K, D) in
+            more than float32. It is called once, before the last labels are found.
     """
     points.reset()
     c = points.metric.start(centroids).astype(np.float32)
-    n_batch = len(c)
-    n_iter = np.zeros(n_batch, np.int64)
-    fresh, converged, exhausted = np.zeros((3, n_batch), bool)  # fresh: labels are those of c
+    state = np.full(len(c), PENDING)
+    n_iter = np.zeros(len(c), np.int64)
+    exhausted = np.zeros(len(c), bool)
     moved: list[tuple[int, int, int]] = []
-    while True:
-        limits = np.where(converged, 0, max_iters - n_iter)
-        running = limits > 0
-        if not running.any():
-            break
+    while (running := (state == PENDING) & (n_iter < max_iters)).any():
         before = c.copy() if report else c
+        limits = np.where(running, 1 if report else max_iters - n_iter, 0)
         check_mapped(points.problem.x)
         with points.timed("assignment"):
-            step = points.step(c, np.minimum(limits, 1) if report else limits, tol, empty == "keep")
+            step = points.step(c, limits, tol, empty == "keep")
         n_iter += np.where(running, step.iterations, 0)
-        settled, moved = running & (step.status == SETTLED), []
-        stable = running & (step.status == STABLE)
-        hollow = stable & (step.counts == 0).any(-1) if empty != "keep" else np.zeros_like(stable)
-        pending = hollow | (running & (step.status == PENDING))
-        shift = np.where(settled, step.shift, 0.0)
         inertia = points.inertia(before).sum() if report else 0.0
-        if pending.any():
+        state = np.where(running, step.status, state)
+        has_empty = running & (step.counts == 0).any(-1) & (empty != "keep")
+        stuck = (state == STABLE) & has_empty  # converged, but for a cluster that needs a place
+        moving = running & ((state == PENDING) | stuck)
+        shift = np.where(running & (state == SETTLED), step.shift, 0.0)
+        exhausted[running] = False
+        moved = []
+        if moving.any():
             with points.timed("update"):
-                new, exhausted[pending], moved = _move(points, step, c, pending, empty)
-            squares = np.square(new.astype(np.float64) - c).sum(-1)
-            shift[pending] = np.sqrt(
-                squares.sum(-1) if points.problem.summed_shift else squares.max(-1)
-            )[pending]
-            c[pending] = new[pending]
-            settled |= pending & ~hollow & (shift <= tol)
-        exhausted[running & (step.counts > 0).all(-1)] = False
-        stable &= ~hollow | (shift == 0)  # an empty cluster was given a place: on with it
-        fresh |= stable
-        converged |= stable | settled
+                new, exhausted[moving], moved = _move(points, step, c, moving, has_empty, empty)
+            shift[moving] = _shift(new - c.astype(np.float64), points.problem.summed_shift)[moving]
+            c[moving] = new[moving]
+            state[moving & (shift <= tol)] = SETTLED
+            state[stuck] = np.where(shift[stuck] == 0, STABLE, PENDING)
         if report:
-            points.assign(c, settled)  # the next line counts these batch elements' inertia too
-            fresh |= settled
+            points.assign(c, state == SETTLED)  # the next report counts their inertia too
+            state[state == SETTLED] = STABLE
             n_empty = int((step.counts[running] == 0).sum())
             report(
                 Iteration(
-                    int(n_iter.max()),
-                    float(shift.max()),
-                    float(inertia),
-                    n_empty,
-                    int(running.sum()),
+                    n_iter=int(n_iter.max()),
+                    shift=float(shift.max()),
+                    inertia=float(inertia),
+                    n_empty=n_empty,
+                    n_running=int(running.sum()),
                 )
             )
-    if means is not None:
+    if final_means is not None:
         labels = points.labels().copy()
         for b, i, k in moved:
             labels[b, i] = k
-        c = means(labels, c)
-    if not fresh.all():
+        c = final_means(labels, c)
+    if (state != STABLE).any():
         with points.timed("assignment"):
-            points.assign(c, ~fresh)
-    return Fit(c, n_iter, converged, exhausted)
+            points.assign(c, state != STABLE)
+    return Fit(c, n_iter, state != PENDING, exhausted)
 
 
 def _move(
-    points: Points, step: Step, c: np.ndarray, pending: np.ndarray, empty: str
-) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, int]]]:
-    """M-step: centroids (B, K, D), with empty clusters given a place; which of the `pending` had none to give; what moved."""
-    sums, weight_sum = step.sums, step.weight_sum
-    exhausted = np.zeros(len(c), bool)
-    moved: list[tuple[int, int, int]] = []
-    holes = pending & (step.counts == 0).any(-1)
-    if empty == "farthest" and holes.any():
-        sums, weight_sum = sums.copy(), weight_sum.copy()
-        for b in np.flatnonzero(holes).tolist():
-            exhausted[b] = not _relocate(
-                points, c, b, sums[b], weight_sum[b], step.counts[b].copy(), moved
-            )
-    new = points.means(sums, weight_sum, c, pending)
-    if empty == "split":
-        for b in np.flatnonzero(holes).tolist():
-            exhausted[b] = not _split(points, c, new, b, step.counts[b])
-    return new, exhausted[pending], moved
-
-
-def _relocate(
     points: Points,
-    c: np.ndarray,
-    b: int,
-    sums: np.ndarray,
-    weight_sum: np.ndarray,
-    counts: np.ndarray,
-    moved: list[tuple[int, int, int]],
-) -> bool:
-    """Move the points with the largest cost, farthest first, into the empty clusters of batch element b; False if too few.
+    step: Step,
+    centroids: np.ndarray,
+    moving: np.ndarray,
+    has_empty: np.ndarray,
+    empty: str,
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, int]]]:
+    """Do the M-step of the batch elements `moving` (B,), and find places for their empty clusters.
 
-    `moved` takes a line (b, point, cluster) for each.
+    Returns:
+        Centroids (B, K, D); for each of those that move, whether a cluster stayed empty; (b, point,
+        cluster) for every point that was moved to an empty cluster.
     """
-    candidates = iter(_farthest(points, c, b, 4 * int((counts == 0).sum()) + 64))
-    for k in np.flatnonzero(counts == 0):
-        for i in candidates:
-            donor = int(points.labels()[b, i])
-            if counts[donor] > 1 and _apart(points, c, b, i, donor):
-                break
-        else:
-            return False
-        weight = points.sum_weights(b, np.array([i]))[0]
-        row = weight * points.frame.rows(points.rows(b, np.array([i])), b)[0]
-        sums[donor] -= row
-        weight_sum[donor] -= weight
-        counts[donor] -= 1
-        sums[k], weight_sum[k], counts[k] = row, weight, 1
-        moved.append((b, int(i), int(k)))
-    return True
+    sums = step.sums
+    weight_sum = step.weight_sum
+    exhausted = np.zeros(len(centroids), bool)
+    moved = []
+    repaired = np.flatnonzero(moving & has_empty).tolist()
+    if empty == "farthest" and repaired:
+        sums = sums.copy()
+        weight_sum = weight_sum.copy()
+        for b in repaired:
+            filled, pairs = relocate(points, centroids, b, sums[b], weight_sum[b], step.counts[b])
+            exhausted[b] = not filled
+            moved += pairs
+    new = points.means(sums, weight_sum, centroids, moving)
+    if empty == "split":
+        for b in repaired:
+            exhausted[b] = not split(points, centroids, new, b, step.counts[b])
+    return new, exhausted[moving], moved
 
 
-def _farthest(points: Points, c: np.ndarray, b: int, n: int) -> np.ndarray:
-    """The n points of batch element b that count and cost most, in order; ties to the lowest index."""
-    cost = points.excess(c, b)
-    if points.point_weights is not None:
-        cost = np.where(points.point_weights[b] > 0, cost, -np.inf)
-    n = min(n, int((cost > -np.inf).sum()))
-    some = np.flatnonzero(cost >= np.partition(cost, -n)[-n])
-    return some[np.argsort(-cost[some], kind="stable")][:n]
-
-
-def _apart(points: Points, c: np.ndarray, b: int, i: int, k: int) -> bool:
-    """Whether point i would make a centroid, and another one than c[b, k]."""
-    raw, frame = points.rows(b, np.array([i])), points.frame
-    own = points.metric.start(raw)[
-        0
-    ]  # rounded to float32, a centroid misses its point by up to HALF_ULP
-    row = frame.scale[b] * frame.rows(raw, b)[0]  # whose copies were added up
-    if points.metric.spherical:
-        if not own.any():
-            return False
-        row /= np.linalg.norm(raw)
-    gap = own - c[b, k]
-    return float(gap @ gap) > max(
-        points.rounding**2 * float(row @ row), HALF_ULP**2 * float(own @ own)
-    )
-
-
-def _split(points: Points, c: np.ndarray, new: np.ndarray, b: int, counts: np.ndarray) -> bool:
-    """Give empty clusters of batch element b half of the largest ones: a twin a little towards the farthest point.
-
-    A cluster is cut once per iteration, those of one distinct point never; False if none could be cut.
-    """
-    cost = points.costs(c, b)
-    labels = points.labels()[b]
-    counted = None if points.point_weights is None else points.point_weights[b] > 0
-    holes = np.flatnonzero(counts == 0).tolist()
-    donors = np.argsort(-counts, kind="stable")[: len(counts) - len(holes)].tolist()
-    cut = False
-    while holes and donors:
-        donor = donors.pop(0)
-        inside = labels == donor if counted is None else (labels == donor) & counted
-        i = int(np.where(inside, cost, -np.inf).argmax())
-        if _apart(points, new, b, i, donor):
-            towards = points.metric.start(points.rows(b, np.array([i])))[0] - new[b, donor]
-            new[b, holes.pop(0)] = new[b, donor] + SPLIT_STEP * towards
-            cut = True
-    if points.metric.spherical:
-        new[b] = points.metric.start(new[b])
-    return cut
+def _shift(moves: np.ndarray, summed: bool) -> np.ndarray:
+    """Return (B,) norms of the largest move (B, K, D) of a centroid, or of all moves together."""
+    squares = np.square(moves).sum(-1)
+    return np.sqrt(squares.sum(-1) if summed else squares.max(-1))

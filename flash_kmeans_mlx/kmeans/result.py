@@ -1,4 +1,4 @@
-"""What a fit returns."""
+"""The result of a fit."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ __all__ = ["KMeansResult"]
 class KMeansResult:
     """Result of a fit; unpacks into ``labels, centroids, n_iter``.
 
-    Labels, centroids and inertia agree: every label is the best of the *returned* centroids, ties going to the lowest
-    index. The dimension B is absent from every field if the input had two dimensions. Labels and centroids are `mx.array`
-    if the input was, NumPy arrays otherwise; the others are NumPy or Python values.
+    Labels, centroids and inertia agree: every label is the best of the *returned* centroids, and
+    ties go to the lowest index. The dimension B is absent from every field if the input had two
+    dimensions. Labels and centroids are `mx.array` if the input was, NumPy arrays otherwise; other
+    fields are NumPy or Python values.
 
     Attributes:
         labels: (B, N) uint32.
         centroids: (B, K, D) float32; unit rows for cosine and dot.
-        n_iter: the most iterations (assignments) that a batch element took.
-        inertia: (B,) float64, weighted sum of the points' costs: squared distances, ``1 - cos``, or ``-dot``.
+        n_iter: The most iterations (assignments) that a batch element took.
+        inertia: (B,) float64, the weighted sum of the points' costs: squared distances,
+            ``1 - cos``, or ``-dot``.
         converged: (B,) bool; False where `max_iters` ended the loop.
         n_iter_per_batch: (B,) int64.
-        backend: name of the backend that ran.
-        strategy: how it assigned, where it has a choice: "fused" or "addmm" on "metal"; "tiles", "loop", "head 31, groups" (31
-            directions bound the scores) or "groups" on "cpu".
-        products: multiply-adds of points and centroids that were computed, as a share of all of them.
-        seconds: wall time by phase: "seeding", "assignment" (sums and in-kernel moves included), "update" (centroids, empty
-            clusters), and "choice", the part of the others that went into finding the fastest way on "cpu".
+        backend: The name of the backend that ran.
+        strategy: The way in which it assigned, where it has several: "fused" or "addmm" on "metal";
+            "tiles", "loop", "head 31, groups" (31 directions bound the scores) or "groups" on
+            "cpu".
+        products: The share of the products of points and centroids that was computed.
+        seconds: Wall time by phase: "seeding", "assignment" (with sums, and with the moves that
+            kernels make), "update" (centroids, empty clusters), and "choice", the part of the
+            others that was spent on finding the fastest strategy on "cpu".
     """
 
     labels: Any

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from ..backends import BACKENDS
 from ..errors import BackendUnavailableError
-from ..kmeans.fit import Terms, fit
+from ..kmeans.fit import fit
 from ..kmeans.lloyd import Iteration
 from ..kmeans.result import KMeansResult
 from ..metrics import EUCLIDEAN
@@ -86,7 +86,7 @@ class Adapter:
         tol: float,
         weights: Any,
         random_state: Any,
-        terms: Terms,
+        **more: Any,
     ) -> KMeansResult:
         """The core's fit; `init` and `tol` in the user's coordinates."""
         options: Any = self
@@ -111,7 +111,9 @@ class Adapter:
             n_init=options._n_init,
             backend=self.backend,
             sample_weight=None if weights is None else weights[points.order],
-            terms=terms,
+            summed_shift=True,
+            warn=False,
+            **more,
         )
 
     def _start(self, x: Any) -> Any:
@@ -208,13 +210,16 @@ class KMeans(Adapter, cluster.KMeans):
         points = prepare(x, by_content=isinstance(init, str) and init == "k-means++")
         self._tol = self.tol * points.variance
         double = x.dtype == np.float64
-        terms = Terms(
-            self._reporter(points.unit) if self.verbose else None,
-            (lambda labels, c: points.means(weights, labels, c)) if double else None,
-        )
         given = None if sample_weight is None else weights
         result = self._run(
-            points, init, self.max_iter, float(np.sqrt(self._tol)), given, random_state, terms
+            points,
+            init,
+            self.max_iter,
+            float(np.sqrt(self._tol)),
+            given,
+            random_state,
+            report=self._reporter(points.unit) if self.verbose else None,
+            final_means=(lambda labels, c: points.means(weights, labels, c)) if double else None,
         )
         self.cluster_centers_ = points.from_frame(result.centroids).astype(x.dtype)
         self.labels_ = points.labels(result.labels)

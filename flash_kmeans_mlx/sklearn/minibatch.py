@@ -10,7 +10,6 @@ from sklearn import cluster
 from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 
-from ..kmeans.fit import Terms
 from .kmeans import Adapter, checked_weights
 from .rows import content_order, inertia_of, nearest, prepare, sums_of
 
@@ -103,7 +102,7 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         if isinstance(init, str) or callable(init):
             points = prepare(x, by_content=isinstance(init, str) and init == "k-means++")
             init = points.from_frame(
-                self._run(points, init, 0, 0.0, weights, random_state, Terms()).centroids
+                self._run(points, init, 0, 0.0, weights, random_state).centroids
             )
         self.cluster_centers_ = init.astype(x.dtype)
         self._counts = np.zeros(self.n_clusters, x.dtype)
