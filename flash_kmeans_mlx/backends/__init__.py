@@ -1,7 +1,7 @@
-"""Backends: where a fit or a search computes. Chosen once; the result says which one ran.
+"""Backends: where a fit or a search computes. Results say which one ran.
 
-Each backend is a folder with the functions of `Backend`. `BACKENDS` is the only list of their names: messages, the command
-line, scikit-learn's classes and the tests read it.
+Each backend is a folder with the functions of `Backend`. `BACKENDS` is the only list of their
+names: messages, the command line, scikit-learn's classes and the tests read it.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def available() -> dict[str, str | None]:
 
 
 def resolve(name: str | None) -> str:
-    """Return the backend to use: the named one or an error, or for None the best for MLX's default device.
+    """Return the backend to use: the named one, or for None the best for MLX's default device.
 
     Raises:
         ValueError: There is no backend of that name.
@@ -132,16 +132,17 @@ def check_strategy(strategy: str | None, backend: str) -> None:
 
 
 def open_points(backend: str, problem: Problem) -> Points:
-    """Return the points of a fit on a backend that `resolve` returned, to be used as a context manager."""
+    """Return the points of a fit, a context manager, on a backend that `resolve` returned."""
     if isinstance(problem.x, SparseRows):
         return SparsePoints(problem)
     return BACKENDS[backend].open_points(problem)
 
 
 def spawn(points: Points, x: np.ndarray, weights: np.ndarray) -> Points:
-    """Return other points (B, M, D) with weights (B, M), known to be finite, under the same metric and memory limit.
+    """Return other points (B, M, D) with weights (B, M), under the same metric and memory limit.
 
-    They are on the same backend, or on "reference" where `points` are sparse rows.
+    They are known to be finite, and are on the same backend, or on "reference" where `points` are
+    sparse rows.
     """
     backend = points.backend if points.backend in BACKENDS else "reference"
     problem = replace(
@@ -151,7 +152,7 @@ def spawn(points: Points, x: np.ndarray, weights: np.ndarray) -> Points:
 
 
 def open_neighbours(backend: str, request: Request) -> Neighbours:
-    """Return a search on a backend that `resolve` returned, to be used as a context manager."""
+    """Return a search, a context manager, on a backend that `resolve` returned."""
     return BACKENDS[backend].open_neighbours(request)
 
 
@@ -163,7 +164,7 @@ def scan_lists(
     probes: np.ndarray,
     k: int,
 ) -> Found:
-    """Return for every query the nearest rows of the inverted lists that it names.
+    """Return the nearest rows of the inverted lists that each query names.
 
     Args:
         backend: One that `resolve` returned.
@@ -174,7 +175,8 @@ def scan_lists(
         k: Neighbours of every query.
 
     Returns:
-        (Q, k) float64 distances and int64 ids, by distance, then by id; inf and -1 where there are fewer rows.
+        (Q, k) float64 distances and int64 ids, by distance, then by id; inf and -1 where there are
+        fewer rows.
     """
     return BACKENDS[backend].scan_lists(lists, proximity, queries, probes, k)
 
@@ -188,7 +190,7 @@ def scan_codes(
     probes: np.ndarray,
     k: int,
 ) -> Found:
-    """Return for every query the nearest of the vectors that the codes of some inverted lists stand for.
+    """Return the nearest of the vectors that codes of inverted lists stand for.
 
     Args:
         backend: One that `resolve` returned.

@@ -1,8 +1,9 @@
-"""What a row must score in float32 so that it may be nearer, in float64, than a distance: candidates are proven with it.
+"""Proofs that a search missed no neighbour: the least score that a nearer row may have.
 
-A search keeps the best candidates by score and computes their distances. It has found the nearest rows for certain if the
-rows that it left out score no more than `least_by_...` of the k-th distance. Bounds are those of sums in any order
-(Higham, Accuracy and Stability of Numerical Algorithms, 3.1), with room for the rounding of what is summed.
+A search ranks rows by scores in float32, keeps the best as candidates, and computes their distances
+in float64. It has found the nearest rows for certain if the rows that it left out score no more
+than `least_by_...` of the k-th distance. The bounds are those of sums in any order (Higham,
+Accuracy and Stability of Numerical Algorithms, 3.1), with room for the rounding of what is summed.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from ..frame import EPS
 from ..metrics import Proximity
 
 __all__ = [
+    "EPS64",
     "TINY",
-    "WIDE",
     "least_by_differences",
     "least_by_expansion",
     "least_by_products",
     "product_rounding",
 ]
 
-WIDE = 2.0**-53  # the same in float64
+EPS64 = 2.0**-53  # half a unit in the last place of 1 in float64
 TINY = 2.0**-126  # below it float32 loses bits
-TF32 = 2.0**-10  # what rounding the factors to TF32 changes in products
+TF32 = 2.0**-10  # relative change of a product whose factors are rounded to TF32
 
 
 def least_by_differences(
@@ -38,31 +39,31 @@ def least_by_differences(
     *,
     rounded: bool,
 ) -> np.ndarray:
-    """(Q,) float32: rows that score no more are farther than tau. Scores are minus sums of differences, or of their squares.
+    """Return (Q,) float32 scores: rows that score no more are farther than tau.
+
+    Scores are minus sums of differences, or of their squares.
 
     Args:
-        proximity: the distance; for "cosine", differences are those of unit rows.
+        proximity: The distance; for "cosine", differences are those of unit rows.
         tau: (Q,) float64 distances.
-        norms: (Q,) of the queries as they are read, in the norm of the distance.
-        d: dimensions.
-        scale: rows are read as ``(x - shift) / scale``.
-        rounded: reading them rounds.
+        norms: (Q,) norms of the queries as they are read, in the norm of the distance.
+        d: Dimensions.
+        scale: Rows are read as ``(x - shift) / scale``.
+        rounded: Whether reading them rounds.
     """
     squared = proximity.unit or proximity.name == "euclidean"
-    off = EPS * rounded
-    left = 1.0 - (4 if proximity.name == "linf" else d + 8) * EPS - off
+    reading = EPS * rounded
+    left = 1.0 - (4 if proximity.name == "linf" else d + 8) * EPS - reading
     if left <= 0.5:
         return np.full(len(tau), -np.inf, np.float32)
     with np.errstate(all="ignore"):
-        size = (np.sqrt(tau) if squared else tau) * (
-            (2.0**0.5 if proximity.unit else 1.0) / (scale * left)
-        )
-        size += (
-            d * TINY + (d + 8) * WIDE * proximity.unit
-        ) / left  # 1 - cos is half the square of the chord
+        # 1 - cos is half the square of the difference of unit rows.
+        factor = (2.0**0.5 if proximity.unit else 1.0) / (scale * left)
+        size = (np.sqrt(tau) if squared else tau) * factor
+        size += (d * TINY + (d + 8) * EPS64 * proximity.unit) / left
         if rounded:
-            size += norms * (2.001 * off / left)
-        return _down(-(size * size + d * TINY) if squared else -size)
+            size += norms * (2.001 * reading / left)
+        return _round_down(-(size * size + d * TINY) if squared else -size)
 
 
 def least_by_products(
@@ -77,48 +78,53 @@ def least_by_products(
     scale: float = 1.0,
     rounded: float = 0.0,
 ) -> np.ndarray:
-    """(Q,) float32: rows that score no more are farther than tau, or as far. Scores are products with rows less a shift.
+    """Return (Q,) float32 scores: rows that score no more are at tau or farther.
+
+    Scores are products with rows less a shift.
 
     Args:
         proximity: "dot", or "cosine" with queries and rows of norm 1 or 0.
         tau: (Q,) float64 distances.
-        norms: (Q,) of the queries as they are read.
-        d: dimensions.
+        norms: (Q,) norms of the queries as they are read.
+        d: Dimensions.
         bases: (Q,) products of the queries, as given, with the shift.
-        reach: the largest norm of the rows as they are read.
-        offset: the norm of the shift as rows are read.
-        scale: a product of rows as given is this many times their score.
-        rounded: relative error of the products beyond that of sums in float32.
+        reach: The largest norm of the rows as they are read.
+        offset: The norm of the shift as rows are read.
+        scale: A product of rows as given is this many times their score.
+        rounded: The relative error of the products beyond that of sums in float32.
     """
     with np.errstate(all="ignore"):
         exact = (1.0 - tau) if proximity.unit else (-tau - bases) / scale
-        off = ((d + 8) * EPS + rounded) * norms * reach + 4 * (d + 8) * WIDE * norms * (
-            reach + offset
-        )
-        return _down(exact - off - d * TINY * (1.0 + norms + reach))
+        error = ((d + 8) * EPS + rounded) * norms * reach
+        error += 4 * (d + 8) * EPS64 * norms * (reach + offset)
+        return _round_down(exact - error - d * TINY * (1.0 + norms + reach))
 
 
 def least_by_expansion(
-    tau: np.ndarray, norms: np.ndarray, d: int, scale: float, reach: float, *, rounded: float = 0.0
+    tau: np.ndarray,
+    norms: np.ndarray,
+    d: int,
+    scale: float,
+    reach: float,
+    *,
+    rounded: float = 0.0,
 ) -> np.ndarray:
-    """(Q,) float32: rows that score no more are farther than tau. Scores are ``<q, x> - ||x||^2 / 2``; arguments as above."""
+    """Return (Q,) float32 scores: rows that score no more are farther than tau.
+
+    Scores are ``<q, x> - ||x||^2 / 2``; arguments are as in `least_by_products`.
+    """
     with np.errstate(all="ignore"):
-        off = ((d + 12) * EPS + rounded) * np.square(norms + reach) + d * TINY * (
-            1.0 + norms + reach
-        )
-        return _down((np.square(norms) - tau / scale**2) / 2 - off)
+        error = ((d + 12) * EPS + rounded) * np.square(norms + reach)
+        error += d * TINY * (1.0 + norms + reach)
+        return _round_down((np.square(norms) - tau / scale**2) / 2 - error)
 
 
 def product_rounding() -> float:
-    """The relative error that MLX's products may have beyond that of float32."""
-    return (
-        TF32
-        if mx.default_device().type == mx.DeviceType.gpu
-        and os.environ.get("MLX_ENABLE_TF32") != "0"
-        else 0.0
-    )
+    """Return the relative error that MLX's products may have beyond that of float32."""
+    is_gpu = mx.default_device().type == mx.DeviceType.gpu
+    return TF32 if is_gpu and os.environ.get("MLX_ENABLE_TF32") != "0" else 0.0
 
 
-def _down(least: np.ndarray) -> np.ndarray:
-    """As float32, no larger."""
+def _round_down(least: np.ndarray) -> np.ndarray:
+    """Return float32 values that are no larger."""
     return np.nextafter(least.astype(np.float32), np.float32(-np.inf))

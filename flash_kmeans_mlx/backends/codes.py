@@ -1,4 +1,4 @@
-"""Product-quantized codes as scans read them: what a row of the inverted lists stands for."""
+"""The interface of a backend to scans of product-quantized codes: the meaning of a code."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..metrics import Proximity
 
 __all__ = ["Coding", "pack", "unpack"]
 
-DECODED = 1 << 14  # vectors at a time
+DECODED = 1 << 14  # vectors that are decoded together
 
 
 @dataclass(frozen=True)
 class Coding:
-    """What a row of the lists stands for: its list's centroid, and a codeword added to each part of it.
+    """The vectors that rows of the lists stand for: a list's centroid plus a codeword in each part.
 
     Attributes:
         codebooks: (m, 2**nbits, d / m) float32.
-        nbits: bits of a part's label.
+        nbits: Bits of a part's label.
         centroids: (nlist, d) float32; zeros where vectors are coded by themselves.
-        residual: they are not.
+        residual: Whether vectors are coded less the centroids of their lists.
     """
 
     codebooks: np.ndarray
@@ -35,41 +35,50 @@ class Coding:
         return -(-len(self.codebooks) * self.nbits // 8)
 
     def decode(self, payload: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """(N, d) float32: the vectors of rows (N, width) in the lists `numbers` (N,)."""
+        """Return the vectors (N, d) float32 of rows (N, width) in the lists `numbers` (N,)."""
         labels = unpack(payload[:, : self.code_size], len(self.codebooks), self.nbits)
         words = self.codebooks[np.arange(len(self.codebooks)), labels]
         return self.centroids[numbers] + words.reshape(len(payload), -1)
 
-    def followed(self, codes: np.ndarray, numbers: np.ndarray, proximity: Proximity) -> np.ndarray:
-        """(N, width) uint8: codes (N, code_size) as the lists `numbers` (N,) hold them, followed by a float32 or nothing.
+    def with_terms(
+        self, codes: np.ndarray, numbers: np.ndarray, proximity: Proximity
+    ) -> np.ndarray:
+        """Return rows (N, width) uint8 for lists: codes, and a float32 term where one is needed.
 
-        Scores of rows y for queries q are sums of products of q with codewords. With what follows, they need nothing else
-        that depends on the list, and a query has one table for all lists. It is ``1 / ||y||`` for cosine and, with centroids c
-        and their mean, ``<c - mean, y - c> + ||y - c||^2 / 2`` for euclidean distances.
+        The score of a row y for a query q is a sum of products of q with codewords. The term holds
+        everything else that depends on the list, so a query needs one table for all lists. It is
+        ``1 / ||y||`` for cosine. For euclidean distances with centroids c it is
+        ``<c - mean(c), y - c> + ||y - c||^2 / 2``.
+
+        Args:
+            codes: (N, code_size) uint8.
+            numbers: (N,) the list of each code.
+            proximity: The distance.
         """
         if not proximity.unit and (proximity.product or not self.residual):
             return codes
-        tail = np.empty(len(codes), "<f4")
+        terms = np.empty(len(codes), "<f4")
         for lo in range(0, len(codes), DECODED):
-            some = slice(lo, lo + DECODED)
-            c, y = self.centroids[numbers[some]], self.decode(codes[some], numbers[some])
+            part = slice(lo, lo + DECODED)
+            c = self.centroids[numbers[part]]
+            y = self.decode(codes[part], numbers[part])
             if proximity.unit:
                 square = np.square(y, dtype=np.float64).sum(1)
-                tail[some] = np.divide(
-                    1.0, np.sqrt(square), out=np.zeros_like(square), where=square > 0
-                )
+                out = np.zeros_like(square)
+                terms[part] = np.divide(1.0, np.sqrt(square), out=out, where=square > 0)
             else:
-                tail[some] = np.einsum("nd,nd->n", (y + c) / 2 - self.mean, y - c, dtype=np.float64)
-        return np.concatenate([codes, tail[:, None].view(np.uint8)], axis=1)
+                middle = (y + c) / 2 - self.mean
+                terms[part] = np.einsum("nd,nd->n", middle, y - c, dtype=np.float64)
+        return np.concatenate([codes, terms[:, None].view(np.uint8)], axis=1)
 
     @property
     def mean(self) -> np.ndarray:
-        """(d,) float32: the mean of the centroids, an origin near the data."""
+        """Mean (d,) float32 of the centroids, an origin near the data."""
         return self.centroids.mean(0, np.float64).astype(np.float32)
 
 
 def pack(labels: np.ndarray, nbits: int) -> np.ndarray:
-    """(N, code_size) uint8 from labels (N, m) uint8 of that many bits, without gaps, lowest bits first, as in faiss."""
+    """Return codes (N, code_size) uint8 of labels (N, m) uint8, lowest bits first, as in faiss."""
     if nbits == 8:
         return labels
     bits = (labels[..., None] >> np.arange(nbits, dtype=np.uint8)) & np.uint8(1)
@@ -77,10 +86,8 @@ def pack(labels: np.ndarray, nbits: int) -> np.ndarray:
 
 
 def unpack(codes: np.ndarray, m: int, nbits: int) -> np.ndarray:
-    """The labels (N, m) that `pack` packed."""
+    """Return the labels (N, m) uint8 of codes that `pack` made."""
     if nbits == 8:
         return codes
-    bits = np.unpackbits(codes, axis=1, count=m * nbits, bitorder="little").reshape(
-        len(codes), m, nbits
-    )
-    return np.packbits(bits, axis=2, bitorder="little")[..., 0]
+    bits = np.unpackbits(codes, axis=1, count=m * nbits, bitorder="little")
+    return np.packbits(bits.reshape(len(codes), m, nbits), axis=2, bitorder="little")[..., 0]

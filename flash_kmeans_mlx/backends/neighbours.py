@@ -1,4 +1,4 @@
-"""What a backend is to a search: `Neighbours`, the queries of one search, held where the backend computes."""
+"""The interface of a backend to a search: `Neighbours`, the queries of one request."""
 
 from __future__ import annotations
 
@@ -18,27 +18,25 @@ if TYPE_CHECKING:
 
 __all__ = ["NOTHING", "PIECE", "Found", "Neighbours", "Request", "largest"]
 
-NOTHING = np.int64(
-    np.iinfo(np.int64).max
-)  # the index of a place that no row fills; its distance is Inf
-PIECE = 1 << 15  # values looked at, at a time
+NOTHING = np.int64(np.iinfo(np.int64).max)  # the index of a place without a row, at distance Inf
+PIECE = 1 << 15  # values that are looked at together
 
-Found = tuple[np.ndarray, np.ndarray]
+Found = tuple[np.ndarray, np.ndarray]  # distances and indices, or ids
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a search is.
+    """The queries of a search, and what to find for them.
 
     Attributes:
-        queries: (B, Q, D) as `validation.data` passes it, finite.
-        shape: queries.shape as the caller wrote it, for messages.
+        queries: (B, Q, D) as `validation.data` returns it, finite.
+        shape: The shape of the queries as the caller wrote it, for messages.
         magnitude: (B,) the largest absolute value of every batch element.
-        k: neighbours of every query.
-        proximity: the distance.
-        exclude_self: query i never gets row i.
-        max_bytes: cap on what is allocated beyond what the caller gave; 0 for none.
-        bytes_in_use: how much of it is in use already.
+        k: Neighbours of every query.
+        proximity: The distance.
+        exclude_self: Whether query i never gets row i.
+        max_bytes: A cap on what is allocated beyond what the caller gave; 0 for none.
+        bytes_in_use: The part of the cap that is in use already.
     """
 
     queries: Any
@@ -51,15 +49,10 @@ class Request:
     bytes_in_use: int
 
     def check_cap(self, need: int, where: str) -> None:
-        """Refuse a cap below `need` bytes besides those held."""
-        what = f"queries.shape={self.shape} with k={self.k}"
-        check_room(
-            self.max_bytes,
-            self.bytes_in_use + need,
-            what,
-            where,
-            "raise it, or search for fewer queries at a time",
-        )
+        """Refuse a cap that leaves less than `need` bytes."""
+        problem = f"queries.shape={self.shape} with k={self.k}"
+        cure = "raise it, or search for fewer queries at a time"
+        check_room(self.max_bytes, self.bytes_in_use + need, problem, where, cure)
 
     @property
     def room(self) -> int:
@@ -68,11 +61,11 @@ class Request:
 
 
 class Neighbours(ABC):
-    """The search of one request in chunks of data; a context manager that frees what it holds.
+    """The search of one request in chunks of data; a context manager that frees what it allocated.
 
     Attributes:
-        backend: the backend's name.
-        request: what it was made from.
+        backend: The name of the backend.
+        request: The request it was made from.
     """
 
     backend: ClassVar[str]
@@ -88,20 +81,26 @@ class Neighbours(ABC):
 
     @abstractmethod
     def nearest(self, data: Any, offset: int, before: Found | None) -> Found:
-        """The nearest rows of a chunk, (B, Q, m) float64 distances and int64 indices in it, m = min(k, rows of the chunk).
-
-        Ascending by distance, computed in float64 from the rows as they are, then by index. Rows that cannot be among the
-        first k of `before`, the result of other chunks, may be left out; places without a row come last, with index NOTHING.
+        """Return the nearest rows of a chunk.
 
         Args:
-            data: (B, M, D) as `validation.data` passes it; its values have not been looked at: ValueError for NaN or Inf.
-            offset: the index of its first row, for `exclude_self`.
-            before: (B, Q, k) distances and indices, or None.
+            data: (B, M, D) as `validation.data` returns it; its values have not been checked.
+            offset: The index of its first row, for `exclude_self`.
+            before: (B, Q, k) distances and indices that other chunks gave, or None. Rows that
+                cannot be among the first k of them may be left out.
+
+        Returns:
+            (B, Q, m) float64 distances and int64 indices in the chunk, m = min(k, M). They ascend
+            by distance, computed in float64 from the rows as given, then by index. Places without a
+            row come last, with index NOTHING.
+
+        Raises:
+            ValueError: The data hold NaN or Inf.
         """
 
     @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """`size` more bytes of the cap are in use."""
+    def reserving(self, size: int) -> Iterator[None]:
+        """Count `size` more bytes of the cap as in use during the block."""
         before = self.request
         self.request = replace(before, bytes_in_use=before.bytes_in_use + size)
         try:
@@ -110,24 +109,23 @@ class Neighbours(ABC):
             self.request = before
 
     def merge(self, best: Found, more: Found) -> None:
-        """Make `best` (B, Q, k) the first k of both; indices in `more` (B, Q, m) are of the same kind."""
+        """Make `best` (B, Q, k) the first k of both; indices in `more` (B, Q, m) count alike."""
         k = best[0].shape[-1]
-        for b, i in np.ndindex(*best[0].shape[:2]):
-            distances, indices = (
-                np.concatenate([one[b, i], other[b, i]])
-                for one, other in zip(best, more, strict=True)
-            )
+        for b, q in np.ndindex(*best[0].shape[:2]):
+            distances = np.concatenate([best[0][b, q], more[0][b, q]])
+            indices = np.concatenate([best[1][b, q], more[1][b, q]])
             order = np.lexsort([indices, distances])[:k]
-            best[0][b, i], best[1][b, i] = distances[order], indices[order]
+            best[0][b, q] = distances[order]
+            best[1][b, q] = indices[order]
 
     def skipped(self, offset: int, rows: int) -> np.ndarray:
-        """(Q,) the row of a chunk that a query may not get, -1 for none."""
+        """Return for each query the row of a chunk that it may not get, -1 for none."""
         row = np.arange(self.request.queries.shape[1]) - offset
         return np.where((row >= 0) & (row < rows) & self.request.exclude_self, row, -1)
 
 
 def largest(x: Any) -> np.ndarray:
-    """(B,) float64: the largest magnitude of every batch element of x (B, N, D), NaN or Inf if it has one."""
+    """Return (B,) float64 largest magnitudes of x (B, N, D); NaN or Inf where x has one."""
     step = max(1, PIECE // x.shape[2])
     out = np.zeros(x.shape[0])
     for b in range(x.shape[0]):

@@ -1,4 +1,8 @@
-"""What a backend is: `Points`, the points of one fit, held where the backend computes."""
+"""The interface of a backend to a fit: `Points`, the points of one problem.
+
+A fit asks for E-steps (`step`, `assign`), costs and rows. Points and labels stay where the backend
+computes; centroids go in and out as NumPy arrays in the user's coordinates.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,31 +29,50 @@ __all__ = [
     "Points",
     "Problem",
     "Seeding",
+    "State",
     "Step",
     "scored_once",
     "unit_weights",
 ]
 
-PENDING, STABLE, SETTLED = 0, 1, 2
+
+class State(IntEnum):
+    """The state of a batch element in Lloyd's loop; kernels use the same numbers.
+
+    Attributes:
+        PENDING: It has not converged. After an E-step, labels and sums belong to the centroids, and
+            the M-step is still to come.
+        STABLE: It has converged: the last E-step changed no label.
+        SETTLED: It has converged: the last M-step moved no centroid by more than `tol`. Its labels
+            are those before that move.
+    """
+
+    PENDING = 0
+    STABLE = 1
+    SETTLED = 2
+
+
+PENDING, STABLE, SETTLED = (int(state) for state in State)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a backend is asked to hold.
+    """The points of a fit, and how to cluster them.
 
     Attributes:
-        x: (B, N, D) as `validation.data` passes it.
-        n_clusters: the most centroids that steps will be given.
-        metric: the metric.
-        given_shape: x.shape as the caller wrote it, for messages.
+        x: (B, N, D) as `validation.data` returns it.
+        n_clusters: The most centroids that steps will be given.
+        metric: The metric.
+        given_shape: The shape of x as the caller wrote it, for messages.
         weights: (B, N) float32, or None for ones.
-        max_bytes: cap on what is allocated beyond what the caller gave; 0 for none.
-        bytes_in_use: how much of it is in use already.
-        check_finite: whether to look for NaN and Inf.
-        compiled: whether MLX's graphs go through `mx.compile`.
-        runs, init: how many times it will be fitted and how it will be seeded, for what that takes of `max_bytes`.
-        strategy: how the backend assigns, by name, or None for its own choice.
-        summed_shift: `tol` bounds the norm of all centroids' shifts together, not the largest one.
+        max_bytes: A cap on what is allocated beyond what the caller gave; 0 for none.
+        bytes_in_use: The part of the cap that is in use already.
+        check_finite: Whether to look for NaN and Inf.
+        compiled: Whether MLX's graphs go through `mx.compile`.
+        runs: The number of runs; it decides how much memory is set aside for results.
+        init: The name of the seeding, or ""; it decides how much memory is set aside for it.
+        strategy: The name of the way to assign, or None for the backend's choice.
+        summed_shift: Whether `tol` bounds the norm of all moves together, not the largest one.
     """
 
     x: Any
@@ -68,16 +92,16 @@ class Problem:
 
 @dataclass
 class Step:
-    """Where the batch elements are after one call of `Points.step`.
+    """The result of one call of `Points.step`.
 
     Attributes:
         iterations: (B,) E-steps done.
-        status: (B,) PENDING: labels and sums belong to the centroids, the M-step is still to come; STABLE: the last E-step
-            changed no label; SETTLED: the last M-step's shift was at most tol, labels are one step behind.
+        status: (B,) a `State` for every batch element.
         sums: (B, K, D) float64, of the points in the frame.
         weight_sum: (B, K) float64, the weights in `sums`.
         counts: (B, K) int64, points with a positive weight.
-        shift: (B,) float64, the largest move (or the norm of all) in the last M-step done inside.
+        shift: (B,) float64, the largest move of a centroid in the last M-step that the backend did,
+            or the norm of all moves.
     """
 
     iterations: np.ndarray
@@ -89,21 +113,30 @@ class Step:
 
 
 class Seeding(ABC):
-    """A run of k-means++: the distance of every point to the nearest centre so far.
+    """A run of k-means++ with the distance of every point to its nearest centre so far.
 
-    Spherical metrics seed by the squared distance of unit rows, ``2 - 2 cos``; dot weighs a row by its norm as well.
+    Spherical metrics seed by the squared distance of unit rows, ``2 - 2 cos``; dot weighs a row by
+    its norm as well.
     """
 
     @abstractmethod
     def draw(self, uniforms: np.ndarray) -> np.ndarray:
-        """(B, L) candidates at uniforms (L,) in [0, 1): points drawn by weight times squared distance to the nearest centre.
+        """Return candidates (B, L), drawn by weight times squared distance to the nearest centre.
 
-        -1 where every point coincides with a centre.
+        Args:
+            uniforms: (L,) random numbers in [0, 1).
+
+        Returns:
+            (B, L) int64 points; -1 where every point coincides with a centre.
         """
 
     @abstractmethod
     def totals(self, candidates: np.ndarray) -> np.ndarray:
-        """(B, L) float64: the weighted sum of squared distances with candidates[b, l] as a further centre."""
+        """Return (B, L) float64 weighted sums of squared distances with one more centre.
+
+        Args:
+            candidates: (B, L) points; each is tried as that centre.
+        """
 
     @abstractmethod
     def take(self, choice: np.ndarray) -> None:
@@ -111,20 +144,20 @@ class Seeding(ABC):
 
 
 class Points(ABC):
-    """The points of one problem on one backend; a context manager that frees what it holds.
+    """The points of one problem on one backend; a context manager that frees what it allocated.
 
-    Centroids go in and out as (B, K, D) float32 NumPy arrays in the user's coordinates. Labels stay inside until asked for.
+    Centroids are (B, K, D) float32 NumPy arrays in the user's coordinates.
 
     Attributes:
-        backend: the backend's name.
-        strategy: how it assigns, where it has a choice.
-        seconds: wall time by phase, as `KMeansResult` has it.
-        rounding: by how much, relative to a point's norm, the mean of copies of that point may miss it.
-        problem: what it was made from.
+        backend: The name of the backend.
+        strategy: The way in which it assigns, where it has several.
+        seconds: Wall time by phase, as in `KMeansResult`.
+        rounding: The most by which the mean of copies of a point may miss it, relative to its norm.
+        problem: The problem it was made from.
         shape: (B, N, D).
-        metric: the metric.
-        frame: the coordinates that sums are in.
-        point_weights: (B, N) float32, what the user gave, or None for ones.
+        metric: The metric.
+        frame: The coordinates that sums are in.
+        point_weights: (B, N) float32, as the user gave them, or None for ones.
     """
 
     backend: ClassVar[str]
@@ -137,12 +170,8 @@ class Points(ABC):
         self.shape: tuple[int, int, int] = tuple(problem.x.shape)
         self.metric = problem.metric
         self.point_weights = problem.weights
-        self.seconds: dict[str, float] = {
-            "choice": 0.0,
-            "seeding": 0.0,
-            "assignment": 0.0,
-            "update": 0.0,
-        }
+        phases = ("choice", "seeding", "assignment", "update")
+        self.seconds: dict[str, float] = dict.fromkeys(phases, 0.0)
 
     def __enter__(self) -> Self:
         return self
@@ -152,13 +181,13 @@ class Points(ABC):
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Add the time of what is done inside to `seconds`."""
+        """Add the time of the block to `seconds`."""
         begin = perf_counter()
         yield
         self.seconds[phase] += perf_counter() - begin
 
     def products(self) -> float:
-        """Multiply-adds of points and centroids computed so far, as a share of all of them."""
+        """Return the share of the products of points and centroids that was computed so far."""
         return 1.0
 
     @abstractmethod
@@ -167,111 +196,149 @@ class Points(ABC):
 
     @abstractmethod
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
-        """At least one E-step, at most limits[b] (B,), for every batch element whose limit is positive.
+        """Do at least one E-step for every batch element whose limit is positive.
 
-        A backend may go on by itself, moving `centroids` in place, up to an E-step that must be looked at: one at the limit,
-        one that changed nothing or, unless `skip_empty`, one that left a cluster empty. The Step's arrays may be views
-        of the backend's own; they hold until the next call.
+        A backend may go on by itself and move `centroids` in place. It must stop after an E-step
+        that reaches the limit, changes no label or, unless `skip_empty`, leaves a cluster empty.
+
+        Args:
+            centroids: (B, K, D) float32; moved in place.
+            limits: (B,) the most E-steps of each batch element.
+            tol: As in `lloyd`.
+            skip_empty: Whether clusters without points keep their centroids.
+
+        Returns:
+            The step; its arrays may be views of the backend's own, valid until the next call.
         """
 
     @abstractmethod
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
-        """Label the points of batch elements (B,) bool by these centroids, leaving the sums alone."""
+        """Label the points of the batch elements in the mask (B,), leaving the sums alone."""
 
     @abstractmethod
     def labels(self) -> np.ndarray:
-        """(B, N) uint32, NumPy; the backend's own array."""
+        """Return (B, N) uint32 labels, NumPy; the backend's own array."""
 
     @abstractmethod
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
-        """(B,) float64: the weighted sum of the costs of the points under their labels."""
+        """Return (B,) float64 weighted sums of the costs of the points under their labels."""
 
     @abstractmethod
     def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
-        """(N,) float: the cost of each point of batch element b under its label, without weights, in the frame."""
+        """Return (N,) costs of the points of batch element b, unweighted, in the frame."""
 
     def means(
-        self, sums: np.ndarray, weight_sum: np.ndarray, centroids: np.ndarray, elements: np.ndarray
+        self,
+        sums: np.ndarray,
+        weight_sum: np.ndarray,
+        centroids: np.ndarray,
+        elements: np.ndarray,
     ) -> np.ndarray:
-        """The M-step for batch elements (B,) bool: (B, K, D) centroids; those without weight or direction stay where they are."""
+        """Do the M-step: return centroids (B, K, D) from sums and weights.
+
+        Args:
+            sums: (B, K, D) float64, in the frame.
+            weight_sum: (B, K) float64.
+            centroids: (B, K, D), kept where a cluster has no weight or direction.
+            elements: (B,) bool, the batch elements to move.
+        """
         new = self.frame.centroids(sums, weight_sum, centroids)
         stay = ~elements[:, None] | (weight_sum <= 0)
-        new[stay] = centroids[stay]  # exactly, not through the frame and back
+        new[stay] = centroids[stay]  # not through the frame and back, which would round
         return new
 
     @abstractmethod
     def inverse_norms(self, b: int) -> np.ndarray:
-        """(N,) float: 1 / ||row|| of batch element b in the frame, 0 for zero rows. For spherical metrics."""
+        """Return (N,) float 1 / ||row|| in the frame, 0 for zero rows. For spherical metrics."""
 
     def excess(self, centroids: np.ndarray, b: int) -> np.ndarray:
-        """(N,): `costs` above the least that any centroid could give: the distance that k-means|| samples by."""
+        """Return (N,) `costs` above the least possible ones: k-means|| samples by them."""
         if not self.metric.spherical or self.metric.unit_points:
             return self.costs(centroids, b)
-        costs, inverse = self.directional_costs(centroids, b), self.inverse_norms(b)
+        costs = self.directional_costs(centroids, b)
+        inverse = self.inverse_norms(b)
         return np.divide(costs, inverse, out=np.zeros_like(costs), where=inverse > 0)
 
     def directional_costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
-        """(N,) float: 1 - cos of each point of batch element b and its centroid, from differences; 1 without a direction.
+        """Return (N,) 1 - cos of points and their centroids, from differences.
 
-        For spherical metrics.
+        It is 1 for points without a direction. For spherical metrics.
         """
         raise NotImplementedError
 
     def draw_weights(self, b: int) -> np.ndarray | None:
-        """(N,) float32 weights that seeds are drawn by, or None for ones. Points without direction have none."""
+        """Return (N,) float32 weights that seeds are drawn by, or None for ones.
+
+        Points without a direction have weight 0 under spherical metrics.
+        """
         weights = None if self.point_weights is None else self.point_weights[b]
         if weights is not None and not 1e-6 < weights.max() < 1e6:
             weights = weights / weights.max()  # sums and products stay inside float32
         if self.metric.spherical:
-            some = self.inverse_norms(b) > 0
-            if some.any() and not some.all():
-                return some.astype(np.float32) if weights is None else weights * some
+            has_direction = self.inverse_norms(b) > 0
+            if has_direction.any() and not has_direction.all():
+                if weights is None:
+                    return has_direction.astype(np.float32)
+                return weights * has_direction
         return weights
 
     @abstractmethod
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
-        """Rows (n, D) of batch element b in the user's coordinates, float64."""
+        """Return rows (n, D) float64 of batch element b in the user's coordinates."""
 
     @abstractmethod
     def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:
-        """(n,) float64: the factor of these points in the sums: weight, times 1 / norm where points count by direction."""
+        """Return (n,) float64 factors of these points in the sums.
+
+        A factor is the point's weight, times 1 / norm where points count by direction.
+        """
 
     def kmeans_plusplus(self, first: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        """(B, K) rows by greedy k-means++ from the points first (B,): round k keeps the best of the draws at uniforms[k] (L,).
+        """Return (B, K) rows by greedy k-means++.
 
-        -1 from where every point coincides with a centre.
+        Args:
+            first: (B,) the first centre of each batch element.
+            uniforms: (K, L) random numbers in [0, 1); round k keeps the best of the L draws at
+                uniforms[k].
+
+        Returns:
+            (B, K) int64 rows; -1 from where every point coincides with a centre.
         """
         chosen = np.full((len(first), len(uniforms)), -1, np.int64)
         chosen[:, 0] = first
         state = self.seeding(first, uniforms.shape[1])
         for k in range(1, len(uniforms)):
             candidates = state.draw(uniforms[k])
-            some = candidates[:, 0] >= 0
-            if not some.any():
+            found = candidates[:, 0] >= 0
+            if not found.any():
                 break
             best = state.totals(np.maximum(candidates, 0)).argmin(axis=1)
             state.take(best)
-            chosen[some, k] = candidates[some, best[some]]
+            chosen[found, k] = candidates[found, best[found]]
         return chosen
 
     def seeding(self, first: np.ndarray, trials: int) -> Seeding:
-        """Begin k-means++ with the point first[b] as the only centre of batch element b; rounds try `trials` candidates.
+        """Begin k-means++ with the point first[b] as the only centre of batch element b.
 
-        For backends that leave the rounds to `kmeans_plusplus`.
+        For backends that leave the rounds, of `trials` candidates each, to `kmeans_plusplus`.
         """
         raise NotImplementedError
 
 
 def unit_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (B, N) over a power of two per batch element, 1 at most, and those powers (B, 1): products stay inside float32."""
+    """Return weights (B, N) scaled to at most 1 by powers of two, and those powers (B, 1).
+
+    Products with them stay inside float32's range.
+    """
     unit = np.exp2(np.ceil(np.log2(weights.max(1, keepdims=True)))).astype(np.float32)
     return weights / unit, unit
 
 
 def scored_once(frame: Frame, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`Frame.scored` of centroids (B, K, D) with a bias of -inf for one that equals an earlier one.
+    """Return `Frame.scored` of centroids (B, K, D), with a bias of -inf for repeated ones.
 
-    A matrix product may round equal columns differently; without the copies, ties still go to the lowest index.
+    A matrix product may round equal columns differently; without the copies, ties still go to the
+    lowest index.
     """
     c, bias = frame.scored(centroids)
     key = np.einsum("bkd,d->bk", c, np.cos(np.arange(c.shape[2])), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Inverted lists as scans read them."""
+"""The interface of a backend to scans of inverted lists: the lists as they are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ __all__ = ["Lists"]
 
 
 class Lists(Protocol):
-    """What a scan reads of inverted lists; see index/lists.py. Rows begin with the vectors as they are."""
+    """Inverted lists in blocks of 16 rows; `index.lists.InvertedLists` describes its parts.
+
+    Rows of lists of vectors begin with the vectors, those of lists of codes with the codes.
+
+    Attributes:
+        payload: (blocks, width, 16) rows.
+        ids: (blocks, 16) int64.
+        owner: (blocks,) int32, the list of each block.
+        next: (blocks,) int32, the next block of the list, or -1.
+        first: (nlist,) int32, the first block of each list, or -1.
+        counts: (nlist,) int64, the rows of each list.
+        cache: A backend's own values for a list, kept until the list changes.
+    """
 
     @property
     def payload(self) -> np.ndarray: ...
@@ -24,5 +36,10 @@ class Lists(Protocol):
     counts: np.ndarray
     cache: dict[int, Any]
 
-    def slots(self, number: int) -> np.ndarray: ...
-    def rows(self, slots: np.ndarray) -> np.ndarray: ...
+    def slots(self, number: int) -> np.ndarray:
+        """Return the slots (n,) int64 of a list's rows."""
+        ...
+
+    def rows(self, slots: np.ndarray) -> np.ndarray:
+        """Return the rows (n, width) at these slots."""
+        ...

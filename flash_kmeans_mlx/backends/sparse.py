@@ -1,4 +1,7 @@
-"""Sparse rows: products of CSR with centroids in float64, so that no row is ever dense. Euclidean only."""
+"""The points of a fit as CSR rows, for the Euclidean metric.
+
+Products with centroids are in float64; no row is ever dense.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from .points import PENDING, STABLE, Points, Problem, Seeding, Step
 
 __all__ = ["SparsePoints", "SparseRows", "cluster_sums"]
 
-TILE = 1 << 20  # scores at a time
+TILE = 1 << 20  # scores that are computed together
 UNSET = np.uint32(0xFFFFFFFF)
 
 
 class SparseRows:
-    """A CSR matrix (N, D) as the batch (1, N, D) that `Problem.x` is."""
+    """A CSR matrix (N, D) as a batch (1, N, D), for `Problem.x`."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -30,7 +33,7 @@ class SparseRows:
 
 
 class SparsePoints(Points):
-    """Points in CSR; only scores (rows of a tile, K) are dense."""
+    """Points in CSR; only the scores of a tile of rows are dense."""
 
     backend = "sparse"
 
@@ -40,14 +43,11 @@ class SparsePoints(Points):
         self._rows = rows
         if problem.check_finite and rows.nnz:
             check_magnitude(np.abs(rows.data).max()[None], problem.given_shape)
-        self.frame = Frame(
-            np.zeros((1, self.shape[2])), np.ones(1), EUCLIDEAN, np.zeros((1, self.shape[2]))
-        )
-        self.w = (
-            np.ones(self.shape[1])
-            if problem.weights is None
-            else problem.weights[0].astype(np.float64)
-        )
+        zeros = np.zeros((1, self.shape[2]))
+        self.frame = Frame(shift=zeros, scale=np.ones(1), metric=EUCLIDEAN, centre=zeros)
+        self.w = np.ones(self.shape[1])
+        if problem.weights is not None:
+            self.w = problem.weights[0].astype(np.float64)
         self._squares = np.asarray(rows.multiply(rows).sum(axis=1, dtype=np.float64)).reshape(-1)
         self._labels = np.full((1, self.shape[1]), UNSET, np.uint32)
 
@@ -106,7 +106,7 @@ class SparsePoints(Points):
         return out
 
     def distances(self, c: np.ndarray, rows: slice) -> np.ndarray:
-        """(n, L) squared, from these rows to centroids c (L, D)."""
+        """Return squared distances (n, L) from these rows to centroids c (L, D)."""
         c = np.asarray(c, np.float64)
         square = self._rows[rows] @ np.ascontiguousarray(c.T)
         square *= -2.0
@@ -145,14 +145,22 @@ class SparseSeeding(Seeding):
 def cluster_sums(
     x: Any, weights: np.ndarray, labels: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted sums (K, D) of rows x (N, D), dense or CSR, by label (N,) and the weights (K,) in them; float64."""
+    """Sum rows by cluster.
+
+    Args:
+        x: (N, D) rows, dense or CSR.
+        weights: (N,) float.
+        labels: (N,) clusters.
+        k: K.
+
+    Returns:
+        Weighted sums (K, D) and the weights (K,) in them, float64.
+    """
     from scipy.sparse import csr_array
 
-    element = csr_array(
-        (weights.astype(np.float64), labels.astype(np.int64), np.arange(len(labels) + 1)),
-        (len(labels), k),
-    )
-    sums = element.T @ x
-    return (sums if isinstance(sums, np.ndarray) else sums.toarray()), np.bincount(
-        labels, weights, k
-    )
+    columns = labels.astype(np.int64)
+    starts = np.arange(len(labels) + 1)
+    weight_of_label = csr_array((weights.astype(np.float64), columns, starts), (len(labels), k))
+    sums = weight_of_label.T @ x
+    sums = sums if isinstance(sums, np.ndarray) else sums.toarray()
+    return sums, np.bincount(labels, weights, k)

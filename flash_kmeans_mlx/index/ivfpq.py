@@ -115,7 +115,7 @@ class IndexIVFPQ(IVF):
 
     def _payload(self, content: Content, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(N, width): codes (N, code_size) as the lists `labels` (N,) hold them."""
-        return self._coding(content).followed(codes, labels, PROXIMITIES[self.metric])
+        return self._coding(content).with_terms(codes, labels, PROXIMITIES[self.metric])
 
     def _decode(self, content: Content, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return self._coding(content).decode(payload, labels)

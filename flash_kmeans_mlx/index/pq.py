@@ -115,7 +115,7 @@ class IndexPQ(Index):
 
     def _added_codes(self, content: _Codes, codes: np.ndarray, ids: np.ndarray) -> _Codes:
         numbers = ids % LISTS
-        payload = self._coding(content).followed(codes, numbers, PROXIMITIES[self.metric])
+        payload = self._coding(content).with_terms(codes, numbers, PROXIMITIES[self.metric])
         return content._replace(lists=content.lists.added(numbers, payload, ids))
 
     def _search(self, content: _Codes, queries: np.ndarray, k: int, **how: Any) -> Found:

@@ -121,7 +121,7 @@ class Search:
                 f"data must have fewer than {MOST_ROWS} rows at a time, got {chunk.shape[1]}; add it in chunks"
             )
         best, k = self._best, self._request.k
-        with self._neighbours.holding(chunk.copied + self._own):
+        with self._neighbours.reserving(chunk.copied + self._own):
             distances, indices = self._neighbours.nearest(chunk.x, offset, best)
             if best is None and distances.shape[-1] == k:
                 np.add(indices, offset, out=indices, where=indices != NOTHING)

@@ -555,10 +555,10 @@ def watch_portable(watch: Watch) -> None:
         if tile[1] < n:
             yield "tiles of rows"
 
-    def search(self: Any, *_: Any, products: bool) -> Iterator[str]:
+    def search(self: Any, chunk: Any, *_: Any) -> Iterator[str]:
         yield (
             "differences"
-            if not products
+            if not chunk.products
             else "products"
             if self.request.proximity.product
             else "expanded squares"
@@ -569,7 +569,7 @@ def watch_portable(watch: Watch) -> None:
     watch.after(portable, "_tiles", tiles)
     watch.before(portable, "_search", search)
     watch.after(portable, "_search", lambda doubtful, *_: [] if doubtful.any() else ["proven"])
-    watch.before(portable, "_look_again", lambda *_: ["asked again"])
+    watch.before(portable, "_search_again", lambda *_: ["asked again"])
 
 
 def watch_scans(watch: Watch) -> None:

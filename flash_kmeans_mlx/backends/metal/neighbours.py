@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 
-from ...frame import View
-from ..portable.neighbours import PortableNeighbours
+from ..portable.neighbours import Chunk, PortableNeighbours
 from .kernels import top_of_rows, topk
 
 __all__ = ["MetalNeighbours"]
 
 
 class MetalNeighbours(PortableNeighbours):
-    """`PortableNeighbours` with the top-k kernels: one for products and their best, one for the best of MLX's differences."""
+    """`PortableNeighbours` with top-k kernels.
+
+    One finds the best rows by products, another one the best of scores that MLX computed.
+    """
 
     backend = "metal"
 
-    def _candidates(
-        self, queries: mx.array, data: Any, seen: View, *, products: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if not products:
-            return super()._candidates(queries, data, seen, products=products)
-        rows = self._read_rows(data, seen, products)
+    def _candidates(self, queries: mx.array, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+        if not chunk.products:
+            return super()._candidates(queries, chunk)
+        rows = self._read(chunk.rows, chunk, of_queries=False)
         square = mx.square(rows).sum(1)
         bias = mx.zeros_like(square) if self.request.proximity.product else -0.5 * square
-        index, score = topk(queries[None], rows[None], bias[None], self.keep)
-        mx.eval(index, score)
+        index, scores = topk(queries[None], rows[None], bias[None], self.keep)
+        mx.eval(index, scores)
         self._set_reach(square.max())
-        return np.array(score[0]), np.array(index[0], np.int64)
+        return np.array(scores[0]), np.array(index[0], np.int64)
 
     def _rounding(self) -> float:
         return 0.0  # the kernel's products are those of float32

@@ -1,4 +1,9 @@
-"""Scans of inverted lists of vectors by MLX operations: candidates on the device, ranked on the host."""
+"""Scans of inverted lists of vectors by MLX operations.
+
+Candidates are found in float32 on the device, list by list, and ranked on the host in float64.
+Where rounding could hide a neighbour, because a row that was left out scores too close to the k-th,
+the query is searched again by the reference backend.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +14,142 @@ import numpy as np
 
 from ...frame import EPS
 from ...metrics import Proximity, unit_rows
-from ..bounds import TINY, WIDE, product_rounding
+from ..bounds import EPS64, TINY, product_rounding
 from ..neighbours import Found
 from ..reference.scan import scan_lists as scan_reference
 from ..scan import Lists
 
 __all__ = ["scan_lists"]
 
-PLACES = 1 << 22  # for candidates of the queries that are scanned for at a time
-RANKED = 1 << 20  # values of candidates' rows that are in float64 at a time
+PLACES = 1 << 22  # places for candidates of the queries that are searched together
+RANKED = 1 << 20  # values of candidates' rows that are in float64 together
 
 
-class _Part(NamedTuple):
-    """A list on the device: its rows, of norm 1 for "cosine", less their mean; what is taken off products with queries."""
+class _DeviceList(NamedTuple):
+    """A list on the device.
+
+    Attributes:
+        rows: (n, d) float32 rows less their mean; of norm 1 before that for "cosine".
+        bias: (n,) float32, subtracted from products with queries.
+        mean: (d,) float64.
+        reach: The largest norm of `rows`.
+    """
 
     rows: mx.array
     bias: mx.array
     mean: np.ndarray
-    reach: float  # the largest norm of the rows
+    reach: float
 
 
-def _part(lists: Lists, proximity: Proximity, number: int, d: int) -> _Part:
-    """A list, kept on the device until it changes."""
+class _ListScores(NamedTuple):
+    """The best rows of one list for the queries that look at it.
+
+    Attributes:
+        number: The list.
+        places: (n,) the places in the probes, flattened, that name it.
+        base: (n,) float64; a row's value is this less its score, or less twice its score.
+        best: (n, m) rows of the list, on the device.
+        scores: (n, m) their scores, on the device.
+    """
+
+    number: int
+    places: np.ndarray
+    base: np.ndarray
+    best: mx.array
+    scores: mx.array
+
+
+def scan_lists(
+    lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int
+) -> Found:
+    """Return the nearest rows of the lists that each query names; see `backends.scan_lists`."""
+    width = max(1, int(min(k + 8 + k // 8, lists.counts[np.unique(probes)].max())))
+    step = max(1, PLACES // (width * probes.shape[1]))
+    parts = [slice(lo, lo + step) for lo in range(0, len(queries), step)]
+    found = [_scan_some(lists, proximity, queries[part], probes[part], k, width) for part in parts]
+    distances, ids = zip(*found, strict=True)
+    return np.concatenate(distances), np.concatenate(ids)
+
+
+def _scan_some(
+    lists: Lists,
+    proximity: Proximity,
+    queries: np.ndarray,
+    probes: np.ndarray,
+    k: int,
+    width: int,
+) -> Found:
+    """Search for some queries; `width` rows of each list become candidates."""
+    n_queries, n_probes = probes.shape
+    wide = queries.astype(np.float64)
+    scored, error = _score(lists, proximity, wide, probes, width)
+    values = np.full((probes.size, width), np.inf)
+    slots = np.zeros((probes.size, width), np.int64)
+    dropped = np.full(n_queries, np.inf)  # the least value of the rows that are left out
+    for part in scored:
+        factor = 1 if proximity.similarity else 2
+        part_values = part.base[:, None] - factor * np.array(part.scores, np.float64)
+        m = part_values.shape[1]
+        values[part.places, :m] = part_values
+        slots[part.places, :m] = lists.slots(part.number)[np.array(part.best)]
+        if m < lists.counts[part.number]:
+            np.minimum.at(dropped, part.places // n_probes, part_values.max(1))
+    values = values.reshape(n_queries, -1)
+    slots = slots.reshape(n_queries, -1)
+    keep = min(k + 8 + k // 8, values.shape[1])
+    if keep < values.shape[1]:
+        order = np.argpartition(values, keep, axis=1)[:, : keep + 1]
+        values = np.take_along_axis(values, order, 1)
+        slots = np.take_along_axis(slots, order, 1)
+        dropped = np.minimum(dropped, values[:, keep])
+        values = values[:, :keep]
+        slots = slots[:, :keep]
+    distances, ids = _rank(lists, proximity, wide, np.isfinite(values), slots, k)
+    # Squares of differences of unit rows are twice 1 - cos, or less where a row is zero.
+    last = distances[:, -1] * (2.0 if proximity.unit else 1.0)
+    doubtful = np.flatnonzero(np.isfinite(dropped) & (last >= dropped - error))
+    if len(doubtful):
+        again = scan_reference(lists, proximity, queries[doubtful], probes[doubtful], k)
+        distances[doubtful], ids[doubtful] = again
+    return distances, ids
+
+
+def _score(
+    lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, width: int
+) -> tuple[list[_ListScores], np.ndarray]:
+    """Return the best rows of every list for its queries (Q, D), and bounds (Q,) of rounding."""
+    d = queries.shape[1]
+    targets = unit_rows(queries) if proximity.unit else queries
+    error = np.zeros(len(queries))
+    scored = []
+    order = np.argsort(probes, axis=None, kind="stable")
+    numbers, starts = np.unique(probes.reshape(-1)[order], return_index=True)
+    for number, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
+        if not lists.counts[number]:
+            continue
+        asking = places // probes.shape[1]
+        part = _device_list(lists, proximity, number, d)
+        near = targets[asking] if proximity.similarity else targets[asking] - part.mean
+        norm = np.sqrt(np.square(near).sum(1))
+        base = -near @ part.mean if proximity.similarity else np.square(norm)
+        scores = mx.array(near.astype(np.float32)) @ part.rows.T - part.bias
+        m = min(width, int(lists.counts[number]))
+        index = mx.argpartition(-scores, m - 1, axis=1)[:, :m]
+        best = mx.take_along_axis(scores, index, axis=1)
+        scored.append(_ListScores(number, places, base, index, best))
+        size = norm * part.reach if proximity.similarity else np.square(norm + part.reach)
+        off = ((d + 12) * EPS + product_rounding()) * size
+        off += d * TINY * (1.0 + norm + part.reach)
+        if proximity.similarity:
+            off += 4 * (d + 8) * EPS64 * norm * float(np.linalg.norm(part.mean))
+        unit_rounding = (d + 8) * EPS64 * (norm + part.reach + EPS64) * proximity.unit
+        np.maximum.at(error, asking, 2.0 * off + unit_rounding)
+    mx.eval([(part.best, part.scores) for part in scored])
+    return scored, error
+
+
+def _device_list(lists: Lists, proximity: Proximity, number: int, d: int) -> _DeviceList:
+    """Return a list on the device; it is kept there until it changes."""
     if number not in lists.cache:
         rows = lists.rows(lists.slots(number))[:, :d].astype(np.float64)
         rows = unit_rows(rows) if proximity.unit else rows
@@ -38,104 +157,35 @@ def _part(lists: Lists, proximity: Proximity, number: int, d: int) -> _Part:
         rows = rows - mean
         square = np.square(rows).sum(1)
         bias = np.zeros_like(square) if proximity.similarity else square / 2
-        rows, bias = mx.array(rows.astype(np.float32)), mx.array(bias.astype(np.float32))
-        lists.cache[number] = _Part(rows, bias, mean, float(np.sqrt(square.max())))
+        lists.cache[number] = _DeviceList(
+            rows=mx.array(rows.astype(np.float32)),
+            bias=mx.array(bias.astype(np.float32)),
+            mean=mean,
+            reach=float(np.sqrt(square.max())),
+        )
     return lists.cache[number]
 
 
-def scan_lists(
-    lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int
-) -> Found:
-    """As `reference/scan.py`: candidates in float32 on the device, list by list, ranked on the host in float64.
-
-    Where rounding could hide a neighbour, because a row that was left out scores too close to the k-th, the query is
-    searched again by `reference/scan.py`.
-    """
-    width = max(1, int(min(k + 8 + k // 8, lists.counts[np.unique(probes)].max())))
-    step = max(1, PLACES // (width * probes.shape[1]))
-    parts = [slice(lo, lo + step) for lo in range(0, len(queries), step)]
-    found = [_scan_some(lists, proximity, queries[part], probes[part], k, width) for part in parts]
-    return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
-
-
-def _scan_some(
-    lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int, width: int
-) -> Found:
-    (q, d), wide = queries.shape, queries.astype(np.float64)
-    asking = unit_rows(wide) if proximity.unit else wide
-    value, slots = np.full((probes.size, width), np.inf), np.zeros((probes.size, width), np.int64)
-    dropped, error = (
-        np.full(q, np.inf),
-        np.zeros(q),
-    )  # the least value of the rows that are left out, and what is off in it
-    scored = []
-    order = np.argsort(probes, axis=None, kind="stable")
-    numbers, starts = np.unique(probes.reshape(-1)[order], return_index=True)
-    for number, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
-        if not lists.counts[number]:
-            continue
-        who, part = places // probes.shape[1], _part(lists, proximity, number, d)
-        near = asking[who] if proximity.similarity else asking[who] - part.mean
-        norm = np.sqrt(np.square(near).sum(1))
-        base = -near @ part.mean if proximity.similarity else np.square(norm)
-        scores = mx.array(near.astype(np.float32)) @ part.rows.T - part.bias
-        m = min(width, int(lists.counts[number]))
-        index = mx.argpartition(-scores, m - 1, axis=1)[:, :m]
-        scored.append((number, places, base, index, mx.take_along_axis(scores, index, axis=1)))
-        size = norm * part.reach if proximity.similarity else np.square(norm + part.reach)
-        off = ((d + 12) * EPS + product_rounding()) * size + d * TINY * (1.0 + norm + part.reach)
-        off += (
-            4 * (d + 8) * WIDE * norm * float(np.linalg.norm(part.mean))
-            if proximity.similarity
-            else 0.0
-        )
-        np.maximum.at(
-            error, who, 2.0 * off + (d + 8) * WIDE * (norm + part.reach + WIDE) * proximity.unit
-        )
-    mx.eval([part[3:] for part in scored])
-    for number, places, base, index, scores in scored:
-        own = base[:, None] - (1 if proximity.similarity else 2) * np.array(scores, np.float64)
-        m = own.shape[1]
-        value[places, :m], slots[places, :m] = own, lists.slots(number)[np.array(index)]
-        if m < lists.counts[number]:
-            np.minimum.at(dropped, places // probes.shape[1], own.max(1))
-    value, slots = value.reshape(q, -1), slots.reshape(q, -1)
-    keep = min(k + 8 + k // 8, value.shape[1])
-    if keep < value.shape[1]:
-        order = np.argpartition(value, keep, axis=1)[:, : keep + 1]
-        value, slots = np.take_along_axis(value, order, 1), np.take_along_axis(slots, order, 1)
-        dropped = np.minimum(dropped, value[:, keep])
-        value, slots = value[:, :keep], slots[:, :keep]
-    distances, ids = _ranked(lists, proximity, wide, np.isfinite(value), slots, k)
-    last = distances[:, -1] * (
-        2.0 if proximity.unit else 1.0
-    )  # squares of differences are twice 1 - cos, or less for zeros
-    doubtful = np.flatnonzero(np.isfinite(dropped) & (last >= dropped - error))
-    if len(doubtful):
-        distances[doubtful], ids[doubtful] = scan_reference(
-            lists, proximity, queries[doubtful], probes[doubtful], k
-        )
-    return distances, ids
-
-
-def _ranked(
+def _rank(
     lists: Lists,
     proximity: Proximity,
     queries: np.ndarray,
-    real: np.ndarray,
+    is_row: np.ndarray,
     slots: np.ndarray,
     k: int,
 ) -> Found:
-    """The first k of the rows at `slots` (Q, M), of those that are real, by distances from queries (Q, D) in float64."""
-    (q, d), m = queries.shape, slots.shape[1]
-    distances, ids = np.full((q, k), np.inf), np.full((q, k), -1)
+    """Return the first k of the rows at `slots` (Q, M), where `is_row`, by float64 distances."""
+    n_queries, d = queries.shape
+    m = slots.shape[1]
+    distances = np.full((n_queries, k), np.inf)
+    ids = np.full((n_queries, k), -1)
     step = max(1, RANKED // (m * d))
-    for lo in range(0, q, step):
-        some = slice(lo, lo + step)
-        rows = lists.rows(slots[some].reshape(-1))[:, :d].astype(np.float64).reshape(-1, m, d)
-        own = np.where(real[some], lists.ids.reshape(-1)[slots[some]], -1)
-        value = np.where(real[some], proximity.distances(queries[some], rows), np.inf)
-        order = np.lexsort([own, value])[:, :k]
-        distances[some, : order.shape[1]] = np.take_along_axis(value, order, 1)
-        ids[some, : order.shape[1]] = np.take_along_axis(own, order, 1)
+    for lo in range(0, n_queries, step):
+        part = slice(lo, lo + step)
+        rows = lists.rows(slots[part].reshape(-1))[:, :d].astype(np.float64).reshape(-1, m, d)
+        row_ids = np.where(is_row[part], lists.ids.reshape(-1)[slots[part]], -1)
+        values = np.where(is_row[part], proximity.distances(queries[part], rows), np.inf)
+        order = np.lexsort([row_ids, values])[:, :k]
+        distances[part, : order.shape[1]] = np.take_along_axis(values, order, 1)
+        ids[part, : order.shape[1]] = np.take_along_axis(row_ids, order, 1)
     return distances, ids

@@ -1,4 +1,4 @@
-"""For every query the nearest of the vectors that the codes of some inverted lists stand for, in float64."""
+"""Scans of inverted lists of codes in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..codes import Coding
 from ..neighbours import Found
 from ..scan import Lists
 
-__all__ = ["ranked", "scan_codes"]
+__all__ = ["nearest_of", "scan_codes"]
 
 
 def scan_codes(
@@ -20,23 +20,12 @@ def scan_codes(
     probes: np.ndarray,
     k: int,
 ) -> Found:
-    """(Q, k) float64 distances and int64 ids, by distance, then by id; inf and -1 where there are fewer rows.
-
-    Distances are those to the vectors that the codes stand for.
-
-    Args:
-        lists: they hold the codes.
-        coding: what the codes mean.
-        proximity: the distance.
-        queries: (Q, D) float32.
-        probes: (Q, P) int64, distinct lists.
-        k: neighbours of every query.
-    """
+    """Return the nearest decoded rows of the lists of each query; see `backends.scan_codes`."""
     slots = [np.concatenate([lists.slots(number) for number in row]) for row in probes.tolist()]
-    return ranked(lists, coding, proximity, queries, slots, k)
+    return nearest_of(lists, coding, proximity, queries, slots, k)
 
 
-def ranked(
+def nearest_of(
     lists: Lists,
     coding: Coding,
     proximity: Proximity,
@@ -44,14 +33,16 @@ def ranked(
     slots: list[np.ndarray],
     k: int,
 ) -> Found:
-    """As `scan_codes`, among the rows at slots[i] for query i."""
-    distances, ids = np.full((len(queries), k), np.inf), np.full((len(queries), k), -1)
-    for i, (query, places) in enumerate(zip(queries.astype(np.float64), slots, strict=True)):
-        if len(places):
-            rows = coding.decode(
-                lists.rows(places), lists.owner[places // lists.ids.shape[1]]
-            ).astype(np.float64)
-            value, own = proximity.distances(query, rows), lists.ids.reshape(-1)[places]
-            order = np.lexsort([own, value])[:k]
-            distances[i, : len(order)], ids[i, : len(order)] = value[order], own[order]
+    """Return the nearest of the decoded rows at slots[q] for each query q, as `scan_codes` does."""
+    distances = np.full((len(queries), k), np.inf)
+    ids = np.full((len(queries), k), -1)
+    for q, query in enumerate(queries.astype(np.float64)):
+        if len(slots[q]):
+            numbers = lists.owner[slots[q] // lists.ids.shape[1]]
+            rows = coding.decode(lists.rows(slots[q]), numbers).astype(np.float64)
+            row_ids = lists.ids.reshape(-1)[slots[q]]
+            values = proximity.distances(query, rows)
+            order = np.lexsort([row_ids, values])[:k]
+            distances[q, : len(order)] = values[order]
+            ids[q, : len(order)] = row_ids[order]
     return distances, ids

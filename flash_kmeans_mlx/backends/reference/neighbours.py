@@ -1,4 +1,4 @@
-"""All distances in float64, one query at a time: the oracle that other searches are judged by."""
+"""Exact search in float64: the oracle that other backends are judged by."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ __all__ = ["ReferenceNeighbours"]
 
 
 class ReferenceNeighbours(Neighbours):
-    """All distances of one query at a time, by their definition in float64, and a stable sort."""
+    """All distances of one query at a time, by their definition, and a stable sort."""
 
     backend = "reference"
 
     def nearest(self, data: Any, offset: int, before: Found | None) -> Found:
-        b, q, d = self.request.queries.shape
+        n_batch, n_queries, d = self.request.queries.shape
         n = data.shape[1]
         m = min(self.request.k, n)
-        self.request.check_cap(
-            16 * b * q * m + 8 * n * (4 * d + 8) + (1 << 18), "on the reference backend"
-        )
+        need = 16 * n_batch * n_queries * m + 8 * n * (4 * d + 8) + (1 << 18)
+        self.request.check_cap(need, "on the reference backend")
         check_magnitude(largest(data), tuple(data.shape), "data")
-        distances, indices = np.empty((b, q, m)), np.empty((b, q, m), np.int64)
+        distances = np.full((n_batch, n_queries, m), np.inf)
+        indices = np.full((n_batch, n_queries, m), NOTHING)
         skipped = self.skipped(offset, n)
-        for j in range(b):
-            rows = to_numpy(data[j]).astype(np.float64)
-            for i in range(q):
-                query = to_numpy(self.request.queries[j, i]).astype(np.float64)
-                value = self.request.proximity.distances(query, rows)
-                order = np.argsort(value, kind="stable")[: m + 1]
-                order = order[order != skipped[i]][:m]
-                distances[j, i], indices[j, i] = np.inf, NOTHING
-                distances[j, i, : len(order)], indices[j, i, : len(order)] = value[order], order
+        for b in range(n_batch):
+            rows = to_numpy(data[b]).astype(np.float64)
+            for q in range(n_queries):
+                query = to_numpy(self.request.queries[b, q]).astype(np.float64)
+                values = self.request.proximity.distances(query, rows)
+                order = np.argsort(values, kind="stable")[: m + 1]
+                order = order[order != skipped[q]][:m]
+                distances[b, q, : len(order)] = values[order]
+                indices[b, q, : len(order)] = order
         return distances, indices
