@@ -1,4 +1,4 @@
-"""MLX in forked processes: the threads that it computes on exist in their parent only."""
+"""MLX in forked processes: it computes on threads that exist in the parent process only."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ import mlx.core as mx
 __all__ = ["check_mlx"]
 
 PATIENCE = 5.0  # seconds that one addition may take
-_child = False  # whether this process was forked
-_here = threading.local()  # computes: whether MLX does in this thread of it
+_is_fork = False  # whether this process was forked
+_this_thread = threading.local()  # works: whether MLX does in this thread of a forked process
 
 
 def check_mlx() -> None:
-    """Refuse to compute with MLX where that would never end.
+    """Refuse to compute with MLX in a forked process where it would never end.
 
     Raises:
         RuntimeError: This process was forked from one that had computed with MLX.
     """
-    if not _child:
+    if not _is_fork:
         return
-    if not hasattr(_here, "computes"):
-        _here.computes = _computes()
-    if not _here.computes:
+    if not hasattr(_this_thread, "works"):
+        _this_thread.works = _try_mlx()
+    if not _this_thread.works:
         raise RuntimeError(
             "MLX was in use before this process was forked, and can't compute in it: start processes"
             ' with multiprocessing.get_context("spawn"), or pass NumPy arrays and backend="cpu"'
         )
 
 
-def _computes() -> bool:
+def _try_mlx() -> bool:
+    """Return whether MLX adds two numbers in time."""
     if mx.default_device().type != mx.DeviceType.cpu or mx.metal.is_available():
-        return not (mx.get_peak_memory() or mx.get_active_memory())  # not on a GPU that was in use
-    stream, done = mx.default_stream(mx.default_device()), threading.Event()
+        return not (mx.get_peak_memory() or mx.get_active_memory())  # a GPU in use is lost
+    stream = mx.default_stream(mx.default_device())
+    done = threading.Event()
 
     def add() -> None:
-        with suppress(RuntimeError):  # the stream isn't in use yet, and belongs to the caller
+        with suppress(RuntimeError):  # the stream is not in use yet, and belongs to the caller
             mx.eval(mx.add(mx.array(1.0), mx.array(1.0), stream=stream))
         done.set()
 
@@ -46,10 +48,11 @@ def _computes() -> bool:
     return done.wait(PATIENCE)
 
 
-def _forked() -> None:
-    global _child, _here  # facts about the process
-    _child, _here = True, threading.local()
+def _mark_fork() -> None:
+    global _is_fork, _this_thread  # facts about the process
+    _is_fork = True
+    _this_thread = threading.local()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=_mark_fork)

@@ -8,11 +8,11 @@ class BackendUnavailableError(RuntimeError):
 
 
 class NotFittedError(ValueError, AttributeError):
-    """An estimator was asked for a result before `fit` or `load`."""
+    """A result was asked for before `fit` or `load`."""
 
 
 class VectorFileError(ValueError):
-    """A file of vectors can't be read or written; the message names it, what was found and what was expected."""
+    """A file of vectors can't be read or written; the message names it and says why."""
 
 
 class EmptyClusterWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Every complaint about arguments, in one place; what passes is safe for the layers below."""
+"""Checks of arguments, each with an error that names the argument, its value and its bound."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ DTYPES = {name: dtype for dtype, name in _MLX_FLOATS.items()}
 
 @dataclass(frozen=True)
 class Data:
-    """A batch of points that passed.
+    """A batch of points that passed the checks.
 
     Attributes:
-        x: (B, N, D), `mx.array` (float32, float16, bfloat16) or NumPy array (float32, float64, float16), any strides.
-        mlx: the caller gave an `mx.array` and gets `mx.array` back.
-        batched: the caller gave three dimensions; otherwise B is dropped from results.
-        copied: bytes that converting it took at most, which count towards `max_mem_gb`.
+        x: (B, N, D), `mx.array` (float32, float16, bfloat16) or NumPy array (float32, float64,
+            float16), any strides.
+        mlx: Whether the caller gave an `mx.array` and gets `mx.array` back.
+        batched: Whether the caller gave three dimensions; otherwise B is dropped from results.
+        copied: The most bytes that converting it took; they count towards `max_mem_gb`.
     """
 
     x: Any
@@ -52,11 +53,11 @@ class Data:
 
     @property
     def given_shape(self) -> tuple[int, ...]:
-        """As the caller wrote it."""
+        """The shape as the caller wrote it."""
         return self.shape if self.batched else self.shape[1:]
 
     def to_caller(self, value: np.ndarray, *, array: bool = False) -> Any:
-        """`value` (B, ...) as the caller gets it; `array` marks results that are `mx.array` if x was."""
+        """Return `value` (B, ...) in the form of x; with `array`, as an `mx.array` if x was one."""
         if not self.batched:
             value = value[0]
         if array:
@@ -65,15 +66,21 @@ class Data:
 
 
 def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
-    """Points as (B, N, D), converted only where a backend could not read them."""
+    """Return points as (B, N, D), converted only where a backend could not read them.
+
+    Raises:
+        ValueError, TypeError: Naming what is wrong with their shape or dtype.
+    """
     if isinstance(x, Data):
         return x
-    is_mlx, given = isinstance(x, mx.array), x
+    is_mlx = isinstance(x, mx.array)
+    given = x
     if not is_mlx:
         x = _numpy(x, name)
     if x.ndim not in (2, 3):
         raise ValueError(
-            f"{name} must have shape (N, D) or (B, N, D), got {x.ndim} dimensions ({name}.shape={_s(x)})"
+            f"{name} must have shape (N, D) or (B, N, D), got {x.ndim} dimensions"
+            f" ({name}.shape={_s(x)})"
         )
     if 0 in x.shape:
         raise ValueError(f"{name} must have no empty dimension ({name}.shape={_s(x)})")
@@ -94,9 +101,8 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
     copied = 0 if kept else x.nbytes
     if dtype is not None:
         before, x = x, _cast(x, dtype, name)
-        copied += (
-            0 if x is before else 2 * x.nbytes
-        )  # strides or libraries may take a second copy on the way
+        # Strides or libraries may take a second copy on the way.
+        copied += 0 if x is before else 2 * x.nbytes
     batched = x.ndim == 3
     return Data(x if batched else x[None], is_mlx, batched, copied)
 
@@ -120,12 +126,12 @@ def _numpy(x: Any, name: str) -> np.ndarray:
 
 
 def _exact_in_float32(x: np.ndarray) -> bool:
-    """Whether these integers are float32 numbers for sure."""
+    """Return whether these integers are float32 numbers for certain."""
     return x.dtype.itemsize <= 2 or x.size == 0 or max(int(x.max()), -int(x.min())) <= 1 << 24
 
 
 def _converted(x: np.ndarray, dtype: Any, name: str) -> np.ndarray:
-    """`x.astype(dtype)` without a copy if it has that dtype, refusing finite values that would become Inf."""
+    """Return x in a dtype, itself if it has that; refuse finite values that would become Inf."""
     if x.dtype == dtype:
         return x
     try:
@@ -133,7 +139,8 @@ def _converted(x: np.ndarray, dtype: Any, name: str) -> np.ndarray:
             return x.astype(dtype)
     except FloatingPointError:
         raise ValueError(
-            f"{name} must fit in {np.dtype(dtype)}, got a magnitude of {np.abs(x).max():.3g} ({name}.shape={_s(x)}); rescale it"
+            f"{name} must fit in {np.dtype(dtype)}, got a magnitude of {np.abs(x).max():.3g}"
+            f" ({name}.shape={_s(x)}); rescale it"
         ) from None
 
 
@@ -167,13 +174,14 @@ def _cast_mlx(x: mx.array, key: str, name: str) -> mx.array:
         for index, rows in _pieces(x):
             if (mx.isinf(y[index]) != mx.isinf(rows)).any():
                 raise ValueError(
-                    f"{name} must fit in {key}, got larger values ({name}.shape={_s(x)}); rescale it"
+                    f"{name} must fit in {key}, got larger values ({name}.shape={_s(x)}); rescale"
+                    " it"
                 )
     return y
 
 
 def _pieces(x: Any) -> Iterator[tuple[Any, Any]]:
-    """(index, x[index]) along the rows, 256K values or one row at a time."""
+    """Yield (index, x[index]) along the rows, 256K values or one row at a time."""
     step = max(1, (1 << 18) // x.shape[-1])
     for lead in np.ndindex(*x.shape[:-2]):
         for lo in range(0, x.shape[-2], step):
@@ -184,7 +192,7 @@ def _pieces(x: Any) -> Iterator[tuple[Any, Any]]:
 def check_count(
     name: str, value: Any, low: int, high: int | None = None, bound: str = "", shape: Any = None
 ) -> int:
-    """An integer in low..high; `bound` names the upper bound in the message."""
+    """Return an integer in low..high; `bound` names the upper bound in the message."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}={value!r} must be an integer")
     where = "" if shape is None else f" (x.shape={tuple(shape)})"
@@ -201,7 +209,7 @@ def check_iterations(name: str, value: Any) -> int:
 
 
 def check_real(name: str, value: Any) -> float:
-    """A finite number that is not negative."""
+    """Return a finite number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}={value!r} must be a number")
     if not np.isfinite(value) or value < 0:
@@ -210,14 +218,14 @@ def check_real(name: str, value: Any) -> float:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """True or False."""
+    """Return True or False."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}={value!r} must be True or False")
     return bool(value)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str], other: str = "") -> str:
-    """One of the strings `choices`; `other` says what else the argument may be."""
+    """Return one of the strings `choices`; `other` names what else the argument may be."""
     if not isinstance(value, str) or value not in choices:
         also = f", {other}" if other else ""
         raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}{also}")
@@ -225,7 +233,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str], other: str = "")
 
 
 def cap(max_mem_gb: Any) -> int:
-    """`max_mem_gb` in bytes."""
+    """Return `max_mem_gb` in bytes."""
     value = check_real("max_mem_gb", max_mem_gb)
     return max(1, int(min(value * 1e9, 1e18))) if value else 0
 
@@ -237,27 +245,28 @@ def check_cap(
     check_room(max_bytes, need, f"x.shape={shape} with n_clusters={n_clusters}", where, cure)
 
 
-def check_room(max_bytes: int, need: float, what: str, where: str, cure: str) -> None:
-    """Refuse a cap (0: none) below what a problem, described as `what`, needs."""
+def check_room(max_bytes: int, need: float, problem: str, where: str, cure: str) -> None:
+    """Refuse a cap (0: none) below what a problem needs."""
     if 0 < max_bytes < need:
         raise ValueError(
-            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least that {what} needs {where};"
+            f"max_mem_gb={max_bytes / 1e9:g} must be >= {need * 1.005 / 1e9:.3g} GB, the least"
+            f" that {problem} needs {where};"
             f" {cure}"
         )
 
 
 def metric(value: Any) -> Metric:
-    """The metric of that name."""
+    """Return the metric of that name."""
     return METRICS[check_choice("metric", value, tuple(METRICS))]
 
 
 def shape_of(x: Any, name: str) -> tuple[int, ...]:
-    """Shape of an array or nested lists."""
+    """Return the shape of an array or nested lists."""
     return tuple(x.shape) if hasattr(x, "shape") else _numpy(x, name).shape
 
 
 def to_numpy(x: Any) -> np.ndarray:
-    """A float array from MLX, or what NumPy makes of x."""
+    """Return x as a NumPy array, MLX's as float32."""
     if isinstance(x, mx.array):
         check_mlx()
         return np.array(x.astype(mx.float32))
@@ -265,23 +274,23 @@ def to_numpy(x: Any) -> np.ndarray:
 
 
 def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: bool) -> np.ndarray:
-    """Centroids (B, K, D) float32 from (B, K, D), or (K, D) for every batch element alike; a copy."""
+    """Return a copy (B, K, D) float32 of centroids (B, K, D), or (K, D) for all batch elements."""
     b, _, d = data.shape
     c = _converted(_numpy(value, name), np.float32, name)
     if c.shape not in ((n_clusters, d), (b, n_clusters, d)):
         raise ValueError(
-            f"{name} must have shape (K, D)=({n_clusters}, {d}) or (B, K, D)=({b}, {n_clusters}, {d}), got {c.shape}"
+            f"{name} must have shape (K, D)=({n_clusters}, {d}) or (B, K, D)=({b}, {n_clusters},"
+            f" {d}), got {c.shape}"
             f" (x.shape={data.given_shape})"
         )
     if check_finite and not np.isfinite(c).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={c.shape})")
-    return np.array(
-        np.broadcast_to(c, (b, n_clusters, d)), order="C"
-    )  # kernels are compiled for one layout
+    # Kernels are compiled for one layout.
+    return np.array(np.broadcast_to(c, (b, n_clusters, d)), order="C")
 
 
 def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
-    """Weights (B, N) float32 from (B, N), or (N,) for every batch element alike; None stays None."""
+    """Return weights (B, N) float32 of (B, N), or (N,) for all batch elements; None stays None."""
     if value is None:
         return None
     b, n, _ = data.shape
@@ -289,7 +298,8 @@ def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
     w = _converted(_numpy(value, name), np.float32, name)
     if w.shape not in ((n,), (b, n)):
         raise ValueError(
-            f"{name} must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape} (x.shape={data.given_shape})"
+            f"{name} must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape}"
+            f" (x.shape={data.given_shape})"
         )
     if check_finite and not np.isfinite(w).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={w.shape})")
@@ -300,20 +310,20 @@ def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
             f"{name} must have a positive value for every batch element ({name}.shape={w.shape})"
         )
     w = np.ascontiguousarray(w.reshape(b, n) if w.size == b * n else np.broadcast_to(w, (b, n)))
-    return (
-        w if w.flags.writeable else w.copy()
-    )  # kernels are compiled for arrays that may be written to
+    # Kernels are compiled for arrays that may be written to.
+    return w if w.flags.writeable else w.copy()
 
 
 def check_magnitude(magnitude: np.ndarray, shape: tuple[int, ...], name: str = "x") -> None:
-    """Refuse points with NaN or Inf, and float64 values beyond float32: their magnitude is not a finite float32."""
+    """Refuse magnitudes that are NaN, Inf, or beyond float32."""
     if np.isnan(magnitude).any() or np.isinf(magnitude).any():
         raise ValueError(
             f"{name} must be finite, got NaN or Inf ({name}.shape={shape}); clean it first"
         )
     if (magnitude > np.finfo(np.float32).max).any():
         raise ValueError(
-            f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g} ({name}.shape={shape}); rescale it"
+            f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}"
+            f" ({name}.shape={shape}); rescale it"
         )
 
 
@@ -322,7 +332,9 @@ def _s(x: Any) -> tuple[int, ...]:
 
 
 def check_mapped(x: Any) -> None:
-    """Refuse an array that is mapped from a file which has become smaller: who reads past the end is killed (SIGBUS).
+    """Refuse an array mapped from a file that has become smaller.
+
+    Reading past the end of the file would end the process (SIGBUS).
 
     Raises:
         VectorFileError: The file ends before the array does.
@@ -334,6 +346,7 @@ def check_mapped(x: Any) -> None:
         size, end = owner.size(), x.offset + x.nbytes
         if size < end:
             raise VectorFileError(
-                f"cannot read {str(x.filename)!r}: it has become smaller while it was mapped, {size} bytes of {end};"
+                f"cannot read {str(x.filename)!r}: it has become smaller while it was mapped,"
+                f" {size} bytes of {end};"
                 " leave files alone while they are read"
             )
