@@ -11,8 +11,18 @@ import mlx.core as mx
 __all__ = ["check_mlx"]
 
 PATIENCE = 5.0  # seconds that one addition may take
-_is_fork = False  # whether this process was forked
-_this_thread = threading.local()  # works: whether MLX does in this thread of a forked process
+
+
+class _Process:
+    """Facts about this process.
+
+    Attributes:
+        is_fork: Whether it was forked.
+        this_thread: Whether MLX works in this thread of a fork, as `works`.
+    """
+
+    is_fork = False
+    this_thread = threading.local()
 
 
 def check_mlx() -> None:
@@ -21,14 +31,14 @@ def check_mlx() -> None:
     Raises:
         RuntimeError: This process was forked from one that had computed with MLX.
     """
-    if not _is_fork:
+    if not _Process.is_fork:
         return
-    if not hasattr(_this_thread, "works"):
-        _this_thread.works = _try_mlx()
-    if not _this_thread.works:
+    if not hasattr(_Process.this_thread, "works"):
+        _Process.this_thread.works = _try_mlx()
+    if not _Process.this_thread.works:
         raise RuntimeError(
-            "MLX was in use before this process was forked, and can't compute in it: start processes"
-            ' with multiprocessing.get_context("spawn"), or pass NumPy arrays and backend="cpu"'
+            "MLX was in use before this process was forked, and can't compute in it:"
+            ' start processes with multiprocessing.get_context("spawn"), or pass NumPy arrays and backend="cpu"'
         )
 
 
@@ -49,9 +59,8 @@ def _try_mlx() -> bool:
 
 
 def _mark_fork() -> None:
-    global _is_fork, _this_thread  # facts about the process
-    _is_fork = True
-    _this_thread = threading.local()
+    _Process.is_fork = True
+    _Process.this_thread = threading.local()
 
 
 if hasattr(os, "register_at_fork"):
