@@ -38,7 +38,8 @@ def check_mlx() -> None:
     if not _Process.this_thread.works:
         raise RuntimeError(
             "MLX was in use before this process was forked, and can't compute in it:"
-            ' start processes with multiprocessing.get_context("spawn"), or pass NumPy arrays and backend="cpu"'
+            ' start processes with multiprocessing.get_context("spawn"),'
+            ' or pass NumPy arrays and backend="cpu"'
         )
 
 
