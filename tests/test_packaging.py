@@ -22,11 +22,15 @@ TOP = {ROOT / folder: package for package, folder in SETUPTOOLS["package-dir"].i
 
 
 def shipped_files() -> dict[Path, str]:
-    """Each file below a packaged folder, with its path inside a wheel."""
+    """Each file below a packaged folder, with its path inside a wheel.
+
+    READMEs of folders are for readers of the repository; that of the results ships with them.
+    """
     found = {}
     for folder, package in TOP.items():
         for path in folder.rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            is_guide = path.name == "README.md" and path.parent.name != "results"
+            if path.is_file() and "__pycache__" not in path.parts and not is_guide:
                 found[path] = "/".join([*package.split("."), *path.relative_to(folder).parts])
     return found
 
