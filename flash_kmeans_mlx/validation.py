@@ -337,3 +337,24 @@ def check_mapped(x: Any) -> None:
                 f"cannot read {str(x.filename)!r}: it has become smaller while it was mapped, {size} bytes of {end};"
                 " leave files alone while they are read"
             )
+
+
+def check_neighbours(
+    k: Any, n: int, exclude_self: bool, name: str = "", shape: tuple[int, ...] | None = None
+) -> int:
+    """Return k as an integer from 1 to n, or to n - 1 where no query gets the row that it is.
+
+    Args:
+        k: Neighbours of every query.
+        n: Rows of the data.
+        exclude_self: Whether query i never gets row i.
+        name: The array whose shape the message shows; "" for none.
+        shape: Its shape.
+    """
+    k = check_count("k", k, 1)
+    largest = n - exclude_self
+    if k > largest:
+        bound = "N - 1" if exclude_self else "N"
+        where = f" ({name}.shape={shape})" if name else ""
+        raise ValueError(f"k={k} must be <= {bound}={largest}{where}")
+    return k
