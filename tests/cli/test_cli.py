@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from command_line import call
 from vector_files import npy_bytes, safetensors
 
 import flash_kmeans_mlx as fk
-from flash_kmeans_mlx.cli import app
+from flash_kmeans_mlx.cli import commands
 from flash_kmeans_mlx.files.results import read_npz
-from flash_kmeans_mlx.neighbours import files as streamed
 
 RNG = np.random.default_rng(0)
 DATA = RNG.standard_normal((300, 6)).astype(np.float32) + 3 * RNG.integers(0, 2, (300, 1)).astype(
@@ -38,10 +37,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def ok(*arguments: str) -> str:
@@ -281,7 +276,7 @@ def test_an_interrupted_run_leaves_nothing(folder: Path, monkeypatch: pytest.Mon
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(streamed, "search_files", interrupt)
+    monkeypatch.setattr(commands, "search_files", interrupt)
     result = call("knn", "q.npy", "x.npy", "-o", "r.npz")
     assert result.exit_code == 130 and "interrupted: nothing was written" in result.output
     assert names(folder) == ["q.npy", "x.npy"]
@@ -325,13 +320,13 @@ def test_the_installed_command_gives_no_traceback(folder: Path) -> None:
 LONG = """
 import sys, time
 from flash_kmeans_mlx import cli
-from flash_kmeans_mlx.neighbours import files as streamed
+from flash_kmeans_mlx.cli import commands
 
 def search_files(*args, **options):
     print("started", flush=True)
     time.sleep(300)
 
-streamed.search_files = search_files
+commands.search_files = search_files
 sys.argv = ["flash-kmeans", "knn", "q.npy", "x.npy", "-o", "r.npz"]
 cli.main()
 """

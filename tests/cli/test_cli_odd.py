@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import Result
+from command_line import call as run
 
 import flash_kmeans_mlx as fk
-from flash_kmeans_mlx.cli import app
 from flash_kmeans_mlx.errors import VectorFileError
 from flash_kmeans_mlx.files.results import read_npz
 
@@ -270,15 +270,11 @@ def contents() -> dict[str, int]:
     return {name: zlib.crc32(Path(name).read_bytes()) for name in ("x.npy", "q.npy", *FILES)}
 
 
-def call(*arguments: str) -> tuple[int, str]:
+def call(*arguments: str) -> Result:
     """The exit code and what was printed; a traceback is an error."""
-    result = CliRunner().invoke(app, arguments)
-    assert result.exception is None or isinstance(result.exception, SystemExit), (
-        arguments,
-        result.exc_info,
-    )
+    result = run(*arguments)
     assert "Traceback" not in result.output, (arguments, result.output)
-    return result.exit_code, result.output
+    return result
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
