@@ -104,7 +104,7 @@ def test_mlx_queries_get_mlx_results(files: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("kind", ["path", "map"])
 @pytest.mark.parametrize(
-    ("q", "n", "d", "k"), [(100, 60_000, 96, 10), (9000, 20_000, 32, 20), (1500, 4000, 256, 300)]
+    ("q", "n", "d", "k"), [(100, 60_000, 96, 10), (4000, 20_000, 32, 40), (1500, 4000, 256, 300)]
 )
 def test_memory_stays_under_the_cap(
     tmp_path: Path, q: int, n: int, d: int, k: int, kind: str
