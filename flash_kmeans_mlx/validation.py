@@ -342,14 +342,18 @@ def check_mapped(x: Any) -> None:
 def check_neighbours(
     k: Any, n: int, exclude_self: bool, name: str = "", shape: tuple[int, ...] | None = None
 ) -> int:
-    """Return k as an integer from 1 to n, or to n - 1 where no query gets the row that it is.
+    """Return k as an integer from 1 to n, or to n - 1 with `exclude_self`.
 
     Args:
         k: Neighbours of every query.
         n: Rows of the data.
         exclude_self: Whether query i never gets row i.
-        name: The array whose shape the message shows; "" for none.
-        shape: Its shape.
+        name: The array whose shape stands in the message; "" for none.
+        shape: The shape of that array.
+
+    Raises:
+        ValueError: Naming k and its bound.
+        TypeError: k is no integer.
     """
     k = check_count("k", k, 1)
     largest = n - exclude_self

@@ -142,7 +142,7 @@ def fit(
     output: Annotated[Path, _output("the model, .safetensors")],
     k: Annotated[int, _count("Clusters.")] = 8,
     metric: Annotated[str, _one_of(METRICS, "The distance.")] = "euclidean",
-    niter: Annotated[int, typer.Option(min=0, help="Most iterations.")] = 25,
+    niter: Annotated[int, typer.Option(min=0, help="The largest number of iterations.")] = 25,
     tol: Annotated[
         float, typer.Option(min=0.0, help="Stop once no centroid moves farther.")
     ] = 1e-8,

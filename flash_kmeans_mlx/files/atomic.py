@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .safetensors import json_object
+from .safetensors import json_object  # for `kmeans` and `index`, which import it from here
 
 __all__ = ["json_object", "locked", "replacing"]
 

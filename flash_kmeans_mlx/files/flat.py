@@ -35,10 +35,10 @@ class FlatVectors(Vectors):
     """Rows at a fixed distance from one another in a file.
 
     Args:
-        path: As in `Vectors`, like the next three.
-        name: As in `Vectors`.
-        shape: As in `Vectors`.
-        dtype: As in `Vectors`.
+        path: The path of the file.
+        name: The tensor; "" in formats that hold one array without a name.
+        shape: (N, D).
+        dtype: The name of the dtype in the file, a key of `STORED`.
         offset: Where the first row begins in the file, in bytes.
         prefixed: Every row opens with D as an int32.
         by_columns: The file holds column after column (Fortran order).

@@ -46,19 +46,19 @@ class NearestNeighbors(neighbors.NearestNeighbors):
         radius: The same for radius queries.
         algorithm: "auto" or "brute" for this package's search, which itself uses a KD-tree where
             that is faster; "kd_tree", "ball_tree".
-        leaf_size: As in `sklearn.neighbors.NearestNeighbors`, like the next four.
-        metric: As there.
-        p: As there.
-        metric_params: As there.
-        n_jobs: As there.
+        leaf_size: As in scikit-learn.
+        metric: As in scikit-learn.
+        p: As in scikit-learn.
+        metric_params: As in scikit-learn.
+        n_jobs: As in scikit-learn.
         backend: As in `knn`: "cpu", "metal", "portable", "reference" or None for the best one.
 
     Attributes:
-        effective_metric_: As in scikit-learn, like the other four.
-        effective_metric_params_: As there.
-        n_samples_fit_: As there.
-        n_features_in_: As there.
-        feature_names_in_: As there.
+        effective_metric_: As in scikit-learn.
+        effective_metric_params_: As in scikit-learn.
+        n_samples_fit_: As in scikit-learn.
+        n_features_in_: As in scikit-learn.
+        feature_names_in_: As in scikit-learn.
 
     Example:
         >>> model = NearestNeighbors(n_neighbors=1).fit([[0.0], [2.0], [5.0]])

@@ -16,8 +16,11 @@ from command_line import call
 from vector_files import npy_bytes, safetensors
 
 import flash_kmeans_mlx as fk
+from flash_kmeans_mlx.backends import BACKENDS
 from flash_kmeans_mlx.cli import commands
 from flash_kmeans_mlx.files.results import read_npz
+from flash_kmeans_mlx.kmeans.seeding import INITS
+from flash_kmeans_mlx.metrics import METRICS, PROXIMITIES
 
 RNG = np.random.default_rng(0)
 DATA = RNG.standard_normal((300, 6)).astype(np.float32) + 3 * RNG.integers(0, 2, (300, 1)).astype(
@@ -45,7 +48,7 @@ def ok(*arguments: str) -> str:
     return result.output
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot", "l1", "linf"])
+@pytest.mark.parametrize("metric", PROXIMITIES)
 def test_knn(folder: Path, metric: str) -> None:
     said = ok(
         "knn",
@@ -96,7 +99,7 @@ def test_knn_without_self(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_fit_and_predict(folder: Path, metric: str) -> None:
     said = ok(
         "fit",
@@ -292,6 +295,20 @@ def test_bars_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     }.items():
         said = ok(*arguments)
         assert all(word in said for word in words), said
+
+
+def test_choices_are_the_lists_of_the_package() -> None:
+    for command, option, names in (
+        ("knn", "--metric", PROXIMITIES),
+        ("fit", "--metric", METRICS),
+        ("fit", "--init", INITS),
+        ("predict", "--backend", BACKENDS),
+    ):
+        files = ["x.npy"] if command == "fit" else ["x.npy", "x.npy"]
+        result = call(command, *files, "-o", "o.safetensors", option, "none")
+        said = " ".join(result.output.replace("│", " ").split())
+        expected = f"'{option}': 'none' is not one of {', '.join(map(repr, names))}"
+        assert result.exit_code == 2 and expected in said, said
 
 
 def test_help_and_version() -> None:
