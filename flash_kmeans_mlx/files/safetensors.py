@@ -38,7 +38,7 @@ CODES = {"BOOL": "bool", "BF16": "bfloat16"} | {
     )
     for bits in widths
 }
-# Codes of the dtypes that this package writes.
+# Codes of the dtypes that this package writes, with the dtypes of their values in a file.
 WRITTEN = {
     code: STORED[CODES[code]].newbyteorder("<") for code in ("F32", "F64", "I64", "U32", "U8")
 }

@@ -16,7 +16,7 @@ from .search import Search
 
 __all__ = ["FileNeighbours", "search_files"]
 
-CHUNK_ROWS_PER_K = 32  # in smaller chunks, ranking the candidates of a chunk takes most of the time
+CHUNK_ROWS_PER_K = 32  # in smaller chunks, ranking the candidates of each chunk takes too long
 SCRATCH_BYTES = 16 << 20  # left to the search itself where the cap allows
 NEIGHBOUR_BYTES = 12  # of a result: a float32 distance and an int64 index
 

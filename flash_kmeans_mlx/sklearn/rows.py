@@ -34,7 +34,7 @@ __all__ = [
 
 TILE = 1 << 16  # values in float64 at a time
 CANCELLED = 1e-6  # squared distances below this share of the squared norms have lost digits
-LARGE, SMALL = 2.0**100, 2.0**-100
+LARGE, SMALL = 2.0**100, 2.0**-100  # rows of larger or smaller magnitudes are scaled
 
 
 @dataclass(frozen=True)
