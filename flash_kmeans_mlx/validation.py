@@ -350,3 +350,28 @@ def check_mapped(x: Any) -> None:
                 f" {size} bytes of {end};"
                 " leave files alone while they are read"
             )
+
+
+def check_neighbours(
+    k: Any, n: int, exclude_self: bool, name: str = "", shape: tuple[int, ...] | None = None
+) -> int:
+    """Return k as an integer from 1 to n, or to n - 1 with `exclude_self`.
+
+    Args:
+        k: Neighbours of every query.
+        n: Rows of the data.
+        exclude_self: Whether query i never gets row i.
+        name: The array whose shape stands in the message; "" for none.
+        shape: The shape of that array.
+
+    Raises:
+        ValueError: Naming k and its bound.
+        TypeError: k is no integer.
+    """
+    k = check_count("k", k, 1)
+    largest = n - exclude_self
+    if k > largest:
+        bound = "N - 1" if exclude_self else "N"
+        where = f" ({name}.shape={shape})" if name else ""
+        raise ValueError(f"k={k} must be <= {bound}={largest}{where}")
+    return k

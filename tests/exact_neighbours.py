@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
-from helpers import to_float64
+from helpers import to_float64, tolerance
 from scipy.spatial.distance import cdist
 
 Array = npt.NDArray[Any]
@@ -186,3 +186,56 @@ def truth(queries: Array, data: Array, metric: str) -> Array:
         return cdist(queries, data, SCIPY[metric])
     norms = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(data, axis=1)
     return 1.0 - np.divide(queries @ data.T, norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+def check(
+    queries: Any,
+    data: Any,
+    k: int,
+    metric: str,
+    found: tuple[Any, Any],
+    banned: Array | None = None,
+    every: Array | None = None,
+) -> None:
+    """The k nearest up to rounding of the float32 search, sorted, with distances rounded to float32.
+
+    `banned` are rows that each query may not get, `every` the true distances if they are known.
+    """
+    if len(queries.shape) == 3:
+        for b in range(queries.shape[0]):
+            check(queries[b], data[b], k, metric, (found[0][b], found[1][b]))
+        return
+    q, x = (
+        np.array(a.astype(mx.float32) if isinstance(a, mx.array) else a, np.float64)
+        for a in (queries, data)
+    )
+    distances, indices = np.array(found[0], np.float64), np.array(found[1])
+    assert np.asarray(found[0]).dtype == np.float32 and indices.dtype == np.int64
+    assert distances.shape == indices.shape == (len(q), k)
+    assert indices.min() >= 0 and indices.max() < len(x)
+    assert all(len(set(row)) == k for row in indices.tolist())
+    if every is None:
+        every = truth(q, x, metric)
+    if banned is not None:
+        assert not (indices == banned[:, None]).any()
+        every[np.arange(len(q)), banned] = np.inf
+    own = np.take_along_axis(every, indices, 1)
+    best = np.sort(every, axis=1)[:, :k]
+    size = {
+        "cosine": 1.0,
+        "dot": np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(x, axis=1).max(),
+    }.get(metric, best)
+    assert (own - best <= tolerance(q.shape[1]) * size + 1e-300).all()
+    reported = -distances if metric == "dot" else distances
+    assert (np.diff(reported, axis=1) >= 0).all()
+    np.testing.assert_allclose(
+        reported, own, rtol=1e-6, atol=1e-13 * np.abs(every[np.isfinite(every)]).max()
+    )
+
+
+def points(n: int, d: int, seed: int = 0, b: int = 0) -> Array:
+    return (
+        np.random.default_rng([seed, n, d])
+        .standard_normal((b, n, d) if b else (n, d))
+        .astype(np.float32)
+    )

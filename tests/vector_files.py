@@ -13,13 +13,9 @@ import pytest
 from flash_kmeans_mlx.files.base import STORED
 
 FLOATS = ("float16", "float32", "float64")
-
-
 WHOLE = np.array(
     [[0, 1, 2], [3, 100, 5], [6, 7, 127], [9, 10, 11], [12, 13, 14], [15, 16, 17], [1, 0, 1]]
 )
-
-
 VALUES = WHOLE / 8 - 3.5  # exact in float16
 
 

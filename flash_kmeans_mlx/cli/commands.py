@@ -3,87 +3,71 @@
 from __future__ import annotations
 
 import os
-from enum import Enum
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from unicodedata import normalize
 
+import mlx.core as mx
 import numpy as np
 import typer
 
 from .. import __version__, validation
+from ..backends import BACKENDS
 from ..files import check_regular, open_vectors, results
+from ..kmeans.estimator import FlashKMeans
+from ..kmeans.files import label_file
+from ..kmeans.lloyd import Iteration
+from ..kmeans.seeding import INITS
+from ..metrics import METRICS, PROXIMITIES
+from ..neighbours.files import search_files
 from .terminal import plain, progress_bar, reported, say
-
-if TYPE_CHECKING:
-    from ..kmeans.lloyd import Iteration
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="flash-kmeans",
-    help="Exact nearest neighbours and k-means of vectors in files: .npy, .safetensors, .fvecs/.bvecs/.ivecs, .pt (with torch),"
-    " .parquet and .arrow (with pyarrow). PATH::NAME picks one array of a file that holds several.",
-    epilog="Exit codes: 0 done, 1 a file or a value is wrong (one line says which), 2 wrong command line, 130 interrupted.",
+    help="Exact nearest neighbours and k-means of vectors in files: .npy, .safetensors,"
+    " .fvecs/.bvecs/.ivecs, .pt (with torch), .parquet and .arrow (with pyarrow)."
+    " PATH::NAME picks one array of a file that holds several.",
+    epilog="Exit codes: 0 done, 1 a file or a value is wrong (one line says which),"
+    " 2 wrong command line, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-class Metric(str, Enum):
-    """Metrics of k-means."""
-
-    euclidean = "euclidean"
-    cosine = "cosine"
-    dot = "dot"
-
-
-class Distance(str, Enum):
-    """Metrics of neighbours."""
-
-    euclidean = "euclidean"
-    cosine = "cosine"
-    dot = "dot"
-    l1 = "l1"
-    linf = "linf"
-
-
-class Backend(str, Enum):
-    """Backends by name."""
-
-    cpu = "cpu"
-    metal = "metal"
-    portable = "portable"
-    reference = "reference"
-
-
-class Init(str, Enum):
-    """How a fit starts."""
-
-    random = "random"
-    pp = "k-means++"
-    parallel = "k-means||"
-
-
-Cap = Annotated[
-    float,
-    typer.Option("--max-mem-gb", min=0.0, help="Hard cap on memory in 1e9 bytes; 0 for none."),
-]
-On = Annotated[
-    Backend | None, typer.Option("--backend", help="Where to compute; default the best one here.")
-]
-Data = Annotated[str, typer.Argument(metavar="DATA", help="File of vectors (N, D), or FILE::NAME.")]
-
-
-def _out(formats: str) -> Any:
+def _output(formats: str) -> Any:
     return typer.Option("--output", "-o", metavar="FILE", help=f"File to write: {formats}.")
 
 
-def _ask_k(what: str) -> Any:
-    return typer.Option("--k", "-k", min=1, help=what)
+def _count(text: str) -> Any:
+    return typer.Option("--k", "-k", min=1, help=text)
+
+
+def _one_of(names: Iterable[str], text: str) -> Any:
+    """Return an option that takes one of these names."""
+    choices = list(names)
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in choices:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, choices))}")
+        return value
+
+    return typer.Option(
+        metavar=" | ".join(choices), callback=check, autocompletion=lambda: choices, help=text
+    )
+
+
+MaxMemory = Annotated[
+    float,
+    typer.Option("--max-mem-gb", min=0.0, help="Hard cap on memory in 1e9 bytes; 0 for none."),
+]
+Backend = Annotated[str | None, _one_of(BACKENDS, "Where to compute; default the best one here.")]
+Data = Annotated[str, typer.Argument(metavar="DATA", help="File of vectors (N, D), or FILE::NAME.")]
 
 
 @app.command()
@@ -96,38 +80,40 @@ def knn(
         str, typer.Argument(metavar="DOCS", help="File of vectors (N, D) to search, or FILE::NAME.")
     ],
     output: Annotated[
-        Path, _out(".npz, .safetensors or .pt, with indices, scores and what they came from")
+        Path, _output(".npz, .safetensors or .pt, with indices, scores and what they came from")
     ],
-    k: Annotated[int, _ask_k("Neighbours of every query.")] = 10,
+    k: Annotated[int, _count("Neighbours of every query.")] = 10,
     metric: Annotated[
-        Distance, typer.Option(help="Squared for euclidean; for dot the largest come first.")
-    ] = Distance.euclidean,
-    max_mem_gb: Cap = 0.0,
+        str, _one_of(PROXIMITIES, "Squared for euclidean; for dot the largest come first.")
+    ] = "euclidean",
+    max_mem_gb: MaxMemory = 0.0,
     exclude_self: Annotated[
         bool, typer.Option("--exclude-self", help="Query i never gets row i: QUERIES are DOCS.")
     ] = False,
-    backend: On = None,
+    backend: Backend = None,
 ) -> None:
-    """The k nearest rows of DOCS for every row of QUERIES, exactly; DOCS are read in chunks and may be larger than memory."""
-    from ..neighbours.files import search_files
+    """Find the exact k nearest rows of DOCS for every row of QUERIES.
 
-    x, y = open_vectors(queries), open_vectors(docs)
+    DOCS are read in chunks and may be larger than memory.
+    """
+    x = open_vectors(queries)
+    y = open_vectors(docs)
     if output.suffix.lower() == ".npy":
         raise typer.BadParameter(
             "a .npy file holds one array: take .npz, .safetensors or .pt", param_hint="--output"
         )
     _check_apart({"--output": output}, [x.path, y.path])
-    validation.check_count("k", k, 1, y.shape[0] - exclude_self, "N - 1" if exclude_self else "N")
+    validation.check_neighbours(k, y.shape[0], exclude_self)
     results.check_output(output, 12 * x.shape[0] * k)
     begin = perf_counter()
     with progress_bar("searching", "rows") as update:
-        found = search_files(
+        result = search_files(
             x,
             y,
             k,
-            metric.value,
+            metric,
             max_mem_gb=max_mem_gb,
-            backend=_name(backend),
+            backend=backend,
             exclude_self=exclude_self,
             progress=update,
         )
@@ -135,15 +121,17 @@ def knn(
         "queries_path": queries,
         "docs_path": docs,
         "k": k,
-        "batch_size": found.batch_size,
+        "batch_size": result.batch_size,
         "dtype": y.dtype,
-        "device": _device(found.backend),
-        "metric": metric.value,
-        "backend": found.backend,
+        "device": _device(result.backend),
+        "metric": metric,
+        "backend": result.backend,
     }
-    results.write(output, {"indices": found.indices, "scores": found.distances}, fields)
+    results.write(output, {"indices": result.indices, "scores": result.distances}, fields)
+    seconds = perf_counter() - begin
     say(
-        f"{output}: {k} neighbours of {x.shape[0]:,} queries among {y.shape[0]:,} rows, {perf_counter() - begin:.3g} s"
+        f"{output}: {k} neighbours of {x.shape[0]:,} queries among {y.shape[0]:,} rows,"
+        f" {seconds:.3g} s"
     )
 
 
@@ -151,14 +139,14 @@ def knn(
 @reported
 def fit(
     data: Data,
-    output: Annotated[Path, _out("the model, .safetensors")],
-    k: Annotated[int, _ask_k("Clusters.")] = 8,
-    metric: Annotated[Metric, typer.Option(help="What is near.")] = Metric.euclidean,
-    niter: Annotated[int, typer.Option(min=0, help="Most iterations.")] = 25,
+    output: Annotated[Path, _output("the model, .safetensors")],
+    k: Annotated[int, _count("Clusters.")] = 8,
+    metric: Annotated[str, _one_of(METRICS, "The distance.")] = "euclidean",
+    niter: Annotated[int, typer.Option(min=0, help="The largest number of iterations.")] = 25,
     tol: Annotated[
         float, typer.Option(min=0.0, help="Stop once no centroid moves farther.")
     ] = 1e-8,
-    init: Annotated[Init, typer.Option(help="How to start.")] = Init.pp,
+    init: Annotated[str, _one_of(INITS, "How to choose the first centroids.")] = "k-means++",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clusters.")] = 0,
     n_init: Annotated[
         int, typer.Option("--n-init", min=1, help="Runs, of which the best is kept.")
@@ -167,12 +155,10 @@ def fit(
         Path | None,
         typer.Option(metavar="FILE", help="Write the labels too: .npy, .npz, .safetensors, .pt."),
     ] = None,
-    max_mem_gb: Cap = 0.0,
-    backend: On = None,
+    max_mem_gb: MaxMemory = 0.0,
+    backend: Backend = None,
 ) -> None:
-    """k-means of the rows of DATA; the model is what `flash-kmeans predict` and `FlashKMeans.load` read."""
-    from ..kmeans.estimator import FlashKMeans
-
+    """Cluster the rows of DATA; `flash-kmeans predict` and `FlashKMeans.load` read the model."""
     source = open_vectors(data)
     if output.suffix.lower() != ".safetensors":
         raise typer.BadParameter(f"{str(output)!r} must end in .safetensors", param_hint="--output")
@@ -188,11 +174,11 @@ def fit(
         niter,
         tol,
         seed,
-        metric=metric.value,
+        metric=metric,
         max_mem_gb=max_mem_gb,
-        init=init.value,
+        init=init,
         n_init=n_init,
-        backend=_name(backend),
+        backend=backend,
     )
     with progress_bar("iterations", "iterations") as update:
 
@@ -210,23 +196,26 @@ def fit(
         )
     n, d = source.shape
     say(
-        f"{output}: {k} clusters of {n:,} x {d}, inertia {model.inertia_:.8g} after {model.n_iter_} iterations"
+        f"{output}: {k} clusters of {n:,} x {d}, inertia {model.inertia_:.8g}"
+        f" after {model.n_iter_} iterations"
     )
 
 
 @app.command()
 @reported
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="What `flash-kmeans fit` wrote.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A file that `flash-kmeans fit` wrote.")
+    ],
     data: Data,
-    output: Annotated[Path, _out("labels, .npy, .npz, .safetensors or .pt")],
-    max_mem_gb: Cap = 0.0,
-    backend: On = None,
+    output: Annotated[Path, _output("labels, .npy, .npz, .safetensors or .pt")],
+    max_mem_gb: MaxMemory = 0.0,
+    backend: Backend = None,
 ) -> None:
-    """The cluster of every row of DATA, which is read in chunks and may be larger than memory."""
-    from ..kmeans.estimator import FlashKMeans
-    from ..kmeans.files import label_file
+    """Find the cluster of every row of DATA, which is read in chunks.
 
+    DATA may be larger than memory.
+    """
     check_regular(model)
     source = open_vectors(data)
     _check_apart({"--output": output}, [str(model), source.path])
@@ -238,7 +227,7 @@ def predict(
             fitted.centroids,
             fitted.metric,
             max_mem_gb=max_mem_gb,
-            backend=_name(backend),
+            backend=backend,
             progress=update,
         )
     results.write(output, {"labels": labels}, {"data_path": data, "model_path": str(model)})
@@ -252,7 +241,7 @@ def info(
         str, typer.Argument(metavar="FILE", help="A file of vectors, results or a model.")
     ],
 ) -> None:
-    """What a file holds: arrays with their names, shapes and types; a model's parameters."""
+    """List the arrays of a file with their shapes and types, and the parameters of a model."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -279,7 +268,10 @@ def info(
     add_help_option=False,
 )
 def benchmark(context: typer.Context) -> None:
-    """Compare with scikit-learn, faiss and superkmeans on this machine; `flash-kmeans benchmark --help` lists the options."""
+    """Compare with scikit-learn, faiss and superkmeans on this machine.
+
+    `flash-kmeans benchmark --help` lists the options.
+    """
     run = import_module("flash_kmeans_mlx.benchmark.__main__").main
     raise typer.Exit(run(context.args))
 
@@ -300,7 +292,7 @@ def _options(
 
 
 def _check_apart(outputs: dict[str, Path], inputs: list[str]) -> None:
-    """Refuse to write where something is read, or twice in one place, by whatever name, before any work.
+    """Refuse outputs that are an input or one another, under any name, before any work.
 
     Raises:
         ValueError: Two of them are one file.
@@ -316,16 +308,7 @@ def _check_apart(outputs: dict[str, Path], inputs: list[str]) -> None:
         raise ValueError(f"{' and '.join(outputs)} are one file: write to two")
 
 
-def _name(backend: Backend | None) -> str | None:
-    return None if backend is None else backend.value
-
-
 def _device(backend: str) -> str:
-    """Where a backend of this name computes: "cpu" or "gpu"."""
-    import mlx.core as mx
-
-    return (
-        "cpu"
-        if backend in ("cpu", "reference") or mx.default_device().type == mx.DeviceType.cpu
-        else "gpu"
-    )
+    """Return where a backend of this name computes: "cpu" or "gpu"."""
+    on_gpu = BACKENDS[backend].USES_MLX and mx.default_device().type != mx.DeviceType.cpu
+    return "gpu" if on_gpu else "cpu"

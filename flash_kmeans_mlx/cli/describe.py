@@ -1,25 +1,25 @@
-"""What a file holds, for `flash-kmeans info`."""
+"""Describe the content of a file, for `flash-kmeans info`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import Vectors, contents, results
-from ..files import models as _modelfile
-from ..files.atomic import json_object
+from ..files import Vectors, contents, models, results
+from ..files.safetensors import json_object
 
 __all__ = ["describe"]
 
-MOST_BYTES = 1 << 16  # of the arrays in .npz files whose values are shown
+MOST_BYTES = 1 << 16  # larger arrays of .npz files are described without being read
 
 Row = tuple[str, str, str, str]
 
 
 def describe(path: str) -> tuple[dict[str, str], list[Row]]:
-    """Facts by name, and a row (name, shape, dtype, remark) for every array of the file.
+    """Return facts by name, and a row (name, shape, dtype, remark) for every array of the file.
 
     Raises:
-        OSError, VectorFileError: It can't be read.
+        OSError: It can't be opened.
+        VectorFileError: It can't be read.
     """
     size = Path(path).stat().st_size
     facts = {"file": path, "size": f"{size:,} bytes"}
@@ -30,7 +30,7 @@ def describe(path: str) -> tuple[dict[str, str], list[Row]]:
         return facts, [
             (name, _shape(a.shape), str(a.dtype), "") for name, a in arrays.items() if a.ndim
         ]
-    found = contents(path)
+    arrays = contents(path)
     facts["format"] = Path(path).suffix.lower()
     if facts["format"] == ".safetensors":
         facts |= _model_facts(path)
@@ -38,7 +38,7 @@ def describe(path: str) -> tuple[dict[str, str], list[Row]]:
         (name, _shape(v.shape), v.dtype, "")
         if isinstance(v, Vectors)
         else (name, "", "", f"no vectors: {v}")
-        for name, v in found.items()
+        for name, v in arrays.items()
     ]
 
 
@@ -47,17 +47,13 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _model_facts(path: str) -> dict[str, str]:
-    """The parameters of a model that `FlashKMeans.save` wrote."""
+    """Return the parameters of a model that `FlashKMeans.save` wrote; nothing for other files."""
     try:
-        arrays, metadata = _modelfile.read(path)
+        arrays, metadata = models.read(path)
         parameters = json_object(metadata["parameters"].encode())
     except (ValueError, KeyError):
         return {}
-    facts = {"model": metadata.get("class", "")} | {
-        str(name): str(value) for name, value in parameters.items()
-    }
-    return facts | {
-        name: str(array.tolist())
-        for name, array in arrays.items()
-        if array.ndim < 2 and array.size <= 8
-    }
+    facts = {"model": metadata.get("class", "")}
+    facts |= {str(name): str(value) for name, value in parameters.items()}
+    short = {name: a for name, a in arrays.items() if a.ndim < 2 and a.size <= 8}
+    return facts | {name: str(a.tolist()) for name, a in short.items()}

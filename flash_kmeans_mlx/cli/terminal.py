@@ -1,4 +1,4 @@
-"""What a user sees besides results: progress, and one line where something is wrong."""
+"""Output for a person: lines of text, errors in one line, progress."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def say(text: str, err: bool = False) -> None:
 
 
 def reported(command: Callable[P, T]) -> Callable[P, T]:
-    """The command, with one line on standard error instead of a traceback for what a user can put right."""
+    """Make a command report errors that a user can correct in one line on standard error."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -67,7 +67,11 @@ def _line(error: Exception) -> str:
 
 @contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[Callable[..., None] | None]:
-    """``update(done, total, note="")`` of a bar with rate and time left; None where standard error is no terminal."""
+    """Show a progress bar with rate and time left.
+
+    Yields:
+        A function ``update(done, total, note="")``; None where standard error is no terminal.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,

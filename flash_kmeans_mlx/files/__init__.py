@@ -1,7 +1,8 @@
-"""Vectors in files: what knows file formats, and nothing else does.
+"""Files: vectors that users give, results, and the package's own models and indexes.
 
-`contents(path)` looks into a file, `open_vectors("PATH")` or ``"PATH::NAME"`` picks one array in it, whose `chunks` are read
-from the first to the last. Headers are checked against the size of the file, and nothing in a file is ever executed.
+`contents(path)` lists the arrays of a file of vectors. `open_vectors("PATH")` or ``"PATH::NAME"``
+picks one of them, whose `chunks` are read from the first to the last. Headers are checked against
+the size of the file, and nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -49,12 +50,14 @@ FORMATS: dict[str, Callable[[str], dict[str, Vectors | str]]] = {
 
 
 def is_source(x: Any) -> bool:
-    """Whether `open_vectors` takes this: a path, a two-dimensional memory map, or what it returned."""
+    """Whether `open_vectors` takes this: a path, a two-dimensional memory map, or Vectors."""
     return isinstance(x, (str, os.PathLike, Vectors)) or (isinstance(x, np.memmap) and x.ndim == 2)
 
 
 def contents(path: str | os.PathLike[str]) -> dict[str, Vectors | str]:
-    """Every array of a file by its name, "" where the format has none: the vectors, or why it holds no vectors.
+    """Return every array of a file by its name: Vectors, or the reason why it holds no vectors.
+
+    The name is "" in formats that hold one array without a name.
 
     Raises:
         OSError: The file can't be opened.
@@ -71,11 +74,11 @@ def contents(path: str | os.PathLike[str]) -> dict[str, Vectors | str]:
 
 
 def open_vectors(source: str | os.PathLike[str] | np.memmap | Vectors) -> Vectors:
-    """The vectors of a source.
+    """Return the vectors of a source.
 
     Args:
-        source: ``"PATH"``, or ``"PATH::NAME"`` for a tensor or column of a file with several that hold vectors; a
-            two-dimensional memory map; or Vectors, which are returned.
+        source: ``"PATH"``, or ``"PATH::NAME"`` for a tensor or column of a file with several that
+            hold vectors; a two-dimensional memory map; or Vectors, which are returned.
 
     Raises:
         OSError: The file can't be opened.
@@ -86,7 +89,8 @@ def open_vectors(source: str | os.PathLike[str] | np.memmap | Vectors) -> Vector
     if isinstance(source, np.memmap):
         return _mapped(source)
     text = os.fspath(source)
-    path, name = text, None
+    path = text
+    name = None
     if "::" in text and not Path(text).exists():
         path, _, name = text.rpartition("::")
     arrays = contents(path)
@@ -101,15 +105,12 @@ def open_vectors(source: str | os.PathLike[str] | np.memmap | Vectors) -> Vector
             raise file_error(path, "it holds no arrays")
         name = usable[0] if usable else next(iter(arrays))
     elif name not in arrays:
-        raise file_error(
-            path,
-            f"it has no array {name!r}"
-            + (f", only {_listed(list(arrays))}" if any(arrays) else ""),
-        )
-    found = arrays[name]
-    if isinstance(found, str):
-        raise file_error(path, f"array {name!r}: {found}" if name else found)
-    return found
+        others = f", only {_listed(list(arrays))}" if any(arrays) else ""
+        raise file_error(path, f"it has no array {name!r}{others}")
+    vectors = arrays[name]
+    if isinstance(vectors, str):
+        raise file_error(path, f"array {name!r}: {vectors}" if name else vectors)
+    return vectors
 
 
 def _listed(names: list[str]) -> str:

@@ -15,8 +15,8 @@ from .base import STORED, Vectors, check_shape, decoded, file_error
 
 __all__ = ["arrow", "parquet"]
 
-_BUFFER = 1 << 20  # of a Parquet column at a time; without it pyarrow reads a whole row group
-_POOL = 16 << 20  # what pyarrow's allocator keeps of buffers that are no longer used
+_BUFFER = 1 << 20  # bytes of a Parquet column at a time; pyarrow's default is a whole row group
+_POOL = 16 << 20  # bytes of unused buffers that pyarrow's allocator keeps
 _MAGIC = b"ARROW1"
 _ARROW = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
@@ -24,7 +24,7 @@ Batches = Callable[[str, str, int], AbstractContextManager[Iterator[Any]]]
 
 
 class ArrowVectors(Vectors):
-    """A column; `batches(path, column, rows)` opens its file. Batches of an Arrow file are as large as they were written."""
+    """A column of a Parquet or Arrow file; `batches(path, column, rows)` opens the file."""
 
     def __init__(
         self, path: str, name: str, shape: tuple[int, int], dtype: str, batches: Batches
@@ -44,28 +44,29 @@ class ArrowVectors(Vectors):
     def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
         del recycled
         n, d = self.shape
-        done = 0
+        n_read = 0
         with _reported(self.path), self.batches(self.path, self.name, rows) as batches:
             for batch in batches:
                 column = getattr(batch.column(0), "storage", batch.column(0))
                 column.validate(full=True)
                 values = column.flatten()
-                done += len(column)
+                n_read += len(column)
                 if column.null_count or values.null_count or len(values) != len(column) * d:
                     raise file_error(
                         self.path,
                         f"column {self.name!r} has missing values: drop or fill them first",
                     )
-                if done > n:
+                if n_read > n:
                     break
                 raw = values.to_numpy(zero_copy_only=False)
                 yield decoded(
                     raw.copy() if self.batches is _arrow_batches else raw, self.dtype
                 ).reshape(-1, d)
                 del batch, column, values, raw
-        if done != n:
+        if n_read != n:
             raise file_error(
-                self.path, f"column {self.name!r} has {done} rows or more where its header says {n}"
+                self.path,
+                f"column {self.name!r} has {n_read} rows or more where its header says {n}",
             )
 
 
@@ -81,7 +82,7 @@ def _pyarrow(path: str) -> Any:
 
 @contextmanager
 def _reported(path: str) -> Iterator[None]:
-    """pyarrow's errors, as ours."""
+    """Turn pyarrow's errors into ours."""
     pa = _pyarrow(path)
     try:
         yield
@@ -102,7 +103,7 @@ def _parquet_batches(path: str, name: str, rows: int) -> Iterator[Iterator[Any]]
 
 @contextmanager
 def _arrow_batches(path: str, name: str, rows: int) -> Iterator[Iterator[Any]]:
-    """Slices of batches, whose pages leave memory after they were used."""
+    """Yield slices of batches; the pages under a slice leave memory after it was used."""
     owner = _mapping(path)
 
     def slices() -> Iterator[Any]:
@@ -122,7 +123,7 @@ def _mapping(path: str) -> mmap.mmap:
 
 
 def _open_arrow(path: str, owner: mmap.mmap) -> Any:
-    """A reader of the file format, or of the streaming one."""
+    """Return a reader of the file format or of the streaming format."""
     pa = _pyarrow(path)
     source = pa.BufferReader(pa.py_buffer(owner))
     return (
@@ -131,7 +132,7 @@ def _open_arrow(path: str, owner: mmap.mmap) -> Any:
 
 
 def _each(reader: Any) -> Iterator[Any]:
-    """The batches of a file or of a stream."""
+    """Return the batches of a file or of a stream."""
     return (
         (reader.get_batch(i) for i in range(reader.num_record_batches))
         if hasattr(reader, "get_batch")
@@ -140,7 +141,7 @@ def _each(reader: Any) -> Iterator[Any]:
 
 
 def parquet(path: str) -> dict[str, Vectors | str]:
-    """The columns of a Parquet file."""
+    """Return the columns of a Parquet file."""
     _pyarrow(path)
     import pyarrow.parquet as pq
 
@@ -149,10 +150,11 @@ def parquet(path: str) -> dict[str, Vectors | str]:
 
 
 def arrow(path: str) -> dict[str, Vectors | str]:
-    """The columns of an Arrow (Feather 2, IPC) file or stream."""
+    """Return the columns of an Arrow (Feather 2, IPC) file or stream."""
     with _reported(path):
         reader = _open_arrow(path, _mapping(path))
-        schema, rows = reader.schema, 0
+        schema = reader.schema
+        rows = 0
         for batch in _each(reader):
             batch.validate()  # lists are as long as the schema says
             rows += batch.num_rows
@@ -162,22 +164,22 @@ def arrow(path: str) -> dict[str, Vectors | str]:
 def _columns(path: str, schema: Any, rows: int, batches: Batches) -> dict[str, Vectors | str]:
     import pyarrow as pa
 
-    found: dict[str, Vectors | str] = {}
+    columns: dict[str, Vectors | str] = {}
     for field in schema:
         kind = (
             field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
         )
         if not pa.types.is_fixed_size_list(kind):
-            found[field.name] = f"its type {field.type} is no list of a fixed size; cast it to one"
+            columns[field.name] = (
+                f"its type {field.type} is no list of a fixed size; cast it to one"
+            )
             continue
         dtype = _ARROW.get(str(kind.value_type), str(kind.value_type))
         shape = check_shape((rows, kind.list_size))
         if dtype not in STORED:
-            found[field.name] = f"its values of type {dtype} are not one of {', '.join(STORED)}"
+            columns[field.name] = f"its values of type {dtype} are not one of {', '.join(STORED)}"
+        elif isinstance(shape, str):
+            columns[field.name] = shape
         else:
-            found[field.name] = (
-                shape
-                if isinstance(shape, str)
-                else ArrowVectors(path, field.name, shape, dtype, batches)
-            )
-    return found
+            columns[field.name] = ArrowVectors(path, field.name, shape, dtype, batches)
+    return columns

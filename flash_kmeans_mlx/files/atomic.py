@@ -1,11 +1,6 @@
-"""Files written whole or not at all, and what safetensors files are made of.
-
-A safetensors file is a header length (8 bytes, little endian), a JSON header with dtype, shape and byte range of each
-array, the data.
-"""
+"""Files written whole or not at all, and locks."""
 
 import errno
-import json
 import os
 import re
 import sys
@@ -14,30 +9,21 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
+from .safetensors import json_object  # for `kmeans` and `index`, which import it from here
 
-__all__ = ["METADATA", "json_object", "locked", "replacing", "safetensors_parts"]
+__all__ = ["json_object", "locked", "replacing"]
 
-METADATA = "__metadata__"
 WAIT = 60.0  # seconds for another writer
 _TEMPORARY = re.compile(r"\.flash-kmeans-[0-9a-f]{32}\.tmp")
-DTYPES = {
-    "F32": np.dtype("<f4"),
-    "F64": np.dtype("<f8"),
-    "I64": np.dtype("<i8"),
-    "U32": np.dtype("<u4"),
-    "U8": np.dtype("u1"),
-}
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Give a file to write, which becomes `path` when the block ends well; else `path` stays as it was.
+    """Yield a file to write, which becomes `path` when the block ends without an error.
 
-    Temporary files in its folder whose writers died are removed.
+    Otherwise `path` stays as it was. Temporary files in its folder whose writers died are removed.
     """
     target = Path(path).resolve()
     _remove_abandoned(target.parent)
@@ -58,7 +44,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _temporary(folder: Path) -> BinaryIO:
-    """Open a new file, locked: its writer lives as long as the lock is held."""
+    """Open a new file and lock it: its writer is alive as long as the lock is held."""
     while True:
         file = (folder / f".flash-kmeans-{uuid.uuid4().hex}.tmp").open("xb")
         # Another writer may have taken it for abandoned before it was locked.
@@ -68,7 +54,7 @@ def _temporary(folder: Path) -> BinaryIO:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove temporary files that are locked by nobody."""
+    """Remove temporary files that nobody has locked."""
     for path in folder.glob(".flash-kmeans-*.tmp"):
         if _TEMPORARY.fullmatch(path.name):
             with suppress(OSError), path.open("r+b") as file:
@@ -78,9 +64,10 @@ def _remove_abandoned(folder: Path) -> None:
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock of the file `path`, made if need be, alone among all threads and processes.
+    """Hold the lock of the file `path` alone among all threads and processes.
 
-    The system ends the lock of a process that dies. Where a file system has no locks, nobody waits.
+    The file is created if it is missing. The system ends the lock of a process that dies. Where a
+    file system has no locks, nobody waits.
 
     Raises:
         TimeoutError: Another one has held it for WAIT seconds.
@@ -122,51 +109,3 @@ def _unlock(file: BinaryIO) -> None:
 
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def safetensors_parts(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> list[Any]:
-    """What a safetensors file of these arrays (float32, float64, int64, uint32, uint8) consists of, one buffer after another.
-
-    Raises:
-        TypeError: An array has another dtype.
-    """
-    header: dict[str, Any] = {METADATA: metadata}
-    data: list[Any] = []
-    end = 0
-    # Widest items first keeps every array aligned to its item size, which readers that map the file rely on.
-    for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize):
-        dtype = array.dtype.newbyteorder("<")
-        if dtype not in _CODES:
-            raise TypeError(
-                f"arrays[{name!r}].dtype={array.dtype} must be float32, float64, int64, uint32 or uint8"
-            )
-        data.append(np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data)
-        begin, end = end, end + array.nbytes
-        header[name] = {
-            "dtype": _CODES[dtype],
-            "shape": list(array.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return [len(text).to_bytes(8, "little"), text, *data]
-
-
-def json_object(text: bytes) -> dict[str, Any]:
-    """The JSON object in a header.
-
-    Raises:
-        ValueError: It is none, or a name appears twice.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a name appears twice")
-        return dict(pairs)
-
-    if not text.startswith(b"{"):
-        raise ValueError("no JSON object")
-    try:
-        return json.loads(text.decode(), object_pairs_hook=unique)
-    except RecursionError as error:
-        raise ValueError(str(error)) from None

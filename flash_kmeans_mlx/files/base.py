@@ -1,4 +1,4 @@
-"""What every source of vectors offers, whatever its format."""
+"""The interface of vectors in files, whatever their format."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..errors import VectorFileError
 
 __all__ = [
     "CHUNK_BYTES",
+    "COPY_AGAIN",
     "STORED",
     "Progress",
     "Vectors",
@@ -25,9 +26,10 @@ __all__ = [
     "check_regular",
     "decoded",
     "file_error",
+    "shortened",
 ]
 
-# Names of the dtypes that may be stored, with the one that NumPy reads them in: it has no bfloat16.
+# Names of the dtypes that files may have, with those that NumPy reads them in: it has no bfloat16.
 STORED = {
     name: np.dtype({"bfloat16": "uint16"}.get(name, name))
     for name in (
@@ -37,28 +39,34 @@ STORED = {
 }
 CHUNK_BYTES = 64 << 20  # of a chunk that is worked on while the next is read
 Progress = Callable[[int, int], None]  # called with the rows done so far, and their number
-KEPT = ("float16", "float32", "float64")  # given as they are stored
+KEPT = ("float16", "float32", "float64")  # dtypes that chunks have as they are stored
+COPY_AGAIN = "the file is incomplete or damaged: copy or write it again"
 
 
 class Vectors(ABC):
-    """N vectors of D values, read from the first to the last as often as asked. No file stays open in between.
+    """N vectors of D values in a file, read from the first to the last as often as needed.
+
+    No file stays open between two reads.
 
     Attributes:
-        path: of the file; "" for a memory map without one.
-        name: of the tensor or column, "" in formats that hold one without a name.
+        path: The path of the file; "" for a memory map without one.
+        name: The tensor or column; "" in formats that hold one array without a name.
         shape: (N, D).
-        dtype: the name of the dtype that is stored, a key of `STORED`.
-        library_bytes: what a library that reads the file keeps beside the rows.
+        dtype: The name of the dtype in the file, a key of `STORED`.
+        library_bytes: Memory that the library which reads the file keeps beside the rows.
     """
 
     library_bytes = 0
 
     def __init__(self, path: str, name: str, shape: tuple[int, int], dtype: str) -> None:
-        self.path, self.name, self.shape, self.dtype = path, name, shape, dtype
+        self.path = path
+        self.name = name
+        self.shape = shape
+        self.dtype = dtype
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that one row of a chunk takes."""
+        """Bytes of one row of a chunk."""
         return self.shape[1] * value_dtype(self.dtype).itemsize
 
     @property
@@ -70,18 +78,25 @@ class Vectors(ABC):
 
     @abstractmethod
     def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
-        """All rows in order, at most `rows` at a time: arrays (n, D), float16, float32 or float64.
+        """Yield all rows in order as arrays (n, D), float16, float32 or float64.
 
-        With `recycled` the memory of a chunk may be that of the last but one: new pages take longer than reading does.
+        Args:
+            rows: The largest n.
+            recycled: A chunk may take the memory of the last but one: new pages take longer than
+                reading does.
 
         Raises:
-            VectorFileError: the file is not what its header says, or has been changed.
+            VectorFileError: The file is not what its header says, or has been changed.
         """
 
     def array(self) -> Any:
-        """All rows (N, D): a read-only memory map where the format allows one; bfloat16 as `mx.array`."""
+        """Return all rows (N, D), bfloat16 as `mx.array`.
+
+        Where the format allows it they are a read-only memory map.
+        """
         chunks = self.chunks(max(1, (1 << 22) // self.shape[1]))
-        first = next(chunks)  # D is as the header says: allocate
+        # Nothing is allocated before a chunk shows that D is as the header says.
+        first = next(chunks)
         out = np.empty(self.shape, value_dtype(self.dtype))
         done = 0
         for chunk in itertools.chain((first,), chunks):
@@ -94,14 +109,17 @@ class Vectors(ABC):
 
 
 def value_dtype(stored: str) -> np.dtype:
-    """The dtype that chunks have: float as stored, otherwise the smallest float that holds every value, or float64."""
+    """Return the dtype of chunks for the name of a stored one.
+
+    It is that of a float, or the smallest float that holds every value, or float64.
+    """
     if stored in KEPT:
         return STORED[stored]
     return np.dtype(np.float32 if STORED[stored].itemsize <= 2 else np.float64)
 
 
 def decoded(raw: np.ndarray, stored: str) -> np.ndarray:
-    """Values as chunks have them, from the array of stored ones."""
+    """Return values as chunks have them from stored values of the dtype of this name."""
     if stored == "bfloat16":
         wide = raw.astype(np.uint32)
         wide <<= 16
@@ -110,7 +128,7 @@ def decoded(raw: np.ndarray, stored: str) -> np.ndarray:
 
 
 def check_shape(shape: Any) -> tuple[int, int] | str:
-    """(N, D), or why vectors can't have this shape."""
+    """Return (N, D), or the reason why vectors can't have this shape."""
     if len(shape) != 2:
         return f"it has {len(shape)} dimensions, shape {tuple(shape)}, where vectors have 2, (N, D)"
     if 0 in shape:
@@ -125,20 +143,26 @@ def check_regular(path: str | os.PathLike[str]) -> None:
 
 
 def file_error(path: str | os.PathLike[str], problem: str, verb: str = "read") -> VectorFileError:
-    """The error that names the file."""
+    """Return the error that names the file and the problem."""
     return VectorFileError(f"cannot {verb} {os.fspath(path)!r}: {problem}")
 
 
-def ahead(vectors: Vectors, rows: int) -> Generator[np.ndarray, None, None]:
-    """Chunks of at most `rows` rows, the next of which is read by a thread while the caller works on the last.
+def shortened(text: str) -> str:
+    """Return a text of a file as a message shows it."""
+    return repr(text if len(text) < 120 else text[:120] + "...")
 
-    A chunk holds until the next one is asked for. Then the caller lets go of it: at most two are in memory.
+
+def ahead(vectors: Vectors, rows: int) -> Generator[np.ndarray, None, None]:
+    """Yield chunks of at most `rows` rows; a thread reads the next while the caller uses one.
+
+    A chunk is valid until the next one is asked for. The caller must drop it by then, so that at
+    most two are in memory.
     """
     chunks = vectors.chunks(rows, recycled=True)
     with ThreadPoolExecutor(1, "flash-kmeans-read") as reader:
         coming = reader.submit(next, chunks, None)
         while (chunk := coming.result()) is not None:
-            del coming  # which holds the chunk too
+            del coming  # it refers to the chunk too
             coming = reader.submit(next, chunks, None)
             yield chunk
             del chunk

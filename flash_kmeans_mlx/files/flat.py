@@ -1,4 +1,4 @@
-"""Formats that hold rows one after another: .npy, tensors of .safetensors files, .fvecs, .bvecs and .ivecs; memory maps."""
+"""Vectors at fixed places of a file: .npy, .safetensors, .fvecs, .bvecs and .ivecs; memory maps."""
 
 from __future__ import annotations
 
@@ -8,30 +8,41 @@ import re
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import IO, Any, TypeGuard
+from typing import IO, Any
 
 import mlx.core as mx
 import numpy as np
 
 from ..validation import check_mapped
-from .atomic import METADATA, json_object
-from .base import KEPT, STORED, Vectors, check_shape, decoded, file_error
+from .base import (
+    COPY_AGAIN,
+    KEPT,
+    STORED,
+    Vectors,
+    check_shape,
+    decoded,
+    file_error,
+    shortened,
+)
+from .safetensors import CODES, read_header
 
 __all__ = ["FlatVectors", "MappedVectors", "npy", "npy_header", "safetensors", "vecs"]
 
 _MAX_HEADER = 1 << 24
-_COPY_AGAIN = "the file is incomplete or damaged: copy or write it again"
 
 
 class FlatVectors(Vectors):
     """Rows at a fixed distance from one another in a file.
 
     Args:
-        path, name, shape, dtype: as in `Vectors`.
-        offset: of the first row in the file, in bytes.
-        prefixed: every row opens with D as an int32.
-        by_columns: the file holds all first values, then all second ones, and so on (Fortran's order).
-        big_endian: the order of the bytes of a value.
+        path: The path of the file.
+        name: The tensor; "" in formats that hold one array without a name.
+        shape: (N, D).
+        dtype: The name of the dtype in the file, a key of `STORED`.
+        offset: Where the first row begins in the file, in bytes.
+        prefixed: Every row opens with D as an int32.
+        by_columns: The file holds column after column (Fortran order).
+        big_endian: The order of the bytes of a value.
     """
 
     def __init__(
@@ -46,7 +57,9 @@ class FlatVectors(Vectors):
         big_endian: bool = False,
     ) -> None:
         super().__init__(path, name, shape, dtype)
-        self.offset, self.prefixed, self.by_columns = offset, prefixed, by_columns
+        self.offset = offset
+        self.prefixed = prefixed
+        self.by_columns = by_columns
         self.stored = STORED[dtype].newbyteorder(">" if big_endian else "<")
 
     @property
@@ -66,7 +79,8 @@ class FlatVectors(Vectors):
         return 4 * self.prefixed + self.shape[1] * self.stored.itemsize
 
     def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
-        n, rows = self.shape[0], min(rows, self.shape[0])
+        n = self.shape[0]
+        rows = min(rows, n)
         raws = [self._empty(rows), self._empty(rows)] if recycled and rows < n else []
         with Path(self.path).open("rb", buffering=0) as file:
             for lo in range(0, n, rows):
@@ -75,11 +89,11 @@ class FlatVectors(Vectors):
                 del raw
 
     def _empty(self, rows: int) -> np.ndarray:
-        """Memory for rows as they are stored."""
+        """Return memory for rows as they are stored."""
         return np.empty((rows, self._stride), np.uint8)
 
     def _read(self, file: FileIO, raw: np.ndarray, lo: int) -> np.ndarray:
-        """(n, D) stored values of the rows from `lo` on, as many as `raw` has room for."""
+        """Read rows from `lo` on into `raw`, as many as it has room for; return (n, D) values."""
         if not self.by_columns:
             self._fill(file, raw, self.offset + lo * self._stride)
             return self._values(raw, lo)
@@ -89,18 +103,18 @@ class FlatVectors(Vectors):
         return columns.T
 
     def _fill(self, file: FileIO, out: np.ndarray, begin: int) -> None:
-        left = out.view(np.uint8).reshape(-1).data
+        missing = out.view(np.uint8).reshape(-1).data
         file.seek(begin)
-        while left:
-            got = file.readinto(left)
-            if not got:
+        while missing:
+            n_read = file.readinto(missing)
+            if not n_read:
                 raise file_error(
-                    self.path, f"it ended {len(left)} bytes early while being read; {_COPY_AGAIN}"
+                    self.path, f"it ended {len(missing)} bytes early while being read; {COPY_AGAIN}"
                 )
-            left = left[got:]
+            missing = missing[n_read:]
 
     def _values(self, raw: np.ndarray, first: int) -> np.ndarray:
-        """(n, D) stored values in rows of bytes, the first of which is row `first`."""
+        """Return the (n, D) stored values in rows of bytes, the first of which is row `first`."""
         if not self.prefixed:
             return raw.view(self.stored)
         prefixes = raw[:, :4].view("<i4")[:, 0]
@@ -114,11 +128,9 @@ class FlatVectors(Vectors):
         return raw[:, 4:].view(self.stored)
 
     def array(self) -> Any:
-        if (
-            self.offset + math.prod(self.shape) * self.stored.itemsize
-            > Path(self.path).stat().st_size
-        ):
-            raise file_error(self.path, f"it has become smaller; {_COPY_AGAIN}")
+        end = self.offset + math.prod(self.shape) * self.stored.itemsize
+        if end > Path(self.path).stat().st_size:
+            raise file_error(self.path, f"it has become smaller; {COPY_AGAIN}")
         if self.prefixed and self._as_stored:
             for _ in self.chunks(max(1, (1 << 24) // self._stride)):
                 pass  # every prefix is checked on the way
@@ -132,7 +144,7 @@ class FlatVectors(Vectors):
 
 
 class MappedVectors(Vectors):
-    """A two-dimensional array that a file is mapped to; what has been read of it leaves memory again."""
+    """A two-dimensional memory map, whose pages leave memory after they were read."""
 
     def __init__(self, x: np.memmap, shape: tuple[int, int]) -> None:
         super().__init__(str(x.filename or ""), "", shape, x.dtype.newbyteorder("=").name)
@@ -150,10 +162,9 @@ class MappedVectors(Vectors):
                 check_mapped(self.x)
                 part = self.x[lo + at : lo + at + min(step, len(raw) - at)]
                 raw[at : at + step] = part
-                if (
-                    isinstance(owner, mmap.mmap) and self.x.mode != "c"
-                ):  # private changes would be lost
-                    _forget(owner, part)
+                # In mode "c" changes are private: they would be lost.
+                if isinstance(owner, mmap.mmap) and self.x.mode != "c":
+                    _release_pages(owner, part)
                 del part
             yield decoded(raw, self.dtype)
             del raw
@@ -165,16 +176,14 @@ class MappedVectors(Vectors):
         return self.x
 
 
-def _forget(owner: mmap.mmap, part: np.ndarray) -> None:
-    """Tell the kernel that the pages under this part of a map are not needed soon: they count as this process's memory."""
+def _release_pages(owner: mmap.mmap, part: np.ndarray) -> None:
+    """Release the pages of this part of a map: they count as memory of this process."""
     if not part.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
         return
-    begin = (
-        part.__array_interface__["data"][0]
-        - np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
-    )
-    lo, hi = begin // mmap.PAGESIZE * mmap.PAGESIZE, begin + part.nbytes
-    owner.madvise(mmap.MADV_DONTNEED, lo, hi - lo)
+    map_address = np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
+    begin = part.__array_interface__["data"][0] - map_address
+    page = begin // mmap.PAGESIZE * mmap.PAGESIZE
+    owner.madvise(mmap.MADV_DONTNEED, page, begin + part.nbytes - page)
 
 
 _NPY_FIELD = re.compile(
@@ -183,38 +192,45 @@ _NPY_FIELD = re.compile(
 
 
 def npy(path: str) -> dict[str, Vectors | str]:
-    """The one array of a .npy file. Its header is matched, never evaluated, and pickles are refused."""
+    """Return the array of a .npy file. Its header is never evaluated, and pickles are refused."""
     size = Path(path).stat().st_size
     with Path(path).open("rb") as file:
         descr, by_columns, shape, offset = npy_header(path, file, size)
     if "O" in descr:
         return {
-            "": "it holds Python objects (a pickle), which are never loaded; save it as a float array"
+            "": "it holds Python objects (a pickle), which are never loaded;"
+            " save it as a float array"
         }
-    code = re.fullmatch(r"[<>|=]?([fiub])(\d{1,2})", descr)
-    dtype = code and {"f": "float", "i": "int", "u": "uint", "b": "bool"}[code[1]] + str(
-        8 * int(code[2])
-    )
-    dtype = "bool" if dtype == "bool8" else dtype
-    if dtype not in STORED:
+    dtype = _npy_dtype(descr)
+    if dtype is None:
         return {"": f"its dtype {descr!r} must be float16, float32, float64, an integer or bool"}
     checked = check_shape(shape)
     if isinstance(checked, str):
         return {"": checked}
-    _check_size(
-        path,
-        size,
-        offset + math.prod(checked) * STORED[dtype].itemsize,
-        f"{descr} of shape {checked}",
-    )
+    end = offset + math.prod(checked) * STORED[dtype].itemsize
+    _check_size(path, size, end, f"{descr} of shape {checked}")
     big = descr[0] == ">" and STORED[dtype].itemsize > 1
     return {
         "": FlatVectors(path, "", checked, dtype, offset, by_columns=by_columns, big_endian=big)
     }
 
 
+def _npy_dtype(descr: str) -> str | None:
+    """Return the name that `STORED` has for a dtype of NumPy, if it has one."""
+    code = re.fullmatch(r"[<>|=]?([fiub])(\d{1,2})", descr)
+    if code is None:
+        return None
+    name = {"f": "float", "i": "int", "u": "uint", "b": "bool"}[code[1]] + str(8 * int(code[2]))
+    name = "bool" if name == "bool8" else name
+    return name if name in STORED else None
+
+
 def npy_header(path: str, file: IO[bytes], size: int) -> tuple[str, bool, tuple[int, ...], int]:
-    """(descr, whether by columns, shape, where the data begin) of a .npy file of `size` bytes at its start."""
+    """Read the header of a .npy file of `size` bytes, from its start.
+
+    Returns:
+        (descr, whether it is stored by columns, shape, where the data begin).
+    """
     magic = file.read(8)
     if not magic.startswith(b"\x93NUMPY"):
         raise file_error(path, f"it begins with {magic[:6]!r}, a .npy file with b'\\x93NUMPY'")
@@ -224,117 +240,71 @@ def npy_header(path: str, file: IO[bytes], size: int) -> tuple[str, bool, tuple[
     length = int.from_bytes(file.read(width), "little")
     offset = 8 + width + length
     if offset > size or length > _MAX_HEADER:
-        raise file_error(path, f"its header would take {length} bytes of {size}; {_COPY_AGAIN}")
+        raise file_error(path, f"its header would take {length} bytes of {size}; {COPY_AGAIN}")
     return *_npy_fields(path, file.read(length).decode("latin1").strip()), offset
 
 
 def _npy_fields(path: str, text: str) -> tuple[str, bool, tuple[int, ...]]:
     fields: dict[str, str] = {}
-    inner, position = text[1:-1].strip(), 0
+    inner = text[1:-1].strip()
+    position = 0
     while field := _NPY_FIELD.match(inner, position):
-        fields[field[1]], position = field[2], field.end()
+        fields[field[1]] = field[2]
+        position = field.end()
     whole = text.startswith("{") and text.endswith("}") and position == len(inner)
     if not whole or sorted(fields) != ["descr", "fortran_order", "shape"]:
         raise file_error(
             path,
-            f"its header {_short(text)} does not describe one plain array (structured ones are not read)",
+            f"its header {shortened(text)} does not describe one plain array"
+            " (structured ones are not read)",
         )
     descr, order, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     numbers = re.fullmatch(r"\((\s*\d{1,18}L?\s*,)*(\s*\d{1,18}L?\s*)?\)", shape)
     if descr[0] not in "'\"" or order not in ("True", "False") or numbers is None:
-        raise file_error(path, f"its header {_short(text)} does not describe one plain array")
+        raise file_error(path, f"its header {shortened(text)} does not describe one plain array")
     return descr[1:-1], order == "True", tuple(int(n) for n in re.findall(r"\d+", shape))
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) < 120 else text[:120] + "...")
 
 
 def _check_size(path: str, size: int, expected: int, what: str) -> None:
     if size != expected:
-        less = "truncated: it" if size < expected else "not what its header says: it"
+        kind = "truncated" if size < expected else "not what its header says"
         raise file_error(
             path,
-            f"it is {less} has {size} bytes, and {what} with the header take {expected}; {_COPY_AGAIN}",
+            f"it is {kind}: it has {size} bytes, and {what} with the header take {expected};"
+            f" {COPY_AGAIN}",
         )
 
 
-_CODES = {"BOOL": "bool", "BF16": "bfloat16"} | {
-    f"{letter}{bits}": f"{kind}{bits}"
-    for letter, kind, widths in (
-        ("F", "float", (16, 32, 64)),
-        ("I", "int", (8, 16, 32, 64)),
-        ("U", "uint", (8, 16, 32, 64)),
-    )
-    for bits in widths
-}
-
-
 def safetensors(path: str) -> dict[str, Vectors | str]:
-    """Every tensor of a .safetensors file."""
+    """Return the tensors of a .safetensors file."""
     size = Path(path).stat().st_size
     with Path(path).open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > _MAX_HEADER:
-            raise file_error(
-                path,
-                f"it is no .safetensors file: {size} bytes, of which the header would take {length}",
-            )
-        if 8 + length > size:
-            raise file_error(
-                path,
-                f"it is truncated: its header takes {length} bytes, and it has {size}; {_COPY_AGAIN}",
-            )
         try:
-            header = json_object(file.read(length))
+            header = read_header(file, size, _MAX_HEADER)
+            entries = list(header.entries())
         except ValueError as error:
-            raise file_error(
-                path, f"it is no .safetensors file, or its header is damaged ({error})"
-            ) from None
-    header.pop(METADATA, None)
-    found: dict[str, Vectors | str] = {}
-    end = 0
-    for name, entry in header.items():
-        fields = entry if isinstance(entry, dict) else {}
-        code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
-        if (
-            not isinstance(code, str)
-            or not _counts(shape)
-            or not _counts(offsets)
-            or len(offsets) != 2
-        ):
-            raise file_error(
-                path,
-                f"tensor {name!r} has a header of {_short(str(entry))}, without dtype, shape or data_offsets",
-            )
-        end = max(end, offsets[1])
-        checked = check_shape(shape)
-        if code not in _CODES:
-            found[name] = f"its dtype {code} is not one of {', '.join(_CODES)}"
-        elif offsets[1] - offsets[0] != math.prod(shape) * STORED[_CODES[code]].itemsize:
-            raise file_error(
-                path,
-                f"tensor {name!r} of shape {shape} and dtype {code} can't have data_offsets={offsets}",
-            )
-        elif isinstance(checked, str):
-            found[name] = checked
+            raise file_error(path, str(error)) from None
+    tensors: dict[str, Vectors | str] = {}
+    for entry in entries:
+        name = entry.name
+        shape = check_shape(entry.shape)
+        if entry.code not in CODES:
+            tensors[name] = f"its dtype {entry.code} is not one of {', '.join(CODES)}"
+        elif isinstance(shape, str):
+            tensors[name] = shape
         else:
-            found[name] = FlatVectors(path, name, checked, _CODES[code], 8 + length + offsets[0])
-    _check_size(path, size, 8 + length + end, "its tensors")
-    return found
-
-
-def _counts(value: Any) -> TypeGuard[list[int]]:
-    """Whether this is a list of few small integers that are not negative."""
-    return (
-        isinstance(value, list)
-        and len(value) <= 64
-        and all(type(n) is int and 0 <= n < 1 << 48 for n in value)
-    )
+            offset = header.data_begin + entry.begin
+            tensors[name] = FlatVectors(path, name, shape, CODES[entry.code], offset)
+    data_bytes = max((entry.end for entry in entries), default=0)
+    _check_size(path, size, header.data_begin + data_bytes, "its tensors")
+    return tensors
 
 
 def vecs(path: str) -> dict[str, Vectors | str]:
-    """The rows of a .fvecs, .bvecs or .ivecs file: each is D as an int32, then D float32, uint8 or int32."""
+    """Return the rows of a .fvecs, .bvecs or .ivecs file.
+
+    Each is D as an int32, then D values: float32, uint8 or int32.
+    """
     dtype = {".fvecs": "float32", ".bvecs": "uint8", ".ivecs": "int32"}[Path(path).suffix.lower()]
     size = Path(path).stat().st_size
     with Path(path).open("rb") as file:
@@ -343,10 +313,11 @@ def vecs(path: str) -> dict[str, Vectors | str]:
         if size < 4 or d < 1 or size % stride:
             raise file_error(
                 path,
-                f"its {size} bytes are no whole number of rows of {d} values, {stride} bytes each; {_COPY_AGAIN}",
+                f"its {size} bytes are no whole number of rows of {d} values,"
+                f" {stride} bytes each; {COPY_AGAIN}",
             )
         file.seek(size - stride)
         last = int.from_bytes(file.read(4), "little", signed=True)
     if last != d:
-        raise file_error(path, f"its last row has {last} values where row 0 has {d}; {_COPY_AGAIN}")
+        raise file_error(path, f"its last row has {last} values where row 0 has {d}; {COPY_AGAIN}")
     return {"": FlatVectors(path, "", (size // stride, d), dtype, 0, prefixed=True)}

@@ -1,4 +1,4 @@
-"""Tensors of files that `torch.save` wrote, read by torch with `weights_only=True`: no code in them runs."""
+"""Tensors in files of `torch.save`. torch reads them with `weights_only=True`: no code runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .flat import FlatVectors
 
 __all__ = ["contents", "torch_module"]
 
-# What torch.load raises on files that are damaged; with the first it refuses code.
+# Errors that torch.load raises on damaged files; with the first it refuses code.
 _DAMAGED = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -37,7 +37,7 @@ _DAMAGED = (
 
 
 class TorchVectors(Vectors):
-    """A tensor (N, D) that is mapped to its file: the kernel reads pages when they are needed, and drops them."""
+    """A tensor (N, D) that torch maps to its file: pages are read when they are needed."""
 
     def __init__(
         self, path: str, name: str, shape: tuple[int, int], dtype: str, tensor: Any
@@ -64,7 +64,7 @@ class TorchVectors(Vectors):
 
 
 def torch_module(path: str, verb: str = "read") -> Any:
-    """The module torch, or an error that says how to get it."""
+    """Return the module torch, or raise an error that says how to install it."""
     try:
         return importlib.import_module("torch")
     except ModuleNotFoundError:
@@ -73,15 +73,17 @@ def torch_module(path: str, verb: str = "read") -> Any:
 
 
 def contents(path: str) -> dict[str, Vectors | str]:
-    """The tensor in the file, or those of the dict in it."""
+    """Return the tensor in the file, or the tensors of the dict in it."""
     torch = torch_module(path)
     try:
         if not zipfile.is_zipfile(path):
             raise file_error(
                 path,
-                "it is no file of torch.save, or truncated, or in the format before PyTorch 1.6: save it again",
+                "it is no file of torch.save, or truncated, or in the format before PyTorch 1.6:"
+                " save it again",
             )
-        with warnings.catch_warnings():  # about odd files: they are refused, or read like others
+        # torch warns about odd files, which are refused here, or read like others.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except VectorFileError:
@@ -97,11 +99,9 @@ def contents(path: str) -> dict[str, Vectors | str]:
 
 def _vectors(path: str, name: str, value: Any, torch: Any) -> Vectors | str:
     if not isinstance(value, torch.Tensor):
-        return (
-            f"it is {value!r:.60}, no tensor"
-            if isinstance(value, (str, int, float))
-            else f"it is a {type(value).__name__}"
-        )
+        if isinstance(value, (str, int, float)):
+            return f"it is {value!r:.60}, no tensor"
+        return f"it is a {type(value).__name__}"
     dtype = str(value.dtype).removeprefix("torch.")
     if (
         dtype not in STORED
@@ -118,11 +118,16 @@ def _vectors(path: str, name: str, value: Any, torch: Any) -> Vectors | str:
 
 
 def _flat(mapped: TorchVectors, tensor: Any) -> FlatVectors | None:
-    """The same rows as bytes of the file, if it is clear which: reading them takes less memory than mapping them."""
-    storage = tensor.untyped_storage().nbytes()
+    """Return the same rows as bytes of the file, or None where it is not clear which these are.
+
+    Reading them takes less memory than mapping them.
+    """
+    storage_bytes = tensor.untyped_storage().nbytes()
     with zipfile.ZipFile(mapped.path) as archive:
         records = [
-            i for i in archive.infolist() if "/data/" in i.filename and i.file_size == storage
+            info
+            for info in archive.infolist()
+            if "/data/" in info.filename and info.file_size == storage_bytes
         ]
     if (
         len(records) != 1
@@ -133,14 +138,14 @@ def _flat(mapped: TorchVectors, tensor: Any) -> FlatVectors | None:
     begin = records[0].header_offset
     with Path(mapped.path).open("rb") as file:
         file.seek(begin)
-        name, extra = struct.unpack(
-            "<HH", file.read(30)[26:].ljust(4, b"\0")
-        )  # of the header before the data
-    begin += 30 + name + extra + tensor.storage_offset() * tensor.element_size()
-    if begin + storage > Path(mapped.path).stat().st_size:
+        # The header before the data ends with a name and an extra field of these lengths.
+        lengths = file.read(30)[26:].ljust(4, b"\0")
+        name_length, extra_length = struct.unpack("<HH", lengths)
+    begin += 30 + name_length + extra_length + tensor.storage_offset() * tensor.element_size()
+    if begin + storage_bytes > Path(mapped.path).stat().st_size:
         return None
-    found = FlatVectors(mapped.path, mapped.name, mapped.shape, mapped.dtype, begin)
+    flat = FlatVectors(mapped.path, mapped.name, mapped.shape, mapped.dtype, begin)
     same = (
-        a.tobytes() == b.tobytes() for a, b in zip(found.chunks(1), mapped.chunks(1), strict=True)
+        a.tobytes() == b.tobytes() for a, b in zip(flat.chunks(1), mapped.chunks(1), strict=True)
     )
-    return found if all(itertools.islice(same, 8)) else None
+    return flat if all(itertools.islice(same, 8)) else None

@@ -1,4 +1,4 @@
-"""Results in files: arrays and what they were computed from, written whole or not at all."""
+"""Results in files: arrays and the fields that say where they come from."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .atomic import replacing, safetensors_parts
+from .atomic import replacing
 from .base import check_regular, file_error
 from .flat import npy_header
 from .pt import torch_module
+from .safetensors import parts
 
-_MOST_DEFLATED = 1032  # bytes that deflate makes of one at most
-_PIECE = 1 << 24
-# What reading raises on files that are damaged.
+_MAX_DEFLATION = 1032  # how many times smaller deflate makes data at most
+_PIECE = 1 << 24  # bytes read at a time
+# Errors that reading raises on damaged files.
 _DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, TypeError),
     *(NotImplementedError, RuntimeError, OverflowError),
@@ -38,16 +39,17 @@ def write(
     arrays: dict[str, np.ndarray],
     fields: dict[str, str | int] | None = None,
 ) -> None:
-    """Write arrays and fields to a file of a temporary name, which then takes the place of `path`.
+    """Write arrays and fields to a temporary file, which then takes the place of `path`.
 
     Args:
-        path: ends in one of RESULT_FORMATS, which decides the format. Fields are arrays without dimensions in .npz files,
-            strings of the metadata in .safetensors, entries of the dict in .pt; .npy files have none.
-        arrays: float32, float64, int64 or uint32; exactly one for .npy. uint32 becomes int64 in .pt files.
-        fields: what else to keep.
+        path: Its ending, one of RESULT_FORMATS, decides the format.
+        arrays: float32, float64, int64 or uint32; exactly one for .npy. uint32 becomes int64 in
+            .pt files.
+        fields: Strings and integers to keep with them: arrays without dimensions in .npz files,
+            strings of the metadata in .safetensors, entries of the dict in .pt; .npy has none.
 
     Raises:
-        OSError: The file can't be written. What was at `path` is as it was.
+        OSError: The file can't be written. A file that was at `path` stays as it was.
         VectorFileError: The format is unknown, or is .pt and torch is not installed.
     """
     path = os.fspath(path)
@@ -58,7 +60,7 @@ def write(
 
 
 def check_output(path: str | os.PathLike[str], size: int = 0) -> None:
-    """Find what would keep `write` from writing `size` bytes to `path`, before hours of work.
+    """Refuse a `path` to which `write` could not write `size` bytes, before hours of work.
 
     Raises:
         OSError: Its folder is missing or can't be written to, or the disk is full.
@@ -88,11 +90,11 @@ def check_output(path: str | os.PathLike[str], size: int = 0) -> None:
 
 
 def read_npz(path: str, most_bytes: int | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file; pickles in it are refused.
+    """Return the arrays of a .npz file; pickles in it are refused.
 
     Args:
         path: The file.
-        most_bytes: Arrays that take more are not read: zeros of the same shape and dtype that take no
+        most_bytes: Larger arrays are not read: zeros of the same shape and dtype that take no
             memory stand for them. None reads all.
 
     Raises:
@@ -110,7 +112,7 @@ def read_npz(path: str, most_bytes: int | None = None) -> dict[str, np.ndarray]:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most_bytes: int | None) -> np.ndarray:
-    """One array. Memory is taken for it once the archive agrees with what its header says."""
+    """Return one array. Memory is taken for it after its header was checked."""
     member: Any
     with archive.open(info) as member:
         descr, by_columns, shape, begin = npy_header(info.filename, member, info.file_size)
@@ -122,7 +124,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most_bytes: int | N
         size = math.prod(shape) * dtype.itemsize
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{info.filename} is compressed in a way that NumPy does not use")
-        if begin + size != info.file_size or size > _MOST_DEFLATED * info.compress_size:
+        if begin + size != info.file_size or size > _MAX_DEFLATION * info.compress_size:
             raise ValueError(
                 f"{info.filename} of shape {shape} takes {begin + size} bytes, and the archive has"
                 f" {info.file_size} of it in {info.compress_size}"
@@ -130,12 +132,12 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most_bytes: int | N
         if most_bytes is not None and size > most_bytes:
             return np.broadcast_to(np.zeros((), dtype), shape)
         data = np.empty(size, np.uint8)
-        left = data.data
-        while left:
-            got = member.readinto(left[:_PIECE])
-            if not got:
+        missing = data.data
+        while missing:
+            n_read = member.readinto(missing[:_PIECE])
+            if not n_read:
                 raise EOFError(f"{info.filename} ends early")
-            left = left[got:]
+            missing = missing[n_read:]
         member.read(1)  # at its end the sum is checked
     return np.ndarray(shape, dtype, data.data, order="F" if by_columns else "C")
 
@@ -162,7 +164,7 @@ def _npz(file: BinaryIO, arrays: dict[str, np.ndarray], fields: dict[str, str | 
 def _safetensors(
     file: BinaryIO, arrays: dict[str, np.ndarray], fields: dict[str, str | int]
 ) -> None:
-    file.writelines(safetensors_parts(arrays, {name: str(value) for name, value in fields.items()}))
+    file.writelines(parts(arrays, {name: str(value) for name, value in fields.items()}))
 
 
 def _pt(file: BinaryIO, arrays: dict[str, np.ndarray], fields: dict[str, str | int]) -> None:

@@ -15,7 +15,7 @@ from .. import validation
 from ..backends import Points
 from ..errors import NotFittedError
 from ..files import models
-from ..files.atomic import json_object
+from ..files.safetensors import json_object
 from .api import assigned
 from .empty_clusters import POLICIES
 from .fit import fit

@@ -1,4 +1,4 @@
-"""Labels of vectors in files: one chunk is labelled while a thread reads the next."""
+"""Labels of vectors in files: a thread reads the next chunk while one is labelled."""
 
 from __future__ import annotations
 
@@ -23,28 +23,42 @@ def label_file(
     backend: str | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """(N,) uint32, the best centroid (K, D) of every row of a file; arguments and errors as in `assign`.
+    """Return (N,) uint32, the best centroid of every row of a file.
 
-    `progress` is called with the rows labelled so far and their number.
+    Args:
+        vectors: (N, D).
+        centroids: (K, D).
+        metric: As in `assign`.
+        max_mem_gb: As in `assign`.
+        backend: As in `assign`.
+        progress: Called with the rows labelled so far and their number.
+
+    Raises:
+        ValueError: As in `assign`.
     """
-    (n, d), shape = vectors.shape, tuple(centroids.shape)
+    n, d = vectors.shape
+    shape = tuple(centroids.shape)
     if len(shape) != 2 or shape[1] != d:
         raise ValueError(
-            f"the vectors must have D={shape[-1]} like the centroids of shape {shape}, got {(n, d)} from {vectors}"
+            f"the vectors must have D={shape[-1]} like the centroids of shape {shape},"
+            f" got {(n, d)} from {vectors}"
         )
-    cap = validation.cap(max_mem_gb)
-    per_row = vectors.row_bytes + vectors.reading_bytes
-    rows = min(n, max(1, CHUNK_BYTES // vectors.row_bytes))
-    if cap:
-        rows = min(rows, max(1, (cap - 4 * n) // 2 // per_row))
-        left = cap - 4 * n - rows * per_row
-        if left <= 0:
+    max_bytes = validation.cap(max_mem_gb)
+    row_bytes = vectors.row_bytes + vectors.reading_bytes
+    chunk_rows = min(n, max(1, CHUNK_BYTES // vectors.row_bytes))
+    if max_bytes:
+        room = max_bytes - 4 * n  # beside the labels
+        chunk_rows = min(chunk_rows, max(1, room // 2 // row_bytes))
+        room -= chunk_rows * row_bytes
+        if room <= 0:
             raise ValueError(
-                f"max_mem_gb={max_mem_gb:g} must be > {(4 * n + per_row) / 1e9:.3g}: {n} labels take that much"
+                f"max_mem_gb={max_mem_gb:g} must be > {(4 * n + row_bytes) / 1e9:.3g}:"
+                f" {n} labels take that much"
             )
-        max_mem_gb = left / 1e9
-    labels, done = np.empty(n, np.uint32), 0
-    with closing(ahead(vectors, rows)) as chunks:
+        max_mem_gb = room / 1e9
+    labels = np.empty(n, np.uint32)
+    done = 0
+    with closing(ahead(vectors, chunk_rows)) as chunks:
         for chunk in chunks:
             labels[done : done + len(chunk)] = assign(
                 chunk, centroids, metric, max_mem_gb=max_mem_gb, backend=backend

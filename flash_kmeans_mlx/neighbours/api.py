@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: the function and the thin class over it."""
+"""Exact nearest neighbours: the function `knn` and the class `KNN`, which keeps the data."""
 
 from __future__ import annotations
 
@@ -24,34 +24,43 @@ def knn(
     backend: str | None = None,
     exclude_self: bool = False,
 ) -> tuple[Any, Any]:
-    """The k nearest rows of the data for every query: exact search, never with a Q x N matrix.
+    """Return the exact k nearest rows of the data for every query, without a Q x N matrix.
 
     Args:
-        queries: (B, Q, D), or (Q, D), where B is absent from the results too; `mx.array` or NumPy, dtypes and strides as in
-            `batch_kmeans_Euclid`. Or (Q, D) vectors in a file: a path, ``"PATH::NAME"`` for one of several arrays in it, or a
-            memory map; formats are .npy, .safetensors, .fvecs, .bvecs, .ivecs, .pt (needs torch), .parquet and .arrow (need
+        queries: (B, Q, D), or (Q, D), where B is absent from the results too; `mx.array` or NumPy,
+            dtypes and strides as in `batch_kmeans_Euclid`. Or (Q, D) vectors in a file: a path,
+            ``"PATH::NAME"`` for one of several arrays in it, or a memory map; formats are .npy,
+            .safetensors, .fvecs, .bvecs, .ivecs, .pt (needs torch), .parquet and .arrow (need
             pyarrow).
-        data: (B, N, D), or (N, D), with as many dimensions as the queries; or a file, which is read in chunks.
-        k: neighbours of every query, at most N, or N - 1 with `exclude_self`.
-        metric: what distances are:
+        data: (B, N, D), or (N, D), with as many dimensions as the queries; or a file, which is read
+            in chunks.
+        k: Neighbours of every query, at most N, or N - 1 with `exclude_self`.
+        metric: The distance, one of:
             "euclidean", the squared Euclidean distance, as in faiss;
-            "cosine", ``1 - cos``, which is 1 where a row is zero and 0 where float64 sees no angle;
+            "cosine", ``1 - cos``, which is 1 where a row is zero and 0 for angles that float64
+            can't tell from 0;
             "dot", the dot product: a similarity, the largest first;
             "l1", the sum, and "linf", the largest of the absolute differences.
-        max_mem_gb: hard cap on what is allocated beyond queries and data, results included, in 1e9 bytes; 0 for none.
-        backend: "cpu", "metal", "portable", "reference", or None for the best one on MLX's default device.
-        exclude_self: query i never gets row i; for queries that are the data, which must have the same shape.
+        exclude_self: Query i never gets row i. For queries that are the data, which must have the
+            same shape.
+        max_mem_gb: Hard cap in 1e9 bytes on memory beyond queries and data, results included; 0 for
+            none.
+        backend: "cpu", "metal", "portable", "reference", or None for the best one on MLX's default
+            device.
 
     Returns:
-        ``distances (B, Q, k) float32, indices (B, Q, k) int64``, nearest first, `mx.array` if queries or data are. The
-        nearest are those by distances computed in float64 from the rows as given, equal ones by index: candidates are found
-        in float32, and every row that its rounding may have hidden is looked at. Distances are rounded to float32 at the
-        end. The same bits on any number of threads.
+        ``distances (B, Q, k) float32, indices (B, Q, k) int64``, nearest first, `mx.array` if
+        queries or data are. The nearest are those by distances computed in float64 from the rows as
+        given, equal ones by index: candidates are found in float32, and every row that its rounding
+        may have hidden is looked at. Distances are rounded to float32 at the end. The bits are the
+        same on any number of threads.
 
     Raises:
-        ValueError, TypeError: naming the argument, its value and its bound.
-        BackendUnavailableError: the named backend can't run here.
-        VectorFileError, OSError: a file can't be read; a VectorFileError is a ValueError.
+        ValueError: Naming the argument, its value and its bound.
+        TypeError: The same, for a wrong type.
+        BackendUnavailableError: The named backend can't run here.
+        VectorFileError: A file can't be read; it is a ValueError.
+        OSError: A file can't be opened.
 
     Example:
         >>> import numpy as np
@@ -61,7 +70,7 @@ def knn(
         ([[0.0, 1.0]], [[0, 2]])
     """
     if is_source(queries) or is_source(data):
-        found = search_files(
+        result = search_files(
             queries,
             data,
             k,
@@ -70,24 +79,20 @@ def knn(
             backend=backend,
             exclude_self=exclude_self,
         )
-        return found.distances, found.indices
-    x, y = validation.data(queries, name="queries"), validation.data(data, name="data")
+        return result.distances, result.indices
+    x = validation.data(queries, name="queries")
+    y = validation.data(data, name="data")
     max_bytes = validation.cap(max_mem_gb)
-    k = validation.check_count("k", k, 1)
     exclude_self = validation.check_flag("exclude_self", exclude_self)
-    most = y.shape[1] - exclude_self
-    if k > most:
-        bound = "N - 1" if exclude_self else "N"
-        raise ValueError(f"k={k} must be <= {bound}={most} (data.shape={y.given_shape})")
+    k = validation.check_neighbours(k, y.shape[1], exclude_self, "data", y.given_shape)
     if exclude_self and x.given_shape != y.given_shape:
         raise ValueError(
-            f"exclude_self=True needs queries that are the data, got queries.shape={x.given_shape} and"
-            f" data.shape={y.given_shape}"
+            "exclude_self=True needs queries that are the data,"
+            f" got queries.shape={x.given_shape} and data.shape={y.given_shape}"
         )
-    # mx.array results are copies of NumPy ones, one after the other.
-    copies = (
-        8 * x.shape[0] * x.shape[1] * k + 4 * x.shape[0] * x.shape[1] * k if x.mlx or y.mlx else 0
-    )
+    as_mlx = x.mlx or y.mlx
+    # mx.array results are copies of NumPy ones: 4 bytes for a distance, 8 for an index.
+    copies = 12 * x.shape[0] * x.shape[1] * k if as_mlx else 0
     with Search(
         x,
         k,
@@ -100,17 +105,19 @@ def knn(
     ) as search:
         search.add(y, 0)
         distances, indices = search.result()
-    if x.mlx or y.mlx:
+    if as_mlx:
         return mx.array(distances), mx.array(indices)
     return distances, indices
 
 
 class KNN:
-    """Data to be asked for neighbours again and again: `knn` with its data in hand.
+    """An object that keeps the data, for one search after another as in `knn`.
 
     Args:
-        data: (N, D) or (B, N, D) rows, kept as they are, not copied, or a file; all other arguments as in `knn`.
-        metric, max_mem_gb, backend: as in `knn`.
+        data: (N, D) or (B, N, D) rows, which are not copied, or a file, as in `knn`.
+        metric: As in `knn`.
+        max_mem_gb: As in `knn`.
+        backend: As in `knn`.
 
     Example:
         >>> import numpy as np
@@ -128,10 +135,21 @@ class KNN:
         backend: str | None = None,
     ) -> None:
         self.data = open_vectors(data) if is_source(data) else validation.data(data, name="data")
-        self.metric, self.max_mem_gb, self.backend = metric, max_mem_gb, backend
+        self.metric = metric
+        self.max_mem_gb = max_mem_gb
+        self.backend = backend
 
     def query(self, x: Any, k: int = 1, *, exclude_self: bool = False) -> tuple[Any, Any]:
-        """The k nearest rows of queries x (Q, D) or (B, Q, D): distances and indices (Q, k) or (B, Q, k), as `knn` has them."""
+        """Return the k nearest rows for queries x, as `knn` does.
+
+        Args:
+            x: (Q, D) or (B, Q, D).
+            k: As in `knn`.
+            exclude_self: As in `knn`.
+
+        Returns:
+            Distances and indices, each (Q, k) or (B, Q, k).
+        """
         return knn(
             x,
             self.data,

@@ -1,8 +1,8 @@
-"""Exact neighbours of queries and data that come from files: one chunk is searched while a thread reads the next."""
+"""Exact neighbours of queries and data in files: a thread reads the next chunk during a search."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +16,23 @@ from .search import Search
 
 __all__ = ["FileNeighbours", "search_files"]
 
-CHUNK_ROWS_PER_K = 32  # with fewer rows, ranking what a chunk gives is no longer cheap
+CHUNK_ROWS_PER_K = 32  # in smaller chunks, ranking the candidates of each chunk takes too long
 SCRATCH_BYTES = 16 << 20  # left to the search itself where the cap allows
+NEIGHBOUR_BYTES = 12  # of a result: a float32 distance and an int64 index
+
+Source = Vectors | validation.Data
 
 
 @dataclass(frozen=True)
 class FileNeighbours:
-    """Distances (Q, k) float32 and indices (Q, k) int64; the queries of a pass over the data; the backend that ran."""
+    """The result of a search in files.
+
+    Attributes:
+        distances: (Q, k) float32.
+        indices: (Q, k) int64.
+        batch_size: Queries that were searched in one pass over the data.
+        backend: The backend that ran.
+    """
 
     distances: Any
     indices: Any
@@ -32,24 +42,19 @@ class FileNeighbours:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """How a search is cut up.
+    """The sizes of a search that keeps a cap on memory.
 
     Attributes:
-        rows: of a chunk of data.
-        batch: queries of a pass over the data.
-        as_mlx: results are `mx.array`.
-        cap: bytes, 0 for none.
-        bytes_in_use: those in use beside a `Search`.
+        chunk_rows: Rows of the data that are searched at a time.
+        batch_size: Queries of one pass over the data.
+        max_bytes: The cap, 0 for none.
+        bytes_in_use: Bytes of the cap that are taken beside a `Search`.
     """
 
-    rows: int
-    batch: int
-    as_mlx: bool
-    cap: int
-    bytes_in_use: int
-
-
-Source = Vectors | validation.Data
+    chunk_rows: int
+    batch_size: int
+    max_bytes: int = 0
+    bytes_in_use: int = 0
 
 
 def search_files(
@@ -63,136 +68,158 @@ def search_files(
     exclude_self: bool = False,
     progress: Progress | None = None,
 ) -> FileNeighbours:
-    """`knn` where queries or data, or both, are in files.
+    """Find neighbours as `knn` does, where queries or data, or both, are in files.
 
     Args:
-        queries: what `open_vectors` takes, or an array (Q, D).
-        data: the same, (N, D).
-        k: neighbours of every query, as in `knn`.
-        metric: as in `knn`.
-        max_mem_gb: as in `knn`.
-        backend: as in `knn`.
-        exclude_self: as in `knn`.
-        progress: called with the rows searched so far, over all passes, and their number in the end.
+        queries: A source that `open_vectors` takes, or an array (Q, D).
+        data: The same, (N, D).
+        k: As in `knn`.
+        metric: As in `knn`.
+        max_mem_gb: As in `knn`.
+        backend: As in `knn`.
+        exclude_self: As in `knn`.
+        progress: Called with the rows searched so far, over all passes, and their final number.
 
     Raises:
-        ValueError, TypeError: as in `knn`; VectorFileError for a file that can't be read.
-        OSError: a file can't be opened.
+        ValueError: As in `knn`; VectorFileError for a file that can't be read.
+        TypeError: As in `knn`.
+        OSError: A file can't be opened.
     """
     x, y = _source(queries, "queries"), _source(data, "data")
-    (q, d), (n, wide) = _shape(x, "queries"), _shape(y, "data")
-    if wide != d:
+    x_shape, y_shape = _shape(x, "queries"), _shape(y, "data")
+    n_queries, n_rows = x_shape[0], y_shape[0]
+    if x_shape[1] != y_shape[1]:
         raise ValueError(
-            f"queries and data must have the same D: queries have shape {(q, d)}, data {(n, wide)}"
+            f"queries and data must have the same D: queries have shape {x_shape}, data {y_shape}"
         )
-    k = validation.check_count("k", k, 1)
-    if k > n - bool(exclude_self):
-        bound = "N - 1" if exclude_self else "N"
+    exclude_self = validation.check_flag("exclude_self", exclude_self)
+    k = validation.check_neighbours(k, n_rows, exclude_self, "data", y_shape)
+    if exclude_self and n_queries != n_rows:
         raise ValueError(
-            f"k={k} must be <= {bound}={n - bool(exclude_self)} (data.shape={(n, wide)})"
-        )
-    if exclude_self and q != n:
-        raise ValueError(
-            f"exclude_self=True needs queries that are the data: queries have shape {(q, d)}, data {(n, wide)}"
+            "exclude_self=True needs queries that are the data:"
+            f" queries have shape {x_shape}, data {y_shape}"
         )
     plan = _plan(x, y, k, validation.cap(max_mem_gb))
-    passes = -(-q // plan.batch)
-    whole: tuple[np.ndarray, np.ndarray] | None = None
-    if passes > 1:
-        whole = np.empty((q, k), np.float32), np.empty((q, k), np.int64)
-    first, ran = 0, ""
-    for some in _pieces(x, plan.batch):
-        # Rows are numbered from the first query of the pass: then `exclude_self` leaves out the right ones.
-        with (
-            Search(
-                some,
-                k,
-                metric,
-                exclude_self=exclude_self,
-                max_bytes=plan.cap,
-                bytes_in_use=plan.bytes_in_use,
-                backend=backend,
-            ) as search,
-            closing(_chunks(y, plan.rows)) as chunks,
-        ):
-            offset = 0
-            for chunk in chunks:
-                search.add(chunk, offset - first)
-                offset += len(chunk)
-                del chunk  # so that there are two of them, not three
-                if progress is not None:
-                    progress((first // plan.batch) * n + offset, passes * n)
-            distances, indices = search.result()
-            ran = search.backend
-        indices += first
-        if whole is None:
-            whole = distances, indices
+    n_passes = -(-n_queries // plan.batch_size)
+    distances = indices = np.empty(0)
+    if n_passes > 1:
+        distances = np.empty((n_queries, k), np.float32)
+        indices = np.empty((n_queries, k), np.int64)
+    ran = ""
+    first = 0
+    for batch in _batches(x, plan.batch_size):
+        search = Search(
+            batch,
+            k,
+            metric,
+            exclude_self=exclude_self,
+            max_bytes=plan.max_bytes,
+            bytes_in_use=plan.bytes_in_use,
+            backend=backend,
+        )
+
+        def report(rows: int, first: int = first) -> None:
+            if progress is not None:
+                progress(first // plan.batch_size * n_rows + rows, n_passes * n_rows)
+
+        found = _search_all(search, y, plan.chunk_rows, first, report)
+        if n_passes == 1:
+            distances, indices = found
         else:
-            whole[0][first : first + plan.batch], whole[1][first : first + plan.batch] = (
-                distances,
-                indices,
-            )
-        first += plan.batch
-        del some, distances, indices
-    assert whole is not None
-    if plan.as_mlx:
-        return FileNeighbours(mx.array(whole[0]), mx.array(whole[1]), plan.batch, ran)
-    return FileNeighbours(*whole, plan.batch, ran)
+            distances[first : first + plan.batch_size] = found[0]
+            indices[first : first + plan.batch_size] = found[1]
+        ran = search.backend
+        first += plan.batch_size
+        del batch, search, found  # before the next batch is read
+    if _as_mlx(x, y):
+        return FileNeighbours(mx.array(distances), mx.array(indices), plan.batch_size, ran)
+    return FileNeighbours(distances, indices, plan.batch_size, ran)
+
+
+def _search_all(
+    search: Search, data: Source, chunk_rows: int, first: int, report: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances and indices for a batch of queries after one pass over the data.
+
+    Args:
+        search: Of the queries from `first` on.
+        data: Searched in chunks of `chunk_rows` rows.
+        chunk_rows: At most as many rows at a time.
+        first: The index of the first query.
+        report: Called with the rows that have been searched.
+    """
+    with search, closing(_chunks(data, chunk_rows)) as chunks:
+        for chunk in chunks:
+            # Rows are counted from the first query, so that `exclude_self` finds the row of each.
+            search.add(chunk, search.rows - first)
+            del chunk  # so that there are two of them, not three
+            report(search.rows)
+        distances, indices = search.result()
+    indices += first
+    return distances, indices
 
 
 def _source(given: Any, name: str) -> Source:
     return open_vectors(given) if is_source(given) else validation.data(given, name=name)
 
 
-def _shape(s: Source, name: str) -> tuple[int, int]:
-    if isinstance(s, Vectors):
-        return s.shape
-    if s.batched:
-        raise ValueError(f"{name} must have shape (N, D) beside a file, got {s.given_shape}")
-    return s.shape[1:]
+def _shape(source: Source, name: str) -> tuple[int, int]:
+    if isinstance(source, Vectors):
+        return source.shape
+    if source.batched:
+        raise ValueError(f"{name} must have shape (N, D) beside a file, got {source.given_shape}")
+    return source.shape[1:]
 
 
-def _pieces(s: Source, rows: int) -> Iterator[Any]:
-    """All rows in order, at most `rows` at a time."""
-    if isinstance(s, Vectors):
-        yield from s.chunks(rows)
+def _as_mlx(*sources: Source) -> bool:
+    return any(isinstance(source, validation.Data) and source.mlx for source in sources)
+
+
+def _batches(source: Source, rows: int) -> Iterator[Any]:
+    """Yield all rows in order, at most `rows` at a time."""
+    if isinstance(source, Vectors):
+        yield from source.chunks(rows)
     else:
-        for lo in range(0, s.shape[1], rows):
-            yield s.x[0, lo : lo + rows]
+        for lo in range(0, source.shape[1], rows):
+            yield source.x[0, lo : lo + rows]
 
 
-def _chunks(s: Source, rows: int) -> Generator[Any, None, None]:
-    """All rows in order: those of a file read ahead, those in memory at once."""
-    if isinstance(s, Vectors):
-        yield from ahead(s, rows)
+def _chunks(source: Source, rows: int) -> Generator[Any, None, None]:
+    """Yield all rows in order: those of a file are read ahead, those in memory come at once."""
+    if isinstance(source, Vectors):
+        yield from ahead(source, rows)
     else:
-        yield s.x[0]
+        yield source.x[0]
 
 
-def _plan(x: Source, y: Source, k: int, cap: int) -> SearchPlan:
-    """The largest chunks that are of use, and as many queries as fit beside them."""
-    (q, _), (n, _) = _shape(x, "queries"), _shape(y, "data")
-    in_memory = [s for s in (x, y) if isinstance(s, validation.Data)]
-    as_mlx = any(s.mlx for s in in_memory)
-    rows, per_row = n, 0
-    if isinstance(y, Vectors):
-        rows, per_row = (
-            min(n, max(CHUNK_BYTES // y.row_bytes, CHUNK_ROWS_PER_K * k)),
-            y.row_bytes + y.reading_bytes,
-        )
-    if not cap:
-        return SearchPlan(rows, q, as_mlx, 0, 0)
-    per_query = x.reading_bytes if isinstance(x, Vectors) else 0
-    searched = (
-        per_query + 36 * k
-    )  # a query, its best so far, those of a chunk, and these as they are returned
-    fixed = sum(s.copied for s in in_memory) + 12 * q * k * as_mlx
-    fixed += sum(s.library_bytes for s in (x, y) if isinstance(s, Vectors))
-    room = cap - fixed - SCRATCH_BYTES
-    batch = q
-    if q * searched > room // 2:
-        fixed += 12 * q * k
-        batch = min(q, max(1, (room - 12 * q * k) // (2 * searched)))
-    if per_row:
-        rows = min(rows, max(1, (cap - fixed - SCRATCH_BYTES - batch * searched) // per_row))
-    return SearchPlan(rows, batch, as_mlx, cap, fixed + batch * per_query + rows * per_row)
+def _plan(queries: Source, data: Source, k: int, max_bytes: int) -> SearchPlan:
+    """Return the largest useful chunks, and as many queries a pass as fit beside them."""
+    n_queries = _shape(queries, "queries")[0]
+    chunk_rows = _shape(data, "data")[0]
+    row_bytes = 0
+    if isinstance(data, Vectors):
+        useful = max(CHUNK_BYTES // data.row_bytes, CHUNK_ROWS_PER_K * k)
+        chunk_rows = min(chunk_rows, useful)
+        row_bytes = data.row_bytes + data.reading_bytes  # one chunk is searched, one is being read
+    if not max_bytes:
+        return SearchPlan(chunk_rows, n_queries)
+    query_bytes = queries.reading_bytes if isinstance(queries, Vectors) else 0
+    # A query, its best rows so far, those of a chunk, and these as they are returned.
+    searched_bytes = query_bytes + 36 * k
+    result_bytes = NEIGHBOUR_BYTES * n_queries * k
+    fixed = sum(
+        source.library_bytes if isinstance(source, Vectors) else source.copied
+        for source in (queries, data)
+    )
+    if _as_mlx(queries, data):
+        fixed += result_bytes
+    batch_size = n_queries
+    if n_queries * searched_bytes > (max_bytes - fixed - SCRATCH_BYTES) // 2:
+        fixed += result_bytes  # of all passes, beside those of one
+        room = max_bytes - fixed - SCRATCH_BYTES
+        batch_size = min(n_queries, max(1, room // (2 * searched_bytes)))
+    if row_bytes:
+        room = max_bytes - fixed - SCRATCH_BYTES - batch_size * searched_bytes
+        chunk_rows = min(chunk_rows, max(1, room // row_bytes))
+    bytes_in_use = fixed + batch_size * query_bytes + chunk_rows * row_bytes
+    return SearchPlan(chunk_rows, batch_size, max_bytes, bytes_in_use)

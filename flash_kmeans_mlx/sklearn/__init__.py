@@ -1,4 +1,7 @@
-"""scikit-learn's k-means and nearest neighbours on this package's core: change the import and keep the rest."""
+"""scikit-learn's k-means and nearest neighbours on this package's core.
+
+To use them in code written for scikit-learn, change the import.
+"""
 
 from .kmeans import KMeans
 from .minibatch import MiniBatchKMeans

@@ -20,49 +20,49 @@ from ..kmeans.fit import fit
 from ..kmeans.lloyd import Iteration
 from ..kmeans.result import KMeansResult
 from ..metrics import EUCLIDEAN
-from .rows import Prepared, distances, from_mlx, inertia_of, like, nearest, prepare
+from .rows import FitInput, distances, fit_input, from_mlx, inertia_of, match_type, nearest
 
 __all__ = ["Adapter", "KMeans", "checked_weights"]
 
 
 class Adapter:
-    """What both estimators put in place of scikit-learn's own."""
+    """The methods that both estimators put in place of scikit-learn's."""
 
     backend: str | None = None
     cluster_centers_: np.ndarray
-    if TYPE_CHECKING:  # of the scikit-learn class beside this one
+    if TYPE_CHECKING:  # members of the scikit-learn class that is the other base
         fit: Any
         init: Any
         _validate_center_shape: Any
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit; returns labels (N,) int32, `mx.array` if X is one."""
-        return like(X, self.fit(X, sample_weight=sample_weight).labels_)
+        """Fit X and return its labels (N,) int32, `mx.array` if X is one."""
+        return match_type(X, self.fit(X, sample_weight=sample_weight).labels_)
 
     def predict(self, X: Any) -> Any:
-        """Labels (N,) int32 of new points X (N, D), `mx.array` if X is one."""
+        """Return labels (N,) int32 of new points X (N, D), `mx.array` if X is one."""
         check_is_fitted(self)
-        return like(X, nearest(self._test_data(X), self.cluster_centers_, self.backend))
+        return match_type(X, nearest(self._test_data(X), self.cluster_centers_, self.backend))
 
     def transform(self, X: Any) -> Any:
-        """Euclidean distances (N, K) to the centres in X's dtype, `mx.array` if X is one."""
-        return like(X, super().transform(from_mlx(X)))  # pyright: ignore[reportAttributeAccessIssue]
+        """Return Euclidean distances (N, K) to the centres in X's dtype, `mx.array` if X is one."""
+        base: Any = super()
+        return match_type(X, base.transform(from_mlx(X)))
 
     def _transform(self, X: Any) -> np.ndarray:
         return distances(X, self.cluster_centers_)
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, and `transform` the same X."""
+        """Fit X and return `transform` of the same X."""
         return self.fit(X, sample_weight=sample_weight).transform(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Minus the inertia of X (N, D) under its nearest centres, in float64."""
+        """Return minus the inertia of X (N, D) under its nearest centres, in float64."""
         check_is_fitted(self)
         x = self._test_data(X)
         weights = checked_weights(sample_weight, x)
-        return -inertia_of(
-            x, self.cluster_centers_, nearest(x, self.cluster_centers_, self.backend), weights
-        )
+        labels = nearest(x, self.cluster_centers_, self.backend)
+        return -inertia_of(x, self.cluster_centers_, labels, weights)
 
     def _validated(self, X: Any, *, reset: bool = True) -> Any:
         estimator: Any = self
@@ -80,7 +80,7 @@ class Adapter:
 
     def _run(
         self,
-        points: Prepared,
+        points: FitInput,
         init: Any,
         max_iter: int,
         tol: float,
@@ -88,14 +88,12 @@ class Adapter:
         random_state: Any,
         **more: Any,
     ) -> KMeansResult:
-        """The core's fit; `init` and `tol` in the user's coordinates."""
+        """Run the core's fit, with `init` and `tol` in the user's coordinates."""
         options: Any = self
 
         def call(*_: Any) -> np.ndarray:
-            c = check_array(
-                init(points.given, options.n_clusters, random_state=random_state),
-                dtype=points.given.dtype,
-            )
+            c = init(points.given, options.n_clusters, random_state=random_state)
+            c = check_array(c, dtype=points.given.dtype)
             self._validate_center_shape(points.given, c)
             return points.to_frame(c)
 
@@ -117,7 +115,7 @@ class Adapter:
         )
 
     def _start(self, x: Any) -> Any:
-        """`init` as a string, a callable or a checked array (K, D)."""
+        """Return `init` as a string, a callable or a checked array (K, D)."""
         init = self.init
         if isinstance(init, str) or callable(init):
             return init
@@ -127,41 +125,48 @@ class Adapter:
 
 
 class KMeans(Adapter, cluster.KMeans):
-    """k-means with scikit-learn's constructor, methods, attributes and warnings, on this package's core.
+    """k-means on this package's core, with the interface and the warnings of scikit-learn.
 
-    X is (N, D): arrays, lists, pandas and polars frames, memory maps, `mx.array`, or sparse (read as CSR). It is read, never
-    written to. A copy around its mean is clustered in float32, so labels are those of the nearest centres but for points
-    whose two nearest ones differ by less than about ``1e-7 * sqrt(D)`` of the spread of X. For float64 X (integers too) the
-    last means and the inertia are computed in float64 from the labels. Sparse X is computed in float64 throughout, never as a
-    dense copy.
+    X is (N, D): arrays, lists, pandas and polars frames, memory maps, `mx.array`, or sparse (read
+    as CSR). It is read, never written to. A copy around its mean is clustered in float32. So labels
+    are those of the nearest centres but for points whose two nearest ones differ by less than about
+    ``1e-7 * sqrt(D)`` of the spread of X. For float64 X (integers too) the last means and the
+    inertia are computed in float64 from the labels. Sparse X is computed in float64 throughout,
+    never as a dense copy.
 
-    k-means++ draws along the rows sorted by their values: results depend neither on the order of rows nor on whether a row is
-    repeated or has the sum of the weights.
+    k-means++ draws along the rows sorted by their values: results depend neither on the order of
+    rows nor on whether a row is repeated or has the sum of the weights.
 
     Args:
         n_clusters: K, at most N.
-        init: "k-means++", "random", an array (K, D), or a callable ``init(X, n_clusters, random_state=...)``, which is given X
-            as it was validated, not centred.
-        n_init: runs, of which the one of lowest inertia is kept; "auto" is 1, or 10 for "random" and callables.
-        max_iter: most iterations of a run.
-        tol: a run stops once the summed squared shift of the centres is at most tol times the mean variance of X's columns,
-            or an assignment changes no label.
-        verbose: print a line per iteration.
-        random_state: int, `RandomState` or None, as in scikit-learn; the numbers drawn are not scikit-learn's.
-        copy_x: ignored, X is never written to.
-        algorithm: "lloyd" or "elkan", which find the same clusters: this package runs one loop for both.
-        backend: as in `batch_kmeans_Euclid`: "cpu", "metal", "portable", "reference" or None for the best one.
+        init: "k-means++", "random", an array (K, D), or a callable
+            ``init(X, n_clusters, random_state=...)``, which is given X as it was validated, not
+            centred.
+        n_init: Runs, of which the one of lowest inertia is kept; "auto" is 1, or 10 for "random"
+            and callables.
+        max_iter: The largest number of iterations of a run.
+        tol: A run stops once the summed squared shift of the centres is at most tol times the mean
+            variance of X's columns, or an assignment changes no label.
+        verbose: Print a line per iteration.
+        random_state: int, `RandomState` or None, as in scikit-learn; the numbers drawn are not
+            scikit-learn's.
+        copy_x: Ignored, X is never written to.
+        algorithm: "lloyd" or "elkan", which find the same clusters: this package runs one loop for
+            both.
+        backend: As in `batch_kmeans_Euclid`: "cpu", "metal", "portable", "reference" or None for
+            the best one.
 
-    Attributes (NumPy, whatever X was):
-        cluster_centers_: (K, D) in X's dtype, float64 for integers.
+    Attributes:
+        cluster_centers_: (K, D) in X's dtype, float64 for integers. NumPy, as all attributes are.
         labels_: (N,) int32.
         inertia_: float, the weighted sum of squared distances.
-        n_iter_: iterations of the run that was kept.
-        n_features_in_, feature_names_in_: as in scikit-learn.
-        backend_: the backend that ran; "sparse" for sparse X.
+        n_iter_: Iterations of the run that was kept.
+        n_features_in_: As in scikit-learn.
+        feature_names_in_: As in scikit-learn.
+        backend_: The backend that ran; "sparse" for sparse X.
 
     Warns:
-        ConvergenceWarning: fewer distinct clusters than n_clusters.
+        ConvergenceWarning: There are fewer distinct clusters than n_clusters.
 
     Example:
         >>> KMeans(2, random_state=0).fit([[0.0], [1.0], [8.0], [9.0]]).inertia_
@@ -202,12 +207,13 @@ class KMeans(Adapter, cluster.KMeans):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KMeans:
-        """Cluster X (N, D) with weights (N,); returns self."""
+        """Cluster X (N, D) with weights (N,) and return self."""
         x = self._validated(X)
         self._check_params_vs_input(x[: self.n_clusters])  # its tolerance would take a copy of x
-        init, random_state = self._start(x), check_random_state(self.random_state)
+        init = self._start(x)
+        random_state = check_random_state(self.random_state)
         weights = checked_weights(sample_weight, x)
-        points = prepare(x, by_content=isinstance(init, str) and init == "k-means++")
+        points = fit_input(x, by_content=isinstance(init, str) and init == "k-means++")
         self._tol = self.tol * points.variance
         double = x.dtype == np.float64
         given = None if sample_weight is None else weights
@@ -223,18 +229,20 @@ class KMeans(Adapter, cluster.KMeans):
         )
         self.cluster_centers_ = points.from_frame(result.centroids).astype(x.dtype)
         self.labels_ = points.labels(result.labels)
-        exact = (
+        inertia = (
             inertia_of(x, self.cluster_centers_, self.labels_, weights)
             if double
             else result.inertia * points.unit**2
         )
-        self.inertia_ = float(exact)
-        self.n_iter_, self.backend_ = result.n_iter, result.backend
+        self.inertia_ = float(inertia)
+        self.n_iter_ = result.n_iter
+        self.backend_ = result.backend
         self._n_features_out = self.n_clusters
-        if (found := len(np.unique(self.labels_))) < self.n_clusters:
+        n_distinct = len(np.unique(self.labels_))
+        if n_distinct < self.n_clusters:
             warnings.warn(
-                f"Number of distinct clusters ({found}) found smaller than n_clusters ({self.n_clusters})."
-                " Possibly due to duplicate points in X.",
+                f"Number of distinct clusters ({n_distinct}) found smaller than n_clusters"
+                f" ({self.n_clusters}). Possibly due to duplicate points in X.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -242,7 +250,8 @@ class KMeans(Adapter, cluster.KMeans):
 
     def _reporter(self, unit: float) -> Any:
         def report(line: Iteration) -> None:
-            i, shift = line.n_iter - 1, (line.shift * unit) ** 2
+            i = line.n_iter - 1
+            shift = (line.shift * unit) ** 2
             if i == 0:
                 print("Initialization complete")
             print(f"Iteration {i}, inertia {line.inertia * unit**2}.")
@@ -250,14 +259,16 @@ class KMeans(Adapter, cluster.KMeans):
                 print(f"Converged at iteration {i}: strict convergence.")
             elif shift <= self._tol:
                 print(
-                    f"Converged at iteration {i}: center shift {shift} within tolerance {self._tol}."
+                    f"Converged at iteration {i}:"
+                    f" center shift {shift} within tolerance {self._tol}."
                 )
 
         return report
 
 
 def checked_weights(sample_weight: Any, x: Any) -> np.ndarray:
-    """(N,) weights in x's dtype, not negative and not all zero, which scikit-learn looks at from 1.9 on."""
+    """Return weights (N,) in x's dtype, none negative and not all zero."""
+    # Before version 1.9 scikit-learn does not refuse weights that are all zero.
     weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
     if not np.any(weights):
         raise ValueError("Sample weights must contain at least one non-zero number.")

@@ -11,7 +11,7 @@ from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 
 from .kmeans import Adapter, checked_weights
-from .rows import content_order, inertia_of, nearest, prepare, sums_of
+from .rows import content_order, fit_input, inertia_of, nearest, sums_of
 
 __all__ = ["MiniBatchKMeans"]
 
@@ -19,19 +19,22 @@ __all__ = ["MiniBatchKMeans"]
 class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
     """Mini-batch k-means (Sculley, 2010) with scikit-learn's constructor, methods and attributes.
 
-    Stopping rules and reassignment of rare centres are scikit-learn's. Labels are computed in float32 around the centres,
-    means and inertia in float64; centres are kept in X's dtype. What differs: rows are drawn along their sorted values, so
-    that a weight counts like repeated rows; a batch as large as X is all of X, not a draw from it; and the `n_init` seedings
+    Stopping rules and reassignment of rare centres are scikit-learn's. Labels are computed in
+    float32 around the centres, means and inertia in float64; centres are kept in X's dtype. There
+    are three differences: rows are drawn along their sorted values, so that a weight counts like
+    repeated rows; a batch as large as X is all of X, not a draw from it; and the `n_init` seedings
     are compared on the `init_size` rows that they were drawn from.
 
-    Args: as in `sklearn.cluster.MiniBatchKMeans`; X as in `KMeans`.
+    The arguments are those of `sklearn.cluster.MiniBatchKMeans`; X is as in `KMeans`.
 
-    Attributes (NumPy, whatever X was):
-        cluster_centers_: (K, D) in X's dtype, float64 for integers.
+    Attributes:
+        cluster_centers_: (K, D) in X's dtype, float64 for integers. NumPy, as all attributes are.
         labels_: (N,) int32, if `compute_labels`.
-        inertia_: float; without `compute_labels` of `fit`, an estimate from the batches.
-        n_iter_: epochs begun. n_steps_: batches.
-        n_features_in_, feature_names_in_: as in scikit-learn.
+        inertia_: float; without `compute_labels` an estimate from the batches.
+        n_iter_: Epochs begun.
+        n_steps_: Batches.
+        n_features_in_: As in scikit-learn.
+        feature_names_in_: As in scikit-learn.
 
     Example:
         >>> MiniBatchKMeans(2, random_state=0).fit([[0.0], [1.0], [8.0], [9.0]]).inertia_
@@ -40,14 +43,12 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MiniBatchKMeans:
-        """Cluster X (N, D) with weights (N,) in batches drawn by weight; returns self."""
+        """Cluster X (N, D) with weights (N,) in batches drawn by weight and return self."""
         x = self._validated(X)
         self._check_params_vs_input(x)
-        n, size, random_state = (
-            x.shape[0],
-            int(self._batch_size),
-            check_random_state(self.random_state),
-        )
+        n = x.shape[0]
+        size = int(self._batch_size)
+        random_state = check_random_state(self.random_state)
         weights = checked_weights(sample_weight, x)
         total = float(weights.sum(dtype=np.float64))
         order = content_order(x)
@@ -63,7 +64,8 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         self._begin(*draw(self._init_size), random_state)
         self._ewa_inertia = self._ewa_inertia_min = None
         self._no_improvement = 0
-        n_steps, done = (self.max_iter * n) // size, 0
+        n_steps = (self.max_iter * n) // size
+        done = 0
         while done < n_steps:
             before = self.cluster_centers_
             batch_inertia = self._step(*draw(size), random_state)
@@ -82,7 +84,7 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MiniBatchKMeans:
-        """Take X (N, D) with weights (N,) as one more batch; returns self."""
+        """Update the centres with X (N, D) and weights (N,) as one more batch and return self."""
         begun = hasattr(self, "cluster_centers_")
         x = self._validated(X, reset=not begun)
         weights = checked_weights(sample_weight, x)
@@ -97,29 +99,31 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         return self
 
     def _begin(self, x: Any, weights: np.ndarray, random_state: Any) -> None:
-        """Centres from rows x (N, D); nothing counted yet."""
+        """Choose centres from rows x (N, D) and set all counts to zero."""
         init = self._start(x)
         if isinstance(init, str) or callable(init):
-            points = prepare(x, by_content=isinstance(init, str) and init == "k-means++")
-            init = points.from_frame(
-                self._run(points, init, 0, 0.0, weights, random_state).centroids
-            )
+            points = fit_input(x, by_content=isinstance(init, str) and init == "k-means++")
+            result = self._run(points, init, 0, 0.0, weights, random_state)
+            init = points.from_frame(result.centroids)
         self.cluster_centers_ = init.astype(x.dtype)
         self._counts = np.zeros(self.n_clusters, x.dtype)
         self._n_since_last_reassign = 0
         self._n_features_out = self.n_clusters
 
     def _step(self, x: Any, weights: np.ndarray, random_state: Any) -> float:
-        """Move the centres towards the means of a batch x (n, D); returns its inertia before that."""
+        """Move the centres towards the means of a batch x (n, D).
+
+        Returns:
+            The inertia of the batch under the centres before the move.
+        """
         before = self.cluster_centers_
         labels = nearest(x, before, self.backend)
         sums, weight_sum = sums_of(x, weights, labels, self.n_clusters)
         counts = self._counts + weight_sum
-        some = weight_sum > 0
+        moved = weight_sum > 0
         centers = before.astype(np.float64)
-        centers[some] = (
-            before[some] * self._counts[some, None].astype(np.float64) + sums[some]
-        ) / counts[some, None]
+        sums_before = before[moved] * self._counts[moved, None].astype(np.float64)
+        centers[moved] = (sums_before + sums[moved]) / counts[moved, None]
         rare = self._rare(counts, x.shape[0])
         if rare.any():
             rows = np.flatnonzero(weights > 0)
@@ -134,7 +138,10 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         return inertia_of(x, before, labels, weights)
 
     def _rare(self, counts: np.ndarray, n: int) -> np.ndarray:
-        """(K,) bool: centres to be given a new place, by scikit-learn's rule; at most half as many as rows."""
+        """Return (K,) bool, the centres that get a new place by scikit-learn's rule.
+
+        They are at most half as many as the rows.
+        """
         rare = np.zeros(len(counts), bool)
         if self._random_reassign() and self.reassignment_ratio > 0:
             rare = counts < self.reassignment_ratio * counts.max()

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..backends import BACKENDS
 from ..errors import BackendUnavailableError
 from ..neighbours.search import Search
-from .rows import from_mlx, like
+from .rows import from_mlx, match_type
 
 __all__ = ["NearestNeighbors"]
 
@@ -32,23 +32,33 @@ METRICS = {
 
 
 class NearestNeighbors(neighbors.NearestNeighbors):
-    """Exact nearest neighbours with scikit-learn's constructor, methods and attributes, `kneighbors` on this package's core.
+    """Exact nearest neighbours with scikit-learn's constructor, methods and attributes.
 
-    X is (N, D): arrays, lists, pandas and polars frames, memory maps, `mx.array`, or sparse. It is kept as it is. Candidates
-    are found in float32, distances computed in float64. `kneighbors` and `kneighbors_graph` are ours for dense X under the
-    Euclidean distance and its square, l1, linf (Minkowski's with p = 2, 1, inf too) and cosine. Everything else is
-    scikit-learn's own code: other metrics, sparse X, `algorithm="kd_tree"` and `"ball_tree"`, and the radius queries, which
-    for our metrics go by brute force.
+    X is (N, D): arrays, lists, pandas and polars frames, memory maps, `mx.array`, or sparse. It is
+    kept as it is. `kneighbors` and `kneighbors_graph` run on this package's core for dense X under
+    the Euclidean distance and its square, l1, linf (Minkowski's with p = 2, 1, inf too) and cosine:
+    candidates are found in float32, distances computed in float64. Everything else is
+    scikit-learn's own code: other metrics, sparse X, `algorithm="kd_tree"` and `"ball_tree"`, and
+    the radius queries, which for our metrics use brute force.
 
     Args:
-        n_neighbors: neighbours of a query unless it asks for another number.
-        radius: the same for radius queries.
-        algorithm: "auto" or "brute" for ours, which themselves take a KD-tree where it is faster; "kd_tree", "ball_tree".
-        leaf_size, metric, p, metric_params, n_jobs: as in `sklearn.neighbors.NearestNeighbors`.
-        backend: as in `knn`: "cpu", "metal", "portable", "reference" or None for the best one.
+        n_neighbors: Neighbours of a query unless it asks for another number.
+        radius: The same for radius queries.
+        algorithm: "auto" or "brute" for this package's search, which itself uses a KD-tree where
+            that is faster; "kd_tree", "ball_tree".
+        leaf_size: As in scikit-learn.
+        metric: As in scikit-learn.
+        p: As in scikit-learn.
+        metric_params: As in scikit-learn.
+        n_jobs: As in scikit-learn.
+        backend: As in `knn`: "cpu", "metal", "portable", "reference" or None for the best one.
 
     Attributes:
-        effective_metric_, effective_metric_params_, n_samples_fit_, n_features_in_, feature_names_in_: as in scikit-learn.
+        effective_metric_: As in scikit-learn.
+        effective_metric_params_: As in scikit-learn.
+        n_samples_fit_: As in scikit-learn.
+        n_features_in_: As in scikit-learn.
+        feature_names_in_: As in scikit-learn.
 
     Example:
         >>> model = NearestNeighbors(n_neighbors=1).fit([[0.0], [2.0], [5.0]])
@@ -92,7 +102,7 @@ class NearestNeighbors(neighbors.NearestNeighbors):
         p = (self.metric_params or {}).get("p", self.p)
         ours = self.metric in METRICS if isinstance(self.metric, str) else False
         if algorithm == "auto" and (ours or (self.metric == "minkowski" and p in (1, 2, np.inf))):
-            self.algorithm = "brute"  # or scikit-learn would build a tree that we don't need
+            self.algorithm = "brute"  # otherwise scikit-learn builds a tree that is not used
         try:
             super()._fit(from_mlx(X), y)
         finally:
@@ -105,12 +115,11 @@ class NearestNeighbors(neighbors.NearestNeighbors):
 
     def _is_ours(self, X: Any) -> bool:
         fitted: Any = self
-        known = isinstance(self.effective_metric_, str) and self.effective_metric_ in METRICS
-        known = known and not {
-            k: v for k, v in self.effective_metric_params_.items() if k != "p" and v is not None
-        }
+        parameters = self.effective_metric_params_.items()
         return (
-            known
+            isinstance(self.effective_metric_, str)
+            and self.effective_metric_ in METRICS
+            and all(name == "p" or value is None for name, value in parameters)
             and fitted._fit_method == "brute"
             and not issparse(fitted._fit_X)
             and not issparse(X)
@@ -119,20 +128,23 @@ class NearestNeighbors(neighbors.NearestNeighbors):
     def kneighbors(
         self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True
     ) -> Any:
-        """The nearest fitted rows.
+        """Return the nearest fitted rows.
 
         Args:
             X: (Q, D) queries; without it the fitted rows themselves, none a neighbour of itself.
             n_neighbors: k; None for the constructor's.
-            return_distance: whether distances are wanted.
+            return_distance: Whether distances are wanted.
 
         Returns:
-            Distances (Q, k) float64, if wanted, and indices (Q, k) int64, nearest first; `mx.array` if X is one.
+            Distances (Q, k) float64, if wanted, and indices (Q, k) int64, nearest first; `mx.array`
+            if X is one.
         """
         check_is_fitted(self)
         if not self._is_ours(X):
-            found = super().kneighbors(from_mlx(X), n_neighbors, return_distance)
-            return (like(X, found[0]), like(X, found[1])) if return_distance else like(X, found)
+            result = super().kneighbors(from_mlx(X), n_neighbors, return_distance)
+            if not return_distance:
+                return match_type(X, result)
+            return match_type(X, result[0]), match_type(X, result[1])
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         if not isinstance(k, Integral):
             raise TypeError(f"n_neighbors does not take {type(k)} value, enter integer value")
@@ -144,8 +156,8 @@ class NearestNeighbors(neighbors.NearestNeighbors):
             if X is None
             else validate_data(fitted, from_mlx(X), reset=False, order="C")
         )
-        most = fitted.n_samples_fit_ - (X is None)
-        if k > most:
+        # The message is scikit-learn's.
+        if k > fitted.n_samples_fit_ - (X is None):
             bound = "n_neighbors < n_samples_fit" if X is None else "n_neighbors <= n_samples_fit"
             raise ValueError(
                 f"Expected {bound}, but n_neighbors = {k}, n_samples_fit = {fitted.n_samples_fit_},"
@@ -164,15 +176,18 @@ class NearestNeighbors(neighbors.NearestNeighbors):
             search.add(fitted._fit_X, 0)
             distances, indices = search.result()
         if not return_distance:
-            return like(X, indices)
+            return match_type(X, indices)
         if metric == "euclidean" and self.effective_metric_ != "sqeuclidean":
             np.sqrt(distances, out=distances)
-        return like(X, distances), like(X, indices)
+        return match_type(X, distances), match_type(X, indices)
 
     def kneighbors_graph(
         self, X: Any = None, n_neighbors: int | None = None, mode: str = "connectivity"
     ) -> Any:
-        """(Q, N) CSR of the k nearest rows of queries X (Q, D): ones, or with mode="distance" their distances."""
+        """Return (Q, N) CSR of the k nearest rows of queries X (Q, D).
+
+        Its values are ones, or with mode="distance" their distances.
+        """
         return super().kneighbors_graph(from_mlx(X), n_neighbors, mode)
 
     def radius_neighbors(
@@ -182,5 +197,8 @@ class NearestNeighbors(neighbors.NearestNeighbors):
         return_distance: bool = True,
         sort_results: bool = False,
     ) -> Any:
-        """All fitted rows within a radius of queries X (Q, D), by scikit-learn: arrays (Q,) of arrays, NumPy."""
+        """Return all fitted rows within a radius of queries X (Q, D), found by scikit-learn.
+
+        They are arrays (Q,) of arrays, NumPy.
+        """
         return super().radius_neighbors(from_mlx(X), radius, return_distance, sort_results)

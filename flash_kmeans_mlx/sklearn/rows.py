@@ -1,4 +1,7 @@
-"""Points as scikit-learn's validation passes them, as the core takes them: float32 around an origin, or CSR."""
+"""Rows that scikit-learn's validation returned, converted for the core.
+
+Dense rows become float32 around an origin; sparse rows stay CSR.
+"""
 
 from __future__ import annotations
 
@@ -18,33 +21,34 @@ from ..metrics import EUCLIDEAN
 from ..validation import Data
 
 __all__ = [
-    "Prepared",
+    "FitInput",
     "content_order",
     "distances",
+    "fit_input",
     "from_mlx",
     "inertia_of",
-    "like",
+    "match_type",
     "nearest",
-    "prepare",
     "sums_of",
 ]
 
 TILE = 1 << 16  # values in float64 at a time
 CANCELLED = 1e-6  # squared distances below this share of the squared norms have lost digits
-LARGE, SMALL = 2.0**100, 2.0**-100
+LARGE, SMALL = 2.0**100, 2.0**-100  # rows of larger or smaller magnitudes are scaled
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What one fit reads.
+class FitInput:
+    """The rows of one fit in normalised coordinates.
 
     Attributes:
         given: (N, D), dense or CSR, as it was validated.
-        data: the same for the core: ``(given - origin) / unit`` in float32, rows in `order`; CSR keeps its values.
+        data: The rows for the core: ``(given - origin) / unit`` in float32, rows in `order`; CSR
+            keeps its values.
         order: (N,) the place in `given` of every row of `data`.
         origin: (D,) float64, the mean; 0 for CSR.
-        unit: a power of two; 1 unless squares would leave float32's range.
-        variance: the mean of the columns' variances.
+        unit: A power of two; 1 unless squares would leave the range of float32.
+        variance: The mean of the variances of the columns.
     """
 
     given: Any
@@ -55,45 +59,53 @@ class Prepared:
     variance: float
 
     def to_frame(self, c: np.ndarray) -> np.ndarray:
-        """Centroids (K, D) in the core's coordinates."""
+        """Return the user's centroids (K, D) in normalised coordinates."""
         return (c - self.origin) / self.unit
 
     def from_frame(self, c: np.ndarray) -> np.ndarray:
-        """Centroids (K, D) of the core, float64, in the user's coordinates."""
+        """Return centroids (K, D) of the core in the user's coordinates, float64."""
         return c.astype(np.float64) * self.unit + self.origin
 
     def labels(self, labels: np.ndarray) -> np.ndarray:
-        """(N,) int32 of the rows as given."""
+        """Return labels (N,) int32 in the order of the rows as given."""
         out = np.empty(len(labels), np.int32)
         out[self.order] = labels
         return out
 
     def means(self, weights: np.ndarray, labels: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """Means (1, K, D) by labels (1, N) in the core's coordinates, float64; c (1, K, D) where a cluster has no weight."""
+        """Return the means (1, K, D) of clusters in normalised coordinates, float64.
+
+        Args:
+            weights: (N,) of the rows as given.
+            labels: (1, N) of the rows of `data`.
+            c: (1, K, D) centroids, which stay where a cluster has no weight.
+        """
         sums, weight_sum = sums_of(
             self.given, weights, self.labels(labels[0]), c.shape[1], self.origin
         )
-        some = weight_sum[:, None] > 0
-        return np.where(some, sums / np.where(some, weight_sum[:, None], 1.0) / self.unit, c[0])[
-            None
-        ]
+        weight_sum = weight_sum[:, None]
+        filled = weight_sum > 0
+        means = sums / np.where(filled, weight_sum, 1.0) / self.unit
+        return np.where(filled, means, c[0])[None]
 
 
-def prepare(x: Any, *, by_content: bool) -> Prepared:
-    """Points for one fit.
+def fit_input(x: Any, *, by_content: bool) -> FitInput:
+    """Return the input of one fit.
 
     Args:
         x: (N, D) float32 or float64, dense or CSR.
-        by_content: sort the rows by their values, so that what is drawn along them depends neither on their order nor on
-            whether a row is repeated or weighs more.
+        by_content: Sort the rows by their values. Then draws along the rows depend neither on their
+            order nor on whether a row is repeated or has more weight.
     """
     n, d = x.shape
     order = content_order(x) if by_content else np.arange(n)
     if issparse(x):
         data = Data(SparseRows(x[order] if by_content else x), mlx=False, batched=False)
-        return Prepared(x, data, order, np.zeros(d), 1.0, float(np.mean(_column_variances(x))))
+        variance = float(np.mean(_column_variances(x)))
+        return FitInput(x, data, order, origin=np.zeros(d), unit=1.0, variance=variance)
     origin = x.mean(axis=0, dtype=np.float64)
-    squares, largest = 0.0, 0.0
+    squares = 0.0
+    largest = 0.0
     for _, tile in _tiles(x, origin):
         squares += np.einsum("nd,nd->", tile, tile)
         largest = max(largest, tile.max(), -tile.min())
@@ -102,25 +114,27 @@ def prepare(x: Any, *, by_content: bool) -> Prepared:
     for rows in _slices(n, d):
         tile = x[order[rows]] - origin
         out[rows] = tile if unit == 1 else tile / unit
-    return Prepared(
-        x, Data(out[None], mlx=False, batched=False), order, origin, unit, squares / x.size
-    )
+    data = Data(out[None], mlx=False, batched=False)
+    return FitInput(x, data, order, origin=origin, unit=unit, variance=squares / x.size)
 
 
 def from_mlx(x: Any) -> Any:
-    """An `mx.array` as NumPy, 16-bit floats as float32; anything else as it is."""
+    """Return an `mx.array` as NumPy, 16-bit floats as float32; anything else as it is."""
     if not isinstance(x, mx.array):
         return x
     return np.array(x.astype(mx.float32) if x.dtype in (mx.float16, mx.bfloat16) else x)
 
 
-def like(x: Any, value: Any) -> Any:
-    """A result as the caller of x gets it: `mx.array` if x is one."""
+def match_type(x: Any, value: Any) -> Any:
+    """Return a result as `mx.array` if x is one."""
     return mx.array(value) if isinstance(x, mx.array) and isinstance(value, np.ndarray) else value
 
 
 def content_order(x: Any) -> np.ndarray:
-    """(N,) indices that sort rows x (N, D) by their projection on one direction: equal rows become neighbours."""
+    """Return (N,) indices that sort rows x (N, D) by their projection on one direction.
+
+    Equal rows are next to each other in this order.
+    """
     direction: Any = np.random.default_rng(0).standard_normal(x.shape[1])
     if issparse(x):
         return np.argsort(x @ direction, kind="stable")
@@ -131,7 +145,7 @@ def content_order(x: Any) -> np.ndarray:
 
 
 def nearest(x: Any, centers: np.ndarray, backend: str | None) -> np.ndarray:
-    """(N,) int32 labels of x (N, D), dense or CSR, by centers (K, D)."""
+    """Return (N,) int32, the nearest of centers (K, D) for rows x (N, D), dense or CSR."""
     if issparse(x):
         return _assign(Data(SparseRows(x), mlx=False, batched=False), centers, backend)
     origin = centers.mean(axis=0, dtype=np.float64)
@@ -155,7 +169,10 @@ def _assign(data: Data, centers: np.ndarray, backend: str | None) -> np.ndarray:
 
 
 def inertia_of(x: Any, centers: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted sum of the squared distances of x (N, D) to centers (K, D) by label, in float64; from differences if dense."""
+    """Return the weighted sum of squared distances of x (N, D) to their centers (K, D), in float64.
+
+    For dense x it is computed from differences.
+    """
     if issparse(x):
         points = SparsePoints(Problem(SparseRows(x), len(centers), EUCLIDEAN, x.shape))
         points.labels()[0] = labels
@@ -168,41 +185,47 @@ def inertia_of(x: Any, centers: np.ndarray, labels: np.ndarray, weights: np.ndar
 
 
 def distances(x: Any, centers: np.ndarray) -> np.ndarray:
-    """(N, K) Euclidean distances of x (N, D) to centers in x's dtype, relatively accurate where they are tiny too."""
+    """Return Euclidean distances (N, K) of x (N, D) to centers in x's dtype.
+
+    Their relative error is small for tiny distances too.
+    """
     out = np.empty((x.shape[0], len(centers)), x.dtype)
     origin = np.zeros(x.shape[1]) if issparse(x) else centers.mean(axis=0, dtype=np.float64)
     c = centers - origin
     square = np.square(c).sum(1)
     for rows in _slices(x.shape[0], max(len(c), 1 if issparse(x) else x.shape[1])):
         tile = x[rows] if issparse(x) else x[rows] - origin
-        own = (
+        tile_square = (
             np.asarray(tile.multiply(tile).sum(1)).reshape(-1)
             if issparse(x)
             else np.einsum("nd,nd->n", tile, tile)
         )
-        scale = own[:, None] + square
-        found = scale - 2.0 * (tile @ c.T)
-        i, k = np.nonzero(found < CANCELLED * scale)
-        for some in _slices(len(i), x.shape[1]):
-            near = tile[i[some]]
-            found[i[some], k[some]] = np.square(
-                (near.toarray() if issparse(x) else near) - c[k[some]]
-            ).sum(1)
-        out[rows] = np.sqrt(found)
+        scale = tile_square[:, None] + square
+        squared = scale - 2.0 * (tile @ c.T)
+        i, k = np.nonzero(squared < CANCELLED * scale)
+        for pairs in _slices(len(i), x.shape[1]):
+            near = tile[i[pairs]]
+            gap = (near.toarray() if issparse(x) else near) - c[k[pairs]]
+            squared[i[pairs], k[pairs]] = np.square(gap).sum(1)
+        out[rows] = np.sqrt(squared)
     return out
 
 
 def sums_of(
     x: Any, weights: np.ndarray, labels: np.ndarray, k: int, origin: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted sums (K, D) of x - origin by label and the weights (K,) in them, float64. CSR has no origin."""
+    """Return weighted sums (K, D) of x - origin by label, and the sums of weights (K,), float64.
+
+    CSR has no origin.
+    """
     if issparse(x):
         return cluster_sums(x, weights, labels, k)
-    sums, weight_sum = np.zeros((k, x.shape[1])), np.zeros(k)
+    sums = np.zeros((k, x.shape[1]))
+    weight_sum = np.zeros(k)
     for rows, tile in _tiles(x, origin):
-        more = cluster_sums(tile, weights[rows], labels[rows], k)
-        sums += more[0]
-        weight_sum += more[1]
+        tile_sums, tile_weight_sum = cluster_sums(tile, weights[rows], labels[rows], k)
+        sums += tile_sums
+        weight_sum += tile_weight_sum
     return sums, weight_sum
 
 
@@ -212,11 +235,10 @@ def _column_variances(x: Any) -> Any:
 
 
 def _unit(largest: float) -> float:
-    return (
-        float(np.exp2(np.floor(np.log2(largest))))
-        if largest > LARGE or 0 < largest < SMALL
-        else 1.0
-    )
+    """Return the power of two that values up to this magnitude are divided by."""
+    if 0 < largest < SMALL or largest > LARGE:
+        return float(np.exp2(np.floor(np.log2(largest))))
+    return 1.0
 
 
 def _slices(n: int, d: int, values: int = TILE) -> Iterator[slice]:
@@ -226,6 +248,6 @@ def _slices(n: int, d: int, values: int = TILE) -> Iterator[slice]:
 
 
 def _tiles(x: Any, origin: np.ndarray | float) -> Iterator[tuple[slice, np.ndarray]]:
-    """(rows, x[rows] - origin in float64), one tile at a time."""
+    """Yield (rows, x[rows] - origin in float64), one tile at a time."""
     for rows in _slices(*x.shape):
         yield rows, x[rows] - np.asarray(origin, np.float64)

@@ -1,24 +1,19 @@
-"""The command line: what it writes, what it says, and how it ends where something is wrong."""
+"""The command line: what it writes, and what it says where something is wrong."""
 
 from __future__ import annotations
 
-import errno
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from command_line import call
 from vector_files import npy_bytes, safetensors
 
 import flash_kmeans_mlx as fk
-from flash_kmeans_mlx.cli import app
+from flash_kmeans_mlx.backends import BACKENDS
 from flash_kmeans_mlx.files.results import read_npz
-from flash_kmeans_mlx.neighbours import files as streamed
+from flash_kmeans_mlx.kmeans.seeding import INITS
+from flash_kmeans_mlx.metrics import METRICS, PROXIMITIES
 
 RNG = np.random.default_rng(0)
 DATA = RNG.standard_normal((300, 6)).astype(np.float32) + 3 * RNG.integers(0, 2, (300, 1)).astype(
@@ -40,17 +35,13 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
 def ok(*arguments: str) -> str:
     result = call(*arguments)
     assert result.exit_code == 0, result.output
     return result.output
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot", "l1", "linf"])
+@pytest.mark.parametrize("metric", PROXIMITIES)
 def test_knn(folder: Path, metric: str) -> None:
     said = ok(
         "knn",
@@ -101,7 +92,7 @@ def test_knn_without_self(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_fit_and_predict(folder: Path, metric: str) -> None:
     said = ok(
         "fit",
@@ -262,31 +253,6 @@ def test_what_is_wrong_is_said_in_a_line(folder: Path, case: str) -> None:
     assert names(folder) == before
 
 
-@pytest.mark.parametrize("command", ["knn", "fit"])
-def test_a_full_disk(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    out = "r.npz" if command == "knn" else "m.safetensors"
-    result = call(
-        *(["knn", "q.npy", "x.npy", "-o", out] if command == "knn" else ["fit", "x.npy", "-o", out])
-    )
-    expected = f"error: '{out}': no space left on device; nothing was written; free some space"
-    assert result.exit_code == 1 and expected in result.output
-    assert names(folder) == ["q.npy", "x.npy"]
-
-
-def test_an_interrupted_run_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(streamed, "search_files", interrupt)
-    result = call("knn", "q.npy", "x.npy", "-o", "r.npz")
-    assert result.exit_code == 130 and "interrupted: nothing was written" in result.output
-    assert names(folder) == ["q.npy", "x.npy"]
-
-
 def test_bars_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
@@ -299,6 +265,20 @@ def test_bars_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert all(word in said for word in words), said
 
 
+def test_choices_are_the_lists_of_the_package() -> None:
+    for command, option, names in (
+        ("knn", "--metric", PROXIMITIES),
+        ("fit", "--metric", METRICS),
+        ("fit", "--init", INITS),
+        ("predict", "--backend", BACKENDS),
+    ):
+        files = ["x.npy"] if command == "fit" else ["x.npy", "x.npy"]
+        result = call(command, *files, "-o", "o.safetensors", option, "none")
+        said = " ".join(result.output.replace("│", " ").split())
+        expected = f"'{option}': 'none' is not one of {', '.join(map(repr, names))}"
+        assert result.exit_code == 2 and expected in said, said
+
+
 def test_help_and_version() -> None:
     for command in ("knn", "fit", "predict", "info"):
         assert "Usage" in ok(command, "--help")
@@ -309,42 +289,3 @@ def test_help_and_version() -> None:
 def test_the_benchmark_gets_its_options() -> None:
     assert call("benchmark", "--case", "none").exit_code == 2
     assert call("benchmark", "--list").exit_code == 0
-
-
-def test_the_installed_command_gives_no_traceback(folder: Path) -> None:
-    command = Path(sys.executable).parent / "flash-kmeans"
-    assert command.exists(), "install the package again"
-    done = subprocess.run(
-        [command, "info", "none.npy"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith(
-        "error: 'none.npy': no such file"
-    )
-
-
-LONG = """
-import sys, time
-from flash_kmeans_mlx import cli
-from flash_kmeans_mlx.neighbours import files as streamed
-
-def search_files(*args, **options):
-    print("started", flush=True)
-    time.sleep(300)
-
-streamed.search_files = search_files
-sys.argv = ["flash-kmeans", "knn", "q.npy", "x.npy", "-o", "r.npz"]
-cli.main()
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no signals for one process")
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_it(folder: Path, sent: signal.Signals, code: int) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "started\n"
-        process.send_signal(sent)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == code and "Traceback" not in said, said
-    assert names(folder) == ["q.npy", "x.npy"]

@@ -59,7 +59,7 @@ BROKEN = [
     ),
     ("x.npy", npy_bytes("(" * 60_000), "does not describe one plain array"),
     ("x.npy", npy_bytes(HEADER.replace("'shape'", "'descr'")), "does not describe one plain array"),
-    ("x.safetensors", b"1234", "it is no .safetensors file: 4 bytes"),
+    ("x.safetensors", b"1234", "it is no .safetensors file: it has 4 bytes of 8"),
     ("x.safetensors", b"\xff" * 64, "it is no .safetensors file"),
     (
         "x.safetensors",

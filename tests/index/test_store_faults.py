@@ -21,10 +21,11 @@ from old_formats import unpack
 
 from flash_kmeans_mlx.files import atomic as _files
 from flash_kmeans_mlx.files import models as _modelfile
+from flash_kmeans_mlx.files import safetensors
 from flash_kmeans_mlx.index import EmbeddingStore, IndexIVFFlat, io, store
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-CODE = {module.__file__ for module in (_files, _modelfile, io, store)}
+CODE = {module.__file__ for module in (_files, _modelfile, safetensors, io, store)}
 ERRORS = [KeyboardInterrupt, MemoryError, OSError]
 # An interrupt between the instructions of `with open(...)` leaves the file to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(

@@ -59,7 +59,7 @@ def test_files_give_what_arrays_give(
 def test_chunks_and_passes_change_nothing(
     files: tuple[Path, Path], rows: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamed, "_plan", lambda *_: streamed.SearchPlan(rows, batch, False, 0, 0))
+    monkeypatch.setattr(streamed, "_plan", lambda *_: streamed.SearchPlan(rows, batch))
     _, x = files
     seen: list[tuple[int, int]] = []
     found = search_files(x, x, 5, exclude_self=True, progress=lambda *done: seen.append(done))
@@ -104,7 +104,7 @@ def test_mlx_queries_get_mlx_results(files: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("kind", ["path", "map"])
 @pytest.mark.parametrize(
-    ("q", "n", "d", "k"), [(100, 60_000, 96, 10), (20_000, 20_000, 32, 20), (3000, 4000, 256, 300)]
+    ("q", "n", "d", "k"), [(100, 60_000, 96, 10), (4000, 20_000, 32, 40), (1500, 4000, 256, 300)]
 )
 def test_memory_stays_under_the_cap(
     tmp_path: Path, q: int, n: int, d: int, k: int, kind: str
@@ -156,7 +156,7 @@ def test_what_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
 def test_no_thread_is_left_after_an_error(
     files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamed, "_plan", lambda *_: streamed.SearchPlan(10, 40, False, 0, 0))
+    monkeypatch.setattr(streamed, "_plan", lambda *_: streamed.SearchPlan(10, 40))
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,14 @@ def bisect(x: np.ndarray, n_clusters: int, model: Any) -> np.ndarray:
     return labels
 
 
+@cache
+def fits_over_k(cls: Any) -> dict[int, Any]:
+    return {k: cls(k, random_state=0, n_init=5).fit(X) for k in range(2, 8)}
+
+
 @both
 def test_an_elbow_over_k(cls: Any) -> None:
-    fits = [cls(k, random_state=0, n_init=5).fit(X) for k in range(2, 8)]
+    fits = fits_over_k(cls).values()
     inertia = np.array([fit.inertia_ for fit in fits])
     np.testing.assert_allclose([-fit.score(X) for fit in fits], inertia, rtol=1e-9)
     assert np.argmax(np.diff(inertia, 2)) + 3 == 4, "the sharpest bend is at the true number"
@@ -42,9 +48,7 @@ def test_an_elbow_over_k(cls: Any) -> None:
 
 @both
 def test_silhouettes_over_k(cls: Any) -> None:
-    scores = {
-        k: silhouette_score(X, cls(k, random_state=0, n_init=5).fit_predict(X)) for k in range(2, 8)
-    }
+    scores = {k: silhouette_score(X, fit.labels_) for k, fit in fits_over_k(cls).items()}
     assert max(scores, key=lambda k: scores[k]) == 4
 
 

@@ -41,9 +41,9 @@ def test_the_constructor_is_scikit_learns(cls: Any) -> None:
 @pytest.mark.parametrize("tol", [0.0, 1e-4, 1e-2, 0.3])
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 def test_iterations_centres_and_inertia_are_scikit_learns(weighted: bool, tol: float) -> None:
-    x = np.random.default_rng(0).normal(size=(3000, 5)) + 7
+    x = np.random.default_rng(0).normal(size=(1600, 5)) + 7
     options: dict[str, Any] = {"n_clusters": 12, "init": x[:12].copy(), "n_init": 1, "tol": tol}
-    w = np.random.default_rng(1).gamma(2.0, size=3000) if weighted else None
+    w = np.random.default_rng(1).gamma(2.0, size=1600) if weighted else None
     mine = KMeans(**options).fit(x, sample_weight=w)
     theirs = sklearn.cluster.KMeans(**options).fit(x, sample_weight=w)
     assert mine.n_iter_ == theirs.n_iter_

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # it was written to run with
 
 # Tests that never call our classes: they would pass whatever those did.
 NOT_OURS = {
-    "test_relocate_empty_clusters": "the Cython function _relocate_empty_clusters_*; ours is tests/test_lloyd.py",
+    "test_relocate_empty_clusters": "the Cython function _relocate_empty_clusters_*; ours is tests/kmeans/test_lloyd.py",
     "test_minibatch_update_consistency": "the private functions _mini_batch_step and _labels_inertia",
     "test_minibatch_reassign": "the private functions _mini_batch_step and _labels_inertia",
     "test_euclidean_distance": "the Cython functions _euclidean_*_wrapper",
