@@ -1,4 +1,4 @@
-"""Indexes of ours as faiss's, and the other way round."""
+"""to_faiss and from_faiss: our indexes as indexes of faiss, and the other way round."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from .base import Index
-from .faiss_training import checked, faiss_module, set_codebooks, set_rotation, unknown
+from .faiss_training import (
+    faiss_module,
+    faiss_of,
+    set_codebooks,
+    set_rotation,
+    unknown_class,
+)
 from .flat import IndexFlat
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
@@ -27,18 +33,19 @@ METRICS = {
 
 
 def to_faiss(index: Index) -> Any:
-    """The same index in faiss, with the vectors, codes and ids that it holds.
+    """Make an index of faiss with the vectors, codes and ids of one of ours.
 
-    IndexFlat and IndexPQ become an IndexIDMap2 unless their ids are 0, 1, ...; an OPQMatrix becomes a LinearTransform.
+    IndexFlat and IndexPQ become an IndexIDMap2 unless their ids are 0, 1, ...; an OPQMatrix becomes
+    a LinearTransform.
 
     Raises:
         ImportError: faiss is not installed.
-        ValueError: the index is not trained, or for "cosine", which faiss does not have.
+        ValueError: The index is not trained, or is for "cosine", which faiss does not have.
     """
     faiss = faiss_module()
     if not isinstance(index, Index):
         raise TypeError(f"index must be an Index, got {type(index).__name__}")
-    index._check_trained("to_faiss", index._content)
+    index._check_trained("to_faiss", index._snapshot)
     if index.metric == "cosine":
         raise ValueError(
             "metric='cosine' is none of faiss's: index vectors of norm 1 with metric='dot' instead"
@@ -47,18 +54,18 @@ def to_faiss(index: Index) -> Any:
 
 
 def from_faiss(index: Any, *, backend: str | None = None) -> Index:
-    """One of our indexes with the vectors, codes and ids that an index of faiss holds.
+    """Make one of our indexes with the vectors, codes and ids of an index of faiss.
 
     Args:
-        index: faiss's IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals), in an IndexIDMap, or in an
-            IndexPreTransform with one rotation.
-        backend: as in `Index`.
+        index: An IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals) of faiss, in an
+            IndexIDMap, or in an IndexPreTransform with one rotation.
+        backend: As in `Index`.
 
     Raises:
         ImportError: faiss is not installed.
-        TypeError, ValueError: it is another kind of index, is not trained, or has an id twice.
+        TypeError, ValueError: It is another kind of index, is not trained, or has an id twice.
     """
-    faiss = checked(index)
+    faiss = faiss_of(index)
     if not index.is_trained:
         raise ValueError("from_faiss needs a trained index: call train first")
     return _from_faiss(faiss, index, None, backend)
@@ -137,13 +144,13 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
         ours.quantizer.codebooks = _codebooks(faiss, index.pq)
         codes = faiss.vector_to_array(index.codes).reshape(-1, ours.quantizer.code_size)
         if len(codes):
-            ids = ours._new_ids(ours._content, ids, len(codes))
-            ours._content = ours._added_codes(ours._content, codes, ids)
+            ids = ours._new_ids(ours._snapshot, ids, len(codes))
+            ours._snapshot = ours._after_add_codes(ours._snapshot, codes, ids)
             ours._restore_next_id(0, ids)
     elif kind in ("IndexIVFFlat", "IndexIVFPQ"):
         ours = _lists_from(faiss, index, kind, metric, backend)
     else:
-        raise unknown(index)
+        raise unknown_class(index)
     return ours
 
 
@@ -185,7 +192,9 @@ def _lists_from(faiss: Any, index: Any, kind: str, metric: str, backend: str | N
         ours.quantizer.codebooks = _codebooks(faiss, index.pq)
     else:
         raise ValueError("by_residual=False: only codes of residuals are supported")
-    ours._content = ours._content._replace(centroids=index.quantizer.reconstruct_n(0, index.nlist))
+    ours._snapshot = ours._snapshot._replace(
+        centroids=index.quantizer.reconstruct_n(0, index.nlist)
+    )
     lists = index.invlists
     sizes = np.array([lists.list_size(number) for number in range(index.nlist)])
     ids = np.zeros(int(sizes.sum()), np.int64)
@@ -197,13 +206,13 @@ def _lists_from(faiss: Any, index: Any, kind: str, metric: str, backend: str | N
                 lists.get_codes(number), n * index.code_size
             ).reshape(n, -1)
     if len(ids):
-        content, numbers = ours._content, np.repeat(np.arange(index.nlist), sizes)
-        ids = ours._new_ids(content, ids, len(ids))
+        snapshot, numbers = ours._snapshot, np.repeat(np.arange(index.nlist), sizes)
+        ids = ours._new_ids(snapshot, ids, len(ids))
         rows = (
             codes.view(np.float32)
             if isinstance(ours, IndexIVFFlat)
-            else ours._payload(content, codes, numbers)
+            else ours._payload(snapshot, codes, numbers)
         )
-        ours._content = content._replace(lists=content.lists.added(numbers, rows, ids))
+        ours._snapshot = snapshot._replace(lists=snapshot.lists.added(numbers, rows, ids))
         ours._restore_next_id(0, ids)
     return ours

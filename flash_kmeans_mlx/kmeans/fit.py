@@ -147,8 +147,9 @@ def _best(points: Points, runs: Iterator[Fit], n_init: int) -> tuple[Fit, np.nda
 
 def caller_level() -> int:
     """The stacklevel, for a warning in the function that asks, of its first caller outside this package."""
+    package = __name__.partition(".")[0]
     level, frame = 1, sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{package}."):
         level, frame = level + 1, frame.f_back
     return level
 

@@ -26,7 +26,7 @@ from flash_kmeans_mlx.index import (
     OPQMatrix,
     load_index,
 )
-from flash_kmeans_mlx.index.base import restored
+from flash_kmeans_mlx.index.base import restore_index
 
 D, NLIST = 8, 5
 LAST_ID = 2**63 - 2
@@ -80,7 +80,7 @@ class Life:
     """
 
     def __init__(self, name: str, metric: str, backend: str, path: Path) -> None:
-        self.index = restored(*trained(name, metric))
+        self.index = restore_index(*trained(name, metric))
         self.metric, self.path, self.backend = metric, path, backend
         self.exact = name in ("flat", "ivf")
         self.bytes_in_use: dict[int, Array] = {}

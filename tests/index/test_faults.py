@@ -27,8 +27,8 @@ from flash_kmeans_mlx.index import (
     OPQMatrix,
     load_index,
 )
-from flash_kmeans_mlx.index.base import restored
-from flash_kmeans_mlx.index.lists import Growing
+from flash_kmeans_mlx.index.base import restore_index
+from flash_kmeans_mlx.index.growing import Growing
 from flash_kmeans_mlx.index.lock import Lock
 
 D = 8
@@ -143,7 +143,7 @@ class Case:
 
     def fail(self, error: type[BaseException], at: int, how: str) -> int:
         """As `fail`, with a new index, which is checked afterwards."""
-        index = restored(*self.start)
+        index = restore_index(*self.start)
         seen = fail(lambda: self.verb(index), error, at, how)
         self.check(index, error, at, how)
         return seen
@@ -213,7 +213,7 @@ def test_readers_keep_what_they_began_with(name: str) -> None:
         else:
             index.remove_ids(
                 rng.integers(max(1, index.ntotal), size=rng.integers(1, 90))
-                + index._content.next_id // 3
+                + index._snapshot.next_id // 3
             )
         reader = copy.copy(index)
         if isinstance(reader, IndexPreTransform):
@@ -260,20 +260,20 @@ import signal, sys, time
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
 import numpy as np
-from test_faults import MAKE, VERBS, Case, restored
+from test_faults import MAKE, VERBS, Case, restore_index
 
 folder, rounds = Path(sys.argv[3]), int(sys.argv[4])
 cases, took = {}, {}
 for name in MAKE:
     for verb in VERBS:
         case = cases[name, verb] = Case(name, verb, folder / f"{name} {verb}")
-        index, begin = restored(*case.start), time.perf_counter()
+        index, begin = restore_index(*case.start), time.perf_counter()
         case.verb(index)
         took[name, verb] = time.perf_counter() - begin
 rng, interrupted = np.random.default_rng(0), 0
 for _ in range(rounds):
     for which, case in cases.items():
-        index = restored(*case.start)
+        index = restore_index(*case.start)
         try:
             signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, took[which]))
             case.verb(index)

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from helpers import digits
 
-from flash_kmeans_mlx.files import atomic as _files
-from flash_kmeans_mlx.files import models as _modelfile
-from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat, IndexPQ, io, load_index
+from flash_kmeans_mlx.files import atomic, models
+from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat, IndexPQ, index_file, load_index
 
 X = digits()
 MAKE = {
@@ -83,7 +82,7 @@ def test_a_crash_keeps_the_previous_version(
     def crash(_: int) -> None:
         raise OSError("no power")
 
-    monkeypatch.setattr(_files.os, "fsync", crash)
+    monkeypatch.setattr(atomic.os, "fsync", crash)
     with pytest.raises(OSError, match="no power"):
         index.save(path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
@@ -169,7 +168,7 @@ def test_a_state_that_does_not_fit_is_refused(
     index = filled("ivf")
     own, held = index.state()
     kept = {key: array for key, array in (held | arrays).items() if array is not None}
-    io.write(tmp_path / "index", "IndexIVFFlat", own | parameters, kept)
+    index_file.write(tmp_path / "index", "IndexIVFFlat", own | parameters, kept)
     with pytest.raises(ValueError, match=message):
         load_index(tmp_path / "index")
 
@@ -192,7 +191,7 @@ def test_a_state_that_does_not_fit_is_refused(
 )
 def test_other_files_are_refused(metadata: dict[str, str], message: str, tmp_path: Path) -> None:
     path = tmp_path / "index"
-    _modelfile.write(path, {}, metadata)
+    models.write(path, {}, metadata)
     with pytest.raises(ValueError, match=f"cannot load '.*index': .*{message}"):
         load_index(path)
 
@@ -231,7 +230,7 @@ def test_sizes_of_an_index_without_arrays(
         "IndexPQ": IndexPQ(8, 4).state()[0],
         "IndexFlat": IndexFlat(8).state()[0],
     }[name]
-    io.write(tmp_path / "index", name, own | parameters, {})
+    index_file.write(tmp_path / "index", name, own | parameters, {})
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=message):
@@ -248,8 +247,8 @@ def test_dimensions_that_the_arrays_do_not_have(name: str, tmp_path: Path) -> No
     index.add(X[:100])
     own, arrays = index.state()
     for d in (65, 10**15, 10**30):
-        io.write(tmp_path / "index", name, own | {"d": d}, arrays)
+        index_file.write(tmp_path / "index", name, own | {"d": d}, arrays)
         with pytest.raises(ValueError, match=rf"(rows|codebooks) of shape .* do not fit d={d}"):
             load_index(tmp_path / "index")
-    io.write(tmp_path / "index", name, own | {"next_id": 2**63 - 1}, arrays)
+    index_file.write(tmp_path / "index", name, own | {"next_id": 2**63 - 1}, arrays)
     assert load_index(tmp_path / "index").ntotal == 100

@@ -79,7 +79,7 @@ def test_shapes(backend: str, q: int, d: int, k: int, metric: str) -> None:
         filled(metric, 2500, 30, x, backend=backend) for backend in (backend, "reference")
     )
     assert index.centroids is not None
-    oracle._content = index._content
+    oracle._snapshot = index._snapshot
     for nprobe in (1, 4, 30):
         found, expected = (
             index.search(queries, k, nprobe=nprobe),
@@ -147,7 +147,7 @@ def test_lists_on_the_device_follow_changes() -> None:
         index.search(X[:300], 3)
         change()
         oracle = IndexIVFFlat(64, 12, nprobe=12, backend="reference")
-        oracle._content = index._content
+        oracle._snapshot = index._snapshot
         np.testing.assert_array_equal(index.search(X[:300], 3)[1], oracle.search(X[:300], 3)[1])
 
 

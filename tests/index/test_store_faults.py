@@ -19,12 +19,21 @@ import numpy as np
 import pytest
 from old_formats import unpack
 
-from flash_kmeans_mlx.files import atomic as _files
-from flash_kmeans_mlx.files import models as _modelfile
-from flash_kmeans_mlx.index import EmbeddingStore, IndexIVFFlat, io, store
+from flash_kmeans_mlx.files import atomic, models
+from flash_kmeans_mlx.index import (
+    EmbeddingStore,
+    IndexIVFFlat,
+    growth,
+    index_file,
+    metadata,
+    store,
+    store_file,
+)
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-CODE = {module.__file__ for module in (_files, _modelfile, io, store)}
+CODE = {
+    module.__file__ for module in (atomic, models, index_file, store, store_file, metadata, growth)
+}
 ERRORS = [KeyboardInterrupt, MemoryError, OSError]
 # An interrupt between the instructions of `with open(...)` leaves the file to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -128,8 +137,8 @@ def works_still(one: EmbeddingStore) -> None:
 def test_a_change_is_made_or_not(
     name: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "GROWS_AT", 60)
-    monkeypatch.setattr(store, "SHARE", 4)
+    monkeypatch.setattr(growth, "FIRST_LISTS_AT", 60)
+    monkeypatch.setattr(growth, "LISTS_PER_PROBE", 4)
     make, change = CHANGES[name]
     one = make()
     before = contents(one)
@@ -289,7 +298,7 @@ def test_a_saver_waits_for_another_one(tmp_path: Path, monkeypatch: pytest.Monke
     held, free = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with _files.locked(tmp_path / "store.lock"):
+        with atomic.locked(tmp_path / "store.lock"):
             held.set()
             free.wait(60)
 
@@ -297,7 +306,7 @@ def test_a_saver_waits_for_another_one(tmp_path: Path, monkeypatch: pytest.Monke
     other.start()
     assert held.wait(30)
     with monkeypatch.context() as patch:
-        patch.setattr(_files, "WAIT", 0.1)
+        patch.setattr(atomic, "WAIT", 0.1)
         with pytest.raises(
             TimeoutError,
             match=r"another process has been writing for more than 0\.1 s; try again.*store\.lock",
@@ -356,12 +365,12 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
 def test_temporary_files_of_dead_writers_go(tmp_path: Path) -> None:
     dead, alive = (tmp_path / f".flash-kmeans-{32 * letter}.tmp" for letter in "ab")
     dead.write_bytes(b"x")
-    with _files.locked(alive), _files.replacing(tmp_path / "first") as file:
+    with atomic.locked(alive), atomic.replacing(tmp_path / "first") as file:
         file.write(b"first")
         small().save(tmp_path)
         assert not dead.exists() and alive.exists() and Path(file.name).exists()
     assert (tmp_path / "first").read_bytes() == b"first"
-    with _files.replacing(tmp_path / "first") as file:
+    with atomic.replacing(tmp_path / "first") as file:
         file.write(b"second")
     assert {path.name for path in tmp_path.iterdir()} == {
         "first",
