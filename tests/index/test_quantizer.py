@@ -15,6 +15,7 @@ import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.index import ProductQuantizer
 
 X = digits()
+pytestmark = pytest.mark.usefixtures("faiss_on_one_thread")
 
 
 def trained(x: Array, m: int, nbits: int, **options: Any) -> ProductQuantizer:
