@@ -1,7 +1,7 @@
 """The base class of all indexes: their verbs, and how searches and changes run side by side.
 
 Searches need no lock. All that `train`, `add` and `remove_ids` change is in one snapshot, a
-NamedTuple that never changes (`Index._snapshot`):
+NamedTuple that never changes, except for caches (`Index._snapshot`):
 
 - A search reads the present snapshot once, when it begins, and uses no other.
 - A change makes the next snapshot from the present one. Both may share arrays: the change writes
@@ -180,7 +180,7 @@ class Index(ABC):
         return self._change(removed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to one safetensors file, atomically; `load_index` reads it anywhere."""
+        """Write the index to one safetensors file, which is replaced in one step."""
         index_file.write(path, type(self).__name__, *self.state())
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -340,11 +340,7 @@ def load_index(path: str | os.PathLike[str]) -> Index:
 def restore_index(
     class_name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> Index:
-    """Return the index of a class, given by its name, with that state.
-
-    Raises:
-        Exception: One of `index_file.DAMAGE`, where the state is damaged.
-    """
+    """Return the index with that state; one of `index_file.DAMAGE` if it is damaged."""
     if class_name not in _CLASSES:
         raise ValueError(f"no class of indexes is called {class_name!r}")
     index_file.check_sizes(parameters, arrays)

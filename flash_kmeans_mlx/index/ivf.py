@@ -152,7 +152,7 @@ class IVF(Index):
         """
         return self._all_within(x, radius, nprobe=nprobe)
 
-    # Subclasses define the following; the last three only where vectors are coded.
+    # Subclasses define the following, the last three only if they have a quantizer.
 
     @abstractmethod
     def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -132,7 +132,7 @@ class InvertedLists:
         heads = taken[starts[lists]]
         tails = taken[starts[lists] + n_new[lists] - 1]
         has_blocks = n_blocks[lists] > 0
-        # Searches follow the links between the blocks that they know.
+        # Searches follow the links of the blocks that they know: these change only in a copy.
         if has_blocks.any() or len(self.next) < self._blocks.n_used:
             self._copy_links()
         self.next[taken[:-1]] = taken[1:]
@@ -159,9 +159,10 @@ class InvertedLists:
         """Drop what was derived from the rows of these lists (M,)."""
         self._sorted = None
         self.cache = self.cache.copy()  # searches continue to fill the other one
-        for number in lists.tolist() if self.cache else ():
-            self.cache.pop(number, None)
-            self.cache.pop(~number, None)
+        if self.cache:
+            for number in lists.tolist():
+                self.cache.pop(number, None)
+                self.cache.pop(~number, None)
 
     def removed(self, slots: np.ndarray) -> InvertedLists:
         """Return the lists without the rows at distinct slots (M,).
