@@ -1,4 +1,4 @@
-"""Indexes through random lives, beside a model: a dict of vectors, searched by brute force in float64."""
+"""Random sequences of changes and searches of an index, compared with a dict of vectors and brute force in float64."""
 
 from __future__ import annotations
 
@@ -41,23 +41,25 @@ steps = st.one_of(
 
 
 class Life:
-    """An index, and what must be in it.
+    """An index, and the vectors that must be in it.
 
     Attributes:
         index: It.
-        held: The vectors by their ids: as given or, where an index keeps codes, as it gave them back first.
+        held: The vectors by their ids: as given or, where an index keeps codes, as it first returned them.
         next_id: The next automatic id.
     """
 
     def __init__(self, kind: str, metric: str, backend: str, path: Path) -> None:
         self.index = trained(kind, metric)
-        self.metric, self.path, self.backend = metric, path, backend
+        self.metric = metric
+        self.path = path
+        self.backend = backend
         self.exact = kind in ("flat", "ivf")
         self.held: dict[int, Array] = {}
         self.next_id = 0
-        self.settle()
+        self.set_backend()
 
-    def settle(self) -> None:
+    def set_backend(self) -> None:
         self.index.backend = self.backend
         if isinstance(self.index, IndexPreTransform):
             self.index.index.backend = self.backend
@@ -86,7 +88,7 @@ class Life:
                 self.index.add(x)
             return
         self.index.add(x)
-        self.hold(x, range(self.next_id, self.next_id + n))
+        self.check_added(x, range(self.next_id, self.next_id + n))
 
     def add_with_ids(self, kind: str, n: int) -> None:
         x = self.vectors(kind, n)
@@ -97,9 +99,9 @@ class Life:
         ids = [i for i in dict.fromkeys(drawn) if i not in self.held][:n]
         if ids:
             self.index.add(x[: len(ids)], ids)
-            self.hold(x[: len(ids)], ids)
+            self.check_added(x[: len(ids)], ids)
 
-    def hold(self, x: Array, ids: Any) -> None:
+    def check_added(self, x: Array, ids: Any) -> None:
         ids = list(ids)
         kept = self.index.reconstruct_batch(ids)
         if self.exact:
@@ -117,7 +119,7 @@ class Life:
 
     def remove(self, share: float) -> None:
         ids = [i for i in self.held if self.rng.random() < share]
-        self.take([*ids, *ids[:2], 10**9 + 7, -3, LAST_ID + 1])
+        self.check_removal([*ids, *ids[:2], 10**9 + 7, -3, LAST_ID + 1])
 
     def remove_one_list(self) -> None:
         lists = getattr(getattr(self.index, "index", self.index), "lists", None)
@@ -126,15 +128,15 @@ class Life:
             ids = lists.ids.reshape(-1)[
                 lists.slots(int(self.rng.integers(len(lists.counts))))
             ].tolist()
-        self.take(ids)
+        self.check_removal(ids)
 
-    def take(self, ids: list[int]) -> None:
+    def check_removal(self, ids: list[int]) -> None:
         gone = {i for i in ids if i in self.held}
         assert self.index.remove_ids(np.array(ids, np.int64)) == len(gone)
         for i in gone:
             del self.held[i]
 
-    def every(self, queries: Array) -> tuple[Array, Array, Array]:
+    def exact_distances(self, queries: Array) -> tuple[Array, Array, Array]:
         """Distances (Q, N), smaller is nearer, what rounding may do to them, and the ids (N,)."""
         ids = np.array(sorted(self.held), np.int64)
         rows = to_float64(
@@ -163,14 +165,16 @@ class Life:
     def search(self, kind: str, k: int) -> None:
         queries = self.vectors(kind, int(self.rng.integers(1, 6)))
         distances, found = self.index.search(queries, k)
-        every, slack, ids = self.every(queries)
+        every, slack, ids = self.exact_distances(queries)
         n, sign = min(k, len(ids)), -1 if self.metric == "dot" else 1
         assert distances.shape == found.shape == (len(queries), k)
         assert (found[:, n:] == -1).all() and (sign * distances[:, n:] == np.inf).all()
         if n:
-            self.check(sign * distances[:, :n], found[:, :n], every, slack, ids)
+            self.check_nearest(sign * distances[:, :n], found[:, :n], every, slack, ids)
 
-    def check(self, distances: Array, found: Array, every: Array, slack: Array, ids: Array) -> None:
+    def check_nearest(
+        self, distances: Array, found: Array, every: Array, slack: Array, ids: Array
+    ) -> None:
         """Found ids are distinct, held, in order and the nearest, at their distances."""
         place = np.minimum(np.searchsorted(ids, found), len(ids) - 1)
         assert (ids[place] == found).all() and all(
@@ -186,7 +190,7 @@ class Life:
 
     def range_search(self, kind: str) -> None:
         queries = self.vectors(kind, 2)
-        every, slack, ids = self.every(queries)
+        every, slack, ids = self.exact_distances(queries)
         middle = np.float32(np.median(every)) if every.size else np.float32(1)
         sign = -1 if self.metric == "dot" else 1
         lims, distances, found = self.index.range_search(queries, float(sign * middle))
@@ -208,7 +212,7 @@ class Life:
     def save(self) -> None:
         self.index.save(self.path)
         self.index = load_index(self.path)
-        self.settle()
+        self.set_backend()
 
 
 def run(case: tuple[str, str], path: Path, number: int | None = None) -> None:
