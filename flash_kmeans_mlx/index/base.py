@@ -25,7 +25,7 @@ from ..errors import NotFittedError
 from . import index_file
 from .arguments import check_radius, distinct_ids, integers, next_ids, vectors
 from .lock import Lock
-from .results import Found, filled_up, nothing, to_caller, within_radius
+from .results import Found, no_results, padded, to_caller, within_radius
 
 __all__ = ["Index", "load_index"]
 
@@ -296,11 +296,11 @@ class Index(ABC):
         snapshot = self._snapshot
         self._check_trained("search", snapshot)
         available = min(k, self._count(snapshot))
-        found = nothing((len(queries), 0), self.metric)
+        found = no_results((len(queries), 0), self.metric)
         if available:
             found = self._search(snapshot, queries, available, **options)
         if available < k:
-            found = filled_up(found, k, self.metric)
+            found = padded(found, k, self.metric)
         return to_caller(found, is_mlx)
 
     def _all_within(self, x: Any, radius: float, **options: Any) -> tuple[Any, Any, Any]:
@@ -310,7 +310,7 @@ class Index(ABC):
         snapshot = self._snapshot
         self._check_trained("range_search", snapshot)
         found = within_radius(
-            lambda some, k: self._search(snapshot, some, k, **options),
+            lambda part, k: self._search(snapshot, part, k, **options),
             queries,
             self._count(snapshot),
             radius,

@@ -85,7 +85,8 @@ def check_sizes(parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> No
     if "ids" in arrays and (arrays["ids"] == (1 << 63) - 1).any():
         raise ValueError(f"ids must be < 2**63 - 1, got {(1 << 63) - 1}")
     if "counts" in arrays:
-        largest, n = arrays["counts"].max(), len(arrays["ids"])
+        largest = arrays["counts"].max()
+        n = len(arrays["ids"])
         if largest > n:
             raise ValueError(f"a list of {largest} vectors must have <= {n}, one for each id")
 

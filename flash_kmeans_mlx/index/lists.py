@@ -158,7 +158,8 @@ class InvertedLists:
     def _forget(self, lists: np.ndarray) -> None:
         """Drop what was derived from the rows of these lists (M,)."""
         self._sorted = None
-        self.cache = self.cache.copy()  # searches continue to fill the other one
+        # Searches with older lists continue to fill the present dict.
+        self.cache = self.cache.copy()
         if self.cache:
             for number in lists.tolist():
                 self.cache.pop(number, None)
@@ -176,8 +177,13 @@ class InvertedLists:
         is_removed[slots] = True
         touched = np.unique(self.owner[slots // BLOCK])
         counts = self.counts.copy()
-        n_kept = np.zeros(len(touched), np.int64)  # blocks
-        chains, stale, holes, movers, dropped = [], [], [], [], []
+        n_kept = np.zeros(len(touched), np.int64)
+        # Of each list that is touched:
+        chains = []  # the blocks that it keeps
+        stale = []  # whether each of them changes
+        holes = []  # places to fill, counted along all blocks that are kept
+        movers = []  # slots of the rows that fill them
+        dropped = []  # the blocks that it does not keep
         start = 0
         for i, number in enumerate(touched.tolist()):
             blocks = self._chain(number)

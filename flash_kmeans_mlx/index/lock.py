@@ -43,5 +43,5 @@ class Lock:
                 self._lock.release()
 
     def _is_held_here(self) -> bool:
-        # threading.Condition uses this method too.
+        # A private method, but threading.Condition uses it too.
         return self._lock._is_owned()  # pyright: ignore[reportAttributeAccessIssue]

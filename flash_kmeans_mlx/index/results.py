@@ -1,4 +1,4 @@
-"""Results of searches: filled up to k where too few were found, and collected within a radius."""
+"""Results of searches: padded to k where too few were found, and collected within a radius."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-__all__ = ["Found", "filled_up", "nothing", "to_caller", "within_radius"]
+__all__ = ["Found", "no_results", "padded", "to_caller", "within_radius"]
 
 # Distances (Q, k) float32 and ids (Q, k) int64, nearest first.
 Found = tuple[np.ndarray, np.ndarray]
@@ -17,16 +17,16 @@ FIRST_K = 128  # neighbours of a query that a range search ranks at first
 RANKED_AT_ONCE = 1 << 22  # results of all queries together
 
 
-def nothing(shape: tuple[int, int], metric: str) -> Found:
+def no_results(shape: tuple[int, int], metric: str) -> Found:
     """Return results (Q, k) that stand for no vector: distances inf (-inf for "dot"), ids -1."""
     worst = -np.inf if metric == "dot" else np.inf
     return np.full(shape, worst, np.float32), np.full(shape, -1, np.int64)
 
 
-def filled_up(found: Found, k: int, metric: str) -> Found:
+def padded(found: Found, k: int, metric: str) -> Found:
     """Return results (Q, k) that begin with the found ones (Q, fewer than k)."""
     distances, ids = found
-    no_distances, no_ids = nothing((len(ids), k - ids.shape[1]), metric)
+    no_distances, no_ids = no_results((len(ids), k - ids.shape[1]), metric)
     return np.concatenate([distances, no_distances], 1), np.concatenate([ids, no_ids], 1)
 
 

@@ -95,7 +95,8 @@ def split(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[in
 
 def _is_version_1(folder: Path) -> bool:
     """Return whether an older version of the package was the last one to save there."""
-    head, file = folder / OLD_HEAD, folder / FILE
+    head = folder / OLD_HEAD
+    file = folder / FILE
     if not (head.exists() and file.exists()):
         return head.exists()
     is_newer = head.stat().st_mtime_ns > file.stat().st_mtime_ns

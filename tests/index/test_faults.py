@@ -133,9 +133,8 @@ class Case:
             assert load_index(self.path).ntotal == self.before[0]
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # of a file that nobody got to close
+# An interrupt may leave a file to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["calls", "lines", "opcodes"])
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("kind", KINDS)

@@ -75,9 +75,8 @@ def test_it_grows_from_flat_to_lists(metric: str, monkeypatch: pytest.MonkeyPatc
     recall = np.mean(
         [len({*a} & {*b}) / 10 for a, b in zip(hits.ids.tolist(), expected.tolist(), strict=True)]
     )
-    assert recall > (
-        0.8 if metric == "dot" else 0.9
-    )  # long vectors have large products wherever they lie
+    # Long vectors have large products wherever they lie.
+    assert recall > (0.8 if metric == "dot" else 0.9)
     assert hits.metadata == hits.ids.tolist()
     assert one.delete(np.arange(0, 20_000, 2)) == 10_000 and one.add(x[:1]).tolist() == [20_000]
 
