@@ -11,9 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .safetensors import json_object  # for `kmeans` and `index`, which import it from here
-
-__all__ = ["json_object", "locked", "replacing"]
+__all__ = ["locked", "replacing"]
 
 WAIT = 60.0  # seconds for another writer
 _TEMPORARY = re.compile(r"\.flash-kmeans-[0-9a-f]{32}\.tmp")

@@ -1,4 +1,7 @@
-"""Vector indexes with faiss's verbs, trained by our k-means: vectors with ids are added, searched and removed."""
+"""Vector indexes with faiss's verbs, trained by our k-means.
+
+Vectors with ids are added, searched and removed.
+"""
 
 from .base import Index, load_index
 from .factory import index_factory

@@ -1,4 +1,15 @@
-"""What all indexes share: their verbs, the checks of arguments, ids, and the lock between searches and changes."""
+"""The base class of all indexes: their verbs, and how searches and changes run side by side.
+
+Searches need no lock. All that `train`, `add` and `remove_ids` change is in one snapshot, a
+NamedTuple that never changes, except for caches (`Index._snapshot`):
+
+- A search reads the present snapshot once, when it begins, and uses no other.
+- A change makes the next snapshot from the present one. Both may share arrays: the change writes
+  only where no search with an older snapshot looks, for example behind the last row.
+- When the next snapshot is complete, one assignment puts it in place. After an error or an
+  interrupt before that, the index is as it was.
+- Changes run one at a time, see `lock.Lock`.
+"""
 
 from __future__ import annotations
 
@@ -7,59 +18,45 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-import mlx.core as mx
 import numpy as np
 
 from .. import backends, validation
-from ..errors import BackendUnavailableError, NotFittedError
-from . import io
+from ..errors import NotFittedError
+from . import index_file
+from .arguments import check_radius, distinct_ids, integers, next_ids, vectors
 from .lock import Lock
-from .training import vectors
+from .results import Found, no_results, padded, to_caller, within_radius
 
 __all__ = ["Index", "load_index"]
 
-MOST_FOUND = 1 << 22  # results of a range search that are ranked at a time
-LARGEST_ID = 2**63 - 2  # so that the one after it is an int64 too
-
-# What `restored` raises where a state is damaged.
-DAMAGE = (
-    KeyError,
-    IndexError,
-    TypeError,
-    ValueError,
-    OverflowError,
-    RecursionError,
-    BackendUnavailableError,
-)
-
-Found = tuple[np.ndarray, np.ndarray]
 T = TypeVar("T")
-_KINDS: dict[str, type[Index]] = {}
+_CLASSES: dict[str, type[Index]] = {}
 
 
 class Index(ABC):
     """Vectors with ids, to be searched. Vectors are stored, compared and returned as float32.
 
-    Searches may run in many threads at once, while another one trains, adds or removes: they see the
-    index before or after it, never within. A change that fails or is interrupted leaves the index as
-    it was before, or has been made in full.
+    Searches may run in many threads while another thread trains, adds or removes: they see the
+    index before or after that change, never within. A change that fails or is interrupted leaves
+    the index as it was, or has been made in full.
 
     Args:
-        d: dimensions of the vectors.
-        metric: what distances are, as in `knn`: "euclidean" (squared), "cosine" (1 - cos), "dot" (a similarity).
-        backend: "cpu", "metal", "portable", "reference", or None for the best one on MLX's default device.
+        d: Dimensions of the vectors.
+        metric: Distance, as in `knn`: "euclidean" (squared), "cosine" (1 - cos) or "dot" (a
+            similarity).
+        backend: "cpu", "metal", "portable", "reference", or None for the best one on MLX's default
+            device.
 
     Attributes:
-        d, metric, backend: as given.
+        d, metric, backend: As given.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("euclidean", "cosine", "dot")
-    # All that train, add and remove_ids change: a NamedTuple with a field `next_id`. They put another
-    # one in its place, and what readers see of one never changes, so that these need no lock.
-    _content: Any
+    # A NamedTuple of the class's own, with a field `next_id`.
+    _snapshot: Any
 
     def __init_subclass__(cls) -> None:
-        _KINDS[cls.__name__] = cls
+        _CLASSES[cls.__name__] = cls
 
     def __init__(self, d: int, metric: str = "euclidean", *, backend: str | None = None) -> None:
         self.d = validation.check_count("d", d, 1)
@@ -70,31 +67,34 @@ class Index(ABC):
 
     @property
     def ntotal(self) -> int:
-        """Vectors in the index."""
-        return self._count(self._content)
+        """Number of vectors in the index."""
+        return self._count(self._snapshot)
 
     @property
     def is_trained(self) -> bool:
         """Whether vectors can be added."""
-        return self._ready(self._content)
+        return self._is_ready(self._snapshot)
 
     def train(self, x: Any) -> None:
-        """Learn from vectors x (N, D) what is needed before vectors can be added; they need not be those.
+        """Learn from vectors x (N, D) what the index needs before vectors can be added.
+
+        The vectors are not added, and others may be added later.
 
         Raises:
-            ValueError, TypeError: naming the argument, its value and its bound; the index holds vectors already.
+            ValueError, TypeError: The message names the argument, its value and its bound; or the
+                index holds vectors already.
 
         Warns:
-            UserWarning: there are fewer than 39 points per centroid.
+            UserWarning: There are fewer than 39 points per centroid.
         """
-        rows = self._vectors(x, "x")[0]
+        rows, _ = vectors(x, self.d)
 
-        def trained(content: Any) -> tuple[Any, None]:
-            if n := self._count(content):
+        def trained(snapshot: Any) -> tuple[Any, None]:
+            if n := self._count(snapshot):
                 raise ValueError(
                     f"train needs an empty index, this one holds ntotal={n} vectors: make a new one"
                 )
-            return self._trained(content, rows), None
+            return self._after_train(snapshot, rows), None
 
         self._change(trained)
 
@@ -102,290 +102,246 @@ class Index(ABC):
         """Add vectors x (N, D).
 
         Args:
-            x: `mx.array` or NumPy.
-            ids: (N,) distinct integers >= 0 that the index does not hold; None for the next ones: 0, 1, ... or those that
-                follow the largest ever added.
+            x: (N, D) vectors, `mx.array` or NumPy.
+            ids: (N,) distinct integers >= 0 that the index does not hold; None for the next ones:
+                0, 1, ... or those that follow the largest id ever added.
 
         Raises:
-            ValueError, TypeError: naming the argument, its value and its bound. (faiss takes an id twice; we don't.)
-            NotFittedError: the index is not trained.
+            ValueError, TypeError: The message names the argument, its value and its bound. An id
+                that the index holds is an error here; faiss accepts it.
+            NotFittedError: The index is not trained.
         """
         self._insert(x, ids)
 
     def search(self, x: Any, k: int) -> tuple[Any, Any]:
-        """The k nearest vectors for every query.
+        """Find the k nearest vectors of every query.
 
         Args:
             x: (Q, D) queries, `mx.array` or NumPy.
-            k: neighbours of every query, may be more than `ntotal`.
+            k: Neighbours of every query; may be more than `ntotal`.
 
         Returns:
-            ``distances (Q, k) float32, ids (Q, k) int64``, nearest first, equal distances by id; `mx.array` if x is one.
-            Where fewer than k were found, ids are -1 and distances inf, or -inf for "dot".
+            ``distances (Q, k) float32, ids (Q, k) int64``, nearest first, equal distances by id;
+            `mx.array` if x is one. Where fewer than k were found, ids are -1 and distances inf, or
+            -inf for "dot".
 
         Raises:
-            ValueError, TypeError: naming the argument, its value and its bound.
-            NotFittedError: the index is not trained.
+            ValueError, TypeError: The message names the argument, its value and its bound.
+            NotFittedError: The index is not trained.
         """
         return self._k_nearest(x, k)
 
     def range_search(self, x: Any, radius: float) -> tuple[Any, Any, Any]:
-        """All vectors nearer than a radius, or for "dot" of a larger product than it.
+        """Find all vectors nearer than a radius; for "dot", all whose product is larger than it.
 
         Args:
             x: (Q, D) queries, `mx.array` or NumPy.
-            radius: in the units of the distances.
+            radius: In the units of the distances.
 
         Returns:
-            ``lims (Q + 1,) int64, distances float32, ids int64``: those of query i are ``lims[i]:lims[i + 1]``, nearest first.
+            ``lims (Q + 1,) int64, distances float32, ids int64``: The results of query i are
+            ``lims[i]:lims[i + 1]``, nearest first.
         """
         return self._all_within(x, radius)
 
-    def reconstruct(self, id: int) -> np.ndarray:  # noqa: A002  # faiss's name for it is key
-        """(D,) float32: the vector of an id, as far as the index keeps it.
+    def reconstruct(self, id: int) -> np.ndarray:  # noqa: A002  # faiss's name for it
+        """Return the vector (D,) float32 of an id, as exactly as the index keeps it.
 
         Raises:
-            ValueError: the index has no such id.
+            ValueError: The index has no such id.
         """
         return self.reconstruct_batch(np.array([validation.check_count("id", id, 0)]))[0]
 
     def reconstruct_batch(self, ids: Any) -> np.ndarray:
-        """(M, D) float32: the vectors of ids (M,), as far as the index keeps them.
+        """Return the vectors (M, D) float32 of ids (M,), as exactly as the index keeps them.
 
         Raises:
-            ValueError, TypeError: the index has no such id; ids are not integers, or not of shape (M,).
+            ValueError, TypeError: The index has no such id; ids are not integers, or not of shape
+                (M,).
         """
-        wanted, content = _integers(ids), self._content
-        n = self._count(content)
-        places = self._places(content, wanted) if n else np.full(len(wanted), -1)
+        wanted = integers(ids)
+        snapshot = self._snapshot
+        n = self._count(snapshot)
+        places = self._places(snapshot, wanted) if n else np.full(len(wanted), -1)
         if len(missing := wanted[places < 0]):
             raise ValueError(f"id={missing[0]} is not in the index (ntotal={n})")
-        return self._rows_at(content, places) if len(wanted) else np.zeros((0, self.d), np.float32)
+        return self._rows_at(snapshot, places) if len(wanted) else np.zeros((0, self.d), np.float32)
 
     def remove_ids(self, ids: Any) -> int:
-        """Remove vectors by their ids (M,); returns how many there were. Others keep their ids."""
-        wanted = np.unique(_integers(ids))
+        """Remove vectors by ids (M,) and return how many there were; others keep their ids."""
+        wanted = np.unique(integers(ids))
 
-        def removed(content: Any) -> tuple[Any, int]:
-            places = self._places(content, wanted) if self._count(content) else wanted[:0]
+        def removed(snapshot: Any) -> tuple[Any, int]:
+            places = self._places(snapshot, wanted) if self._count(snapshot) else wanted[:0]
             places = places[places >= 0]
-            return self._removed(content, places) if len(places) else content, len(places)
+            after = self._after_remove(snapshot, places) if len(places) else snapshot
+            return after, len(places)
 
         return self._change(removed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to one safetensors file, atomically; `load_index` reads it on any machine."""
-        io.write(path, type(self).__name__, *self.state())
+        """Write the index to one safetensors file, which is replaced in one step."""
+        index_file.write(path, type(self).__name__, *self.state())
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What `restore` makes the index from: (parameters for JSON, arrays)."""
-        return self._state(self._content)
+        """Return what `restore` makes the index from: (parameters for JSON, arrays)."""
+        return self._state(self._snapshot)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Index:
-        """An index of this class that `save` wrote; see `load_index`."""
+        """Load an index of this class that `save` wrote; see `load_index`."""
         index = load_index(path)
         if not isinstance(index, cls):
             raise ValueError(
-                f"cannot load {os.fspath(path)!r}: it holds an {type(index).__name__}, not an {cls.__name__}"
+                f"cannot load {os.fspath(path)!r}: it holds an {type(index).__name__},"
+                f" not an {cls.__name__}"
             )
         return index
 
-    # What an index of its own kind defines. Arguments are checked; arrays are NumPy's. What changes an
-    # index returns its next content, and writes only where no reader of the one that it is given looks.
+    # Subclasses define the following. Arguments are checked, and arrays are NumPy's.
 
     @abstractmethod
-    def _count(self, content: Any) -> int:
+    def _count(self, snapshot: Any) -> int:
         """Return the number of vectors."""
 
     @abstractmethod
-    def _ready(self, content: Any) -> bool:
+    def _is_ready(self, snapshot: Any) -> bool:
         """Return whether vectors can be added."""
 
     @abstractmethod
-    def _trained(self, content: Any, rows: np.ndarray) -> Any:
-        """Return the content after learning from rows (N, D) float32."""
+    def _after_train(self, snapshot: Any, rows: np.ndarray) -> Any:
+        """Return the next snapshot, which has learned from rows (N, D) float32."""
 
     @abstractmethod
-    def _added(self, content: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
-        """Return the content with rows (N, D) float32 and their new ids (N,) int64."""
+    def _after_add(self, snapshot: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
+        """Return the next snapshot, with rows (N, D) float32 and their new ids (N,) int64."""
 
     @abstractmethod
-    def _search(self, content: Any, queries: np.ndarray, k: int, **how: Any) -> Found:
-        """(Q, k) float32 distances and int64 ids for queries (Q, D) float32, k <= ntotal, in order; id -1 for none."""
+    def _after_remove(self, snapshot: Any, places: np.ndarray) -> Any:
+        """Return the next snapshot, without the vectors at places (M,), M >= 1."""
 
     @abstractmethod
-    def _places(self, content: Any, ids: np.ndarray) -> np.ndarray:
-        """(M,) int64: where in its own storage it has each id, -1 for nowhere."""
+    def _search(self, snapshot: Any, queries: np.ndarray, k: int, **options: Any) -> Found:
+        """Return the k <= ntotal nearest of queries (Q, D) float32, in order; id -1 for none."""
 
     @abstractmethod
-    def _rows_at(self, content: Any, places: np.ndarray) -> np.ndarray:
-        """(M, D) float32: the vectors there."""
+    def _places(self, snapshot: Any, ids: np.ndarray) -> np.ndarray:
+        """Return where the index stores each of ids (M,): (M,) int64, -1 for nowhere."""
 
     @abstractmethod
-    def _removed(self, content: Any, places: np.ndarray) -> Any:
-        """Return the content without the vectors there, at least one."""
+    def _rows_at(self, snapshot: Any, places: np.ndarray) -> np.ndarray:
+        """Return the vectors (M, D) float32 at places (M,)."""
 
     @abstractmethod
-    def _state(self, content: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What `restore` makes the index from: (parameters for JSON, arrays)."""
+    def _state(self, snapshot: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what `restore` makes the index from: (parameters for JSON, arrays)."""
 
     @classmethod
     @abstractmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Index:
-        """The index with that state, which may be damaged: KeyError, TypeError or ValueError then."""
+        """Return the index with that state; KeyError, TypeError or ValueError if it is damaged."""
 
-    # Shared by all kinds.
-
-    def _restore_next_id(self, next_id: Any, ids: np.ndarray) -> None:
-        """Go on with own ids where a state did, after the largest of `ids`."""
-        own = max(validation.check_count("next_id", next_id, 0), int(ids.max(initial=-1)) + 1)
-        self._content = self._content._replace(next_id=own)
-
-    def _vectors(self, x: Any, name: str) -> tuple[np.ndarray, bool]:
-        """((N, D) float32 in C order, whether x is an `mx.array`)."""
-        return vectors(x, self.d, name)
+    # Subclasses share the following.
 
     def _insert(self, x: Any, ids: Any) -> np.ndarray:
-        """`add`, which returns the ids (N,) int64."""
-        rows = self._vectors(x, "x")[0]
+        """Do what `add` does, and return the ids (N,) int64."""
+        rows, _ = vectors(x, self.d)
 
-        def added(content: Any) -> tuple[Any, np.ndarray]:
-            self._check_trained("add", content)
-            own = self._new_ids(content, ids, len(rows))
-            next_id = max(content.next_id, int(own.max()) + 1)
-            return self._added(content, rows, own)._replace(next_id=next_id), own
+        def added(snapshot: Any) -> tuple[Any, np.ndarray]:
+            self._check_trained("add", snapshot)
+            new_ids = self._new_ids(snapshot, ids, len(rows))
+            next_id = max(snapshot.next_id, int(new_ids.max()) + 1)
+            return self._after_add(snapshot, rows, new_ids)._replace(next_id=next_id), new_ids
 
         return self._change(added)
 
-    def _change(self, change: Callable[[Any], tuple[Any, T]]) -> T:
-        """Put in place, in one step, the content that `change` makes of the present one.
-
-        Returns what else it returns.
-        """
+    def _change(self, make_next: Callable[[Any], tuple[Any, T]]) -> T:
+        """Put in place the snapshot that `make_next` makes, and return its second result."""
 
         def publish() -> T:
-            content, result = change(self._content)
-            self._content = content
+            snapshot, result = make_next(self._snapshot)
+            self._snapshot = snapshot
             return result
 
         return self._lock.run(publish)
 
-    def _check_trained(self, verb: str, content: Any) -> None:
-        if not self._ready(content):
+    def _check_trained(self, verb: str, snapshot: Any) -> None:
+        if not self._is_ready(snapshot):
             raise NotFittedError(f"{verb} needs a trained index: call train first")
 
-    def _new_ids(self, content: Any, ids: Any, n: int) -> np.ndarray:
+    def _new_ids(self, snapshot: Any, ids: Any, n: int) -> np.ndarray:
+        """Return the ids (n,) int64 of n new vectors: `ids` if they are new, or the next ones."""
         if ids is None:
-            next_id = content.next_id
-            if next_id + n > LARGEST_ID + 1:
-                raise ValueError(
-                    f"ids must be < 2**63 - 1, the next {n} would begin at {next_id}: give ids of your own, or make a new index"
-                )
-            return np.arange(next_id, next_id + n, dtype=np.int64)
-        given = _integers(ids)
-        if given.shape != (n,):
-            raise ValueError(f"ids must have shape (N,)=({n},), got {given.shape}")
-        ordered = np.sort(given)
-        if ordered[0] < 0 or ordered[-1] > LARGEST_ID:
-            raise ValueError(
-                f"ids must be >= 0 and < 2**63 - 1, got {ordered[0] if ordered[0] < 0 else ordered[-1]}"
-            )
-        twice = ordered[1:][ordered[1:] == ordered[:-1]]
-        if len(twice):
-            raise ValueError(
-                f"ids must be distinct, got {twice[0]} more than once (ids.shape={given.shape})"
-            )
-        if ordered[0] < content.next_id and self._count(content):
-            taken = given[self._places(content, given) >= 0]
+            return next_ids(snapshot.next_id, n)
+        ids = distinct_ids(ids, n)
+        if ids.min() < snapshot.next_id and self._count(snapshot):
+            taken = ids[self._places(snapshot, ids) >= 0]
             if taken.size:
                 raise ValueError(
-                    f"ids must be new, got {taken[0]}, which the index holds (ids.shape={given.shape})"
+                    f"ids must be new, got {taken[0]}, which the index holds"
+                    f" (ids.shape={ids.shape})"
                 )
-        return given
+        return ids
 
-    def _k_nearest(self, x: Any, k: int, **how: Any) -> tuple[Any, Any]:
-        queries, mlx = self._vectors(x, "x")
+    def _restore_next_id(self, next_id: Any, ids: np.ndarray) -> None:
+        """Continue with the next id of a saved state, but after the largest of `ids`."""
+        following = int(ids.max(initial=-1)) + 1
+        next_id = max(validation.check_count("next_id", next_id, 0), following)
+        self._snapshot = self._snapshot._replace(next_id=next_id)
+
+    def _k_nearest(self, x: Any, k: int, **options: Any) -> tuple[Any, Any]:
+        """Do what `search` does; options go to `_search`."""
+        queries, is_mlx = vectors(x, self.d)
         k = validation.check_count("k", k, 1)
-        content = self._content
-        self._check_trained("search", content)
-        most = min(k, self._count(content))
-        found = (
-            self._search(content, queries, most, **how)
-            if most
-            else self._nothing((len(queries), 0))
-        )
-        if most < k:
-            none = self._nothing((len(queries), k - most))
-            found = np.concatenate([found[0], none[0]], 1), np.concatenate([found[1], none[1]], 1)
-        return (mx.array(found[0]), mx.array(found[1])) if mlx else found
+        snapshot = self._snapshot
+        self._check_trained("search", snapshot)
+        available = min(k, self._count(snapshot))
+        found = no_results((len(queries), 0), self.metric)
+        if available:
+            found = self._search(snapshot, queries, available, **options)
+        if available < k:
+            found = padded(found, k, self.metric)
+        return to_caller(found, is_mlx)
 
-    def _nothing(self, shape: tuple[int, int]) -> Found:
-        return np.full(shape, -np.inf if self.metric == "dot" else np.inf, np.float32), np.full(
-            shape, -1, np.int64
+    def _all_within(self, x: Any, radius: float, **options: Any) -> tuple[Any, Any, Any]:
+        """Do what `range_search` does; options go to `_search`."""
+        queries, is_mlx = vectors(x, self.d)
+        check_radius(radius)
+        snapshot = self._snapshot
+        self._check_trained("range_search", snapshot)
+        found = within_radius(
+            lambda part, k: self._search(snapshot, part, k, **options),
+            queries,
+            self._count(snapshot),
+            radius,
+            self.metric,
         )
-
-    def _all_within(self, x: Any, radius: float, **how: Any) -> tuple[Any, Any, Any]:
-        queries, mlx = self._vectors(x, "x")
-        if (
-            isinstance(radius, bool)
-            or not isinstance(radius, (int, float, np.integer, np.floating))
-            or not np.isfinite(radius)
-        ):
-            raise ValueError(f"radius={radius!r} must be a finite number")
-        sign = -1 if self.metric == "dot" else 1
-        found = [self._nothing((1, 0))] * len(queries)
-        content = self._content
-        self._check_trained("range_search", content)
-        n = self._count(content)
-        todo, k = np.arange(len(queries) if n else 0), 128
-        while len(todo):  # again with a larger k where all of the k nearest are inside
-            k, again = min(k, n), []
-            for some in np.array_split(todo, -(-len(todo) * k // MOST_FOUND)):
-                distances, ids = self._search(content, queries[some], k, **how)
-                inside = ((sign * distances < sign * radius) & (ids >= 0)).sum(1)
-                for i, query in enumerate(some):
-                    found[query] = distances[i : i + 1, : inside[i]], ids[i : i + 1, : inside[i]]
-                again.append(some[(inside == k) & (k < n)])
-            todo, k = np.concatenate(again), 8 * k
-        lims = np.cumsum([0] + [part[1].size for part in found])
-        parts = lims, *(np.concatenate([part[j][0] for part in found]) for j in (0, 1))
-        return tuple(mx.array(part) for part in parts) if mlx else parts  # pyright: ignore[reportReturnType]  # three of them
+        return to_caller(found, is_mlx)
 
 
 def load_index(path: str | os.PathLike[str]) -> Index:
-    """An index that `save` wrote, of whichever class, in a file from any machine. Nothing is unpickled.
+    """Load an index of any class that `save` wrote on any machine. Nothing is unpickled.
 
     Raises:
-        OSError: the file can't be opened.
-        ValueError: not such a file, of a newer format, truncated or damaged; the message says which.
+        OSError: The file can't be opened.
+        ValueError: It is not such a file, of a newer format, truncated or damaged; the message says
+            which.
     """
-    name, parameters, arrays = io.read(path)
+    class_name, parameters, arrays = index_file.read(path)
     try:
-        return restored(name, parameters, arrays)
-    except DAMAGE as error:
+        return restore_index(class_name, parameters, arrays)
+    except index_file.DAMAGE as error:
         raise ValueError(
-            f"cannot load {os.fspath(path)!r}: it is a damaged {name} ({error}); save it again"
+            f"cannot load {os.fspath(path)!r}: it is a damaged {class_name} ({error});"
+            " save it again"
         ) from error
 
 
-def restored(name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Index:
-    """The index of a class by its name and state."""
-    if name not in _KINDS:
-        raise ValueError(f"no class of indexes is called {name!r}")
-    io.check_sizes(parameters, arrays)
-    return _KINDS[name].restore(parameters, arrays)
-
-
-def _integers(ids: Any) -> np.ndarray:
-    """(M,) int64."""
-    given = np.asarray(ids)
-    if given.dtype.kind not in "iu" and given.size:
-        if isinstance(ids, (list, tuple, np.ndarray)) and all(type(i) is int for i in ids):
-            raise ValueError(f"ids must be >= 0 and < 2**63 - 1, got {max(ids, key=abs)}")
-        raise TypeError(f"ids must be integers, got dtype {given.dtype}")
-    if given.ndim != 1:
-        raise ValueError(f"ids must have shape (N,), got {given.shape}")
-    if given.dtype == np.uint64 and given.size and given.max() >= np.uint64(1 << 63):
-        raise ValueError(f"ids must be < 2**63 - 1, got {given.max()}")
-    return given.astype(np.int64)
+def restore_index(
+    class_name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> Index:
+    """Return the index with that state; one of `index_file.DAMAGE` if it is damaged."""
+    if class_name not in _CLASSES:
+        raise ValueError(f"no class of indexes is called {class_name!r}")
+    index_file.check_sizes(parameters, arrays)
+    return _CLASSES[class_name].restore(parameters, arrays)

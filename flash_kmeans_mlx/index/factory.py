@@ -1,4 +1,4 @@
-"""Indexes by faiss's short descriptions."""
+"""index_factory: indexes by the short descriptions that faiss uses."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ def index_factory(
     seed: int = 0,
     backend: str | None = None,
 ) -> Index:
-    """An index by its description, as faiss writes it.
+    """Make an index by its description.
 
     Args:
-        d: dimensions of the vectors.
-        description: parts with commas between them: first "OPQ16" for a learnt rotation, or nothing; then "IVF256" for 256
-            lists, or nothing; then "Flat" for vectors as they are, or "PQ16" for codes of 16 parts of 8 bits, "PQ16x4" of 4.
+        d: Dimensions of the vectors.
+        description: Parts with commas between them, as in faiss. First "OPQ16" for a learnt
+            rotation, or nothing; then "IVF256" for 256 lists, or nothing; then "Flat" for vectors
+            as they are, or "PQ16" for codes of 16 parts of 8 bits, or "PQ16x4" of 4.
         metric: "euclidean", "cosine" or "dot"; for "Flat" alone also "l1" and "linf".
-        seed: of the training.
-        backend: as in `Index`.
+        seed: Of the training.
+        backend: As in `Index`.
 
     Raises:
-        ValueError: a part that is not understood, by its name, or what an index's constructor raises.
+        ValueError: A part is not understood, and the message names it; or the constructor of the
+            index raises it.
 
     Example:
         >>> index = index_factory(64, "OPQ16,IVF256,PQ16x4")
@@ -47,34 +49,33 @@ def index_factory(
     parts = description.split(",")
 
     def take(pattern: str) -> list[int] | None:
-        """The numbers in the next part, if it is of that form."""
-        found = re.fullmatch(pattern, parts[0]) if parts else None
-        if found is None:
+        """Remove the next part if it has that form, and return its numbers."""
+        match = re.fullmatch(pattern, parts[0]) if parts else None
+        if match is None:
             return None
         del parts[0]
-        return [int(number) for number in found.groups() if number is not None]
+        return [int(number) for number in match.groups() if number is not None]
 
-    trained: dict[str, Any] = {"seed": seed, "backend": backend}
-    rotation, lists = take(r"OPQ(\d+)"), take(r"IVF(\d+)")
-    codes, flat = take(r"PQ(\d+)(?:x(\d+))?"), take("Flat")
+    rotation = take(r"OPQ(\d+)")
+    lists = take(r"IVF(\d+)")
+    codes = take(r"PQ(\d+)(?:x(\d+))?")
+    flat = take("Flat")
     if parts or (codes is None) == (flat is None):
         wrong = repr(parts[0]) if parts else "its end"
         raise ValueError(
-            f"description={description!r}: {wrong} is not understood; after OPQ and IVF with their numbers, if any, comes"
-            " 'Flat', 'PQ16' or 'PQ16x4'"
+            f"description={description!r}: {wrong} is not understood; after OPQ and IVF with their"
+            " numbers, if any, comes 'Flat', 'PQ16' or 'PQ16x4'"
         )
-    if codes is None:
-        index = (
-            IndexFlat(d, metric, backend=backend)
-            if lists is None
-            else IndexIVFFlat(d, lists[0], metric, **trained)
-        )
-    elif lists is None:
+    trained: dict[str, Any] = {"seed": seed, "backend": backend}
+    if lists and codes:
+        index = IndexIVFPQ(d, *lists, *codes, metric=metric, **trained)
+    elif lists:
+        index = IndexIVFFlat(d, *lists, metric=metric, **trained)
+    elif codes:
         index = IndexPQ(d, *codes, metric=metric, **trained)
     else:
-        index = IndexIVFPQ(d, *lists, *codes, metric=metric, **trained)
-    return (
-        index
-        if rotation is None
-        else IndexPreTransform(OPQMatrix(d, *rotation, *(codes or [])[1:], **trained), index)
-    )
+        index = IndexFlat(d, metric, backend=backend)
+    if rotation is None:
+        return index
+    nbits = codes[1:] if codes else []
+    return IndexPreTransform(OPQMatrix(d, *rotation, *nbits, **trained), index)

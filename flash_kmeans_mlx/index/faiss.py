@@ -1,4 +1,4 @@
-"""Indexes of ours as faiss's, and the other way round."""
+"""to_faiss and from_faiss: our indexes as indexes of faiss, and the other way round."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from .base import Index
-from .faiss_training import checked, faiss_module, set_codebooks, set_rotation, unknown
+from .faiss_training import (
+    faiss_module,
+    faiss_of,
+    set_codebooks,
+    set_rotation,
+    unknown_class,
+)
 from .flat import IndexFlat
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
@@ -27,18 +33,19 @@ METRICS = {
 
 
 def to_faiss(index: Index) -> Any:
-    """The same index in faiss, with the vectors, codes and ids that it holds.
+    """Make an index of faiss with the vectors, codes and ids of one of ours.
 
-    IndexFlat and IndexPQ become an IndexIDMap2 unless their ids are 0, 1, ...; an OPQMatrix becomes a LinearTransform.
+    IndexFlat and IndexPQ become an IndexIDMap2 unless their ids are 0, 1, ...; an OPQMatrix becomes
+    a LinearTransform.
 
     Raises:
         ImportError: faiss is not installed.
-        ValueError: the index is not trained, or for "cosine", which faiss does not have.
+        ValueError: The index is not trained, or is for "cosine", which faiss does not have.
     """
     faiss = faiss_module()
     if not isinstance(index, Index):
         raise TypeError(f"index must be an Index, got {type(index).__name__}")
-    index._check_trained("to_faiss", index._content)
+    index._check_trained("to_faiss", index._snapshot)
     if index.metric == "cosine":
         raise ValueError(
             "metric='cosine' is none of faiss's: index vectors of norm 1 with metric='dot' instead"
@@ -47,44 +54,49 @@ def to_faiss(index: Index) -> Any:
 
 
 def from_faiss(index: Any, *, backend: str | None = None) -> Index:
-    """One of our indexes with the vectors, codes and ids that an index of faiss holds.
+    """Make one of our indexes with the vectors, codes and ids of an index of faiss.
 
     Args:
-        index: faiss's IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals), in an IndexIDMap, or in an
-            IndexPreTransform with one rotation.
-        backend: as in `Index`.
+        index: An IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals) of faiss, in an
+            IndexIDMap, or in an IndexPreTransform with one rotation.
+        backend: As in `Index`.
 
     Raises:
         ImportError: faiss is not installed.
-        TypeError, ValueError: it is another kind of index, is not trained, or has an id twice.
+        TypeError, ValueError: It is another kind of index, is not trained, or has an id twice.
     """
-    faiss = checked(index)
+    faiss = faiss_of(index)
     if not index.is_trained:
         raise ValueError("from_faiss needs a trained index: call train first")
     return _from_faiss(faiss, index, None, backend)
 
 
 def _to_faiss(faiss: Any, index: Index) -> Any:
-    metric = getattr(faiss, METRICS[index.metric])
-    index = copy.copy(index)  # which stays as it is when the other one changes
+    # The copy keeps the present snapshot while other threads change the index.
+    index = copy.copy(index)
     if isinstance(index, IndexPreTransform):
         transform = faiss.LinearTransform(index.d, index.d, False)
         set_rotation(faiss, transform, index.transform)
         return faiss.IndexPreTransform(transform, _to_faiss(faiss, index.index))
+    metric = getattr(faiss, METRICS[index.metric])
     if isinstance(index, IndexFlat):
-        ids, rows = index.state()[1]["ids"], index.state()[1]["rows"]
-        return _with_ids(
-            faiss, faiss.IndexFlat(index.d, metric), ids, np.ascontiguousarray(rows).view(np.uint8)
-        )
+        _, arrays = index.state()
+        twin = faiss.IndexFlat(index.d, metric)
+        codes = np.ascontiguousarray(arrays["rows"]).view(np.uint8)
+        return _with_ids(faiss, twin, arrays["ids"], codes)
     if isinstance(index, IndexPQ):
         twin = faiss.IndexPQ(index.d, index.quantizer.m, index.quantizer.nbits, metric)
         set_codebooks(faiss, twin.pq, index.quantizer)
         twin.is_trained = True
-        every = index.lists.state()
-        order = np.argsort(every["ids"])
-        return _with_ids(faiss, twin, every["ids"][order], every["rows"][order])
-    if not isinstance(index, (IndexIVFFlat, IndexIVFPQ)):
-        raise TypeError(f"an {type(index).__name__} has no twin in faiss")
+        arrays = index.lists.state()
+        order = np.argsort(arrays["ids"])
+        return _with_ids(faiss, twin, arrays["ids"][order], arrays["rows"][order])
+    if isinstance(index, (IndexIVFFlat, IndexIVFPQ)):
+        return _lists_to_faiss(faiss, index, metric)
+    raise TypeError(f"an {type(index).__name__} has no twin in faiss")
+
+
+def _lists_to_faiss(faiss: Any, index: IndexIVFFlat | IndexIVFPQ, metric: Any) -> Any:
     quantizer = faiss.IndexFlat(index.d, metric)
     quantizer.add(index.centroids)
     if isinstance(index, IndexIVFPQ):
@@ -93,23 +105,26 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
         twin.precompute_table()
     else:
         twin = faiss.IndexIVFFlat(quantizer, index.d, index.nlist, metric)
-    twin.nprobe, twin.is_trained = index.nprobe, True
+    twin.nprobe = index.nprobe
+    twin.is_trained = True
     for number in range(index.nlist):
         slots = index.lists.slots(number)
-        rows = np.ascontiguousarray(index.lists.rows(slots)).view(np.uint8)[:, : twin.code_size]
-        ids, codes = index.lists.ids.reshape(-1)[slots], np.ascontiguousarray(rows)
+        ids = index.lists.ids.reshape(-1)[slots]
+        rows = np.ascontiguousarray(index.lists.rows(slots)).view(np.uint8)
+        # Without the float that may follow a vector or a code.
+        codes = np.ascontiguousarray(rows[:, : twin.code_size])
         twin.invlists.add_entries(number, len(slots), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
     twin.ntotal = index.ntotal
     return twin
 
 
 def _with_ids(faiss: Any, twin: Any, ids: np.ndarray, codes: np.ndarray) -> Any:
-    """An index of faiss with these codes, known by their ids if those are not 0, 1, ..."""
-    named = not np.array_equal(ids, np.arange(len(ids)))
-    outer = faiss.IndexIDMap2(twin) if named else twin
+    """Fill an index of faiss with codes, and put it in an IndexIDMap2 unless ids are 0, 1, ..."""
+    has_own_ids = not np.array_equal(ids, np.arange(len(ids)))
+    outer = faiss.IndexIDMap2(twin) if has_own_ids else twin
     faiss.copy_array_to_vector(np.ascontiguousarray(codes).reshape(-1), twin.codes)
     twin.ntotal = outer.ntotal = len(ids)
-    if named:
+    if has_own_ids:
         faiss.copy_array_to_vector(ids, outer.id_map)
         outer.construct_rev_map()
     return outer
@@ -121,7 +136,7 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
     if kind in ("IndexIDMap", "IndexIDMap2"):
         return _from_faiss(faiss, index.index, faiss.vector_to_array(index.id_map), backend)
     if kind == "IndexPreTransform":
-        return _rotated(faiss, index, ids, backend)
+        return _rotated_from_faiss(faiss, index, ids, backend)
     names = {getattr(faiss, name): metric for metric, name in METRICS.items()}
     if index.metric_type not in names:
         raise ValueError(
@@ -129,63 +144,86 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
         )
     metric = names[index.metric_type]
     if kind.startswith("IndexFlat"):
-        ours: Index = IndexFlat(index.d, metric, backend=backend)
+        ours = IndexFlat(index.d, metric, backend=backend)
         if index.ntotal:
             ours.add(index.reconstruct_n(0, index.ntotal), ids)
-    elif kind == "IndexPQ":
-        ours = IndexPQ(index.d, index.pq.M, index.pq.nbits, metric, backend=backend)
-        ours.quantizer.codebooks = _codebooks(faiss, index.pq)
-        codes = faiss.vector_to_array(index.codes).reshape(-1, ours.quantizer.code_size)
-        if len(codes):
-            ids = ours._new_ids(ours._content, ids, len(codes))
-            ours._content = ours._added_codes(ours._content, codes, ids)
-            ours._restore_next_id(0, ids)
-    elif kind in ("IndexIVFFlat", "IndexIVFPQ"):
-        ours = _lists_from(faiss, index, kind, metric, backend)
-    else:
-        raise unknown(index)
+        return ours
+    if kind == "IndexPQ":
+        return _pq_from_faiss(faiss, index, ids, metric, backend)
+    if kind in ("IndexIVFFlat", "IndexIVFPQ"):
+        return _lists_from_faiss(faiss, index, kind, metric, backend)
+    raise unknown_class(index)
+
+
+def _pq_from_faiss(
+    faiss: Any, index: Any, ids: np.ndarray | None, metric: str, backend: str | None
+) -> IndexPQ:
+    ours = IndexPQ(index.d, index.pq.M, index.pq.nbits, metric, backend=backend)
+    ours.quantizer.codebooks = _codebooks(faiss, index.pq)
+    codes = faiss.vector_to_array(index.codes).reshape(-1, ours.quantizer.code_size)
+    if len(codes):
+        ids = ours._new_ids(ours._snapshot, ids, len(codes))
+        ours._snapshot = ours._after_add_codes(ours._snapshot, codes, ids)
+        ours._restore_next_id(0, ids)
     return ours
 
 
 def _codebooks(faiss: Any, pq: Any) -> np.ndarray:
+    """Return the codebooks (m, 2**nbits, d / m) float32 of a ProductQuantizer of faiss."""
     return faiss.vector_to_array(pq.centroids).reshape(pq.M, 1 << pq.nbits, -1)
 
 
-def _rotated(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | None) -> Index:
-    transform: Any = (
-        faiss.downcast_VectorTransform(index.chain.at(0)) if index.chain.size() == 1 else None
-    )
-    if (
-        not isinstance(transform, faiss.LinearTransform)
-        or transform.have_bias
-        or transform.d_in != transform.d_out
-    ):
+def _rotated_from_faiss(
+    faiss: Any, index: Any, ids: np.ndarray | None, backend: str | None
+) -> IndexPreTransform:
+    transform: Any = None
+    if index.chain.size() == 1:
+        transform = faiss.downcast_VectorTransform(index.chain.at(0))
+    is_linear = isinstance(transform, faiss.LinearTransform)
+    if not is_linear or transform.have_bias or transform.d_in != transform.d_out:
         raise ValueError(
             "an IndexPreTransform of faiss must have one rotation and nothing else before its index"
         )
     inner = _from_faiss(faiss, index.index, ids, backend)
     m = inner.quantizer.m if isinstance(inner, (IndexPQ, IndexIVFPQ)) else 1
     rotation = OPQMatrix(index.d, m, backend=backend)
-    rotation.matrix = checked_rotation(
-        faiss.vector_to_array(transform.A).reshape(index.d, index.d), index.d
-    )
+    matrix = faiss.vector_to_array(transform.A).reshape(index.d, index.d)
+    rotation.matrix = checked_rotation(matrix, index.d)
     return IndexPreTransform(rotation, inner)
 
 
-def _lists_from(faiss: Any, index: Any, kind: str, metric: str, backend: str | None) -> Index:
-    own: dict[str, Any] = {
+def _lists_from_faiss(
+    faiss: Any, index: Any, kind: str, metric: str, backend: str | None
+) -> IndexIVFFlat | IndexIVFPQ:
+    options: dict[str, Any] = {
         "metric": metric,
         "nprobe": min(index.nprobe, index.nlist),
         "backend": backend,
     }
     if kind == "IndexIVFFlat":
-        ours: IndexIVFFlat | IndexIVFPQ = IndexIVFFlat(index.d, index.nlist, **own)
+        ours: IndexIVFFlat | IndexIVFPQ = IndexIVFFlat(index.d, index.nlist, **options)
     elif index.by_residual:
-        ours = IndexIVFPQ(index.d, index.nlist, index.pq.M, index.pq.nbits, **own)
+        ours = IndexIVFPQ(index.d, index.nlist, index.pq.M, index.pq.nbits, **options)
         ours.quantizer.codebooks = _codebooks(faiss, index.pq)
     else:
         raise ValueError("by_residual=False: only codes of residuals are supported")
-    ours._content = ours._content._replace(centroids=index.quantizer.reconstruct_n(0, index.nlist))
+    centroids = index.quantizer.reconstruct_n(0, index.nlist)
+    ours._snapshot = ours._snapshot._replace(centroids=centroids)
+    ids, codes, numbers = _entries(faiss, index)
+    if len(ids):
+        snapshot = ours._snapshot
+        ids = ours._new_ids(snapshot, ids, len(ids))
+        if isinstance(ours, IndexIVFFlat):
+            payload = codes.view(np.float32)
+        else:
+            payload = ours._payload(snapshot, codes, numbers)
+        ours._snapshot = snapshot._replace(lists=snapshot.lists.added(numbers, payload, ids))
+        ours._restore_next_id(0, ids)
+    return ours
+
+
+def _entries(faiss: Any, index: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ids (N,) int64, codes (N, code_size) uint8 and lists (N,) of all vectors in lists."""
     lists = index.invlists
     sizes = np.array([lists.list_size(number) for number in range(index.nlist)])
     ids = np.zeros(int(sizes.sum()), np.int64)
@@ -193,17 +231,6 @@ def _lists_from(faiss: Any, index: Any, kind: str, metric: str, backend: str | N
     for number, end in enumerate(np.cumsum(sizes).tolist()):
         if n := int(sizes[number]):
             ids[end - n : end] = faiss.rev_swig_ptr(lists.get_ids(number), n)
-            codes[end - n : end] = faiss.rev_swig_ptr(
-                lists.get_codes(number), n * index.code_size
-            ).reshape(n, -1)
-    if len(ids):
-        content, numbers = ours._content, np.repeat(np.arange(index.nlist), sizes)
-        ids = ours._new_ids(content, ids, len(ids))
-        rows = (
-            codes.view(np.float32)
-            if isinstance(ours, IndexIVFFlat)
-            else ours._payload(content, codes, numbers)
-        )
-        ours._content = content._replace(lists=content.lists.added(numbers, rows, ids))
-        ours._restore_next_id(0, ids)
-    return ours
+            flat_codes = faiss.rev_swig_ptr(lists.get_codes(number), n * index.code_size)
+            codes[end - n : end] = flat_codes.reshape(n, -1)
+    return ids, codes, np.repeat(np.arange(index.nlist), sizes)

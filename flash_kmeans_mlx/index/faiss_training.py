@@ -1,4 +1,4 @@
-"""faiss's indexes, trained by our k-means. faiss is imported when needed."""
+"""train_faiss: indexes of faiss trained by our k-means. faiss is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -8,69 +8,93 @@ from typing import Any
 import numpy as np
 
 from ..kmeans.api import assign, batch_kmeans_Dot, batch_kmeans_Euclid
+from .arguments import vectors
 from .opq import OPQMatrix
 from .quantizer import ProductQuantizer
-from .training import sample, vectors
+from .training import sample
 
-__all__ = ["checked", "train_faiss"]
+__all__ = [
+    "faiss_module",
+    "faiss_of",
+    "set_codebooks",
+    "set_rotation",
+    "train_faiss",
+    "unknown_class",
+]
 
 
 def train_faiss(
     index: Any, x: Any, *, max_points_per_centroid: int = 256, **fit_options: Any
 ) -> Any:
-    """Train an index of faiss with our k-means: the centroids of its lists by one fit, its codebooks by one batched fit.
+    """Train an index of faiss with our k-means.
+
+    The centroids of its lists are found by one fit, and its codebooks by one batched fit.
 
     Args:
-        index: faiss's IndexIVFFlat, IndexIVFPQ, IndexPQ or IndexFlat, in an IndexPreTransform or IndexIDMap or by itself;
-            empty. An OPQMatrix before it is learnt too, other transformations are trained by faiss.
+        index: An empty IndexIVFFlat, IndexIVFPQ, IndexPQ or IndexFlat of faiss, in an
+            IndexPreTransform or IndexIDMap or by itself. An OPQMatrix before it is learnt too;
+            other transformations are trained by faiss.
         x: (N, D) vectors, `mx.array` or NumPy.
-        max_points_per_centroid: training takes a sample of more than this many vectors per centroid.
-        fit_options: as in `batch_kmeans_Euclid`, for both fits: seed, max_iters, n_init, backend and so on.
+        max_points_per_centroid: Training takes a sample of more than this many vectors per
+            centroid.
+        fit_options: As in `batch_kmeans_Euclid`, for both fits: seed, max_iters, n_init, backend
+            and so on.
 
     Returns:
         The index, ready for add and search.
 
     Raises:
         ImportError: faiss is not installed.
-        TypeError, ValueError: naming the argument, its value and its bound; an index of another kind.
+        TypeError, ValueError: The message names the argument, its value and its bound; or the index
+            is of another kind.
     """
-    faiss = checked(index)
+    faiss = faiss_of(index)
     if index.ntotal:
         raise ValueError(
-            f"train_faiss needs an empty index, this one holds ntotal={index.ntotal} vectors: make a new one"
+            f"train_faiss needs an empty index, this one holds ntotal={index.ntotal} vectors:"
+            " make a new one"
         )
-    _Training(faiss, max_points_per_centroid, fit_options).run(index, vectors(x, index.d)[0])
+    rows, _ = vectors(x, index.d)
+    _Training(faiss, max_points_per_centroid, fit_options).run(index, rows)
     return index
 
 
 def faiss_module() -> Any:
-    """faiss; ImportError with what to do about it."""
+    """Import faiss.
+
+    Raises:
+        ImportError: It is not installed; the message says what to do about it.
+    """
     try:
         return import_module("faiss")
     except ImportError as error:
         raise ImportError("faiss is not installed: pip install faiss-cpu") from error
 
 
-def checked(index: Any) -> Any:
-    """faiss; TypeError where the index is none of its."""
+def faiss_of(index: Any) -> Any:
+    """Return faiss.
+
+    Raises:
+        TypeError: The index is none of faiss's.
+    """
     faiss = faiss_module()
     if not isinstance(index, faiss.Index):
         raise TypeError(f"index must be an index of faiss, got {type(index).__name__}")
     return faiss
 
 
-def unknown(index: Any) -> TypeError:
-    """What to raise for an index of a class that we do not know."""
+def unknown_class(index: Any) -> TypeError:
+    """Return the error for an index of a class that is not supported."""
     return TypeError(f"an index of faiss's class {type(index).__name__} is not supported")
 
 
 def set_codebooks(faiss: Any, pq: Any, quantizer: ProductQuantizer) -> None:
-    """Give faiss's quantizer the codebooks of ours."""
+    """Give a quantizer of faiss the codebooks of one of ours."""
     faiss.copy_array_to_vector(quantizer.trained("to_faiss").reshape(-1), pq.centroids)
 
 
 def set_rotation(faiss: Any, transform: Any, rotation: OPQMatrix) -> None:
-    """Give faiss's LinearTransform the matrix of ours."""
+    """Give a LinearTransform of faiss the matrix of a rotation of ours."""
     assert rotation.matrix is not None
     faiss.copy_array_to_vector(rotation.matrix.reshape(-1), transform.A)
     transform.is_orthonormal = transform.is_trained = True
@@ -79,9 +103,12 @@ def set_rotation(faiss: Any, transform: Any, rotation: OPQMatrix) -> None:
 class _Training:
     """One training, with its options."""
 
-    def __init__(self, faiss: Any, most: int, options: dict[str, Any]) -> None:
-        self.faiss, self.most, self.options = faiss, most, options
-        self.named = {name: options[name] for name in ("seed", "backend") if name in options}
+    def __init__(
+        self, faiss: Any, max_points_per_centroid: int, fit_options: dict[str, Any]
+    ) -> None:
+        self.faiss = faiss
+        self.max_points_per_centroid = max_points_per_centroid
+        self.fit_options = fit_options
 
     def run(self, index: Any, rows: np.ndarray) -> None:
         """Train an index of any kind on rows (N, D)."""
@@ -96,32 +123,41 @@ class _Training:
         elif kind == "IndexPQ":
             self._codebooks(index.pq, self._sample(rows, index.pq.ksub))
         elif not kind.startswith("IndexFlat"):
-            raise unknown(index)
+            raise unknown_class(index)
         index.is_trained = True
 
     def _sample(self, rows: np.ndarray, n_centroids: int) -> np.ndarray:
-        return sample(rows, n_centroids, self.most, self.options.get("seed", 0))
+        seed = self.fit_options.get("seed", 0)
+        return sample(rows, n_centroids, self.max_points_per_centroid, seed)
 
     def _transformed(self, index: Any, rows: np.ndarray) -> np.ndarray:
-        """The rows as the index inside gets them; trains what is not trained."""
+        """Apply the transformations before an index to rows; train those that are not trained."""
         for i in range(index.chain.size()):
             transform = self.faiss.downcast_VectorTransform(index.chain.at(i))
             if not transform.is_trained:
-                if (
-                    isinstance(transform, self.faiss.OPQMatrix)
-                    and transform.d_in == transform.d_out
-                ):
-                    rotation = OPQMatrix(
-                        transform.d_in, transform.M, max_points_per_centroid=self.most, **self.named
-                    )
-                    rotation.train(rows)
-                    set_rotation(self.faiss, transform, rotation)
-                else:
-                    transform.train(rows)
+                self._train_transform(transform, rows)
             rows = transform.apply(rows)
         return rows
 
+    def _train_transform(self, transform: Any, rows: np.ndarray) -> None:
+        is_rotation = isinstance(transform, self.faiss.OPQMatrix)
+        if not is_rotation or transform.d_in != transform.d_out:
+            transform.train(rows)
+            return
+        options = {
+            name: self.fit_options[name] for name in ("seed", "backend") if name in self.fit_options
+        }
+        rotation = OPQMatrix(
+            transform.d_in,
+            transform.M,
+            max_points_per_centroid=self.max_points_per_centroid,
+            **options,
+        )
+        rotation.train(rows)
+        set_rotation(self.faiss, transform, rotation)
+
     def _lists(self, index: Any, rows: np.ndarray) -> None:
+        """Train an index with lists on rows (N, D)."""
         metrics = {self.faiss.METRIC_L2: "euclidean", self.faiss.METRIC_INNER_PRODUCT: "dot"}
         if index.metric_type not in metrics:
             raise ValueError(
@@ -129,26 +165,22 @@ class _Training:
             )
         metric = metrics[index.metric_type]
         fit: Any = batch_kmeans_Dot if metric == "dot" else batch_kmeans_Euclid
-        centroids = fit(
-            self._sample(rows, index.nlist), index.nlist, **({"max_iters": 25} | self.options)
-        ).centroids
+        options = {"max_iters": 25} | self.fit_options
+        centroids = fit(self._sample(rows, index.nlist), index.nlist, **options).centroids
         index.quantizer.reset()
         if not index.quantizer.is_trained:
             index.quantizer.train(centroids)
         index.quantizer.add(centroids)
         if isinstance(index, self.faiss.IndexIVFPQ):
-            some = self._sample(rows, index.pq.ksub)
+            points = self._sample(rows, index.pq.ksub)
             if index.by_residual:
-                some = (
-                    some
-                    - centroids[
-                        assign(some, centroids, metric, backend=self.options.get("backend"))
-                    ]
-                )
-            self._codebooks(index.pq, some)
+                backend = self.fit_options.get("backend")
+                points = points - centroids[assign(points, centroids, metric, backend=backend)]
+            self._codebooks(index.pq, points)
             index.precompute_table()
 
     def _codebooks(self, pq: Any, rows: np.ndarray) -> None:
+        """Train a ProductQuantizer of faiss on rows (N, D)."""
         quantizer = ProductQuantizer(pq.d, pq.M, pq.nbits)
-        quantizer.learn(rows, **self.options)
+        quantizer.learn(rows, **self.fit_options)
         set_codebooks(self.faiss, pq, quantizer)

@@ -1,4 +1,4 @@
-"""IndexFlat: all vectors as they are, all of them searched."""
+"""IndexFlat: exact search among all vectors."""
 
 from __future__ import annotations
 
@@ -9,30 +9,37 @@ import numpy as np
 
 from .. import backends
 from ..neighbours.api import knn
-from .base import Found, Index
-from .lists import Growing
+from .arguments import vectors
+from .base import Index
+from .growing import Growing
+from .results import Found
 
 __all__ = ["IndexFlat"]
 
 
-class _Flat(NamedTuple):
-    """The first n of `rows` (capacity, D) and `ids`.
+class _FlatSnapshot(NamedTuple):
+    """Vectors in the order of their ids: `knn` ranks equal distances by place, and so by id.
 
-    In the order of their ids: so those of equal distance, which knn ranks by place, are ranked by id.
+    Attributes:
+        next_id: The id of the next vector without an id.
+        rows: (capacity, D) float32, of which the first n count.
+        ids: (capacity,) int64, likewise.
+        n: Number of vectors.
+        device: The rows as an `mx.array`, for backends that compute with MLX; empty until needed.
     """
 
     next_id: int
     rows: Growing
     ids: Growing
     n: int
-    device: list[mx.array]  # the rows where MLX computes, once they were needed
+    device: list[mx.array]
 
 
 class IndexFlat(Index):
-    """Exact search: `knn` with vectors that come and go.
+    """Exact search, as by `knn`, among vectors that are added and removed.
 
     Args:
-        d, backend: as in `Index`.
+        d, backend: As in `Index`.
         metric: "euclidean", "cosine", "dot", "l1" or "linf".
 
     Example:
@@ -48,62 +55,68 @@ class IndexFlat(Index):
 
     def __init__(self, d: int, metric: str = "euclidean", *, backend: str | None = None) -> None:
         super().__init__(d, metric, backend=backend)
-        rows, ids = np.zeros((0, self.d), np.float32), np.zeros(0, np.int64)
-        self._content = _Flat(0, Growing(rows), Growing(ids), 0, [])
+        rows = Growing(np.zeros((0, self.d), np.float32))
+        ids = Growing(np.zeros(0, np.int64))
+        self._snapshot = _FlatSnapshot(next_id=0, rows=rows, ids=ids, n=0, device=[])
 
-    def _count(self, content: _Flat) -> int:
-        return content.n
+    def _count(self, snapshot: _FlatSnapshot) -> int:
+        return snapshot.n
 
-    def _ready(self, content: _Flat) -> bool:
+    def _is_ready(self, snapshot: _FlatSnapshot) -> bool:
         return True
 
     def train(self, x: Any) -> None:
         """Check x (N, D); there is nothing to learn."""
-        self._vectors(x, "x")
+        vectors(x, self.d)
 
-    def _trained(self, content: _Flat, rows: np.ndarray) -> _Flat:
-        return content
+    def _after_train(self, snapshot: _FlatSnapshot, rows: np.ndarray) -> _FlatSnapshot:
+        return snapshot
 
-    def _added(self, content: _Flat, rows: np.ndarray, ids: np.ndarray) -> _Flat:
-        n, m = content.n, content.n + len(ids)
-        for array, new in ((content.rows, rows), (content.ids, ids)):
-            array.reserve(m)
-            array.array[n:m] = new  # nobody reads beyond n
-        all_ids = content.ids.array[:m]
+    def _after_add(
+        self, snapshot: _FlatSnapshot, rows: np.ndarray, ids: np.ndarray
+    ) -> _FlatSnapshot:
+        n = snapshot.n
+        n_after = n + len(ids)
+        for array, new in ((snapshot.rows, rows), (snapshot.ids, ids)):
+            array.reserve(n_after)
+            array.array[n:n_after] = new  # no search looks beyond n
+        all_ids = snapshot.ids.array[:n_after]
         if (np.diff(all_ids[max(0, n - 1) :]) < 0).any():
-            return self._chosen(content, np.argsort(all_ids))
-        return content._replace(n=m, device=[])
+            return self._selected(snapshot, np.argsort(all_ids))
+        return snapshot._replace(n=n_after, device=[])
 
-    def _chosen(self, content: _Flat, places: np.ndarray) -> _Flat:
-        """Return the vectors at `places`, in this order."""
-        rows, ids = Growing(content.rows.array[places]), Growing(content.ids.array[places])
-        return _Flat(content.next_id, rows, ids, len(places), [])
+    def _selected(self, snapshot: _FlatSnapshot, places: np.ndarray) -> _FlatSnapshot:
+        """Return a snapshot of the vectors at places (M,), in this order."""
+        rows = Growing(snapshot.rows.array[places])
+        ids = Growing(snapshot.ids.array[places])
+        return _FlatSnapshot(snapshot.next_id, rows, ids, len(places), device=[])
 
-    def _search(self, content: _Flat, queries: np.ndarray, k: int, **how: Any) -> Found:
-        rows: Any = content.rows.array[: content.n]
+    def _search(
+        self, snapshot: _FlatSnapshot, queries: np.ndarray, k: int, **options: Any
+    ) -> Found:
+        rows: Any = snapshot.rows.array[: snapshot.n]
         if backends.resolve(self.backend) in ("metal", "portable"):
-            if not content.device:
-                content.device.append(mx.array(rows))
-            rows = content.device[0]
-        distances, places = map(
-            np.asarray, knn(queries, rows, k, self.metric, backend=self.backend)
-        )
-        return distances, content.ids.array[places]
+            if not snapshot.device:
+                snapshot.device.append(mx.array(rows))
+            rows = snapshot.device[0]
+        distances, places = knn(queries, rows, k, self.metric, backend=self.backend)
+        return np.asarray(distances), snapshot.ids.array[np.asarray(places)]
 
-    def _places(self, content: _Flat, ids: np.ndarray) -> np.ndarray:
-        held = content.ids.array[: content.n]
-        place = np.minimum(np.searchsorted(held, ids), content.n - 1)
-        return np.where(held[place] == ids, place, -1)
+    def _places(self, snapshot: _FlatSnapshot, ids: np.ndarray) -> np.ndarray:
+        own_ids = snapshot.ids.array[: snapshot.n]
+        place = np.minimum(np.searchsorted(own_ids, ids), snapshot.n - 1)
+        return np.where(own_ids[place] == ids, place, -1)
 
-    def _rows_at(self, content: _Flat, places: np.ndarray) -> np.ndarray:
-        return content.rows.array[places]
+    def _rows_at(self, snapshot: _FlatSnapshot, places: np.ndarray) -> np.ndarray:
+        return snapshot.rows.array[places]
 
-    def _removed(self, content: _Flat, places: np.ndarray) -> _Flat:
-        return self._chosen(content, np.delete(np.arange(content.n), places))
+    def _after_remove(self, snapshot: _FlatSnapshot, places: np.ndarray) -> _FlatSnapshot:
+        return self._selected(snapshot, np.delete(np.arange(snapshot.n), places))
 
-    def _state(self, content: _Flat) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parameters = {"d": self.d, "metric": self.metric, "next_id": content.next_id}
-        rows, ids = (array.array[: content.n] for array in (content.rows, content.ids))
+    def _state(self, snapshot: _FlatSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        parameters = {"d": self.d, "metric": self.metric, "next_id": snapshot.next_id}
+        rows = snapshot.rows.array[: snapshot.n]
+        ids = snapshot.ids.array[: snapshot.n]
         return parameters, {"rows": rows, "ids": ids}
 
     @classmethod

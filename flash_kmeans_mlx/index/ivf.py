@@ -1,4 +1,7 @@
-"""Inverted files: vectors in lists by their nearest centroid; a search looks at the lists of the nearest few centroids."""
+"""Inverted files: each vector is in the list of its nearest centroid.
+
+A search looks at the lists of the few centroids that are nearest to the query.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from .. import backends, validation
 from ..kmeans.api import assign, batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
 from ..metrics import PROXIMITIES
 from ..neighbours.api import knn
-from .base import Found, Index
+from .base import Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
+from .results import Found
 from .training import sample
 
 if TYPE_CHECKING:
@@ -22,11 +26,19 @@ if TYPE_CHECKING:
 __all__ = ["IVF", "IndexIVFFlat"]
 
 FITS = {"euclidean": batch_kmeans_Euclid, "cosine": batch_kmeans_Cosine, "dot": batch_kmeans_Dot}
-LARGEST = 2.0**40  # magnitude of vectors: squares of differences stay inside float32
+# Magnitude of vectors up to which squared distances are float32 numbers.
+LARGEST = 2.0**40
 
 
-class Content(NamedTuple):
-    """Inverted lists, and what training learned: centroids (nlist, d) float32, and a quantizer where vectors are coded."""
+class IVFSnapshot(NamedTuple):
+    """The vectors in lists, and what training learned.
+
+    Attributes:
+        next_id: The id of the next vector without an id.
+        lists: The vectors, as they are or as codes.
+        centroids: (nlist, d) float32; None before training.
+        quantizer: Of the codes; None where vectors are kept as they are.
+    """
 
     next_id: int
     lists: InvertedLists
@@ -35,22 +47,27 @@ class Content(NamedTuple):
 
 
 class IVF(Index):
-    """An index of vectors by lists (Jegou et al., 2011); subclasses say what a list holds of a vector, and scan lists.
+    """An index of vectors in lists (Jegou et al., 2011).
+
+    Subclasses define what a list holds of a vector, and scan lists.
 
     Args:
-        d, metric, backend: as in `Index`.
-        nlist: lists, one for each centroid.
-        nprobe: lists that a search looks at, those of the nearest centroids; nprobe = nlist looks at all vectors.
-        width, dtype: of what a list holds of a vector.
-        seed: of the training; the same seed gives the same index on the same backend.
-        niter: most iterations of the k-means that finds the centroids.
-        max_points_per_centroid: training on more vectors than this takes a sample.
+        d, metric, backend: As in `Index`.
+        nlist: Number of lists, one for each centroid.
+        nprobe: Lists that a search looks at, those of the nearest centroids; with nprobe = nlist it
+            looks at all vectors.
+        width: Values that a list holds of a vector.
+        dtype: Of these values.
+        seed: Of the training; the same seed gives the same index on the same backend.
+        niter: Most iterations of the k-means that finds the centroids.
+        max_points_per_centroid: Training on more vectors than this takes a sample.
 
     Attributes:
-        centroids: (nlist, d) float32 once trained.
-        lists: the vectors.
+        centroids: (nlist, d) float32; None before training.
+        lists: The vectors.
     """
 
+    # Names of the parameters in a saved state.
     saved: ClassVar[tuple[str, ...]] = (
         "d",
         "nlist",
@@ -83,11 +100,16 @@ class IVF(Index):
         self.max_points_per_centroid = validation.check_count(
             "max_points_per_centroid", max_points_per_centroid, 1
         )
-        self._content = Content(0, InvertedLists(self.nlist, width, dtype), None, None)
+        self._snapshot = IVFSnapshot(
+            next_id=0,
+            lists=InvertedLists(self.nlist, width, dtype),
+            centroids=None,
+            quantizer=None,
+        )
 
     @property
     def nprobe(self) -> int:
-        """Lists that a search looks at, unless it says otherwise."""
+        """Number of lists that a search looks at by default."""
         return self._nprobe
 
     @nprobe.setter
@@ -96,147 +118,166 @@ class IVF(Index):
 
     @property
     def centroids(self) -> np.ndarray | None:
-        return self._content.centroids
+        return self._snapshot.centroids
 
     @property
     def lists(self) -> InvertedLists:
-        return self._content.lists
+        return self._snapshot.lists
 
-    def _count(self, content: Content) -> int:
-        return len(content.lists)
+    def _count(self, snapshot: IVFSnapshot) -> int:
+        return len(snapshot.lists)
 
-    def _ready(self, content: Content) -> bool:
-        return content.centroids is not None
+    def _is_ready(self, snapshot: IVFSnapshot) -> bool:
+        return snapshot.centroids is not None
 
     def search(self, x: Any, k: int, *, nprobe: int | None = None) -> tuple[Any, Any]:
-        """As `Index.search`, among the vectors of the nprobe nearest lists; None for the index's own `nprobe`."""
+        """Search as `Index.search` does, in the nprobe nearest lists.
+
+        Args:
+            x: (Q, D) queries, `mx.array` or NumPy.
+            k: Neighbours of every query.
+            nprobe: Lists to look at; None for the attribute `nprobe`.
+        """
         return self._k_nearest(x, k, nprobe=nprobe)
 
     def range_search(
         self, x: Any, radius: float, *, nprobe: int | None = None
     ) -> tuple[Any, Any, Any]:
-        """As `Index.range_search`, among the vectors of the nprobe nearest lists; None for the index's own `nprobe`."""
+        """Search as `Index.range_search` does, in the nprobe nearest lists.
+
+        Args:
+            x: (Q, D) queries, `mx.array` or NumPy.
+            radius: In the units of the distances.
+            nprobe: Lists to look at; None for the attribute `nprobe`.
+        """
         return self._all_within(x, radius, nprobe=nprobe)
 
-    # What subclasses define.
+    # Subclasses define the following, the last three only if they have a quantizer.
 
     @abstractmethod
-    def _encode(self, content: Content, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(N, width): what the lists hold of rows (N, D), whose lists are `labels` (N,)."""
+    def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return what the lists hold of rows (N, D) in lists `labels` (N,): (N, width)."""
 
     @abstractmethod
-    def _decode(self, content: Content, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(N, D) float32: the vectors that lists hold so, as well as they can be had."""
+    def _decode(self, snapshot: IVFSnapshot, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the vectors (N, D) float32 of payload (N, width) in lists `labels` (N,)."""
 
     @abstractmethod
-    def _scan(self, content: Content, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
-        """As `Index._search`, among the vectors of the lists `probes` (Q, nprobe) int64, the nearest first."""
+    def _scan(
+        self, snapshot: IVFSnapshot, queries: np.ndarray, probes: np.ndarray, k: int
+    ) -> Found:
+        """Search as `Index._search` does, in lists `probes` (Q, nprobe) int64, nearest first."""
 
-    def _trained_codes(self, content: Content, rows: np.ndarray) -> ProductQuantizer | None:
-        """Return what `_encode` needs besides the centroids, learned from rows (N, D)."""
-        return content.quantizer
+    def _train_quantizer(self, snapshot: IVFSnapshot, rows: np.ndarray) -> ProductQuantizer | None:
+        """Return a quantizer that has learned from rows (N, D)."""
+        return snapshot.quantizer
 
-    def _codes_state(self, content: Content) -> dict[str, np.ndarray]:
-        """What `_trained_codes` learned, for the state."""
+    def _quantizer_state(self, snapshot: IVFSnapshot) -> dict[str, np.ndarray]:
+        """Return the arrays of the quantizer, for the state."""
         return {}
 
-    def _restored_codes(self, arrays: dict[str, np.ndarray]) -> ProductQuantizer | None:
-        """What gave `_codes_state`, which may be damaged: KeyError or ValueError then."""
+    def _restore_quantizer(self, arrays: dict[str, np.ndarray]) -> ProductQuantizer | None:
+        """Return the quantizer of a state, which may be damaged: KeyError or ValueError then."""
         return None
 
-    # Shared by them.
+    # Subclasses share the following.
 
-    def _trained(self, content: Content, rows: np.ndarray) -> Content:
-        self._check_reach(rows)
-        some = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
-        fit = FITS[self.metric](some, self.nlist, self.niter, seed=self.seed, backend=self.backend)
-        content = content._replace(centroids=np.array(fit.centroids))
-        return content._replace(quantizer=self._trained_codes(content, rows))
+    def _after_train(self, snapshot: IVFSnapshot, rows: np.ndarray) -> IVFSnapshot:
+        self._check_largest(rows)
+        points = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
+        fit = FITS[self.metric](
+            points, self.nlist, self.niter, seed=self.seed, backend=self.backend
+        )
+        snapshot = snapshot._replace(centroids=np.array(fit.centroids))
+        return snapshot._replace(quantizer=self._train_quantizer(snapshot, rows))
 
-    def _check_reach(self, rows: np.ndarray) -> None:
+    def _check_largest(self, rows: np.ndarray) -> None:
         """Refuse vectors whose squared distances may not be float32 numbers."""
-        most = max(float(rows.max()), -float(rows.min()))
-        if most > LARGEST:
+        largest = max(float(rows.max()), -float(rows.min()))
+        if largest > LARGEST:
             raise ValueError(
-                f"x must be of magnitudes <= 2**40, got {most:.3g} (x.shape={rows.shape}); rescale it"
+                f"x must be of magnitudes <= 2**40, got {largest:.3g} (x.shape={rows.shape});"
+                " rescale it"
             )
 
-    def _added(self, content: Content, rows: np.ndarray, ids: np.ndarray) -> Content:
-        self._check_reach(rows)
-        labels = np.asarray(assign(rows, content.centroids, self.metric, backend=self.backend))
-        return content._replace(
-            lists=content.lists.added(labels, self._encode(content, rows, labels), ids)
-        )
+    def _after_add(self, snapshot: IVFSnapshot, rows: np.ndarray, ids: np.ndarray) -> IVFSnapshot:
+        self._check_largest(rows)
+        labels = np.asarray(assign(rows, snapshot.centroids, self.metric, backend=self.backend))
+        payload = self._encode(snapshot, rows, labels)
+        return snapshot._replace(lists=snapshot.lists.added(labels, payload, ids))
 
-    def _probe(self, content: Content, queries: np.ndarray, nprobe: int | None) -> np.ndarray:
-        """(Q, nprobe) int64: the lists of the nearest centroids, nearest first."""
+    def _probe(self, snapshot: IVFSnapshot, queries: np.ndarray, nprobe: int | None) -> np.ndarray:
+        """Return the lists (Q, nprobe) int64 of the nearest centroids, nearest first."""
         if nprobe is None:
             nprobe = self.nprobe
         nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
-        return np.asarray(
-            knn(queries, content.centroids, nprobe, self.metric, backend=self.backend)[1]
-        )
+        _, probes = knn(queries, snapshot.centroids, nprobe, self.metric, backend=self.backend)
+        return np.asarray(probes)
 
     def _search(
-        self, content: Content, queries: np.ndarray, k: int, nprobe: int | None = None, **how: Any
+        self,
+        snapshot: IVFSnapshot,
+        queries: np.ndarray,
+        k: int,
+        nprobe: int | None = None,
+        **options: Any,
     ) -> Found:
-        self._check_reach(queries)
-        return self._scan(content, queries, self._probe(content, queries, nprobe), k)
+        self._check_largest(queries)
+        return self._scan(snapshot, queries, self._probe(snapshot, queries, nprobe), k)
 
-    def _places(self, content: Content, ids: np.ndarray) -> np.ndarray:
-        return content.lists.find(ids)
+    def _places(self, snapshot: IVFSnapshot, ids: np.ndarray) -> np.ndarray:
+        return snapshot.lists.find(ids)
 
-    def _rows_at(self, content: Content, places: np.ndarray) -> np.ndarray:
-        lists = content.lists
-        return self._decode(content, lists.rows(places), lists.owner[places // BLOCK])
+    def _rows_at(self, snapshot: IVFSnapshot, places: np.ndarray) -> np.ndarray:
+        lists = snapshot.lists
+        return self._decode(snapshot, lists.rows(places), lists.owner[places // BLOCK])
 
-    def _removed(self, content: Content, places: np.ndarray) -> Content:
-        return content._replace(lists=content.lists.removed(places))
+    def _after_remove(self, snapshot: IVFSnapshot, places: np.ndarray) -> IVFSnapshot:
+        return snapshot._replace(lists=snapshot.lists.removed(places))
 
-    def _state(self, content: Content) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parameters = {name: getattr(self, name) for name in self.saved} | {
-            "next_id": content.next_id
-        }
-        if content.centroids is None:
+    def _state(self, snapshot: IVFSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        parameters = {name: getattr(self, name) for name in self.saved}
+        parameters["next_id"] = snapshot.next_id
+        if snapshot.centroids is None:
             return parameters, {}
-        return parameters, content.lists.state() | {
-            "centroids": content.centroids
-        } | self._codes_state(content)
+        arrays = snapshot.lists.state()
+        arrays["centroids"] = snapshot.centroids
+        return parameters, arrays | self._quantizer_state(snapshot)
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
-        own = dict(parameters)
-        next_id = own.pop("next_id")
-        index = cls(**own)
+        arguments = dict(parameters)
+        next_id = arguments.pop("next_id")
+        index = cls(**arguments)
         if arrays:
-            c = arrays["centroids"]
-            if (
-                c.shape != (index.nlist, index.d)
-                or c.dtype != np.float32
-                or not np.isfinite(c).all()
-            ):
+            centroids = arrays["centroids"]
+            shape = (index.nlist, index.d)
+            is_float32 = centroids.dtype == np.float32
+            if centroids.shape != shape or not is_float32 or not np.isfinite(centroids).all():
                 raise ValueError(
-                    f"centroids of shape {c.shape} do not fit nlist={index.nlist}, d={index.d}"
+                    f"centroids of shape {centroids.shape} do not fit"
+                    f" nlist={index.nlist}, d={index.d}"
                 )
-            codes = index._restored_codes(arrays)
-            index._content = Content(0, index.lists.restored(arrays), c, codes)
+            quantizer = index._restore_quantizer(arrays)
+            lists = index.lists.restored(arrays)
+            index._snapshot = IVFSnapshot(0, lists, centroids, quantizer)
         index._restore_next_id(next_id, arrays.get("ids", np.zeros(0, np.int64)))
         return index
 
 
 class IndexIVFFlat(IVF):
-    """Vectors as they are, in lists: exact distances, to the vectors of the lists that are looked at.
+    """Vectors as they are, in lists. Distances are exact, but other lists may hold nearer vectors.
+
+    Candidates are found in float32, which needs magnitudes of at most 2**40. Their distances are
+    then computed in float64 and rounded.
 
     Args:
-        d: dimensions of the vectors.
-        nlist: lists.
+        d: Dimensions of the vectors.
+        nlist: Number of lists.
         metric: "euclidean" (squared distances), "cosine" (1 - cos) or "dot" (a similarity).
-        nprobe: lists that a search looks at; an attribute too, and an argument of `search`.
-        seed, niter, max_points_per_centroid: of the training, as in `IVF`.
-        backend: as in `Index`.
-
-    Vectors may have magnitudes of up to 2**40: candidates are found in float32. Distances are then computed in float64 and
-    rounded.
+        nprobe: Lists that a search looks at; an attribute too, and an argument of `search`.
+        seed, niter, max_points_per_centroid: Of the training, as in `IVF`.
+        backend: As in `Index`.
 
     Example:
         >>> import numpy as np
@@ -260,7 +301,7 @@ class IndexIVFFlat(IVF):
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:
-        # With a vector goes 1 / its norm where only its direction counts.
+        # For cosine, a row is a vector and 1 / its norm.
         super().__init__(
             d,
             nlist,
@@ -274,22 +315,23 @@ class IndexIVFFlat(IVF):
             backend=backend,
         )
 
-    def _encode(self, content: Content, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if self.metric != "cosine":
             return rows
         norm = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
         inverse = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        inverse = np.minimum(
-            inverse, np.finfo(np.float32).max
-        )  # scans know that rows of such a factor are too small for it
+        # The largest float32 tells scans that a row is too small for its factor.
+        inverse = np.minimum(inverse, np.finfo(np.float32).max)
         return np.concatenate([rows, inverse[:, None].astype(np.float32)], axis=1)
 
-    def _decode(self, content: Content, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _decode(self, snapshot: IVFSnapshot, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return payload[:, : self.d]
 
-    def _scan(self, content: Content, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
+    def _scan(
+        self, snapshot: IVFSnapshot, queries: np.ndarray, probes: np.ndarray, k: int
+    ) -> Found:
         backend = backends.resolve(self.backend)
         distances, ids = backends.scan_lists(
-            backend, content.lists, PROXIMITIES[self.metric], queries, probes, k
+            backend, snapshot.lists, PROXIMITIES[self.metric], queries, probes, k
         )
         return (-distances if self.metric == "dot" else distances).astype(np.float32), ids

@@ -1,4 +1,4 @@
-"""IndexIVFPQ: vectors in lists by their nearest centroid, as codes of how far they are from it."""
+"""IndexIVFPQ: vectors in the lists of their nearest centroids, as codes of their residuals."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .. import backends
 from ..backends.codes import Coding, pack
 from ..kmeans.api import assign
 from ..metrics import PROXIMITIES, unit_rows
-from .base import Found
-from .ivf import IVF, Content
+from .ivf import IVF, IVFSnapshot
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
+from .results import Found
 from .training import sample
 
 __all__ = ["IndexIVFPQ"]
@@ -21,17 +21,20 @@ __all__ = ["IndexIVFPQ"]
 class IndexIVFPQ(IVF):
     """Residuals in a few bytes each, in lists (Jégou, Douze and Schmid, 2011): IVFADC.
 
-    Distances are those from queries as they are to the vectors as they are kept; for cosine, these are codes of unit vectors.
-    With a code goes what its list adds to its distance, 4 bytes (not for "dot"), so that a query needs one table for all lists.
-    Candidates are found by sums in float32, so vectors whose distances differ by no more than their rounding may be missed.
+    A residual is the difference of a vector and the centroid of its list. Distances are those from
+    the exact queries to the vectors of the codes; for cosine, codes are of unit vectors. Each code
+    is followed by the part of its distance that depends on its list, 4 bytes (not for "dot"), so
+    that a query needs one table for all lists. Candidates are found by sums in float32, so that
+    vectors may be missed whose distances differ by no more than rounding.
 
     Args:
-        d, nlist, metric, nprobe, seed, niter, max_points_per_centroid, backend: as in `IndexIVFFlat`.
-        m: parts of a vector, each of which takes nbits; must divide d.
-        nbits: bits of a part's code, 1 to 8.
+        d, nlist, metric, nprobe, backend: As in `IndexIVFFlat`.
+        m: Parts of a vector; must divide d.
+        nbits: Bits of the code of a part, 1 to 8.
+        seed, niter, max_points_per_centroid: Of the training, as in `IVF`.
 
     Attributes:
-        quantizer: the `ProductQuantizer` of the residuals.
+        quantizer: The `ProductQuantizer` of the residuals.
 
     Example:
         >>> import numpy as np
@@ -76,61 +79,66 @@ class IndexIVFPQ(IVF):
             max_points_per_centroid=max_points_per_centroid,
             backend=backend,
         )
-        self._content = self._content._replace(quantizer=quantizer)
+        self._snapshot = self._snapshot._replace(quantizer=quantizer)
 
     @property
     def quantizer(self) -> ProductQuantizer:
-        return self._content.quantizer
+        return self._snapshot.quantizer
 
-    def _coding(self, content: Content) -> Coding:
-        assert content.centroids is not None and content.quantizer is not None
-        return Coding(
-            content.quantizer.trained("search"), self.nbits, content.centroids, residual=True
-        )
+    def _coding(self, snapshot: IVFSnapshot) -> Coding:
+        assert snapshot.centroids is not None and snapshot.quantizer is not None
+        codebooks = snapshot.quantizer.trained("search")
+        return Coding(codebooks, self.nbits, snapshot.centroids, residual=True)
 
-    def _residuals(self, content: Content, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        assert content.centroids is not None
-        return (unit_rows(rows) if self.metric == "cosine" else rows).astype(
-            np.float32, copy=False
-        ) - content.centroids[labels]
+    def _residuals(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the differences (N, D) float32 of rows (N, D) and their centroids."""
+        assert snapshot.centroids is not None
+        if self.metric == "cosine":
+            rows = unit_rows(rows).astype(np.float32, copy=False)
+        return rows - snapshot.centroids[labels]
 
-    def _trained_codes(self, content: Content, rows: np.ndarray) -> ProductQuantizer:
+    def _train_quantizer(self, snapshot: IVFSnapshot, rows: np.ndarray) -> ProductQuantizer:
         quantizer = copy.copy(self.quantizer)
         rows = sample(rows, quantizer.ksub, self.max_points_per_centroid, self.seed)
-        labels = np.asarray(assign(rows, content.centroids, self.metric, backend=self.backend))
-        quantizer.learn(self._residuals(content, rows, labels))
+        labels = np.asarray(assign(rows, snapshot.centroids, self.metric, backend=self.backend))
+        quantizer.learn(self._residuals(snapshot, rows, labels))
         return quantizer
 
-    def _encode(self, content: Content, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        assert content.quantizer is not None
-        out = np.empty((len(rows), content.lists.payload.shape[1]), np.uint8)
+    def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        assert snapshot.quantizer is not None
+        out = np.empty((len(rows), snapshot.lists.payload.shape[1]), np.uint8)
         for lo in range(0, len(rows), ENCODED):
-            some = slice(lo, lo + ENCODED)
-            codes = pack(
-                content.quantizer.labels(self._residuals(content, rows[some], labels[some])),
-                self.nbits,
-            )
-            out[some] = self._payload(content, codes, labels[some])
+            part = slice(lo, lo + ENCODED)
+            residuals = self._residuals(snapshot, rows[part], labels[part])
+            codes = pack(snapshot.quantizer.labels(residuals), self.nbits)
+            out[part] = self._payload(snapshot, codes, labels[part])
         return out
 
-    def _payload(self, content: Content, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(N, width): codes (N, code_size) as the lists `labels` (N,) hold them."""
-        return self._coding(content).with_terms(codes, labels, PROXIMITIES[self.metric])
+    def _payload(self, snapshot: IVFSnapshot, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return codes (N, code_size) as lists `labels` (N,) hold them: (N, width)."""
+        return self._coding(snapshot).with_terms(codes, labels, PROXIMITIES[self.metric])
 
-    def _decode(self, content: Content, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return self._coding(content).decode(payload, labels)
+    def _decode(self, snapshot: IVFSnapshot, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return self._coding(snapshot).decode(payload, labels)
 
-    def _scan(self, content: Content, queries: np.ndarray, probes: np.ndarray, k: int) -> Found:
-        backend, coding = backends.resolve(self.backend), self._coding(content)
+    def _scan(
+        self, snapshot: IVFSnapshot, queries: np.ndarray, probes: np.ndarray, k: int
+    ) -> Found:
         distances, ids = backends.scan_codes(
-            backend, content.lists, coding, PROXIMITIES[self.metric], queries, probes, k
+            backends.resolve(self.backend),
+            snapshot.lists,
+            self._coding(snapshot),
+            PROXIMITIES[self.metric],
+            queries,
+            probes,
+            k,
         )
         return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
 
-    def _codes_state(self, content: Content) -> dict[str, np.ndarray]:
-        assert content.quantizer is not None
-        return {"codebooks": content.quantizer.trained("save")}
+    def _quantizer_state(self, snapshot: IVFSnapshot) -> dict[str, np.ndarray]:
+        assert snapshot.quantizer is not None
+        return {"codebooks": snapshot.quantizer.trained("save")}
 
-    def _restored_codes(self, arrays: dict[str, np.ndarray]) -> ProductQuantizer:
+    def _restore_quantizer(self, arrays: dict[str, np.ndarray]) -> ProductQuantizer:
         restore_codebooks(self.quantizer, arrays)
         return self.quantizer

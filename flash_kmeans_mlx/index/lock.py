@@ -1,4 +1,4 @@
-"""One writer at a time."""
+"""The lock of an index: one change at a time."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ T = TypeVar("T")
 
 
 class Lock:
-    """Runs one call at a time, and is free after it, whatever is raised where."""
+    """Runs one call at a time. An error or an interrupt, wherever it is raised, frees the lock."""
 
     def __init__(self) -> None:
-        # An RLock knows who holds it from the very instruction that takes it.
+        # An RLock knows who holds it from the instruction on that takes it.
         self._lock = threading.RLock()
         self._process = os.getpid()
 
     def run(self, call: Callable[[], T]) -> T:
-        """Return what `call` returns, called while no other thread is in here.
+        """Run `call` while no other thread does, and return its result.
 
         Raises:
-            RuntimeError: this thread is in here already: a signal handler, for one.
+            RuntimeError: This thread holds the lock already, for example below a signal handler.
         """
-        if self._process != os.getpid():  # forked: the threads that held the lock don't exist here
+        # After a fork, the threads that held the lock do not exist here.
+        if self._process != os.getpid():
             self._lock = threading.RLock()
             self._process = os.getpid()
-        if self._mine():
+        if self._is_held_here():
             raise RuntimeError(
                 "an index can't be changed within a change of it: wait until that has ended"
             )
@@ -37,8 +38,10 @@ class Lock:
             with self._lock:
                 return call()
         finally:
-            if self._mine():  # an interrupt between the instructions of `with`
+            # After an interrupt between the instructions of `with`.
+            if self._is_held_here():
                 self._lock.release()
 
-    def _mine(self) -> bool:
-        return self._lock._is_owned()  # pyright: ignore[reportAttributeAccessIssue]  # used by threading.Condition too
+    def _is_held_here(self) -> bool:
+        # A private method, but threading.Condition uses it too.
+        return self._lock._is_owned()  # pyright: ignore[reportAttributeAccessIssue]

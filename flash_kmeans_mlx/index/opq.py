@@ -1,4 +1,4 @@
-"""OPQMatrix: a rotation that makes vectors easy for a product quantizer."""
+"""OPQMatrix: a rotation of vectors that lowers the error of product quantization."""
 
 from __future__ import annotations
 
@@ -10,30 +10,36 @@ import numpy as np
 
 from .. import validation
 from ..errors import NotFittedError
+from .arguments import vectors
 from .quantizer import ProductQuantizer
-from .training import sample, vectors
+from .training import sample
 
 __all__ = ["OPQMatrix", "checked_rotation"]
 
-FIRST, LATER = 10, 4  # iterations of k-means for the first rotation, and for each that follows
+# Iterations of k-means for the first rotation, and for each that follows.
+FIRST_ITERS = 10
+LATER_ITERS = 4
 
 
 class OPQMatrix:
-    """Optimized product quantization (Ge, He, Ke and Sun, 2013): the rotation after which product quantization loses least.
+    """Optimized product quantization (Ge, He, Ke and Sun, 2013).
 
-    Codebooks and the rotation that suits them (orthogonal Procrustes) are found in turns, from a random rotation.
+    Finds the rotation after which product quantization loses least. It starts from a random one;
+    then codebooks for the rotation, and the rotation that suits the codebooks best (orthogonal
+    Procrustes) are computed in turn.
 
     Args:
-        d: dimensions of the vectors.
-        m: parts of a vector; must divide d.
-        nbits: bits of a part's code.
-        niter: turns.
-        seed: the same seed gives the same rotation.
-        max_points_per_centroid: training takes a sample of more than 2**nbits times as many vectors.
-        backend: as in `batch_kmeans_Euclid`.
+        d: Dimensions of the vectors.
+        m: Parts of a vector; must divide d.
+        nbits: Bits of the code of a part.
+        seed: The same seed gives the same rotation.
+        niter: Number of rotations that are computed.
+        max_points_per_centroid: Training takes a sample of more than 2**nbits times as many
+            vectors.
+        backend: As in `batch_kmeans_Euclid`.
 
     Attributes:
-        d, m: as given.
+        d, m: As given.
         matrix: (d, d) float32, orthogonal: ``y = matrix @ x``; None before training.
 
     Example:
@@ -59,7 +65,8 @@ class OPQMatrix:
         self._quantizer = ProductQuantizer(
             d, m, nbits, seed=seed, max_points_per_centroid=max_points_per_centroid, backend=backend
         )
-        self.d, self.m = self._quantizer.d, self._quantizer.m
+        self.d = self._quantizer.d
+        self.m = self._quantizer.m
         self.niter = validation.check_count("niter", niter, 1)
         self.matrix: np.ndarray | None = None
 
@@ -72,35 +79,37 @@ class OPQMatrix:
         """Learn the rotation from vectors x (N, D), `mx.array` or NumPy.
 
         Raises:
-            ValueError, TypeError: naming the argument, its value and its bound; N < 2**nbits.
+            ValueError, TypeError: The message names the argument, its value and its bound; or
+                N < 2**nbits.
 
         Warns:
-            UserWarning: there are fewer than 39 vectors per codeword.
+            UserWarning: There are fewer than 39 vectors per codeword.
         """
-        quantizer, rows = copy.copy(self._quantizer), vectors(x, self.d)[0]
+        quantizer = copy.copy(self._quantizer)
+        rows, _ = vectors(x, self.d)
         rows = sample(rows, quantizer.ksub, quantizer.max_points_per_centroid, quantizer.seed)
-        matrix = _orthogonal(
-            np.random.default_rng(quantizer.seed).standard_normal((self.d, self.d))
-        )
-        again: dict[str, Any] = {"max_iters": FIRST}
+        rng = np.random.default_rng(quantizer.seed)
+        matrix = _orthogonal(rng.standard_normal((self.d, self.d)))
+        options: dict[str, Any] = {"max_iters": FIRST_ITERS}
         for _ in range(self.niter):
-            turned = rows @ matrix.T
-            quantizer.learn(turned, **again)
-            matrix = _orthogonal(quantizer.words(quantizer.labels(turned)).T @ rows)
-            again = {"max_iters": LATER, "init": quantizer.codebooks}
+            rotated = rows @ matrix.T
+            quantizer.learn(rotated, **options)
+            decoded = quantizer.words(quantizer.labels(rotated))
+            matrix = _orthogonal(decoded.T @ rows)
+            options = {"max_iters": LATER_ITERS, "init": quantizer.codebooks}
         self.matrix = matrix
 
     def apply(self, x: Any) -> Any:
-        """(N, D) float32: vectors x (N, D), rotated; `mx.array` if x is one."""
+        """Rotate vectors x (N, D): (N, D) float32, `mx.array` if x is one."""
         return self._times(x, self._trained("apply").T)
 
     def reverse_transform(self, x: Any) -> Any:
-        """(N, D) float32: rotated vectors x (N, D) as they were; `mx.array` if x is one."""
+        """Rotate vectors x (N, D) back: (N, D) float32, `mx.array` if x is one."""
         return self._times(x, self._trained("reverse_transform"))
 
     def _times(self, x: Any, matrix: np.ndarray) -> Any:
-        rows, mlx = vectors(x, self.d)
-        return mx.array(rows @ matrix) if mlx else rows @ matrix
+        rows, is_mlx = vectors(x, self.d)
+        return mx.array(rows @ matrix) if is_mlx else rows @ matrix
 
     def _trained(self, verb: str) -> np.ndarray:
         if self.matrix is None:
@@ -108,7 +117,7 @@ class OPQMatrix:
         return self.matrix
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What `restore` makes it from: (parameters for JSON, arrays)."""
+        """Return what `restore` makes it from: (parameters for JSON, arrays)."""
         quantizer = self._quantizer
         parameters = {
             "d": self.d,
@@ -116,13 +125,17 @@ class OPQMatrix:
             "nbits": quantizer.nbits,
             "niter": self.niter,
             "seed": quantizer.seed,
+            "max_points_per_centroid": quantizer.max_points_per_centroid,
         }
-        parameters |= {"max_points_per_centroid": quantizer.max_points_per_centroid}
         return parameters, {} if self.matrix is None else {"matrix": self.matrix}
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> OPQMatrix:
-        """The rotation with that state, which may be damaged: KeyError, TypeError or ValueError then."""
+        """Return the rotation with that state.
+
+        Raises:
+            KeyError, TypeError, ValueError: The state is damaged.
+        """
         transform = cls(**parameters)
         if arrays:
             transform.matrix = checked_rotation(arrays["matrix"], transform.d)
@@ -130,7 +143,11 @@ class OPQMatrix:
 
 
 def checked_rotation(matrix: np.ndarray, d: int) -> np.ndarray:
-    """The matrix (d, d) float32; ValueError if it is none, or not orthogonal."""
+    """Return the matrix if it is (d, d) float32 and orthogonal.
+
+    Raises:
+        ValueError: It is not.
+    """
     if matrix.shape != (d, d) or matrix.dtype != np.float32:
         raise ValueError(
             f"matrix of shape {matrix.shape} and dtype {matrix.dtype} must be {(d, d)} of float32"
@@ -141,6 +158,9 @@ def checked_rotation(matrix: np.ndarray, d: int) -> np.ndarray:
 
 
 def _orthogonal(matrix: np.ndarray) -> np.ndarray:
-    """The orthogonal matrix that is nearest, float32: for ``Z.T @ X``, the R for which ``X @ R.T`` is nearest to Z."""
+    """Return the nearest orthogonal matrix, float32.
+
+    For ``Z.T @ X`` this is the R for which ``X @ R.T`` is nearest to Z.
+    """
     u, _, v = np.linalg.svd(matrix.astype(np.float64))
     return (u @ v).astype(np.float32)

@@ -1,4 +1,4 @@
-"""IndexPQ: all vectors as product-quantized codes, all of them searched."""
+"""IndexPQ: search among all vectors, which are kept as product-quantized codes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,25 @@ import numpy as np
 from .. import backends
 from ..backends.codes import Coding, pack
 from ..metrics import PROXIMITIES, unit_rows
-from .base import Found, Index
+from .base import Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
+from .results import Found
 
 __all__ = ["IndexPQ"]
 
-LISTS = 8  # among which the vectors are dealt out, so that threads can share the search of a single query
+# Vectors are divided among so many lists, so that threads can share the search of one query.
+LISTS = 8
 
 
-class _Codes(NamedTuple):
-    """The codes, and what they stand for."""
+class _PQSnapshot(NamedTuple):
+    """Codes in lists, and the quantizer that made them.
+
+    Attributes:
+        next_id: The id of the next vector without an id.
+        lists: The codes.
+        quantizer: Trained or not.
+    """
 
     next_id: int
     lists: InvertedLists
@@ -28,19 +36,20 @@ class _Codes(NamedTuple):
 
 
 class IndexPQ(Index):
-    """Vectors in a few bytes each (Jégou, Douze and Schmid, 2011), all of them compared with every query.
+    """Vectors in a few bytes each (Jégou, Douze and Schmid, 2011), all compared with every query.
 
-    Distances are those from queries as they are to the vectors as they are kept; for cosine, these are codes of unit vectors.
-    Candidates are found by sums in float32, so vectors whose distances differ by no more than their rounding may be missed.
+    Distances are those from the exact queries to the vectors of the codes; for cosine, codes are of
+    unit vectors. Candidates are found by sums in float32, so that vectors may be missed whose
+    distances differ by no more than rounding.
 
     Args:
-        d, metric, backend: as in `Index`.
-        m: parts of a vector, each of which takes nbits; must divide d.
-        nbits: bits of a part's code, 1 to 8.
-        seed, niter, max_points_per_centroid: of the training, as in `ProductQuantizer`.
+        d, metric, backend: As in `Index`.
+        m: Parts of a vector; must divide d.
+        nbits: Bits of the code of a part, 1 to 8.
+        seed, niter, max_points_per_centroid: Of the training, as in `ProductQuantizer`.
 
     Attributes:
-        quantizer: the `ProductQuantizer`.
+        quantizer: The `ProductQuantizer`.
 
     Example:
         >>> import numpy as np
@@ -75,92 +84,101 @@ class IndexPQ(Index):
             max_points_per_centroid=max_points_per_centroid,
             backend=backend,
         )
-        lists = InvertedLists(LISTS, quantizer.code_size + 4 * (metric == "cosine"), np.uint8)
-        self._content = _Codes(0, lists, quantizer)
+        # For cosine, a code is followed by 1 / the norm of its vector.
+        width = quantizer.code_size + 4 * (metric == "cosine")
+        lists = InvertedLists(LISTS, width, np.uint8)
+        self._snapshot = _PQSnapshot(next_id=0, lists=lists, quantizer=quantizer)
         self._centroids = np.zeros((LISTS, d), np.float32)
 
     @property
     def quantizer(self) -> ProductQuantizer:
-        return self._content.quantizer
+        return self._snapshot.quantizer
 
     @property
     def lists(self) -> InvertedLists:
-        return self._content.lists
+        return self._snapshot.lists
 
-    def _count(self, content: _Codes) -> int:
-        return len(content.lists)
+    def _count(self, snapshot: _PQSnapshot) -> int:
+        return len(snapshot.lists)
 
-    def _ready(self, content: _Codes) -> bool:
-        return content.quantizer.is_trained
+    def _is_ready(self, snapshot: _PQSnapshot) -> bool:
+        return snapshot.quantizer.is_trained
 
-    def _coding(self, content: _Codes) -> Coding:
-        quantizer = content.quantizer
+    def _coding(self, snapshot: _PQSnapshot) -> Coding:
+        quantizer = snapshot.quantizer
         return Coding(quantizer.trained("search"), quantizer.nbits, self._centroids, residual=False)
 
-    def _trained(self, content: _Codes, rows: np.ndarray) -> _Codes:
-        quantizer = copy.copy(content.quantizer)
-        quantizer.train(self._seen(rows))
-        return content._replace(quantizer=quantizer)
+    def _after_train(self, snapshot: _PQSnapshot, rows: np.ndarray) -> _PQSnapshot:
+        quantizer = copy.copy(snapshot.quantizer)
+        quantizer.train(self._directions(rows))
+        return snapshot._replace(quantizer=quantizer)
 
-    def _seen(self, rows: np.ndarray) -> np.ndarray:
+    def _directions(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows (N, D) float32 as they are coded: for cosine, as unit vectors."""
         return unit_rows(rows).astype(np.float32) if self.metric == "cosine" else rows
 
-    def _added(self, content: _Codes, rows: np.ndarray, ids: np.ndarray) -> _Codes:
-        quantizer = content.quantizer
+    def _after_add(self, snapshot: _PQSnapshot, rows: np.ndarray, ids: np.ndarray) -> _PQSnapshot:
+        quantizer = snapshot.quantizer
         for lo in range(0, len(rows), ENCODED):
-            some = slice(lo, lo + ENCODED)
-            codes = pack(quantizer.labels(self._seen(rows[some])), quantizer.nbits)
-            content = self._added_codes(content, codes, ids[some])
-        return content
+            part = slice(lo, lo + ENCODED)
+            codes = pack(quantizer.labels(self._directions(rows[part])), quantizer.nbits)
+            snapshot = self._after_add_codes(snapshot, codes, ids[part])
+        return snapshot
 
-    def _added_codes(self, content: _Codes, codes: np.ndarray, ids: np.ndarray) -> _Codes:
+    def _after_add_codes(
+        self, snapshot: _PQSnapshot, codes: np.ndarray, ids: np.ndarray
+    ) -> _PQSnapshot:
+        """Return the next snapshot, with codes (N, code_size) uint8 and their new ids (N,)."""
         numbers = ids % LISTS
-        payload = self._coding(content).with_terms(codes, numbers, PROXIMITIES[self.metric])
-        return content._replace(lists=content.lists.added(numbers, payload, ids))
+        payload = self._coding(snapshot).with_terms(codes, numbers, PROXIMITIES[self.metric])
+        return snapshot._replace(lists=snapshot.lists.added(numbers, payload, ids))
 
-    def _search(self, content: _Codes, queries: np.ndarray, k: int, **how: Any) -> Found:
+    def _search(self, snapshot: _PQSnapshot, queries: np.ndarray, k: int, **options: Any) -> Found:
         probes = np.broadcast_to(np.arange(LISTS), (len(queries), LISTS))
-        backend, coding = backends.resolve(self.backend), self._coding(content)
         distances, ids = backends.scan_codes(
-            backend, content.lists, coding, PROXIMITIES[self.metric], queries, probes, k
+            backends.resolve(self.backend),
+            snapshot.lists,
+            self._coding(snapshot),
+            PROXIMITIES[self.metric],
+            queries,
+            probes,
+            k,
         )
         return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
 
-    def _places(self, content: _Codes, ids: np.ndarray) -> np.ndarray:
-        return content.lists.find(ids)
+    def _places(self, snapshot: _PQSnapshot, ids: np.ndarray) -> np.ndarray:
+        return snapshot.lists.find(ids)
 
-    def _rows_at(self, content: _Codes, places: np.ndarray) -> np.ndarray:
-        lists = content.lists
-        return self._coding(content).decode(lists.rows(places), lists.owner[places // BLOCK])
+    def _rows_at(self, snapshot: _PQSnapshot, places: np.ndarray) -> np.ndarray:
+        lists = snapshot.lists
+        return self._coding(snapshot).decode(lists.rows(places), lists.owner[places // BLOCK])
 
-    def _removed(self, content: _Codes, places: np.ndarray) -> _Codes:
-        return content._replace(lists=content.lists.removed(places))
+    def _after_remove(self, snapshot: _PQSnapshot, places: np.ndarray) -> _PQSnapshot:
+        return snapshot._replace(lists=snapshot.lists.removed(places))
 
-    def _state(self, content: _Codes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        quantizer = content.quantizer
+    def _state(self, snapshot: _PQSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        quantizer = snapshot.quantizer
         parameters = {
             "d": self.d,
             "m": quantizer.m,
             "nbits": quantizer.nbits,
             "metric": self.metric,
             "seed": quantizer.seed,
-        }
-        parameters |= {
             "niter": quantizer.niter,
             "max_points_per_centroid": quantizer.max_points_per_centroid,
+            "next_id": snapshot.next_id,
         }
-        parameters |= {"next_id": content.next_id}
-        return parameters, {} if quantizer.codebooks is None else content.lists.state() | {
-            "codebooks": quantizer.codebooks
-        }
+        if quantizer.codebooks is None:
+            return parameters, {}
+        return parameters, snapshot.lists.state() | {"codebooks": quantizer.codebooks}
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> IndexPQ:
-        own = dict(parameters)
-        next_id = own.pop("next_id")
-        index = cls(**own)
+        arguments = dict(parameters)
+        next_id = arguments.pop("next_id")
+        index = cls(**arguments)
         if arrays:
             restore_codebooks(index.quantizer, arrays)
-            index._content = index._content._replace(lists=index.lists.restored(arrays))
+            index._snapshot = index._snapshot._replace(lists=index.lists.restored(arrays))
         index._restore_next_id(next_id, arrays.get("ids", np.zeros(0, np.int64)))
         return index

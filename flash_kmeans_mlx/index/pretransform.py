@@ -7,29 +7,38 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .base import Found, Index, restored
+from .base import Index, restore_index
 from .ivf import IVF
 from .opq import OPQMatrix
+from .results import Found
 
 __all__ = ["IndexPreTransform"]
 
 
-class _Trained(NamedTuple):
-    """What a training learned: the matrix of the rotation, and a content of the index of rotated vectors."""
+class _TrainedSnapshot(NamedTuple):
+    """Results of a training.
+
+    Attributes:
+        matrix: Of the rotation.
+        inner: The snapshot of the index of rotated vectors.
+    """
 
     matrix: np.ndarray | None
-    content: Any
+    inner: Any
 
 
 class IndexPreTransform(Index):
-    """An index of rotated vectors: they are rotated before they are given to it, and back when it gives them.
+    """An index of rotated vectors.
+
+    Vectors and queries are rotated before they reach it, and vectors from it are rotated back.
 
     Args:
-        transform: an `OPQMatrix`; trained with the index, unless it is trained already.
-        index: any index of as many dimensions, for "euclidean", "cosine" or "dot". It belongs to this one: add nothing to it.
+        transform: An `OPQMatrix`; trained with the index, unless it is trained already.
+        index: Any index of as many dimensions, for "euclidean", "cosine" or "dot", that is used by
+            nothing else.
 
     Attributes:
-        transform, index: as given.
+        transform, index: As given.
 
     Example:
         >>> import numpy as np
@@ -50,82 +59,92 @@ class IndexPreTransform(Index):
         if transform.d != index.d:
             raise ValueError(f"index.d={index.d} must be transform.d={transform.d}")
         super().__init__(index.d, index.metric, backend=index.backend)
-        self.transform, self.index, self._lock = transform, index, index._lock
+        self.transform = transform
+        self.index = index
+        self._lock = index._lock
 
     @property
-    def _content(self) -> Any:
-        return self.index._content
+    def _snapshot(self) -> Any:
+        """The snapshot of the index of rotated vectors."""
+        return self.index._snapshot
 
-    @_content.setter
-    def _content(self, content: Any) -> None:
-        if isinstance(content, _Trained):
-            self.index._content = content.content
-            self.transform.matrix = content.matrix  # last: it is what makes both trained
+    @_snapshot.setter
+    def _snapshot(self, snapshot: Any) -> None:
+        if isinstance(snapshot, _TrainedSnapshot):
+            self.index._snapshot = snapshot.inner
+            # The matrix last: only with it is this index trained.
+            self.transform.matrix = snapshot.matrix
         else:
-            self.index._content = content
+            self.index._snapshot = snapshot
 
-    def _count(self, content: Any) -> int:
-        return self.index._count(content)
+    def _count(self, snapshot: Any) -> int:
+        return self.index._count(snapshot)
 
-    def _ready(self, content: Any) -> bool:
-        return self.transform.is_trained and self.index._ready(content)
+    def _is_ready(self, snapshot: Any) -> bool:
+        return self.transform.is_trained and self.index._is_ready(snapshot)
 
     def search(self, x: Any, k: int, *, nprobe: int | None = None) -> tuple[Any, Any]:
-        """As `Index.search`; `nprobe` as in the index of rotated vectors, if it has lists."""
-        return self._k_nearest(x, k, **self._how(nprobe))
+        """Search as `Index.search` does; `nprobe` is for an index with lists."""
+        return self._k_nearest(x, k, **self._options(nprobe))
 
     def range_search(
         self, x: Any, radius: float, *, nprobe: int | None = None
     ) -> tuple[Any, Any, Any]:
-        """As `Index.range_search`; `nprobe` as in the index of rotated vectors, if it has lists."""
-        return self._all_within(x, radius, **self._how(nprobe))
+        """Search as `Index.range_search` does; `nprobe` is for an index with lists."""
+        return self._all_within(x, radius, **self._options(nprobe))
 
-    def _how(self, nprobe: int | None) -> dict[str, Any]:
+    def _options(self, nprobe: int | None) -> dict[str, Any]:
         if nprobe is not None and not isinstance(self.index, IVF):
             raise ValueError(
-                f"nprobe={nprobe} needs an index with lists, this one is an {type(self.index).__name__}"
+                f"nprobe={nprobe} needs an index with lists, this one is an"
+                f" {type(self.index).__name__}"
             )
         return {} if nprobe is None else {"nprobe": nprobe}
 
-    def _trained(self, content: Any, rows: np.ndarray) -> _Trained:
+    def _after_train(self, snapshot: Any, rows: np.ndarray) -> _TrainedSnapshot:
         transform = copy.copy(self.transform)
         if not transform.is_trained:
             transform.train(rows)
-        return _Trained(transform.matrix, self.index._trained(content, transform.apply(rows)))
+        inner = self.index._after_train(snapshot, transform.apply(rows))
+        return _TrainedSnapshot(transform.matrix, inner)
 
-    def _added(self, content: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
-        return self.index._added(content, self.transform.apply(rows), ids)
+    def _after_add(self, snapshot: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
+        return self.index._after_add(snapshot, self.transform.apply(rows), ids)
 
-    def _search(self, content: Any, queries: np.ndarray, k: int, **how: Any) -> Found:
-        return self.index._search(content, self.transform.apply(queries), k, **how)
+    def _search(self, snapshot: Any, queries: np.ndarray, k: int, **options: Any) -> Found:
+        return self.index._search(snapshot, self.transform.apply(queries), k, **options)
 
-    def _places(self, content: Any, ids: np.ndarray) -> np.ndarray:
-        return self.index._places(content, ids)
+    def _places(self, snapshot: Any, ids: np.ndarray) -> np.ndarray:
+        return self.index._places(snapshot, ids)
 
-    def _rows_at(self, content: Any, places: np.ndarray) -> np.ndarray:
-        return self.transform.reverse_transform(self.index._rows_at(content, places))
+    def _rows_at(self, snapshot: Any, places: np.ndarray) -> np.ndarray:
+        return self.transform.reverse_transform(self.index._rows_at(snapshot, places))
 
-    def _removed(self, content: Any, places: np.ndarray) -> Any:
-        return self.index._removed(content, places)
+    def _after_remove(self, snapshot: Any, places: np.ndarray) -> Any:
+        return self.index._after_remove(snapshot, places)
 
-    def _state(self, content: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        (own, matrix), (inner, arrays) = self.transform.state(), self.index._state(content)
-        parameters = {"transform": own, "class": type(self.index).__name__, "index": inner}
-        # Without the matrix, what the index has learned is of no use: training begins anew.
-        arrays = {f"index.{name}": array for name, array in arrays.items()} if matrix else {}
+    def _state(self, snapshot: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        transform_parameters, matrix = self.transform.state()
+        index_parameters, index_arrays = self.index._state(snapshot)
+        parameters = {
+            "transform": transform_parameters,
+            "class": type(self.index).__name__,
+            "index": index_parameters,
+        }
+        # Without the matrix, what the index has learned is useless: training starts again.
+        arrays = {f"index.{name}": array for name, array in index_arrays.items()} if matrix else {}
         return parameters, arrays | matrix
 
     @classmethod
     def restore(
         cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]
     ) -> IndexPreTransform:
-        matrix = {name: arrays[name] for name in ("matrix",) if name in arrays}
-        inner = {
+        matrix = {name: array for name, array in arrays.items() if name == "matrix"}
+        index_arrays = {
             name.removeprefix("index."): array
             for name, array in arrays.items()
             if name.startswith("index.")
         }
-        return cls(
-            OPQMatrix.restore(parameters["transform"], matrix),
-            restored(parameters["class"], parameters["index"], inner),
-        )
+        transform = OPQMatrix.restore(parameters["transform"], matrix)
+        index = restore_index(parameters["class"], parameters["index"], index_arrays)
+        return cls(transform, index)

@@ -1,4 +1,4 @@
-"""ProductQuantizer: vectors in a few bytes, one small codebook for each of their parts."""
+"""ProductQuantizer: codes of a few bytes for vectors, by one codebook for each of their parts."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from ..errors import NotFittedError
 from ..kmeans.api import assign
 from ..kmeans.fit import fit
 from ..metrics import EUCLIDEAN
-from .training import sample, vectors
+from .arguments import vectors
+from .training import sample
 
-__all__ = ["ProductQuantizer"]
+__all__ = ["ProductQuantizer", "restore_codebooks"]
 
-ENCODED = 1 << 16  # vectors at a time
+ENCODED = 1 << 16  # vectors that are encoded at a time
 
 
 class ProductQuantizer:
-    """Product quantization (Jégou, Douze and Schmid, 2011): a vector is cut in m parts, each replaced by its nearest codeword.
+    """Product quantization (Jégou, Douze and Schmid, 2011).
 
-    All m codebooks are learnt by one batched fit.
+    A vector is cut in m parts, and each is replaced by its nearest codeword. All m codebooks are
+    learnt by one batched fit.
 
     Args:
-        d: dimensions of the vectors.
-        m: parts of a vector; must divide d.
-        nbits: bits of a part's code, 1 to 8: codebooks have 2**nbits codewords.
-        niter: most iterations of k-means.
-        seed: the same seed gives the same codebooks.
-        max_points_per_centroid: training takes a sample of more than 2**nbits times as many vectors.
-        backend: as in `batch_kmeans_Euclid`.
+        d: Dimensions of the vectors.
+        m: Parts of a vector; must divide d.
+        nbits: Bits of the code of a part, 1 to 8: codebooks have 2**nbits codewords.
+        niter: Most iterations of k-means.
+        seed: The same seed gives the same codebooks.
+        max_points_per_centroid: Training takes a sample of more than 2**nbits times as many
+            vectors.
+        backend: As in `batch_kmeans_Euclid`.
 
     Attributes:
-        d, m, nbits: as given.
-        dsub, ksub: dimensions of a part, codewords of a codebook.
-        code_size: bytes of a code.
-        codebooks: (m, 2**nbits, d / m) float32, None before training.
+        d, m, nbits: As given.
+        dsub, ksub: Dimensions of a part, codewords of a codebook.
+        code_size: Bytes of a code.
+        codebooks: (m, 2**nbits, d / m) float32; None before training.
 
     Example:
         >>> import numpy as np
@@ -100,55 +103,68 @@ class ProductQuantizer:
         """Learn the codebooks from vectors x (N, D), `mx.array` or NumPy.
 
         Raises:
-            ValueError, TypeError: naming the argument, its value and its bound; N < 2**nbits.
+            ValueError, TypeError: The message names the argument, its value and its bound; or
+                N < 2**nbits.
 
         Warns:
-            UserWarning: there are fewer than 39 vectors per codeword.
+            UserWarning: There are fewer than 39 vectors per codeword.
         """
-        rows = sample(vectors(x, self.d)[0], self.ksub, self.max_points_per_centroid, self.seed)
-        self.learn(rows)
+        rows, _ = vectors(x, self.d)
+        self.learn(sample(rows, self.ksub, self.max_points_per_centroid, self.seed))
 
     def learn(self, rows: np.ndarray, **options: Any) -> None:
-        """Fit the codebooks to rows (N, D) float32, all of them; options of `batch_kmeans_Euclid` go before the own ones."""
-        # From random rows: codewords then lie where vectors do. k-means++ and more iterations lower the error of skewed vectors
-        # by sparing codewords for what is far off, and cost up to 14 points of recall on patches of photographs.
-        own: dict[str, Any] = {
+        """Fit the codebooks to all rows (N, D) float32.
+
+        Args:
+            rows: (N, D) float32.
+            options: As in `batch_kmeans_Euclid`, in place of the quantizer's own.
+        """
+        # Random rows as a start put codewords where vectors are. k-means++ and more iterations
+        # lower the error of skewed vectors, because they spend codewords on outliers. They cost up
+        # to 14 points of recall on patches of photographs.
+        defaults: dict[str, Any] = {
             "max_iters": self.niter,
-            "init": _own_rows,
+            "init": _random_rows,
             "seed": self.seed,
             "backend": self.backend,
         }
-        # Codewords to spare, where parts are all alike, are no reason to warn.
+        # Unlike the public functions, without a warning of empty clusters: they are no fault where
+        # parts are all alike.
         self.codebooks = fit(
             EUCLIDEAN,
             self._parts(rows),
             self.ksub,
-            **(own | options),
+            **(defaults | options),
             summed_shift=True,
             warn=False,
         ).centroids
 
     def encode(self, x: Any) -> Any:
-        """(N, code_size) uint8 codes of vectors x (N, D), in faiss's layout; `mx.array` if x is one.
+        """Return the codes (N, code_size) uint8 of vectors x (N, D); `mx.array` if x is one.
 
-        The code of part j takes the bits from ``j * nbits`` on, the lowest bits of the first byte first.
+        The layout is faiss's: the code of part j takes the bits from ``j * nbits`` on, the lowest
+        bits of the first byte first.
         """
-        rows, mlx = vectors(x, self.d)
+        rows, is_mlx = vectors(x, self.d)
         codes = pack(self.labels(rows), self.nbits)
-        return mx.array(codes) if mlx else codes
+        return mx.array(codes) if is_mlx else codes
 
     def decode(self, codes: Any) -> Any:
-        """(N, D) float32: the vectors that codes (N, code_size) uint8 stand for; `mx.array` if the codes are."""
-        given = np.asarray(codes)
-        if given.ndim != 2 or given.shape[1] != self.code_size or given.dtype != np.uint8:
+        """Return the vectors (N, D) float32 of codes (N, code_size) uint8.
+
+        They are an `mx.array` if the codes are one.
+        """
+        array = np.asarray(codes)
+        if array.ndim != 2 or array.shape[1] != self.code_size or array.dtype != np.uint8:
             raise ValueError(
-                f"codes must have shape (N, code_size)=(N, {self.code_size}) and dtype uint8, got {given.shape}, {given.dtype}"
+                f"codes must have shape (N, code_size)=(N, {self.code_size}) and dtype uint8,"
+                f" got {array.shape}, {array.dtype}"
             )
-        rows = self.words(unpack(given, self.m, self.nbits))
+        rows = self.words(unpack(array, self.m, self.nbits))
         return mx.array(rows) if isinstance(codes, mx.array) else rows
 
     def labels(self, rows: np.ndarray) -> np.ndarray:
-        """(N, m) uint8: the codeword of every part of rows (N, D) float32."""
+        """Return the codeword of every part of rows (N, D) float32: (N, m) uint8."""
         codebooks = self.trained("encode")
         out = np.empty((len(rows), self.m), np.uint8)
         for lo in range(0, len(rows), ENCODED):
@@ -157,36 +173,42 @@ class ProductQuantizer:
         return out
 
     def words(self, labels: np.ndarray) -> np.ndarray:
-        """(N, D) float32 of labels (N, m)."""
+        """Return the vectors (N, D) float32 of labels (N, m)."""
         return self.trained("decode")[np.arange(self.m), labels].reshape(len(labels), self.d)
 
     def trained(self, verb: str) -> np.ndarray:
-        """The codebooks.
+        """Return the codebooks, for a verb that needs them.
 
         Raises:
-            NotFittedError: there are none.
+            NotFittedError: There are none.
         """
         if self.codebooks is None:
             raise NotFittedError(f"{verb} needs a trained ProductQuantizer: call train first")
         return self.codebooks
 
     def _parts(self, rows: np.ndarray) -> np.ndarray:
-        """(m, N, dsub), a view."""
+        """Return the parts (m, N, dsub) of rows (N, D), a view."""
         return rows.reshape(len(rows), self.m, self.dsub).swapaxes(0, 1)
 
 
-def _own_rows(x: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
-    """(m, K, dsub): random rows, drawn anew for each of the parts x (m, N, dsub).
+def _random_rows(x: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Return random rows (m, K, dsub), drawn for each of the parts x (m, N, dsub) by itself.
 
-    With the parts of the same vectors, as a batch of fits and faiss have it, recall on patches is 1.4 points lower and varies
-    four times as much with the seed.
+    A batch of fits, like faiss, would take the same vectors for all parts. Recall on patches of
+    photographs is then 1.4 points lower, and varies four times as much with the seed.
     """
     return np.stack([part[rng.choice(len(part), n_clusters, replace=False)] for part in x])
 
 
 def restore_codebooks(quantizer: ProductQuantizer, arrays: dict[str, np.ndarray]) -> None:
-    """Take the array "codebooks" of a state, which may be damaged: KeyError or ValueError then."""
-    c, shape = arrays["codebooks"], (quantizer.m, quantizer.ksub, quantizer.dsub)
-    if c.shape != shape or c.dtype != np.float32 or not np.isfinite(c).all():
-        raise ValueError(f"codebooks of shape {c.shape} do not fit {shape}")
-    quantizer.codebooks = c
+    """Give the quantizer the array "codebooks" of a state.
+
+    Raises:
+        KeyError, ValueError: The state is damaged.
+    """
+    codebooks = arrays["codebooks"]
+    shape = (quantizer.m, quantizer.ksub, quantizer.dsub)
+    is_float32 = codebooks.dtype == np.float32
+    if codebooks.shape != shape or not is_float32 or not np.isfinite(codebooks).all():
+        raise ValueError(f"codebooks of shape {codebooks.shape} do not fit {shape}")
+    quantizer.codebooks = codebooks

@@ -1,44 +1,43 @@
-"""EmbeddingStore: embeddings with ids and metadata, in an index that grows with them, in a directory."""
+"""EmbeddingStore: embeddings with ids and metadata, in an index that grows with them.
+
+Embeddings and metadata change together although they are kept in two places, the index and a dict:
+the index decides. Metadata are added before the embeddings and removed after them, and
+`_changing_ids` holds the ids of the change. If it is interrupted, the next change (or `save`) drops
+the metadata of those ids that the index does not hold.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import sys
-import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import validation
-from ..files import atomic as _files
-from . import io
-from .base import DAMAGE, Index, _integers, restored
+from . import store_file
+from .arguments import integers
+from .base import Index, restore_index
 from .flat import IndexFlat
-from .ivf import LARGEST, IndexIVFFlat
+from .growth import bytes_per_vector, lists_needed, with_lists
+from .index_file import DAMAGE
+from .ivf import IndexIVFFlat
 from .lock import Lock
+from .metadata import as_json
 
 __all__ = ["EmbeddingStore", "Hits"]
 
-FILE, LOCK = "store.safetensors", "store.lock"
-OLD_HEAD, OLD_FORMAT = "store.json", "flash-kmeans-mlx store"  # of version 1
-# What every Python reads back: deeper JSON and longer integers are refused by some.
-MOST_LEVELS, MOST_DIGITS = 100, 4300
-_ENCODER = json.JSONEncoder(allow_nan=False)
-TOO_DEEP = f"lists and dicts must be nested at most {MOST_LEVELS} deep"
-# Lists pay from here on. Measured on two cores with 100,000 vectors, 2 sqrt(N) lists and a 16th of them looked at: a query
-# takes 0.5 to 0.8 ms instead of 10 to 12, 1,000 of them a quarter of the time, and 97 to 99% of the 10 nearest are found.
-GROWS_AT, GROWS_BY, SHARE = 50_000, 8, 16
+NO_IDS = np.zeros(0, np.int64)
 
 
 class Hits(NamedTuple):
-    """What a search found: distances (Q, k) float32, ids (Q, k) int64, metadata: Q lists of k, None where there is none.
+    """Results of a search. Metadata are the store's own objects: copy them before you change them.
 
-    Metadata are the store's own objects: copy them before you change them.
+    Attributes:
+        distances: (Q, k) float32.
+        ids: (Q, k) int64.
+        metadata: Q lists of k values, None where there is none.
     """
 
     distances: Any
@@ -47,25 +46,28 @@ class Hits(NamedTuple):
 
 
 class EmbeddingStore:
-    """Embeddings to be searched, with ids and metadata of one's own.
+    """Embeddings to be searched, with ids and metadata.
 
-    Few embeddings are searched exactly; from 50,000 on they are kept in lists, of which a search looks at the nearest
-    sixteenth: some twenty times faster for one query, and some 3% of the nearest are missed (of photographs' patches under
-    "cosine"; of the largest products of vectors without structure some 15%). Searches may run while other threads add and
-    delete: they see the store before or after.
+    Few embeddings are searched exactly. From 50,000 on they are kept in inverted lists, and a
+    search looks at the nearest sixteenth of them: about 20 times faster for one query, and about 3%
+    of the nearest are missed (measured on patches of photographs under "cosine"; 15% of the largest
+    products of vectors without structure). Searches may run while other threads add and delete:
+    they see the store before or after a change.
 
     Args:
         metric: "cosine" (1 - cos), "euclidean" (squared) or "dot" (a similarity).
-        max_memory_gb: cap on what embeddings and ids take, in 1e9 bytes; 0 for none. An add beyond it is refused.
-        index: a trained one of any kind to keep them in, whose metric counts then and which does not grow; None for one that
-            grows.
-        seed: of the lists' training.
-        backend: as in `Index`.
+        max_memory_gb: Limit on what embeddings and ids take, in 1e9 bytes; 0 for none. An add
+            beyond it is refused.
+        index: A trained index of any kind, which keeps the embeddings, sets the metric and does not
+            grow; None for one that grows.
+        seed: Of the training of lists.
+        backend: As in `Index`.
 
     Example:
         >>> import numpy as np
         >>> store = EmbeddingStore()
-        >>> store.add(np.array([[1.0, 0.0], [0.0, 1.0]]), metadata=["east", {"name": "north"}]).tolist()
+        >>> embeddings = np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> store.add(embeddings, metadata=["east", {"name": "north"}]).tolist()
         [0, 1]
         >>> store.search(np.array([[1.0, 3.0]]), k=1).metadata
         [[{'name': 'north'}]]
@@ -82,18 +84,18 @@ class EmbeddingStore:
     ) -> None:
         if index is not None and not index.is_trained:
             raise ValueError("index must be trained: call its train first")
-        self.metric = (
-            validation.check_choice("metric", metric, Index.metrics)
-            if index is None
-            else index.metric
-        )
+        if index is None:
+            self.metric = validation.check_choice("metric", metric, Index.metrics)
+        else:
+            self.metric = index.metric
         self.max_memory_gb = validation.check_real("max_memory_gb", max_memory_gb)
         self.seed = validation.check_count("seed", seed, 0)
         self.backend = backend
         self.index = index
         self._grows = index is None
+        # By id. Searches read it without a lock: ids leave it only by a new dict in its place.
         self._metadata: dict[int, Any] = {}
-        self._changing = np.zeros(0, np.int64)
+        self._changing_ids = NO_IDS
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -102,318 +104,199 @@ class EmbeddingStore:
     def add(
         self, embeddings: Any, ids: Any = None, metadata: Sequence[Any] | None = None
     ) -> np.ndarray:
-        """Add embeddings (N, D), `mx.array` or NumPy; returns their ids (N,).
-
-        All are added, or none where an error is raised.
+        """Add embeddings (N, D), and return their ids (N,). If an error is raised, none is added.
 
         Args:
-            embeddings: as many dimensions as those before.
+            embeddings: (N, D) `mx.array` or NumPy, of as many dimensions as those before.
             ids: (N,) distinct integers >= 0 that the store does not hold; None for the next ones.
-            metadata: N values that JSON can hold, None for none: dicts have strings as keys, numbers are finite, integers
-                have at most 4300 digits, and lists and dicts are nested at most 100 deep.
+            metadata: N values that JSON can hold, None for none: dicts have strings as keys,
+                numbers are finite, integers have at most 4300 digits, and lists and dicts are
+                nested at most 100 deep.
 
         Raises:
-            ValueError, TypeError: naming the argument, its value and its bound.
+            ValueError, TypeError: The message names the argument, its value and its bound.
         """
         data = validation.data(embeddings, name="embeddings")
         n = data.shape[1]
-        notes = [] if metadata is None else _checked(list(metadata))
-        if metadata is not None and len(notes) != n:
+        values = [] if metadata is None else as_json(list(metadata))
+        if metadata is not None and len(values) != n:
             raise ValueError(
-                f"metadata must have N={n} values, got {len(notes)} (embeddings.shape={data.given_shape})"
+                f"metadata must have N={n} values, got {len(values)}"
+                f" (embeddings.shape={data.given_shape})"
             )
-        return self._lock.run(lambda: self._added(data, ids, notes))
+        return self._lock.run(lambda: self._add(data, ids, values))
 
-    def _added(self, data: validation.Data, ids: Any, notes: list[Any]) -> np.ndarray:
+    def _add(self, data: validation.Data, ids: Any, metadata: list[Any]) -> np.ndarray:
         n = data.shape[1]
         self._drop_orphans()
-        index = (
-            self.index
-            if self.index is not None
-            else IndexFlat(data.shape[2], self.metric, backend=self.backend)
-        )
+        index = self.index
+        if index is None:
+            index = IndexFlat(data.shape[2], self.metric, backend=self.backend)
         if data.batched or data.shape[2] != index.d:
             raise ValueError(
                 f"embeddings must have shape (N, D)=(N, {index.d}), got {data.given_shape}"
             )
-        need = (len(self) + n) * _row_bytes(index)
-        if self.max_memory_gb and need > self.max_memory_gb * 1e9:
-            raise ValueError(
-                f"max_memory_gb={self.max_memory_gb:g} must be >= {need / 1e9:.3g} for {len(self) + n} embeddings"
-                f" (embeddings.shape={data.given_shape}); raise it, delete some, or give an index that compresses them"
-            )
-        nlist = _lists_due(index, n) if self._grows else 0
-        if not notes and not nlist:
-            given = index._insert(data, ids)
+        self._check_memory(index, data)
+        nlist = lists_needed(index, n) if self._grows else 0
+        if not metadata and not nlist:
+            new_ids = index._insert(data, ids)
             self.index = index
-            return given
-        given = index._new_ids(index._content, ids, n)
-        grown = _grown(index, data, given, nlist, self.seed) if nlist else None
-        # Metadata go first: they count only once the index has their ids.
-        self._changing = given
+            return new_ids
+        new_ids = index._new_ids(index._snapshot, ids, n)
+        grown = with_lists(index, data, new_ids, nlist, self.seed) if nlist else None
+        self._changing_ids = new_ids
         try:
-            self._metadata.update(zip(given.tolist(), notes, strict=bool(notes)))
+            # A search looks up only ids that the index holds: metadata first.
+            self._metadata.update(zip(new_ids.tolist(), metadata, strict=bool(metadata)))
             if grown is None:
-                index._insert(data, given)
-            self.index = index if grown is None else grown
+                index._insert(data, new_ids)
+                self.index = index
+            else:
+                self.index = grown
         except BaseException:
             self._drop_orphans()
             raise
-        self._changing = given[:0]
-        return given
+        self._changing_ids = NO_IDS
+        return new_ids
+
+    def _check_memory(self, index: Index, data: validation.Data) -> None:
+        n = len(self) + data.shape[1]
+        needed = n * bytes_per_vector(index)
+        if self.max_memory_gb and needed > self.max_memory_gb * 1e9:
+            raise ValueError(
+                f"max_memory_gb={self.max_memory_gb:g} must be >= {needed / 1e9:.3g} for {n}"
+                f" embeddings (embeddings.shape={data.given_shape}); raise it, delete some, or give"
+                " an index that compresses them"
+            )
 
     def search(self, query: Any, k: int) -> Hits:
-        """The k nearest embeddings for each query (Q, D), `mx.array` or NumPy; results as `Index.search` has them.
+        """Find the k nearest embeddings of each query (Q, D), `mx.array` or NumPy.
+
+        Results are those of `Index.search`, with metadata.
 
         Raises:
-            ValueError, TypeError: naming the argument, its value and its bound; the store has never held an embedding.
+            ValueError, TypeError: The message names the argument, its value and its bound; or the
+                store has never held an embedding.
         """
         for _ in range(3):
             metadata = self._metadata
-            hits = self._hits(query, k)
-            if self._metadata is metadata:  # else some were deleted meanwhile
+            hits = self._find(query, k)
+            # Otherwise some were deleted meanwhile, and hits may lack metadata.
+            if self._metadata is metadata:
                 return hits
-        return self._lock.run(lambda: self._hits(query, k))
+        return self._lock.run(lambda: self._find(query, k))
 
-    def _hits(self, query: Any, k: int) -> Hits:
-        metadata, index = self._metadata, self.index
+    def _find(self, query: Any, k: int) -> Hits:
+        metadata = self._metadata
+        index = self.index
         if index is None:
             raise ValueError("search needs a store that holds embeddings: call add first")
         distances, ids = index.search(query, k)
-        return Hits(
-            distances, ids, [[metadata.get(key) for key in row] for row in np.asarray(ids).tolist()]
-        )
+        rows = np.asarray(ids).tolist()
+        return Hits(distances, ids, [[metadata.get(key) for key in row] for row in rows])
 
     def delete(self, ids: Any) -> int:
-        """Delete embeddings and their metadata by ids (M,); returns how many there were."""
-        wanted = _integers(ids)
-        return self._lock.run(lambda: self._deleted(wanted))
+        """Delete embeddings and their metadata by ids (M,), and return how many there were."""
+        wanted = integers(ids)
+        return self._lock.run(lambda: self._delete(wanted))
 
-    def _deleted(self, ids: np.ndarray) -> int:
+    def _delete(self, ids: np.ndarray) -> int:
         self._drop_orphans()
         if self.index is None:
             return 0
-        self._changing = ids
+        self._changing_ids = ids
         try:
-            removed = self.index.remove_ids(ids)
+            n_removed = self.index.remove_ids(ids)
             self._forget(ids)
         except BaseException:
             self._drop_orphans()
             raise
-        return removed
+        return n_removed
 
     def _orphans(self) -> np.ndarray:
-        """Return the ids (M,) of a change that was interrupted which the index does not hold."""
-        ids = self._changing
+        """Return the ids (M,) of an interrupted change that the index does not hold."""
+        ids = self._changing_ids
         if not len(ids) or self.index is None or not self.index.ntotal:
             return ids
-        return ids[self.index._places(self.index._content, ids) < 0]
+        return ids[self.index._places(self.index._snapshot, ids) < 0]
 
     def _drop_orphans(self) -> None:
-        """Finish a change that was interrupted: what the index holds counts."""
-        if len(self._changing):
+        """Finish an interrupted change: what the index holds counts."""
+        if len(self._changing_ids):
             self._forget(self._orphans())
 
     def _forget(self, ids: np.ndarray) -> None:
         """Drop the metadata of ids (M,), at the end of a change."""
-        left = self._metadata.copy()  # searches that have begun read on in the present one
+        # Searches that have begun continue with the present dict.
+        remaining = self._metadata.copy()
         for key in ids.tolist():
-            left.pop(key, None)
-        self._metadata = left
-        self._changing = ids[:0]
+            remaining.pop(key, None)
+        self._metadata = remaining
+        self._changing_ids = NO_IDS
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the store to one safetensors file in the directory `path`, which is made if need be.
+        """Write the store to one safetensors file in the directory `path`, made if it is missing.
 
-        The file is replaced in one step: a crash keeps the version before, and who loads meanwhile gets the store before or
-        after. Processes that save to one directory take turns, by a lock that ends with its holder.
+        The file is replaced in one step: after a crash it is the version before, and a load at the
+        same time gets the store before or after. Processes that save to one directory take turns,
+        by a lock that ends when its holder does.
 
         Raises:
-            OSError: the file can't be written; TimeoutError: another process has been saving there for a minute.
-            ValueError: the store has never held an embedding.
+            OSError: The file can't be written.
+            TimeoutError: Another process has been saving there for a minute.
+            ValueError: The store has never held an embedding.
         """
         if self.index is None:
             raise ValueError("save needs a store that holds embeddings: call add first")
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _files.locked(folder / LOCK):
-            self._lock.run(lambda: self._write(folder / FILE))
-            _remove_old(folder)
+        store_file.save(Path(path), lambda file: self._lock.run(lambda: self._write(file)))
 
     def _write(self, file: Path) -> None:
         assert self.index is not None
         orphans = set(self._orphans().tolist())
-        kept = {key: note for key, note in self._metadata.items() if key not in orphans}
-        parameters, arrays = self.index.state()
-        head = {
+        metadata = {key: value for key, value in self._metadata.items() if key not in orphans}
+        index_parameters, index_arrays = self.index.state()
+        parameters = {
             "grows": self._grows,
             "max_memory_gb": self.max_memory_gb,
             "seed": self.seed,
             "class": type(self.index).__name__,
-            "index": parameters,
+            "index": index_parameters,
         }
-        held = {f"index.{name}": array for name, array in arrays.items()}
-        held["metadata"] = np.frombuffer(json.dumps(kept).encode(), np.uint8)
-        io.write(file, type(self).__name__, head, held)
+        store_file.write(file, type(self).__name__, parameters, index_arrays, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, backend: str | None = None) -> EmbeddingStore:
-        """A store that `save` wrote, on any machine.
+        """Load a store that `save` wrote on any machine.
 
         Raises:
-            OSError: a file can't be opened.
-            ValueError: not a store, of a newer format, truncated or damaged; the message says which.
+            OSError: A file can't be opened.
+            ValueError: It is not a store, of a newer format, truncated or damaged; the message says
+                which.
         """
-        folder = Path(path)
+        class_name, parameters, arrays = store_file.read(Path(path))
         try:
-            name, head, arrays = _read_old(folder) if _is_old(folder) else io.read(folder / FILE)
-        except FileNotFoundError:
-            if not (folder / FILE).exists():
-                raise
-            name, head, arrays = io.read(folder / FILE)  # saved meanwhile
-        try:
-            if name != cls.__name__:
-                raise ValueError(f"it holds an {name}")
-            held = {key[6:]: array for key, array in arrays.items() if key.startswith("index.")}
-            index = restored(head["class"], head["index"], held)
-            index.backend = backend
-            store = cls(
-                max_memory_gb=head["max_memory_gb"], index=index, seed=head["seed"], backend=backend
-            )
-            store._grows = validation.check_flag("grows", head["grows"])
-            if store._grows and not isinstance(index, (IndexFlat, IndexIVFFlat)):
-                raise ValueError(f"an {head['class']} does not grow")
-            notes = _files.json_object(arrays["metadata"].tobytes())
-            store._metadata = {int(key): note for key, note in notes.items()}
-            if min(store._metadata, default=0) < 0:
-                raise ValueError("ids of metadata must be >= 0")
+            if class_name != cls.__name__:
+                raise ValueError(f"it holds an {class_name}")
+            return cls._restore(parameters, arrays, backend)
         except DAMAGE as error:
             raise ValueError(f"cannot load {os.fspath(path)!r}: {error}; save it again") from error
+
+    @classmethod
+    def _restore(
+        cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray], backend: str | None
+    ) -> EmbeddingStore:
+        """Return the store with that state, which may be damaged: one of `DAMAGE` then."""
+        index_arrays, metadata = store_file.split(arrays)
+        index = restore_index(parameters["class"], parameters["index"], index_arrays)
+        index.backend = backend
+        store = cls(
+            max_memory_gb=parameters["max_memory_gb"],
+            index=index,
+            seed=parameters["seed"],
+            backend=backend,
+        )
+        store._grows = validation.check_flag("grows", parameters["grows"])
+        if store._grows and not isinstance(index, (IndexFlat, IndexIVFFlat)):
+            raise ValueError(f"an {parameters['class']} does not grow")
+        store._metadata = metadata
         return store
-
-
-def _checked(metadata: list[Any]) -> list[Any]:
-    """Return what JSON makes of metadata, where any Python can read it again."""
-    try:
-        limit = getattr(sys, "get_int_max_str_digits", lambda: 0)()  # Python's own; 0 for none
-        parse = None if 0 < limit <= MOST_DIGITS else _short_integer
-        notes = json.loads(_ENCODER.encode(metadata), parse_int=parse)
-        if notes != metadata:  # a key that was no string, or only a tuple that is a list now
-            _check_keys(metadata)
-        _check_depth(notes)
-    except RecursionError:
-        raise ValueError(f"metadata must be values that JSON can hold: {TOO_DEEP}") from None
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"metadata must be values that JSON can hold: {error}") from None
-    return notes
-
-
-def _check_keys(metadata: list[Any]) -> None:
-    """Check that the keys of dicts are strings; there are no circles."""
-    left: list[Any] = [metadata]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            if wrong := [key for key in value if not isinstance(key, str)]:
-                raise TypeError(f"the key {wrong[0]!r} of a dict must be a string")
-            left += value.values()
-        elif isinstance(value, (list, tuple)):
-            left += value
-
-
-def _check_depth(notes: list[Any]) -> None:
-    """Check how deep the lists and dicts that JSON made are nested."""
-    level, depth, kinds = [notes], 0, {dict, list}
-    while level:
-        depth += 1
-        if depth > MOST_LEVELS + 1:
-            raise ValueError(TOO_DEEP)
-        values = (value.values() if type(value) is dict else value for value in level)
-        level = [v for inner in values for v in inner if type(v) in kinds]
-
-
-def _short_integer(digits: str) -> int:
-    if len(digits.lstrip("-")) > MOST_DIGITS:
-        raise ValueError(f"an integer has more than {MOST_DIGITS} digits")
-    return int(digits)
-
-
-def _is_old(folder: Path) -> bool:
-    """Whether an older version of the package was the last to save there."""
-    head, file = folder / OLD_HEAD, folder / FILE
-    if not (head.exists() and file.exists()):
-        return head.exists()
-    return (
-        head.stat().st_mtime_ns > file.stat().st_mtime_ns
-        and OLD_FORMAT.encode() in head.read_bytes()
-    )
-
-
-def _read_old(folder: Path) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
-    """Return what `io.read` would have, from the three files of version 1."""
-    text = (folder / OLD_HEAD).read_bytes()
-    try:
-        head = _files.json_object(text)
-        if head.get("format") != OLD_FORMAT:
-            raise ValueError(f"its format is {head.get('format')!r}, not {OLD_FORMAT!r}")
-        version = validation.check_count("format_version", head.get("format_version"), 1)
-        if version > 1:
-            raise ValueError(f"its format_version={version} must be <= 1; upgrade flash-kmeans-mlx")
-        file, metadata = (folder / Path(head[kind]).name for kind in ("index", "metadata"))
-        notes = metadata.read_bytes()
-        if zlib.crc32(notes) != head["crc32"]:
-            raise ValueError(f"the sum of {metadata.name} is wrong; copy the store again")
-        own = {name: head[name] for name in ("grows", "max_memory_gb", "seed")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"cannot load {os.fspath(folder)!r}: {error}") from error
-    name, parameters, arrays = io.read(file)
-    arrays = {f"index.{key}": array for key, array in arrays.items()}
-    own |= {"class": name, "index": parameters}
-    return "EmbeddingStore", own, arrays | {"metadata": np.frombuffer(notes, np.uint8)}
-
-
-def _remove_old(folder: Path) -> None:
-    """Remove the files of version 1: the head, after those that it names."""
-    with suppress(OSError, ValueError):
-        head = _files.json_object((folder / OLD_HEAD).read_bytes())
-        if head.get("format") == OLD_FORMAT:
-            for name in map(str, (head.get("index"), head.get("metadata"))):
-                if re.fullmatch(
-                    r"(index-[0-9a-f]{32}\.safetensors|metadata-[0-9a-f]{32}\.json)", name
-                ):
-                    (folder / name).unlink(missing_ok=True)
-            (folder / OLD_HEAD).unlink()
-
-
-def _row_bytes(index: Index) -> int:
-    """What a vector and its id take in an index."""
-    lists = getattr(index, "lists", None)
-    return 8 + (
-        4 * index.d if lists is None else lists.payload.dtype.itemsize * lists.payload.shape[1]
-    )
-
-
-def _lists_due(index: Index, n: int) -> int:
-    """Return how many lists suit the vectors in `index` and n more; 0 if `index` suits them."""
-    n += index.ntotal
-    enough = GROWS_BY * (index.nlist // 2) ** 2 if isinstance(index, IndexIVFFlat) else GROWS_AT
-    return 0 if n < enough else int(2 * np.sqrt(n))
-
-
-def _grown(index: Index, data: Any, ids: np.ndarray, nlist: int, seed: int) -> IndexIVFFlat | None:
-    """Return an index of lists with what `index` holds and data to add; None where lists don't take it."""
-    new = index._vectors(data, "embeddings")[0]
-    parameters, arrays = index.state()
-    old = arrays["rows"][:, : index.d]
-    if any(np.abs(rows).max(initial=0) > LARGEST for rows in (old, new)):
-        return None
-    rows, ids = np.concatenate([old, new]), np.concatenate([arrays["ids"], ids])
-    del arrays, old
-    grown = IndexIVFFlat(
-        index.d, nlist, index.metric, nlist // SHARE, seed=seed, backend=index.backend
-    )
-    grown.train(rows)
-    grown.add(rows, ids)
-    grown._restore_next_id(parameters["next_id"], ids)
-    return grown

@@ -1,49 +1,50 @@
-"""Vectors as indexes take them, and those that a k-means inside an index is trained on."""
+"""The sample that a k-means inside an index is trained on."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 
-from .. import validation
-from ..backends.neighbours import largest
 from ..kmeans.fit import caller_level
 
-__all__ = ["sample", "vectors"]
+__all__ = ["sample"]
 
-ADVISED = 39  # training points per centroid, as faiss has it
-
-
-def vectors(x: Any, d: int, name: str = "x") -> tuple[np.ndarray, bool]:
-    """((N, d) float32 in C order, whether x is an `mx.array`)."""
-    data = validation.data(x, name=name)
-    if data.batched or data.shape[2] != d:
-        raise ValueError(f"{name} must have shape (N, D)=(N, {d}), got {data.given_shape}")
-    validation.check_magnitude(largest(data.x), data.given_shape, name)
-    return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
+ADVISED = 39  # training points per centroid, as in faiss
 
 
-def sample(rows: np.ndarray, n_centroids: int, most_each: int, seed: int) -> np.ndarray:
-    """Rows (N, D) to train that many centroids on: all, or `most_each` per centroid, drawn by the seed, in order.
+def sample(
+    rows: np.ndarray, n_centroids: int, max_points_per_centroid: int, seed: int
+) -> np.ndarray:
+    """Return the rows to train centroids on: all, or a sample drawn by the seed, in order.
+
+    Args:
+        rows: (N, D) training vectors.
+        n_centroids: Number of centroids.
+        max_points_per_centroid: Rows of the sample for each centroid.
+        seed: Of the sample.
 
     Raises:
-        ValueError: there are fewer rows than centroids.
+        ValueError: There are fewer rows than centroids.
+
+    Warns:
+        UserWarning: There are fewer than 39 rows per centroid.
     """
     n = len(rows)
     if n < n_centroids:
         raise ValueError(
-            f"x must have N >= {n_centroids} training vectors for {n_centroids} centroids, got N={n}"
+            f"x must have N >= {n_centroids} training vectors for {n_centroids} centroids,"
+            f" got N={n}"
         )
-    if n < ADVISED * n_centroids:
+    advised = ADVISED * n_centroids
+    if n < advised:
         warnings.warn(
-            f"{n} training vectors for {n_centroids} centroids: {ADVISED * n_centroids} or more are advised",
+            f"{n} training vectors for {n_centroids} centroids: {advised} or more are advised",
             UserWarning,
             stacklevel=caller_level(),
         )
-    if n <= most_each * n_centroids:
+    n_sample = max_points_per_centroid * n_centroids
+    if n <= n_sample:
         return rows
-    return rows[
-        np.sort(np.random.default_rng(seed).choice(n, most_each * n_centroids, replace=False))
-    ]
+    drawn = np.random.default_rng(seed).choice(n, n_sample, replace=False)
+    return rows[np.sort(drawn)]

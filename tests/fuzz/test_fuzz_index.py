@@ -1,11 +1,9 @@
-"""Indexes through random lives, beside a model: a dict of vectors, searched by brute force in float64."""
+"""Random sequences of changes and searches of an index, compared with a dict of vectors and brute force in float64."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +13,13 @@ from helpers import Array, to_float64
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
+from small_indexes import D, trained
 
-from flash_kmeans_mlx.index import (
-    Index,
-    IndexFlat,
-    IndexIVFFlat,
-    IndexIVFPQ,
-    IndexPQ,
-    IndexPreTransform,
-    OPQMatrix,
-    load_index,
-)
-from flash_kmeans_mlx.index.base import restored
+from flash_kmeans_mlx.index import IndexPreTransform, load_index
 
-D, NLIST = 8, 5
 LAST_ID = 2**63 - 2
-MAKE: dict[str, Callable[[str], Index]] = {
-    "flat": lambda metric: IndexFlat(D, metric),
-    "ivf": lambda metric: IndexIVFFlat(D, NLIST, metric, NLIST),
-    "pq": lambda metric: IndexPQ(D, 4, 3, metric),
-    "ivfpq": lambda metric: IndexIVFPQ(D, NLIST, 4, 3, metric, NLIST),
-    "opq,pq": lambda metric: IndexPreTransform(
-        OPQMatrix(D, 4, 3, niter=2), IndexPQ(D, 4, 3, metric)
-    ),
-    "opq,ivf": lambda metric: IndexPreTransform(
-        OPQMatrix(D, 4, 3, niter=2), IndexIVFFlat(D, NLIST, metric, NLIST)
-    ),
-}
-CASES = [(name, metric) for name in MAKE for metric in ("euclidean", "cosine", "dot")]
+KINDS = ("flat", "ivf", "pq", "ivfpq", "opq,pq", "opq,ivf")
+CASES = [(kind, metric) for kind in KINDS for metric in ("euclidean", "cosine", "dot")]
 CASES += [("flat", "l1"), ("flat", "linf")]
 EXAMPLES = 25  # of each case in every run
 EPS = 2.0**-23
@@ -63,31 +40,26 @@ steps = st.one_of(
 )
 
 
-@cache
-def trained(name: str, metric: str) -> tuple[str, dict[str, Any], dict[str, Array]]:
-    index = MAKE[name](metric)
-    index.train(np.random.default_rng(0).standard_normal((500, D)))
-    return type(index).__name__, *index.state()
-
-
 class Life:
-    """An index, and what must be in it.
+    """An index, and the vectors that must be in it.
 
     Attributes:
         index: It.
-        bytes_in_use: The vectors by their ids: as given or, where an index keeps codes, as it gave them back first.
+        held: The vectors by their ids: as given or, where an index keeps codes, as it first returned them.
         next_id: The next automatic id.
     """
 
-    def __init__(self, name: str, metric: str, backend: str, path: Path) -> None:
-        self.index = restored(*trained(name, metric))
-        self.metric, self.path, self.backend = metric, path, backend
-        self.exact = name in ("flat", "ivf")
-        self.bytes_in_use: dict[int, Array] = {}
+    def __init__(self, kind: str, metric: str, backend: str, path: Path) -> None:
+        self.index = trained(kind, metric)
+        self.metric = metric
+        self.path = path
+        self.backend = backend
+        self.exact = kind in ("flat", "ivf")
+        self.held: dict[int, Array] = {}
         self.next_id = 0
-        self.settle()
+        self.set_backend()
 
-    def settle(self) -> None:
+    def set_backend(self) -> None:
         self.index.backend = self.backend
         if isinstance(self.index, IndexPreTransform):
             self.index.index.backend = self.backend
@@ -96,15 +68,15 @@ class Life:
         verb, number, *rest = step
         self.rng = np.random.default_rng(number)
         getattr(self, verb.replace(" ", "_"))(*rest)
-        assert self.index.ntotal == len(self.bytes_in_use)
+        assert self.index.ntotal == len(self.held)
 
     def vectors(self, kind: str, n: int) -> Array:
         """(n, D) float32."""
         rng = self.rng
         if kind == "grid":
             return rng.integers(-1, 2, (n, D)).astype(np.float32)
-        if kind == "again" and self.bytes_in_use:
-            every = np.stack(list(self.bytes_in_use.values()))
+        if kind == "again" and self.held:
+            every = np.stack(list(self.held.values()))
             return every[rng.integers(len(every), size=n)].astype(np.float32)
         x = rng.standard_normal((n, D)).astype(np.float32)
         return {"same": np.repeat(x[:1], n, 0), "zero": 0 * x, "far": x + 300}.get(kind, x)
@@ -116,7 +88,7 @@ class Life:
                 self.index.add(x)
             return
         self.index.add(x)
-        self.hold(x, range(self.next_id, self.next_id + n))
+        self.check_added(x, range(self.next_id, self.next_id + n))
 
     def add_with_ids(self, kind: str, n: int) -> None:
         x = self.vectors(kind, n)
@@ -124,51 +96,51 @@ class Life:
             self.rng.choice(4, p=[0.4, 0.4, 0.1, 0.1])
         ]
         drawn = [int(i) for i in self.rng.integers(least, most, 3 * n, endpoint=True)]
-        ids = [i for i in dict.fromkeys(drawn) if i not in self.bytes_in_use][:n]
+        ids = [i for i in dict.fromkeys(drawn) if i not in self.held][:n]
         if ids:
             self.index.add(x[: len(ids)], ids)
-            self.hold(x[: len(ids)], ids)
+            self.check_added(x[: len(ids)], ids)
 
-    def hold(self, x: Array, ids: Any) -> None:
+    def check_added(self, x: Array, ids: Any) -> None:
         ids = list(ids)
         kept = self.index.reconstruct_batch(ids)
         if self.exact:
             np.testing.assert_array_equal(kept, x)
-        self.bytes_in_use |= dict(zip(ids, kept, strict=True))
+        self.held |= dict(zip(ids, kept, strict=True))
         self.next_id = max(self.next_id, max(ids) + 1)
 
     def add_wrong_ids(self, kind: str, n: int) -> None:
         x = self.vectors(kind, n)
-        ids = np.setdiff1d(np.arange(len(self.bytes_in_use) + n), list(self.bytes_in_use))[:n]
-        wrong = [-1, 2**63 - 1, *([int(ids[0])] if n > 1 else []), *list(self.bytes_in_use)[:1]]
+        ids = np.setdiff1d(np.arange(len(self.held) + n), list(self.held))[:n]
+        wrong = [-1, 2**63 - 1, *([int(ids[0])] if n > 1 else []), *list(self.held)[:1]]
         ids[-1] = wrong[self.rng.integers(len(wrong))]
         with pytest.raises(ValueError, match=r"ids must (be|have)"):
             self.index.add(x, ids)
 
     def remove(self, share: float) -> None:
-        ids = [i for i in self.bytes_in_use if self.rng.random() < share]
-        self.take([*ids, *ids[:2], 10**9 + 7, -3, LAST_ID + 1])
+        ids = [i for i in self.held if self.rng.random() < share]
+        self.check_removal([*ids, *ids[:2], 10**9 + 7, -3, LAST_ID + 1])
 
     def remove_one_list(self) -> None:
         lists = getattr(getattr(self.index, "index", self.index), "lists", None)
-        ids = sorted(self.bytes_in_use)[::2]
+        ids = sorted(self.held)[::2]
         if lists is not None:
             ids = lists.ids.reshape(-1)[
                 lists.slots(int(self.rng.integers(len(lists.counts))))
             ].tolist()
-        self.take(ids)
+        self.check_removal(ids)
 
-    def take(self, ids: list[int]) -> None:
-        gone = {i for i in ids if i in self.bytes_in_use}
+    def check_removal(self, ids: list[int]) -> None:
+        gone = {i for i in ids if i in self.held}
         assert self.index.remove_ids(np.array(ids, np.int64)) == len(gone)
         for i in gone:
-            del self.bytes_in_use[i]
+            del self.held[i]
 
-    def every(self, queries: Array) -> tuple[Array, Array, Array]:
+    def exact_distances(self, queries: Array) -> tuple[Array, Array, Array]:
         """Distances (Q, N), smaller is nearer, what rounding may do to them, and the ids (N,)."""
-        ids = np.array(sorted(self.bytes_in_use), np.int64)
+        ids = np.array(sorted(self.held), np.int64)
         rows = to_float64(
-            np.stack([self.bytes_in_use[i] for i in ids.tolist()]) if len(ids) else np.zeros((0, D))
+            np.stack([self.held[i] for i in ids.tolist()]) if len(ids) else np.zeros((0, D))
         )
         x, size = to_float64(queries), np.linalg.norm
         norms = size(x, axis=1)[:, None], size(rows, axis=1)[None]
@@ -193,14 +165,16 @@ class Life:
     def search(self, kind: str, k: int) -> None:
         queries = self.vectors(kind, int(self.rng.integers(1, 6)))
         distances, found = self.index.search(queries, k)
-        every, slack, ids = self.every(queries)
+        every, slack, ids = self.exact_distances(queries)
         n, sign = min(k, len(ids)), -1 if self.metric == "dot" else 1
         assert distances.shape == found.shape == (len(queries), k)
         assert (found[:, n:] == -1).all() and (sign * distances[:, n:] == np.inf).all()
         if n:
-            self.check(sign * distances[:, :n], found[:, :n], every, slack, ids)
+            self.check_nearest(sign * distances[:, :n], found[:, :n], every, slack, ids)
 
-    def check(self, distances: Array, found: Array, every: Array, slack: Array, ids: Array) -> None:
+    def check_nearest(
+        self, distances: Array, found: Array, every: Array, slack: Array, ids: Array
+    ) -> None:
         """Found ids are distinct, held, in order and the nearest, at their distances."""
         place = np.minimum(np.searchsorted(ids, found), len(ids) - 1)
         assert (ids[place] == found).all() and all(
@@ -208,7 +182,7 @@ class Life:
         )
         true, off = np.take_along_axis(every, place, 1), np.take_along_axis(slack, place, 1)
         assert (np.abs(distances - true) <= off + EPS * np.abs(true)).all()
-        rows = np.stack([self.bytes_in_use[i] for i in ids.tolist()])[place]
+        rows = np.stack([self.held[i] for i in ids.tolist()])[place]
         alike = (rows[:, 1:] == rows[:, :-1]).all(2)
         assert (np.diff(distances, axis=1) >= 0).all() and (np.diff(found, axis=1)[alike] > 0).all()
         best = np.sort(every, axis=1)[:, found.shape[1] - 1]
@@ -216,7 +190,7 @@ class Life:
 
     def range_search(self, kind: str) -> None:
         queries = self.vectors(kind, 2)
-        every, slack, ids = self.every(queries)
+        every, slack, ids = self.exact_distances(queries)
         middle = np.float32(np.median(every)) if every.size else np.float32(1)
         sign = -1 if self.metric == "dot" else 1
         lims, distances, found = self.index.range_search(queries, float(sign * middle))
@@ -227,20 +201,18 @@ class Life:
             assert got <= {*ids[every[i] < middle + slack[i] + EPS * abs(middle)].tolist()}
 
     def reconstruct(self) -> None:
-        ids = [i for i in self.bytes_in_use if self.rng.random() < 0.3]
+        ids = [i for i in self.held if self.rng.random() < 0.3]
         kept = self.index.reconstruct_batch(ids)
         assert kept.shape == (len(ids), D)
-        np.testing.assert_array_equal(
-            kept, np.reshape([self.bytes_in_use[i] for i in ids], (-1, D))
-        )
-        absent = next(i for i in range(len(self.bytes_in_use) + 1) if i not in self.bytes_in_use)
+        np.testing.assert_array_equal(kept, np.reshape([self.held[i] for i in ids], (-1, D)))
+        absent = next(i for i in range(len(self.held) + 1) if i not in self.held)
         with pytest.raises(ValueError, match=f"id={absent} is not in the index"):
             self.index.reconstruct(absent)
 
     def save(self) -> None:
         self.index.save(self.path)
         self.index = load_index(self.path)
-        self.settle()
+        self.set_backend()
 
 
 def run(case: tuple[str, str], path: Path, number: int | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
 import faiss
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from exact_neighbours import truth
 from helpers import Array, digits, low_rank
+from small_indexes import State, restore_index, state
 
 from flash_kmeans_mlx.index import (
     Index,
@@ -21,15 +23,22 @@ from flash_kmeans_mlx.index import (
 )
 
 X = digits()
+pytestmark = pytest.mark.usefixtures("faiss_on_one_thread")
 METRICS = {"euclidean": faiss.METRIC_L2, "dot": faiss.METRIC_INNER_PRODUCT}
 DESCRIPTIONS = ["Flat", "IVF8,Flat", "PQ8x3", "IVF8,PQ8x3", "OPQ8,IVF8,PQ8x3", "OPQ8,PQ8x3"]
 
 
-def filled(description: str, metric: str, ids: Array | None) -> Index:
+@cache
+def trained_state(description: str, metric: str) -> State:
     index: Any = index_factory(64, description, metric)
     if description.startswith("OPQ"):
         index.transform.niter = 2
     index.train(X)
+    return state(index)
+
+
+def filled(description: str, metric: str, ids: Array | None) -> Index:
+    index = restore_index(*trained_state(description, metric))
     index.add(X, ids)
     return index
 
@@ -130,6 +139,8 @@ def test_training_is_as_good_as_that_of_faiss() -> None:
     recall = []
     for train in (lambda index: train_faiss(index, x), lambda index: index.train(x)):
         index: Any = faiss.index_factory(32, "IVF16,PQ8x6")
+        # It would order codewords for searches that are not made here, which takes seconds.
+        index.do_polysemous_training = False
         train(index)
         index.add(x)
         index.nprobe = 4

@@ -146,13 +146,9 @@ def test_range_search(make: Any, metric: str) -> None:
     index.add(X[:1500])
     every = truth(X[:30].astype(np.float64), X[:1500].astype(np.float64), metric)
     sign = -1 if metric == "dot" else 1
-    for few in (
-        0,
-        10,
-        200,
-        1499,
-    ):  # that many on average, so more and fewer than are ranked at first
-        radius = sign * float(np.sort(every.reshape(-1))[30 * few])
+    # So many of each query on average: fewer and more than are ranked at first.
+    for n_inside in (0, 10, 200, 1499):
+        radius = sign * float(np.sort(every.reshape(-1))[30 * n_inside])
         lims, distances, ids = index.range_search(X[:30], radius)
         assert lims.dtype == ids.dtype == np.int64 and distances.dtype == np.float32
         for i in range(30):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_searching_while_adding(backend: str, make: Any) -> None:
                 assert index.remove_ids(np.arange(BLOCK) + BLOCK * (block - 3)) == BLOCK
             before = len(seen)
             while len(seen) == before and not done.is_set():
-                pass
+                time.sleep(1e-4)
 
     def search() -> None:
         while not done.is_set():

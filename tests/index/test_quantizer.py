@@ -15,6 +15,7 @@ import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.index import ProductQuantizer
 
 X = digits()
+pytestmark = pytest.mark.usefixtures("faiss_on_one_thread")
 
 
 def trained(x: Array, m: int, nbits: int, **options: Any) -> ProductQuantizer:
@@ -82,9 +83,8 @@ def test_training_ends_as_low_as_that_of_faiss(x: Array) -> None:
         other.train(x)
         theirs.append(np.square(other.decode(other.compute_codes(x)) - x.astype(np.float64)).sum())
         ours.append(error(trained(x, 8, 5, seed=seed), x))
-    noise = max(
-        0.01 * np.mean(theirs), np.std(theirs)
-    )  # on patches, faiss's differ by a fifth from seed to seed
+    # On patches, faiss's differ by a fifth from seed to seed.
+    noise = max(0.01 * np.mean(theirs), np.std(theirs))
     assert np.mean(ours) <= np.mean(theirs) + noise
 
 
@@ -101,9 +101,8 @@ def test_training_is_one_fit_of_a_seeded_sample() -> None:
 def test_parts_start_from_rows_of_their_own() -> None:
     twice = np.concatenate([X[:, :32], X[:, :32]], axis=1)
     books = trained(twice, 2, 5, niter=0).codebooks
-    assert (
-        books is not None and len(np.unique(books[0], axis=0)) > 25
-    )  # random rows, hardly any of them alike
+    # Random rows, hardly any of them alike.
+    assert books is not None and len(np.unique(books[0], axis=0)) > 25
     alike = (cdist(books[0], books[1]) == 0).any(1).sum()
     assert alike < 8
 

@@ -15,15 +15,15 @@ import pytest
 from exact_neighbours import truth
 from helpers import digits
 
-from flash_kmeans_mlx.files import atomic as _files
+from flash_kmeans_mlx.files import atomic
 from flash_kmeans_mlx.index import (
     EmbeddingStore,
     IndexFlat,
     IndexIVFFlat,
     IndexPQ,
-    io,
+    growth,
+    index_file,
     load_index,
-    store,
 )
 
 X = digits()
@@ -61,8 +61,8 @@ def test_what_is_deleted_is_not() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 def test_it_grows_from_flat_to_lists(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "GROWS_AT", 8000)
-    monkeypatch.setattr(store, "GROWS_BY", 2)
+    monkeypatch.setattr(growth, "FIRST_LISTS_AT", 8000)
+    monkeypatch.setattr(growth, "NEW_LISTS_AFTER", 2)
     x = np.random.default_rng(0).standard_normal((20_000, 8)).astype(np.float32)
     one, sizes = EmbeddingStore(metric), []
     for lo in range(0, len(x), 2000):
@@ -75,9 +75,8 @@ def test_it_grows_from_flat_to_lists(metric: str, monkeypatch: pytest.MonkeyPatc
     recall = np.mean(
         [len({*a} & {*b}) / 10 for a, b in zip(hits.ids.tolist(), expected.tolist(), strict=True)]
     )
-    assert recall > (
-        0.8 if metric == "dot" else 0.9
-    )  # long vectors have large products wherever they lie
+    # Long vectors have large products wherever they lie.
+    assert recall > (0.8 if metric == "dot" else 0.9)
     assert hits.metadata == hits.ids.tolist()
     assert one.delete(np.arange(0, 20_000, 2)) == 10_000 and one.add(x[:1]).tolist() == [20_000]
 
@@ -136,7 +135,7 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = one.search(X[:50], 3), again.search(X[:50], 3)
     np.testing.assert_array_equal(first.ids, second.ids)
     assert first.metadata == second.metadata
-    monkeypatch.setattr(store, "GROWS_AT", 7000)
+    monkeypatch.setattr(growth, "FIRST_LISTS_AT", 7000)
     assert again.add(np.random.default_rng(0).random((6400, 64))).tolist() == list(
         range(1100, 7500)
     )
@@ -154,7 +153,7 @@ def test_a_crash_keeps_the_previous_version(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_files.os, "fsync", crash)
+        patch.setattr(atomic.os, "fsync", crash)
         with pytest.raises(OSError, match=r"No space left on device: .*store\.safetensors"):
             one.save(tmp_path)
     assert len(EmbeddingStore.load(tmp_path)) == 600
@@ -189,10 +188,12 @@ def test_a_crash_keeps_the_previous_version(
 def test_a_damaged_store_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     filled().save(tmp_path)
     file = tmp_path / "store.safetensors"
-    name, head, arrays = io.read(file)
+    name, head, arrays = index_file.read(file)
     if "metadata" in change:
         arrays["metadata"] = np.frombuffer(change["metadata"], np.uint8)
-    io.write(file, name, head | {key: change[key] for key in change if key != "metadata"}, arrays)
+    index_file.write(
+        file, name, head | {key: change[key] for key in change if key != "metadata"}, arrays
+    )
     with pytest.raises(ValueError, match=f"cannot load '.*': .*{message}.*; save it again"):
         EmbeddingStore.load(tmp_path)
 
@@ -204,8 +205,8 @@ def test_a_store_that_cannot_grow_is_refused(tmp_path: Path) -> None:
     one.add(X[:50])
     one.save(tmp_path)
     assert isinstance(EmbeddingStore.load(tmp_path).index, IndexPQ)
-    name, head, arrays = io.read(tmp_path / "store.safetensors")
-    io.write(tmp_path / "store.safetensors", name, head | {"grows": True}, arrays)
+    name, head, arrays = index_file.read(tmp_path / "store.safetensors")
+    index_file.write(tmp_path / "store.safetensors", name, head | {"grows": True}, arrays)
     with pytest.raises(ValueError, match="an IndexPQ does not grow"):
         EmbeddingStore.load(tmp_path)
 

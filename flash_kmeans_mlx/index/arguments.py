@@ -1,0 +1,90 @@
+"""Vectors, ids and radii as indexes take them: checked, and converted to NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import validation
+from ..backends.neighbours import largest
+
+__all__ = ["check_radius", "distinct_ids", "integers", "next_ids", "vectors"]
+
+# The id after the largest one must be an int64 too.
+LARGEST_ID = 2**63 - 2
+
+
+def vectors(x: Any, d: int, name: str = "x") -> tuple[np.ndarray, bool]:
+    """Return vectors x as (N, d) float32 in C order, and whether x is an `mx.array`.
+
+    Raises:
+        ValueError, TypeError: The message names the argument, its value and its bound.
+    """
+    data = validation.data(x, name=name)
+    if data.batched or data.shape[2] != d:
+        raise ValueError(f"{name} must have shape (N, D)=(N, {d}), got {data.given_shape}")
+    validation.check_magnitude(largest(data.x), data.given_shape, name)
+    return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
+
+
+def check_radius(radius: Any) -> None:
+    """Refuse a radius that is not a finite number."""
+    is_number = isinstance(radius, (int, float, np.integer, np.floating))
+    if isinstance(radius, bool) or not is_number or not np.isfinite(radius):
+        raise ValueError(f"radius={radius!r} must be a finite number")
+
+
+def integers(ids: Any) -> np.ndarray:
+    """Return ids (M,) as int64.
+
+    Raises:
+        ValueError, TypeError: They are not integers, do not fit, or are not of shape (M,).
+    """
+    array = np.asarray(ids)
+    if array.dtype.kind not in "iu" and array.size:
+        # Python's integers that no integer dtype can hold become objects or floats.
+        if isinstance(ids, (list, tuple, np.ndarray)) and all(type(i) is int for i in ids):
+            raise ValueError(f"ids must be >= 0 and < 2**63 - 1, got {max(ids, key=abs)}")
+        raise TypeError(f"ids must be integers, got dtype {array.dtype}")
+    if array.ndim != 1:
+        raise ValueError(f"ids must have shape (N,), got {array.shape}")
+    if array.dtype == np.uint64 and array.size and array.max() >= np.uint64(1 << 63):
+        raise ValueError(f"ids must be < 2**63 - 1, got {array.max()}")
+    return array.astype(np.int64)
+
+
+def distinct_ids(ids: Any, n: int) -> np.ndarray:
+    """Return the ids of n vectors as (n,) int64.
+
+    Raises:
+        ValueError, TypeError: They are not n distinct integers >= 0 and < 2**63 - 1.
+    """
+    array = integers(ids)
+    if array.shape != (n,):
+        raise ValueError(f"ids must have shape (N,)=({n},), got {array.shape}")
+    ordered = np.sort(array)
+    smallest = ordered[0]
+    if smallest < 0 or ordered[-1] > LARGEST_ID:
+        wrong = smallest if smallest < 0 else ordered[-1]
+        raise ValueError(f"ids must be >= 0 and < 2**63 - 1, got {wrong}")
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated):
+        raise ValueError(
+            f"ids must be distinct, got {repeated[0]} more than once (ids.shape={array.shape})"
+        )
+    return array
+
+
+def next_ids(first: int, n: int) -> np.ndarray:
+    """Return the ids (n,) int64 from `first` on.
+
+    Raises:
+        ValueError: There are not so many ids left.
+    """
+    if first + n > LARGEST_ID + 1:
+        raise ValueError(
+            f"ids must be < 2**63 - 1, the next {n} would begin at {first}:"
+            " give ids of your own, or make a new index"
+        )
+    return np.arange(first, first + n, dtype=np.int64)

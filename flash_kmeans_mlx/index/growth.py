@@ -1,0 +1,74 @@
+"""How the index of a store grows: exact search at first, inverted lists for many vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .arguments import vectors
+from .base import Index
+from .ivf import LARGEST, IndexIVFFlat
+
+__all__ = ["bytes_per_vector", "lists_needed", "with_lists"]
+
+# Vectors from which on lists are faster. Measured on two cores with 100,000 vectors, 2 sqrt(N)
+# lists and a 16th of them searched: a query takes 0.5 to 0.8 ms instead of 10 to 12, 1,000 of them
+# a quarter of the time, and 97 to 99% of the 10 nearest are found.
+FIRST_LISTS_AT = 50_000
+# Lists are made anew when there are this many times as many vectors.
+NEW_LISTS_AFTER = 8
+# A search looks at one of so many lists.
+LISTS_PER_PROBE = 16
+
+
+def bytes_per_vector(index: Index) -> int:
+    """Return the bytes that a vector and its id take in an index."""
+    lists = getattr(index, "lists", None)
+    if lists is None:
+        return 8 + 4 * index.d
+    return 8 + lists.payload.dtype.itemsize * lists.payload.shape[1]
+
+
+def lists_needed(index: Index, n_new: int) -> int:
+    """Return how many lists suit the vectors in `index` and n_new more; 0 if `index` suits them."""
+    n = index.ntotal + n_new
+    if isinstance(index, IndexIVFFlat):
+        # It was made for about (nlist / 2)**2 vectors.
+        limit = NEW_LISTS_AFTER * (index.nlist // 2) ** 2
+    else:
+        limit = FIRST_LISTS_AT
+    return 0 if n < limit else int(2 * np.sqrt(n))
+
+
+def with_lists(
+    index: Index, embeddings: Any, ids: np.ndarray, nlist: int, seed: int
+) -> IndexIVFFlat | None:
+    """Return an index of lists with the vectors of `index` and new ones.
+
+    Args:
+        index: An `IndexFlat` or `IndexIVFFlat`.
+        embeddings: (N, D) new vectors, as a caller gave them.
+        ids: (N,) int64, their ids.
+        nlist: Lists.
+        seed: Of the training.
+
+    Returns:
+        The index; None if vectors are too large for lists.
+    """
+    new_rows, _ = vectors(embeddings, index.d, "embeddings")
+    parameters, arrays = index.state()
+    # Rows in lists may be followed by 1 / their norm.
+    old_rows = arrays["rows"][:, : index.d]
+    if any(np.abs(rows).max(initial=0) > LARGEST for rows in (old_rows, new_rows)):
+        return None
+    rows = np.concatenate([old_rows, new_rows])
+    all_ids = np.concatenate([arrays["ids"], ids])
+    # Free the copies that `state` makes of rows in lists, before training needs memory.
+    del arrays, old_rows
+    nprobe = nlist // LISTS_PER_PROBE
+    grown = IndexIVFFlat(index.d, nlist, index.metric, nprobe, seed=seed, backend=index.backend)
+    grown.train(rows)
+    grown.add(rows, all_ids)
+    grown._restore_next_id(parameters["next_id"], all_ids)
+    return grown

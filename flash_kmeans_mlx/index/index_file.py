@@ -1,0 +1,107 @@
+"""The file of an index: a safetensors file whose metadata name the class and its parameters."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from typing import Any
+
+import numpy as np
+
+from .. import validation
+from ..errors import BackendUnavailableError
+from ..files import models
+from ..files.safetensors import json_object
+
+__all__ = ["DAMAGE", "check_sizes", "read", "write"]
+
+# Errors while an index is made from a damaged state.
+DAMAGE = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    BackendUnavailableError,
+)
+LARGEST_UNTRAINED = 1 << 22  # size that an index without arrays may have
+
+
+def write(
+    path: str | os.PathLike[str],
+    class_name: str,
+    parameters: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+) -> None:
+    """Write an index; the file that was at `path` stays until the new one is complete."""
+    models.write(path, arrays, {"class": class_name, "parameters": json.dumps(parameters)})
+
+
+def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    """Read (class name, parameters, arrays) that `write` wrote.
+
+    Raises:
+        OSError: The file can't be opened.
+        ValueError: It is not such a file, of a newer format, truncated or damaged.
+    """
+    arrays, metadata, version = models.read_versioned(path)
+    try:
+        class_name = metadata["class"]
+        parameters = json_object(metadata["parameters"].encode())
+        # Version 1 has a sum of each array in place of one of the whole file.
+        sums = json.loads(metadata["crc32"]) if version == 1 else None
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot load {os.fspath(path)!r}: it holds no index ({error})") from error
+    if version == 1:
+        for name, array in arrays.items():
+            if not isinstance(sums, dict) or sums.get(name) != _crc32(array):
+                raise ValueError(
+                    f"cannot load {os.fspath(path)!r}: the sum of array {name!r} is wrong;"
+                    " copy the file again"
+                )
+    return class_name, parameters, arrays
+
+
+def _crc32(array: np.ndarray) -> int:
+    little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return zlib.crc32(little_endian.reshape(-1).view(np.uint8).data)
+
+
+def check_sizes(parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Refuse sizes that the arrays do not confirm, before memory is reserved for them.
+
+    Raises:
+        ValueError, TypeError, KeyError: The message names the size. Sizes of an index without
+            arrays are at most 2**22.
+    """
+    sizes = {name: parameters[name] for name in ("nlist", "d") if name in parameters}
+    for name, size in sizes.items():
+        validation.check_count(name, size, 1, None if arrays else LARGEST_UNTRAINED, "2**22")
+    if sizes and arrays:
+        _check_shape(sizes, arrays)
+    if "next_id" in parameters:
+        validation.check_count("next_id", parameters["next_id"], 0, (1 << 63) - 1, "2**63 - 1")
+    if "ids" in arrays and (arrays["ids"] == (1 << 63) - 1).any():
+        raise ValueError(f"ids must be < 2**63 - 1, got {(1 << 63) - 1}")
+    if "counts" in arrays:
+        largest = arrays["counts"].max()
+        n = len(arrays["ids"])
+        if largest > n:
+            raise ValueError(f"a list of {largest} vectors must have <= {n}, one for each id")
+
+
+def _check_shape(sizes: dict[str, int], arrays: dict[str, np.ndarray]) -> None:
+    """Compare nlist and d with the shape of the centroids, the codebooks, or else the rows."""
+    name = next((name for name in ("centroids", "codebooks") if name in arrays), "rows")
+    shape = arrays[name].shape
+    if name == "centroids":
+        confirmed = shape
+    elif name == "codebooks":
+        confirmed = (shape[0] * shape[-1],)
+    else:
+        confirmed = shape[1:]
+    if confirmed != tuple(sizes.values()):
+        expected = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(f"{name} of shape {shape} do not fit {expected}")
