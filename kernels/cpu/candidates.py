@@ -189,7 +189,7 @@ def _try_points(
 
 @njit(**INNER)
 def places_of(measure, candidates, nearest, scratch):
-    """Return the places; computed once, as taking an array's address counts its references."""
+    """Return the places, which are the same for all points of a shard."""
     return Places(
         address(scratch.points),
         address(candidates.lanes),

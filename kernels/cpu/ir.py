@@ -7,7 +7,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .jit import njit
-from .options import INNER, JIT
+from .options import INNER
 
 # Values in a vector register, and vectors of points at a time: as many as fit the registers
 # beside lanes.ROWS centroids.
@@ -48,7 +48,7 @@ def _lowest_bit(_typing, bits):
     return types.int64(types.int64), generate
 
 
-@njit(**JIT)
+@njit(inline="always", **INNER)  # a call would count the array's references, in inner loops
 def address(a):
     """Return where an array begins, as a signed integer."""
     return np.int64(a.ctypes.data)

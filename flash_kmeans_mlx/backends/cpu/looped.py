@@ -30,7 +30,6 @@ class LoopedCpuPoints(CpuPoints):
     def __init__(self, problem: Problem, plan: Plan) -> None:
         super().__init__(problem, plan)
         self.strategy = "loop"
-        self._cuts = np.array([lo for lo, _ in self.shards] + [self.shape[1]])
         self._work = self.shape[1] * self.shape[2] * problem.n_clusters
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
@@ -41,7 +40,7 @@ class LoopedCpuPoints(CpuPoints):
             sources=self.sources,
             weights=self.weights,
             coordinates=self.coordinates,
-            cuts=self._cuts,
+            cuts=self.cuts,
             labels=self._labels,
             totals=self.totals,
             tol=tol,
@@ -138,7 +137,7 @@ class LoopedCpuPoints(CpuPoints):
                 self._labels,
                 self.cost,
                 self.norms,
-                self._cuts,
+                self.cuts,
                 lo,
                 hi,
                 totals,

@@ -9,7 +9,14 @@ from .plan import PAD
 from .store import empty_lines
 from .tiles import TiledPoints
 
-__all__ = ["Features", "Pruning", "principal_directions", "pruning_bytes"]
+__all__ = [
+    "Features",
+    "Pruning",
+    "count_rivals",
+    "principal_directions",
+    "pruning_bytes",
+    "rows_for_bounds",
+]
 
 GROUP = 64  # centroids that share a lower bound
 SLACK = 1e-6  # relative to a squared norm: as in kernels/cpu/features.py
@@ -248,6 +255,39 @@ def pruning_bytes(
     by_point = 4 * b * (n + 128) * (width * kept + groups + 3)
     by_centroid = 4 * b * k * (2 * d + 3 * width + 16)
     return by_point + by_centroid + threads * scratch
+
+
+def rows_for_bounds(points: TiledPoints, b: int, index: np.ndarray) -> np.ndarray:
+    """Return rows (n, D) float32 of batch element b as bounds take them.
+
+    They are unit rows where centroids are unit vectors, otherwise rows in the frame.
+    """
+    rows = points.rows(b, index)
+    if points.metric.spherical:
+        return points.metric.start(rows).astype(np.float32)
+    return points.frame.rows(rows, b).astype(np.float32)
+
+
+def count_rivals(x: np.ndarray, c: np.ndarray, bias: np.ndarray, basis: np.ndarray) -> int:
+    """Return how many pairs of rows and centroids bounds along a basis would not rule out.
+
+    Args:
+        x: (n, D) rows, as bounds take them.
+        c: (K, D) centroids.
+        bias: (K,) of their scores.
+        basis: (Q, D) directions.
+    """
+
+    def head_and_tail(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        head = a @ basis.T
+        square = np.einsum("nd,nd->n", a, a) - np.einsum("nq,nq->n", head, head)
+        return head, np.sqrt(np.maximum(square, 0))
+
+    x_head, x_tail = head_and_tail(x)
+    c_head, c_tail = head_and_tail(c)
+    best = (x @ c.T + bias).max(1)
+    most = x_head @ c_head.T + np.outer(x_tail, c_tail) + bias
+    return int((most > best[:, None]).sum())
 
 
 def principal_directions(rows: np.ndarray, width: int) -> np.ndarray:

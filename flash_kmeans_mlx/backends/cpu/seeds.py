@@ -33,31 +33,35 @@ def kmeans_plusplus(
     chosen = np.full((b, k), -1, np.int64)
     square = points.squares() if points.inverse is None else _squares_from_centre(points)
     threads = points.plan.threads
-    scratch = [_scratch(d) for _ in range(threads)]
+    width = features.width if features else 0
+    memory = [_memory(points, width) for _ in range(threads)]
     work = n * d * trials
     rounds = max(1, CALL // work)
     if b >= threads or threads == 1 or work < ALONE:
         size = -(-b // max(1, min(b, 4 * threads)))
 
         def some_elements(slot: int, i: int) -> None:
+            team = alone()
+            candidates, scratch = memory[slot]
             for m in range(i * size, min(b, (i + 1) * size)):
-                run = _Run(points, m, square[m], features, scratch)
+                run = _Run(points, m, square[m], features)
                 for k0 in range(0, k, rounds):
                     k1 = min(k, k0 + rounds)
-                    run(slot, alone(), k0, k1, first, uniforms, chosen)
+                    run(team, candidates, scratch, k0, k1, first, uniforms, chosen)
 
         points.workers.run(some_elements, -(-b // size))
         return chosen
     size = min(threads, len(points.shards))
+    candidates = memory[0][0]
     for m in range(b):
-        run = _Run(points, m, square[m], features, scratch)
+        run = _Run(points, m, square[m], features)
         for k0 in range(0, k, rounds):
             k1 = min(k, k0 + rounds)
 
             def together(
                 slot: int, team: kernels.team.Team, run: _Run = run, k0: int = k0, k1: int = k1
             ) -> None:
-                run(slot, team, k0, k1, first, uniforms, chosen)
+                run(team, candidates, memory[slot][1], k0, k1, first, uniforms, chosen)
 
             run_team(points.workers, size, together)
     return chosen
@@ -67,18 +71,11 @@ class _Run:
     """k-means++ of one batch element."""
 
     def __init__(
-        self,
-        points: TiledPoints,
-        b: int,
-        square: np.ndarray,
-        features: Features | None,
-        scratch: list[kernels.candidates.SeedScratch],
+        self, points: TiledPoints, b: int, square: np.ndarray, features: Features | None
     ) -> None:
-        _, n, d = points.shape
-        n_shards = len(points.shards)
+        n = points.shape[1]
         self.source = points.source(b)
         self.b = b
-        self.scratch = scratch
         self.columns = features.columns[b] if features else NO_FEATURES
         self.measure = _measure(points, b, square)
         threshold = np.full(n + kernels.lanes.POINTS if features else 0, np.inf, np.float32)
@@ -90,23 +87,13 @@ class _Run:
             found=np.empty(n, np.int32),
             bits=np.empty(n, np.uint16),
         )
-        lanes = kernels.candidates.CANDIDATES
-        self.candidates = kernels.candidates.Candidates(
-            lanes=empty_lines((d, lanes)),
-            norms=empty_lines((3, lanes)),
-            features=np.zeros((lanes, len(self.columns)), np.float32),
-            bias=np.zeros(lanes, np.float32),
-            picks=np.zeros(lanes + 1, np.int64),
-            number=np.zeros(1, np.int64),
-            counts=np.zeros(n_shards, np.int64),
-            gains=np.zeros((n_shards, lanes)),
-        )
-        self.cuts = np.array([lo for lo, _ in points.shards] + [n])
+        self.cuts = points.cuts
 
     def __call__(
         self,
-        slot: int,
         team: kernels.team.Team,
+        candidates: kernels.candidates.Candidates,
+        scratch: kernels.candidates.SeedScratch,
         k0: int,
         k1: int,
         first: np.ndarray,
@@ -125,9 +112,9 @@ class _Run:
             chosen[self.b],
             self.cuts,
             self.state,
-            self.candidates,
+            candidates,
             team,
-            self.scratch[slot],
+            scratch,
         )
 
 
@@ -163,7 +150,7 @@ def _measure(points: TiledPoints, b: int, square: np.ndarray) -> kernels.seed.Me
         centre=centre,
         origin=origin,
         noise=noise,
-        eps=np.float32(kernels.candidates.NOISE) + points.eps,
+        eps=kernels.candidates.NOISE + points.eps,
         potential=NOTHING if weights is None else weights,
     )
 
@@ -194,18 +181,39 @@ def _squares_from_centre(points: TiledPoints) -> np.ndarray:
     return out
 
 
-def _scratch(d: int) -> kernels.candidates.SeedScratch:
-    """Return the memory of one thread."""
+def _memory(
+    points: TiledPoints, width: int
+) -> tuple[kernels.candidates.Candidates, kernels.candidates.SeedScratch]:
+    """Return the memory of one thread; a team shares the candidates of one of its threads.
+
+    Args:
+        points: The points.
+        width: Columns of the features, or 0.
+    """
+    d = points.shape[2]
+    n_shards = len(points.shards)
+    lanes = kernels.candidates.CANDIDATES
     n = kernels.candidates.AT_ONCE
-    return kernels.candidates.SeedScratch(
+    candidates = kernels.candidates.Candidates(
+        lanes=empty_lines((d, lanes)),
+        norms=empty_lines((3, lanes)),
+        features=np.zeros((lanes, width), np.float32),
+        bias=np.zeros(lanes, np.float32),
+        picks=np.zeros(lanes + 1, np.int64),
+        number=np.zeros(1, np.int64),
+        counts=np.zeros(n_shards, np.int64),
+        gains=np.zeros((n_shards, lanes)),
+    )
+    scratch = kernels.candidates.SeedScratch(
         rows=np.empty((n, 1, d), np.float32),
         identity=np.arange(n, dtype=np.int32),
-        values=empty_lines((n * kernels.candidates.CANDIDATES,)),
+        values=empty_lines((n * lanes,)),
         masks=np.empty(max(n, kernels.lanes.ROWS), np.int64),
         none=np.full(kernels.lanes.POINTS, -1, np.int32),
         idle=empty_lines((kernels.lanes.POINTS,)),
         points=np.empty(kernels.seed.DRAW + n, np.int32),
     )
+    return candidates, scratch
 
 
 def _times_norms(weights: np.ndarray | None, inverse: np.ndarray) -> np.ndarray:

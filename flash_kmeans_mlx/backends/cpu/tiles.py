@@ -35,7 +35,8 @@ class TiledPoints(Points):
     Attributes:
         plan: Sizes of the fit.
         workers: Threads.
-        shards: First and last row (exclusive) of each shard.
+        shards: First row of each shard, and its last row + 1.
+        cuts: (S + 1,) int64, the first row of each shard, and N.
         scratch: Memory of each thread for a tile.
         sources: Rows in the frame, as kernels take them.
         eps: Rounding of scores, relative to squared norms.
@@ -56,6 +57,7 @@ class TiledPoints(Points):
         self._read_in(choose_frame(rows, self.metric, problem.check_finite, problem.given_shape))
         self.workers = Workers(plan.threads)
         self.shards = cut_rows(n, plan.shards)
+        self.cuts = np.array([lo for lo, _ in self.shards] + [n])
         self.scratch = [self._scratch() for _ in range(plan.threads)]
         self.eps = np.float32(EPS * (8 + np.sqrt(d)))
         self._labels = np.empty((b, n), np.uint32)
@@ -126,16 +128,6 @@ class TiledPoints(Points):
 
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
         return self._rows.decode(self._rows.x[b, index]).astype(np.float64)
-
-    def rows_for_bounds(self, b: int, index: np.ndarray) -> np.ndarray:
-        """Return rows (n, D) float32 of batch element b as bounds take them.
-
-        They are unit rows where centroids are unit vectors, otherwise rows in the frame.
-        """
-        rows = self.rows(b, index)
-        if self.metric.spherical:
-            return self.metric.start(rows).astype(np.float32)
-        return self.frame.rows(rows, b).astype(np.float32)
 
     def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:
         if self.weights.size:
@@ -226,7 +218,9 @@ class TiledPoints(Points):
         scored = kernels.tile.Scored(
             np.empty(centroids.shape, np.float32), np.empty(centroids.shape[:2], np.float32)
         )
-        coordinates = self.coordinates._replace(centre=self.frame.centre_for(centroids))
+        coordinates = self.coordinates
+        if self.frame.centred:
+            coordinates = coordinates._replace(centre=self.frame.centre_for(centroids))
         kernels.centroids.to_frames(centroids, coordinates, scored.c, scored.bias)
         return scored
 

@@ -15,7 +15,14 @@ import numpy as np
 from ..points import Problem
 from . import kernels
 from .plan import RESIDENT_BYTES
-from .pruning import Features, Pruning, principal_directions, pruning_bytes
+from .pruning import (
+    Features,
+    Pruning,
+    count_rivals,
+    principal_directions,
+    pruning_bytes,
+    rows_for_bounds,
+)
 from .tiles import NO_CHANGES, TiledPoints
 
 __all__ = ["PruningTuner"]
@@ -196,7 +203,7 @@ class PruningTuner:
         points = self.points
         b, n, _ = points.shape
         index = np.arange(0, n, max(1, n // BASIS_ROWS))
-        rows = (points.rows_for_bounds(m, index) for m in range(b))
+        rows = (rows_for_bounds(points, m, index) for m in range(b))
         return np.stack([principal_directions(some, width) for some in rows])
 
     def _choose(self, centroids: np.ndarray, passes: int) -> None:
@@ -276,14 +283,9 @@ class PruningTuner:
         """
         sample = self._sample()
         n = sample.shape[1]
-        x = sample.rows_for_bounds(0, np.arange(0, n, n // min(RIVAL_ROWS, n)))
+        x = rows_for_bounds(sample, 0, np.arange(0, n, n // min(RIVAL_ROWS, n)))
         c = centroids if sample.metric.spherical else sample.frame.to_frame(centroids[None])[0]
-        bias = sample.metric.bias(c)
-        x_head, x_tail = _head_and_tail(x, basis)
-        c_head, c_tail = _head_and_tail(c, basis)
-        best = (x @ c.T + bias).max(1)
-        most = x_head @ c_head.T + np.outer(x_tail, c_tail) + bias
-        return float((most > best[:, None]).sum()) * n / len(x)
+        return count_rivals(x, c, sample.metric.bias(c), basis) * n / len(x)
 
     def _time_tiles(self, centroids: np.ndarray) -> float:
         """Return the seconds of a pass over the sample, by tiles."""
@@ -349,10 +351,3 @@ class PruningTuner:
             crossing = groups.crossing() - before
         few = crossing < START_SHARE * sample.shape[1] * k
         return turn == 1 and seconds < self._tiles and few
-
-
-def _head_and_tail(a: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates of rows a (n, D) along a basis (Q, D), and the remainder's norms."""
-    head = a @ basis.T
-    square = np.einsum("nd,nd->n", a, a)
-    return head, np.sqrt(np.maximum(square - np.einsum("nq,nq->n", head, head), 0))
