@@ -69,29 +69,26 @@ class TiledPoints(Points):
 
     def _read_in(self, frame: Frame) -> None:
         """Read rows in this frame."""
+        metric = self.metric
         self.frame = frame
         self.sources = self._rows.sources(frame)
         self._unshifted = self.sources
-        if self.metric.spherical and frame.shifted:
+        if metric.spherical and frame.shifted:
             every = np.ones(self.shape[0], bool)
             self._unshifted = self._rows.sources(frame.unshifted(every))
         self.coordinates = kernels.centroids.Coordinates(
-            frame.shift,
-            frame.scale,
-            frame.centre,
-            self.metric.spherical,
-            self.metric.unit_points,
+            frame.shift, frame.scale, frame.centre, metric.spherical, metric.unit_points
         )
 
     def __enter__(self) -> Self:
         with ExitStack() as on_error:
             on_error.callback(self.workers.close)
-            self.inverse = (
-                self._per_row(kernels.tile.inverse_norm_rows) if self.metric.spherical else None
-            )
-            if self.inverse is not None and self.frame.shifted:
-                least = np.where(self.inverse.min(1) > 0, 1 / self.inverse.max(1), 0.0)
-                self._read_in(self.frame.unshifted(self.frame.short(least)))
+            self.inverse: np.ndarray | None = None
+            if self.metric.spherical:
+                self.inverse = self._per_row(kernels.tile.inverse_norm_rows)
+                if self.frame.shifted:
+                    least = np.where(self.inverse.min(1) > 0, 1 / self.inverse.max(1), 0.0)
+                    self._read_in(self.frame.unshifted(self.frame.short(least)))
             self.weights = self._sum_weights()
             on_error.pop_all()
         return self

@@ -27,12 +27,9 @@ from .tiles import NO_CHANGES, TiledPoints
 
 __all__ = ["PruningTuner"]
 
-# Nothing is chosen for fewer points (the sample would be too small), ...
-MIN_POINTS = 64 * 64
-# ... for fewer products in a pass (choosing would take longer than it saves), ...
-MIN_PRODUCTS = 2_000_000_000
-# ... nor for fewer points in all passes together (choosing would take more than about 5% of the
-# time).
+MIN_POINTS = 64 * 64  # below which nothing is chosen: the sample would be too small
+MIN_PRODUCTS = 2_000_000_000  # of a pass, below which choosing takes longer than it saves
+# Points of all passes together, below which choosing would take more than about 5% of their time.
 MIN_POINT_PASSES = 100_000
 PASSES = 10  # that a fit is expected to take
 
