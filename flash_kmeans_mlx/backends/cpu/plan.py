@@ -11,16 +11,14 @@ threads by 1.6 (gauss-5k), points kept as lanes by 1.2 (gauss-5k) to 1.5 (batch-
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 
 from ...validation import check_cap
 from ..draws import OVERSAMPLING, ROUNDS
 from ..points import Problem
+from .kernels import sizes
 
-__all__ = ["PAD", "RESIDENT_BYTES", "Plan", "cut_rows", "plan"]
+__all__ = ["PAD", "RESIDENT_BYTES", "Plan", "cut_rows", "plan", "sizes"]
 
-# By name, as kernels are part of this package only once it is installed.
-sizes = import_module("flash_kmeans_mlx.kernels.cpu.sizes")
 PAD = sizes.LANE_PADDING
 
 ADVICE = "raise it, or fit fewer batch elements at a time"
