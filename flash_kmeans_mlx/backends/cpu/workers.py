@@ -18,9 +18,9 @@ THREADS_PER_CPU = 8  # more only take memory
 
 
 def thread_count() -> int:
-    """Return FLASH_KMEANS_THREADS, or the number of CPUs that this process may use.
+    """Return FLASH_KMEANS_THREADS, at most THREADS_PER_CPU for each CPU.
 
-    At most THREADS_PER_CPU for each CPU.
+    Where it is not set, return the number of CPUs that this process may use.
 
     Raises:
         ValueError: If FLASH_KMEANS_THREADS is not a whole number >= 1.
