@@ -1,6 +1,9 @@
-"""What runs once per point on a device, shipped as ``flash_kmeans_mlx.kernels``.
+"""Kernels that run once per point on a device, shipped as ``flash_kmeans_mlx.kernels``.
 
-``metal/`` holds Metal sources, ``cuda/`` CUDA sources and ``cpu/`` Numba functions; the launch code lives in
-``flash_kmeans_mlx.backends``. A kernel knows no metric: it sees points, centroids and a bias, and ranks by
-``<x, c> + bias(c)``, ties to the lowest index. Sources are read as package resources, never by file path.
+``cpu/`` holds Numba functions, ``metal/`` Metal sources, which are read as package resources.
+The code that calls them is in ``flash_kmeans_mlx.backends``.
+
+Kernels of k-means know no metric: they see points, centroids and a bias, and rank centroids by
+``<x, c> + bias(c)``, ties to the lowest index. Kernels of the search for neighbours take an `op`
+that says how rows are scored. Other differences between metrics are flags and arrays.
 """

@@ -1,8 +1,10 @@
 """Centroids between two E-steps: the M-step, and what an E-step needs of them.
 
-Every way of running Lloyd's loop on the CPU goes through these two functions, so that all give the same bits. They are
-never inlined: inside a caller they could be compiled to another order of additions.
+Every loop on the CPU calls `to_frame` and `move`, so that all loops give the same bits. These two
+are never inlined: inside a caller they could be compiled to another order of additions.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,10 +14,42 @@ from .rows import not_inlined
 
 REACH = 2.0**60  # the norm of a centroid whose score still fits in float32; frame.REACH
 
+# The typing context of an intrinsic is not an argument.
+# pyright: reportCallIssue=false
+
+
+class Coordinates(NamedTuple):
+    """Normalised coordinates of a batch element, and what the metric makes of centroids.
+
+    See ``flash_kmeans_mlx/frame.py``. Those of a batch have a leading axis B in shift, scale and
+    centre.
+
+    Attributes:
+        shift: (D,) float64.
+        scale: Float64.
+        centre: (D,) float64.
+        spherical: Whether centroids are unit vectors.
+        unit_points: Whether points count by direction only.
+    """
+
+    shift: np.ndarray
+    scale: np.ndarray
+    centre: np.ndarray
+    spherical: bool
+    unit_points: bool
+
+
+@njit(**INNER)
+def coordinates_of(batch, b):
+    """Return the coordinates of batch element b."""
+    return Coordinates(
+        batch.shift[b], batch.scale[b], batch.centre[b], batch.spherical, batch.unit_points
+    )
+
 
 @njit(**INNER)
 def all_zero(values):
-    """Whether all values are 0."""
+    """Return whether all values are 0."""
     for v in values:  # noqa: SIM110  # Numba has no generator expressions
         if v != 0:
             return False
@@ -23,21 +57,23 @@ def all_zero(values):
 
 
 @njit(**INNER)
-def to_frame(c, frame, kind, inner, bias):
-    """OUT inner (K, D) float32: centroids c (K, D) in normalised coordinates; bias (K,) float32 of their scores.
+def to_frame(c, coordinates, inner, bias):
+    """Write centroids c (K, D) in normalised coordinates to `inner`, and the bias of their scores.
 
-    frame = (shift (D,), scale, centre (D,)) as in frame.py; kind: whether centroids are unit vectors, and whether points count
-    by direction only. Rounded to float32, unit vectors are not quite: among nearly parallel ones that must not count.
+    OUT inner (K, D) and bias (K,) float32. Unit vectors rounded to float32 are not quite unit:
+    among nearly parallel ones they are normalised again.
     """
-    not_inlined()  # pyright: ignore[reportCallIssue]  # the typing context is not an argument
-    shift, scale, centre = frame
-    spherical, unit = kind
-    centred, shifted = not all_zero(centre), not all_zero(shift)
+    not_inlined()
+    shift, scale, centre = coordinates.shift, coordinates.scale, coordinates.centre
+    spherical, unit_points = coordinates.spherical, coordinates.unit_points
+    centred = not all_zero(centre)
+    shifted = not all_zero(shift)
     for k in range(c.shape[0]):
         bias[k] = 0.0
         if spherical:
-            factor, offset = 1.0, 0.0
-            if centred and unit:
+            factor = 1.0
+            offset = 0.0
+            if centred and unit_points:
                 square = 0.0
                 for d in range(c.shape[1]):
                     square += np.float64(c[k, d]) * np.float64(c[k, d])
@@ -54,9 +90,8 @@ def to_frame(c, frame, kind, inner, bias):
             v = (np.float64(c[k, d]) - shift[d]) / scale
             square += v * v
             inner[k, d] = v
-        if (
-            square > REACH * REACH
-        ):  # from there on all points are at the origin: only the order of the norms counts
+        # From REACH on, all points are at the origin: only the order of the norms counts.
+        if square > REACH * REACH:
             norm = np.sqrt(square)
             factor = REACH * (1.0 + np.log2(norm / REACH) / 512.0) / norm
             for d in range(c.shape[1]):
@@ -68,14 +103,15 @@ def to_frame(c, frame, kind, inner, bias):
 
 
 @njit(**INNER)
-def move(c, sums, weight_sum, frame, spherical, total):
-    """M-step in place; returns the largest shift of a centroid, or the norm of all shifts if `total`.
+def move(c, sums, weight_sum, coordinates, summed):
+    """Do the M-step in place; return the largest shift of a centroid.
 
-    Clusters without weight, and sums without a direction, stay. c (K, D) float32 in the caller's coordinates; sums (K, D) and
-    weight_sum (K,) float64 of points in normalised ones.
+    If `summed`, return the norm of all shifts instead. Clusters without weight, and sums without a
+    direction, stay. c (K, D) float32 in the caller's coordinates; sums (K, D) and weight_sum (K,)
+    float64 of points in normalised ones.
     """
-    not_inlined()  # pyright: ignore[reportCallIssue]
-    shift, scale = frame[:2]
+    not_inlined()
+    shift, scale, spherical = coordinates.shift, coordinates.scale, coordinates.spherical
     largest = 0.0
     for k in range(c.shape[0]):
         if weight_sum[k] <= 0.0:
@@ -99,18 +135,18 @@ def move(c, sums, weight_sum, frame, spherical, total):
             u = np.float64(v) - np.float64(c[k, d])
             moved += u * u
             c[k, d] = v
-        largest = largest + moved if total else max(largest, moved)
+        largest = largest + moved if summed else max(largest, moved)
     return np.sqrt(largest)
 
 
 @njit(**JIT)
-def to_frames(c, shift, scale, centre, kind, inner, bias):
-    """`to_frame` for every batch element: c (B, K, D), shift (B, D), scale (B,), centre (B, D)."""
+def to_frames(c, coordinates, inner, bias):
+    """Call `to_frame` for every batch element: c and inner (B, K, D), bias (B, K)."""
     for b in range(c.shape[0]):
-        to_frame(c[b], (shift[b], scale[b], centre[b]), kind, inner[b], bias[b])
+        to_frame(c[b], coordinates_of(coordinates, b), inner[b], bias[b])
 
 
 @njit(**JIT)
-def move_one(c, sums, weight_sum, shift, scale, centre, spherical, total):
-    """`move`, to be called from Python."""
-    return move(c, sums, weight_sum, (shift, scale, centre), spherical, total)
+def move_element(b, c, sums, weight_sum, coordinates):
+    """Do the M-step of batch element b in place; arrays as in `move`, with a leading axis B."""
+    move(c[b], sums[b], weight_sum[b], coordinates_of(coordinates, b), False)

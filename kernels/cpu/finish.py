@@ -4,7 +4,7 @@ import numpy as np
 
 from .jit import njit
 from .options import JIT
-from .rows import FLOAT32, FLOAT64, _values, read_rows
+from .rows import FLOAT32, FLOAT64, read_rows, values_at
 from .scores import COSINE, DOT, L1, SQUARES
 
 STRICT = {**JIT, "fastmath": False}
@@ -21,10 +21,10 @@ def read_wide(source, i, tile, out):
     first = address + i * row_stride
     if kind == FLOAT32:
         for d in range(out.size):
-            out[d] = _values(first + d * column_stride, np.float32, 1)[0]
+            out[d] = values_at(first + d * column_stride, np.float32, 1)[0]
     elif kind == FLOAT64:
         for d in range(out.size):
-            out[d] = _values(first + d * column_stride, np.float64, 1)[0]
+            out[d] = values_at(first + d * column_stride, np.float64, 1)[0]
     else:
         row = read_rows(source, i, min(1, tile.shape[0]), tile)[
             0

@@ -1,4 +1,4 @@
-"""LLVM instructions that kernels are written in, where Numba's vectorizer does not keep sums in registers."""
+"""Helpers for kernels written in LLVM's language, where Numba keeps no sums in registers."""
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -7,39 +7,40 @@ from numba import types
 from numba.extending import intrinsic
 
 from .jit import njit
-from .options import INNER, JIT
+from .options import INNER
 
+# Values in a vector register, and vectors of points at a time: as many as fit the registers
+# beside lanes.ROWS centroids.
 _FEATURES = llvm.get_host_cpu_features()
-# Values in a vector register, and vectors of points at a time: what fits the registers beside ROWS centroids.
-WIDTH, VECTORS = (
-    (16, 4) if _FEATURES.get("avx512f") else (8, 2) if _FEATURES.get("avx2") else (4, 4)
-)
+if _FEATURES.get("avx512f"):
+    WIDTH, VECTORS = 16, 4
+elif _FEATURES.get("avx2"):
+    WIDTH, VECTORS = 8, 2
+else:
+    WIDTH, VECTORS = 4, 4
 
-NUMBER, FLOATS, INTS = (
-    ir.IntType(64),
-    ir.VectorType(ir.FloatType(), WIDTH),
-    ir.VectorType(ir.IntType(32), WIDTH),
-)
+NUMBER = ir.IntType(64)
+FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
+INTS = ir.VectorType(ir.IntType(32), WIDTH)
 FUSED = ("contract",)
 
 
 def pointer(builder, base, offset, kind):
-    """The address base + offset (bytes, an int or a value) as a pointer to `kind`."""
+    """Return the address base + offset (bytes, an int or a value) as a pointer to `kind`."""
     offset = NUMBER(offset) if isinstance(offset, int) else offset
     return builder.inttoptr(builder.add(base, offset), kind.as_pointer())
 
 
 def splat(builder, value, kind):
-    """A vector of one value."""
+    """Return a vector whose elements all are this value."""
     single = builder.insert_element(kind(ir.Undefined), value, ir.IntType(32)(0))
-    return builder.shuffle_vector(
-        single, kind(ir.Undefined), ir.VectorType(ir.IntType(32), WIDTH)([0] * WIDTH)
-    )
+    zeros = ir.VectorType(ir.IntType(32), WIDTH)([0] * WIDTH)
+    return builder.shuffle_vector(single, kind(ir.Undefined), zeros)
 
 
 @intrinsic
 def _lowest_bit(_typing, bits):
-    """The number of zeros below the lowest one."""
+    """Return the number of zeros below the lowest one."""
 
     def generate(_context, builder, _signature, args):
         return builder.cttz(args[0], ir.IntType(1)(1))
@@ -47,13 +48,13 @@ def _lowest_bit(_typing, bits):
     return types.int64(types.int64), generate
 
 
-@njit(**JIT)
+@njit(inline="always", **INNER)  # a call would count the array's references, in inner loops
 def address(a):
-    """Where an array begins, as a signed integer."""
+    """Return where an array begins, as a signed integer."""
     return np.int64(a.ctypes.data)
 
 
 @njit(**INNER)
 def lowest_bit(bits):
-    """The place of the lowest one in an int64 other than 0."""
+    """Return the place of the lowest one in an int64 other than 0."""
     return _lowest_bit(bits)  # pyright: ignore[reportCallIssue]  # the typing context is not an argument

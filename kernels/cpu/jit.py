@@ -1,4 +1,7 @@
-"""Numba's `njit` with a cache on disk that never fails: where kernels can't be kept or read, they are compiled again."""
+"""Numba's `njit` with a cache on disk that never fails.
+
+Kernels that can't be kept or read are compiled again.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from numba.core.dispatcher import Dispatcher
 __all__ = ["njit"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-# What reading a file of another state of things raises: damaged, or pickled by other versions of the libraries.
+# Errors of reading a file that is damaged, or pickled by other versions of the libraries.
 UNREADABLE = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError),
     *(RuntimeError, pickle.PickleError),
@@ -30,14 +33,19 @@ UNREADABLE = (
 
 
 def njit(*, cache: bool, **options: Any) -> Callable[[F], F]:
-    """Numba's decorator; what it compiles is kept on disk with `cache`, if there is a place that can be written to."""
+    """Return Numba's decorator; `cache` keeps compiled code on disk, if a folder is writable.
+
+    Args:
+        cache: Whether to keep compiled code on disk.
+        **options: Options of `numba.njit`.
+    """
 
     def decorate(function: Any) -> Any:
         compiled: Any = numba.njit(**options)(function)
         if cache and isinstance(compiled, Dispatcher):  # not so with NUMBA_DISABLE_JIT
             try:
                 compiled._cache = _Cache(function)  # pyright: ignore[reportAttributeAccessIssue]
-            except (RuntimeError, OSError) as error:  # no place at all
+            except (RuntimeError, OSError) as error:  # there is no folder at all
                 _not_kept(error)
         return compiled
 
@@ -50,7 +58,7 @@ _in_tree: Any = next(kind for kind in _LOCATORS if kind.__name__.endswith("InTre
 
 
 class _InTree(_in_tree):
-    """Beside the source, though nothing can be written there: what an image of a container brings along is read."""
+    """A cache beside the source that is read even where nothing can be written: in containers."""
 
     def ensure_cache_path(self) -> None:
         pass
@@ -61,10 +69,10 @@ class _Kind(caching.CompileResultCacheImpl):
 
 
 class _Files(caching.IndexDataCacheFile):
-    """Numba's files of one function, with sums, as damaged machine code would crash or compute something else.
+    """Numba's files of one function, with checksums: damaged machine code would crash or go wrong.
 
-    Code is kept with what it was compiled for: processes that compile at once, or a full disk, leave an index that names
-    other code.
+    Code is kept together with its key. Processes that compile at the same time, or a full disk,
+    leave an index that names other code.
     """
 
     def save(self, key: Any, data: Any) -> None:
@@ -104,7 +112,7 @@ def _check_sum(path: str) -> None:
 
 
 class _Cache(caching.FunctionCache):
-    """The cache of one function; code of other sources than these is never used, as kernels contain one another's."""
+    """The cache of one function; a change of any kernel invalidates it, as kernels are inlined."""
 
     _impl_class = _Kind
 
@@ -127,11 +135,11 @@ class _Cache(caching.FunctionCache):
 
 @cache
 def _sources() -> str:
-    """A hash of all kernels: a function's code contains that of functions in other files."""
-    found = hashlib.sha256()
+    """Return a hash of all kernels: a function's code contains that of functions in other files."""
+    digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 _said: list[bool] = []
@@ -142,17 +150,15 @@ def _not_kept(error: Exception) -> None:
     if not _said:
         _said.append(True)
         reason = getattr(error, "strerror", None) or error
-        print(
-            f"flash-kmeans-mlx: kernels can't be kept on disk ({reason}), every process compiles them"
-            " again: set NUMBA_CACHE_DIR to a folder that can be written to",
-            file=sys.stderr,
-            flush=True,
+        note = (
+            f"flash-kmeans-mlx: kernels can't be kept on disk ({reason}), every process compiles"
+            " them again: set NUMBA_CACHE_DIR to a folder that can be written to"
         )
+        print(note, file=sys.stderr, flush=True)
 
 
-if hasattr(
-    os, "register_at_fork"
-):  # a process forked while another thread compiles would wait for it for ever
+# A process forked while another thread compiles would wait for that thread for ever.
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,

@@ -1,106 +1,141 @@
-"""Lloyd's whole loop for problems so small that a call per iteration would cost about as much as the iteration."""
+"""Lloyd's whole loop in one kernel, for problems too small for a call per iteration.
+
+The loop follows ``flash_kmeans_mlx/kmeans/lloyd.py`` and stops by its rules. PENDING, STABLE and
+SETTLED are the states of ``flash_kmeans_mlx/backends/points.py``: what a batch element's run ended
+with.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
-from .centroids import all_zero, move, to_frame
+from .centroids import Coordinates, all_zero, coordinates_of, move, to_frame
 from .jit import njit
 from .options import INNER, JIT
-from .rows import element, kept_rows, read_rows
+from .rows import Sources, kept_rows, read_rows, source_of
 from .team import NEXT, add, meet
-from .tile import clear_empty, measure_rows, merge, step_rows
+from .tile import (
+    Changes,
+    Scored,
+    Totals,
+    changes_of,
+    clear_empty,
+    measure_rows,
+    merge,
+    step_rows,
+    totals_of,
+)
 
-# What a batch element's run ended with.
 PENDING = 0  # labels and sums are those of the centroids; the centroids have not moved yet
 STABLE = 1  # an E-step changed no label
 SETTLED = 2  # no centroid moved by more than tol; the labels are one step behind
 
 
-@njit(inline="always", **INNER)
-def fit_element(
-    source,
-    frame,
-    weights,
-    kind,
-    tol,
-    summed,
-    limit,
-    skip_empty,
-    cuts,
-    c,
-    labels,
-    totals,
-    shared,
-    outcome,
-    team,
-    lanes,
-    scratch,
-):
-    """Up to `limit` E-steps of one batch element; stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster.
+class Batch(NamedTuple):
+    """Points of a batch, and what holds for all its iterations.
 
-    All threads of a team call it with the same arguments but `team` = (state, slot, size, address of sched_yield) and
-    scratch. Shards, the rows between neighbouring cuts (S + 1,), have sums of their own, so the result does not depend on
-    the size of the team.
-
-    INOUT c (K, D) float32, labels (N,) uint32, totals = sums (K, D), weight_sum (K,), counts (K,): consistent with labels on entry
-    and exit. OUT outcome (3,) float64: E-steps; PENDING, STABLE or SETTLED; the last shift. shared: rows (N, D) to keep the
-    points in or (0, D), kept lanes as in `step_rows`, or none, inner (K, D), bias (K,), changed (S,), and cleared
-    sums (S, K, D), weight_sum, counts and touched (S, K). lanes: a thread's own, where none are kept.
+    Attributes:
+        sources: Rows (B, N, D).
+        weights: (B, N) float32, or (B, 0) for all ones.
+        coordinates: Normalised coordinates of the batch.
+        cuts: (S + 1,) int64, first rows of the S shards, and N. Each shard has sums of its own: the
+            result does not depend on the size of the team.
+        labels: (B, N) uint32.
+        totals: Sums of the batch, consistent with the labels on entry and exit.
+        tol: Shift at which a batch element stops.
+        summed: Whether `tol` bounds the norm of all shifts together, not the largest shift.
+        skip_empty: Whether the loop goes on where a cluster is empty.
     """
-    state, slot, size, sched_yield = team
-    rows, kept, inner, bias, changed = shared[:5]
-    changes = shared[5:]
-    keep = kept.shape[0] > 0
-    read = rows.shape[0] > 0 and not source[4]
-    if slot == 0:
+
+    sources: Sources
+    weights: np.ndarray
+    coordinates: Coordinates
+    cuts: np.ndarray
+    labels: np.ndarray
+    totals: Totals
+    tol: float
+    summed: bool
+    skip_empty: bool
+
+
+class Shared(NamedTuple):
+    """Memory that the threads of a team share.
+
+    Attributes:
+        rows: (N, D) float32 to keep converted rows in, or (0, D).
+        lanes: (tiles, D, T + padding) float32 to keep the points in, or none: see `step_rows`.
+        scored: Centroids in normalised coordinates, and their bias.
+        changed: (S,) int64, labels that changed.
+        changes: Changes by the S shards, cleared.
+    """
+
+    rows: np.ndarray
+    lanes: np.ndarray
+    scored: Scored
+    changed: np.ndarray
+    changes: Changes
+
+
+@njit(inline="always", **INNER)
+def fit_element(batch, b, limit, c, outcome, shared, team, scratch):
+    """Run up to `limit` E-steps of batch element b.
+
+    Stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster. All threads
+    of a team call it with the same arguments but `team` and `scratch`.
+    INOUT c (K, D) float32. OUT outcome (3,) float64: E-steps; PENDING, STABLE or SETTLED; the last
+    shift.
+    """
+    source = source_of(batch.sources, b)
+    weights, labels, cuts = batch.weights[b], batch.labels[b], batch.cuts
+    coordinates = coordinates_of(batch.coordinates, b)
+    totals = totals_of(batch.totals, b)
+    changed, changes, scored = shared.changed, shared.changes, shared.scored
+    keep = shared.lanes.shape[0] > 0
+    lanes = shared.lanes if keep else scratch.lanes
+    read = shared.rows.shape[0] > 0 and not source.direct
+    if team.slot == 0:
         outcome[0], outcome[1], outcome[2] = 0.0, -1.0, 0.0
         if read:
-            read_rows(source, np.int64(0), rows.shape[0], rows)
-        _begin(c, frame, kind, inner, bias, state)
-    if not meet(state, size, sched_yield):
+            read_rows(source, np.int64(0), shared.rows.shape[0], shared.rows)
+        _begin(c, coordinates, scored, team.state)
+    if not meet(team):
         return
     if read:
-        source = kept_rows(source, rows)
+        source = kept_rows(source, shared.rows)
     while True:
-        s = add(state, NEXT, 1)
+        s = add(team.state, NEXT, 1)
         while s < cuts.size - 1:
-            sums, weight_sum, counts, touched = changes
             changed[s] = step_rows(
                 source,
                 weights,
-                inner,
-                bias,
-                kept if keep else lanes,
+                scored,
+                lanes,
                 not keep or outcome[0] == 0.0,
                 cuts[s],
                 cuts[s + 1],
                 labels,
-                limit > 0,
-                sums[s],
-                weight_sum[s],
-                counts[s],
-                touched[s],
+                changes_of(changes, s),
                 scratch,
             )
-            s = add(state, NEXT, 1)
-        if not meet(state, size, sched_yield):
+            s = add(team.state, NEXT, 1)
+        if not meet(team):
             return
-        k0, k1 = c.shape[0] * slot // size, c.shape[0] * (slot + 1) // size
-        merge(
-            changes[0], changes[1], changes[2], changes[3], totals[0], totals[1], totals[2], k0, k1
-        )
-        clear_empty(totals[0], totals[1], totals[2], k0, k1)
-        if not meet(state, size, sched_yield):
+        k0 = c.shape[0] * team.slot // team.size
+        k1 = c.shape[0] * (team.slot + 1) // team.size
+        merge(changes, totals, k0, k1)
+        clear_empty(totals, k0, k1)
+        if not meet(team):
             return
-        if slot == 0:
-            _end(c, frame, kind[0], tol, summed, limit, skip_empty, totals, changed, outcome)
-            _begin(c, frame, kind, inner, bias, state)
-        if not meet(state, size, sched_yield) or outcome[1] >= 0.0:
+        if team.slot == 0:
+            _end(batch, c, coordinates, totals, limit, changed, outcome)
+            _begin(c, coordinates, scored, team.state)
+        if not meet(team) or outcome[1] >= 0.0:
             return
 
 
 @njit(**INNER)
-def _begin(c, frame, kind, inner, bias, state):
-    to_frame(c, frame, kind, inner, bias)
+def _begin(c, coordinates, scored, state):
+    to_frame(c, coordinates, scored.c, scored.bias)
     state[NEXT] = 0
 
 
@@ -113,103 +148,61 @@ def _any_zero(values):
 
 
 @njit(**INNER)
-def _end(c, frame, spherical, tol, summed, limit, skip_empty, totals, changed, outcome):
-    """The M-step, unless the E-step before it is one to stop at; outcome[1] stays negative as long as the loop goes on."""
-    sums, weight_sum, counts = totals
+def _end(batch, c, coordinates, totals, limit, changed, outcome):
+    """Do the M-step, unless the loop stops at the E-step before it.
+
+    outcome[1] stays negative as long as the loop goes on.
+    """
     outcome[0] += 1.0
     if all_zero(changed):
         outcome[1] = STABLE
         return
-    if outcome[0] == limit or (not skip_empty and _any_zero(counts)):
+    if outcome[0] == limit or (not batch.skip_empty and _any_zero(totals.counts)):
         outcome[1] = PENDING
         return
-    outcome[2] = move(c, sums, weight_sum, frame, spherical, summed)
-    if outcome[2] <= tol:
+    outcome[2] = move(c, totals.sums, totals.weight_sum, coordinates, batch.summed)
+    if outcome[2] <= batch.tol:
         outcome[1] = SETTLED
 
 
 @njit(**JIT)
-def fit_elements(
-    sources,
-    shift,
-    scale,
-    centre,
-    weights,
-    kind,
-    tol,
-    summed,
-    limits,
-    skip_empty,
-    cuts,
-    b0,
-    b1,
-    c,
-    labels,
-    totals,
-    outcomes,
-    shared,
-    team,
-    lanes,
-    scratch,
-):
-    """`fit_element` for the batch elements b0:b1 with limits[b] > 0; OUT outcomes (B, 3).
+def fit_elements(batch, limits, b0, b1, c, outcomes, shared, team, scratch):
+    """Call `fit_element` for the batch elements b0:b1 with limits[b] > 0.
 
-    IN sources as in rows.py; shift (B, D), scale (B,) and centre (B, D) float64 as in frame.py; kind as in `to_frame`;
-    weights (B, N) or (B, 0).
+    INOUT c (B, K, D) float32. OUT outcomes (B, 3) float64.
     """
-    sums, weight_sum, counts = totals
     for b in range(b0, b1):
         if limits[b] > 0:
-            fit_element(
-                element(sources, b),
-                (shift[b], scale[b], centre[b]),
-                weights[b],
-                kind,
-                tol,
-                summed,
-                limits[b],
-                skip_empty,
-                cuts,
-                c[b],
-                labels[b],
-                (sums[b], weight_sum[b], counts[b]),
-                shared,
-                outcomes[b],
-                team,
-                lanes,
-                scratch,
-            )
+            fit_element(batch, b, limits[b], c[b], outcomes[b], shared, team, scratch)
 
 
 @njit(**JIT)
-def assign_elements(sources, elements, m0, m1, inner, bias, labels, update, unused, lanes, scratch):
-    """Label the points of batch elements[m0:m1] by their centroids `inner` (B, K, D) in the frame; unused: empty accumulators."""
-    weights, sums, weight_sum, counts, touched = unused
+def assign_elements(sources, elements, m0, m1, scored, labels, nothing, scratch):
+    """Label the points of batch elements[m0:m1]; scored: centroids of the batch.
+
+    nothing: (no weights, empty `Changes`), as sums stay.
+    """
+    weights, changes = nothing
     for b in elements[m0:m1]:
         step_rows(
-            element(sources, b),
+            source_of(sources, b),
             weights,
-            inner[b],
-            bias[b],
-            lanes,
-            m1 > m0,
+            Scored(scored.c[b], scored.bias[b]),
+            scratch.lanes,
+            np.bool_(True),
             np.int64(0),
             labels.shape[1],
             labels[b],
-            update,
-            sums,
-            weight_sum,
-            counts,
-            touched,
+            changes,
             scratch,
         )
 
 
 @njit(**JIT)
 def measure_elements(sources, weights, c, labels, cost, inverse, cuts, m0, m1, totals, out, tile):
-    """totals[b, s] = `measure_rows` of the rows between the cuts (S + 1,) of the batch elements m0:m1."""
+    """Write totals[b, s] = `measure_rows` of shard s, for the batch elements m0:m1."""
     for b in range(m0, m1):
-        source = element(sources, b)
+        source = source_of(sources, b)
         for s in range(cuts.size - 1):
             totals[b, s] = measure_rows(
                 source,

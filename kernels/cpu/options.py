@@ -1,4 +1,4 @@
-"""How Numba compiles the kernels."""
+"""Options that Numba compiles the kernels with."""
 
 import numpy as np
 
@@ -6,8 +6,9 @@ from .sizes import DEBUG
 
 NEG_INF = np.float32(-np.inf)
 
-# A literal 0 or 1 has a type of its own: as an argument, it would have a kernel compiled once more. Hence np.int64(0).
-# `ninf` stays out: a running best starts at -inf. `nnan`: NaN is refused before a kernel sees it.
+# Numba gives a literal 0 or True a type of its own and compiles a kernel once more for it:
+# kernels pass np.int64(0) and np.bool_(True) to one another.
+# Without `ninf`, as a running best starts at -inf. With `nnan`, as NaN is refused before.
 JIT = {
     "nogil": True,
     "cache": not DEBUG,
@@ -16,7 +17,5 @@ JIT = {
     "fastmath": {"nnan", "nsz", "contract", "reassoc", "arcp"},
     "no_cfunc_wrapper": True,
 }
-INNER = {
-    **JIT,
-    "no_cpython_wrapper": True,
-}  # for functions that only kernels call: half of what they take to compile
+# For functions that only kernels call: they compile in half the time.
+INNER = {**JIT, "no_cpython_wrapper": True}

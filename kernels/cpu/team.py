@@ -1,24 +1,47 @@
-"""Threads that run one kernel together: they wait for one another without going through Python, which costs 0.1 ms."""
+"""Threads that run one kernel together and wait for one another inside it.
+
+Through Python, every wait would take 0.1 ms.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .ir import NUMBER, address, pointer
 from .jit import njit
 from .options import JIT
 
-ARRIVED, NEXT, ABORTED = 0, 1, 2  # the fields of a team's state, int64
-SPINS = 2000  # before a thread that waits lets another have its core
+ARRIVED, NEXT, ABORTED = 0, 1, 2  # fields of a team's state
+FIELDS = 3
+SPINS = 2000  # checks before a waiting thread lets another one have its core
+
+
+class Team(NamedTuple):
+    """A thread's place in its team.
+
+    Attributes:
+        state: (FIELDS,) int64, zeros at first, shared by the team.
+        slot: The thread's number, from 0 on.
+        size: Threads in the team.
+        sched_yield: Address of the C function, or 0 for a team of one.
+    """
+
+    state: np.ndarray
+    slot: int
+    size: int
+    sched_yield: int
 
 
 @intrinsic
 def _add(_typing, address, value):
-    """Atomically add to the int64 at `address`; returns what was there."""
+    """Atomically add to the int64 at `address`; return its old value."""
 
     def generate(_context, builder, _signature, args):
-        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+        place = pointer(builder, args[0], 0, NUMBER)
+        return builder.atomic_rmw("add", place, args[1], "seq_cst")
 
     return types.int64(types.int64, types.int64), generate
 
@@ -36,21 +59,21 @@ def _yield(_typing, address):
 
 @njit(**JIT)
 def add(state, field, value):
-    """Atomically add to a field of the state; returns what it was."""
-    return _add(np.int64(state.ctypes.data) + 8 * field, value)  # pyright: ignore[reportCallIssue]
+    """Atomically add to a field of a team's state; return its old value."""
+    return _add(address(state) + 8 * field, value)  # pyright: ignore[reportCallIssue]
 
 
 @njit(**JIT)
-def meet(state, size, sched_yield):
-    """Wait until all `size` threads are here; False if one has gone for good."""
-    if size == 1:
+def meet(team):
+    """Wait until the whole team is here; return False if one of its threads has failed."""
+    if team.size == 1:
         return True
-    target = (add(state, ARRIVED, 1) // size + 1) * size
+    target = (add(team.state, ARRIVED, 1) // team.size + 1) * team.size
     spins = 0
-    while add(state, ARRIVED, 0) < target:
-        if add(state, ABORTED, 0):
+    while add(team.state, ARRIVED, 0) < target:
+        if add(team.state, ABORTED, 0):
             return False
         spins += 1
         if spins > SPINS:
-            _yield(sched_yield)  # pyright: ignore[reportCallIssue]
+            _yield(team.sched_yield)  # pyright: ignore[reportCallIssue]
     return True

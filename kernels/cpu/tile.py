@@ -1,8 +1,10 @@
-"""One pass over the points of a problem: the best centroid of every row, and the sums of the rows that moved.
+"""One pass over the points: the best centroid of every row, and the sums of the rows that moved.
 
-The best comes from lanes.py. Shapes: source, x (N, D) as in rows.py; c (K, D) float32 centroids in normalised coordinates;
-bias (K,) float32.
+Shapes: source, x (N, D) as in rows.py; c (K, D) float32 centroids in normalised coordinates;
+bias (K,) float32; weights (N,) float32, or (0,) for all ones.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,13 +15,90 @@ from .options import INNER, JIT
 from .rows import not_inlined, read_rows
 from .sizes import DEBUG
 
-SQUARES, DIRECTIONS, PRODUCTS = range(3)  # what `measure_rows` can tell
+SQUARES, DIRECTIONS, PRODUCTS = range(3)  # costs that `measure_rows` computes
 UNSET = np.uint32(0xFFFFFFFF)  # the label of a point that has none yet
 
 
+class Scored(NamedTuple):
+    """Centroids as tiles score them; those of a batch have a leading axis B.
+
+    Attributes:
+        c: (K, D) float32.
+        bias: (K,) float32.
+    """
+
+    c: np.ndarray
+    bias: np.ndarray
+
+
+class Totals(NamedTuple):
+    """Sums of the points of each cluster; those of a batch have a leading axis B.
+
+    Attributes:
+        sums: (K, D) float64.
+        weight_sum: (K,) float64.
+        counts: (K,) int64, points with weight.
+    """
+
+    sums: np.ndarray
+    weight_sum: np.ndarray
+    counts: np.ndarray
+
+
+class Changes(NamedTuple):
+    """Changes of totals by a shard; those of several shards have a leading axis S.
+
+    Attributes:
+        sums: (K, D) float64.
+        weight_sum: (K,) float64.
+        counts: (K,) int64.
+        touched: (K,) bool, clusters that change; empty for a pass that only labels.
+    """
+
+    sums: np.ndarray
+    weight_sum: np.ndarray
+    counts: np.ndarray
+    touched: np.ndarray
+
+
+class TileScratch(NamedTuple):
+    """Memory of one thread for a tile of T rows.
+
+    Attributes:
+        rows: (T, D) float32.
+        lanes: (1, D, T + padding) float32.
+        best: (T,) float32.
+        label: (T,) int32.
+        moved: (T,) int32.
+    """
+
+    rows: np.ndarray
+    lanes: np.ndarray
+    best: np.ndarray
+    label: np.ndarray
+    moved: np.ndarray
+
+
 @njit(**INNER)
-def move_rows(rows, s, moved, weights, label, labels, sums, weight_sum, counts, touched):
-    """Subtract the moved rows from the sums of their old labels (N,) and add them to the new ones' (n,); row 0 is point s."""
+def changes_of(changes, s):
+    """Return the changes by shard s."""
+    return Changes(changes.sums[s], changes.weight_sum[s], changes.counts[s], changes.touched[s])
+
+
+@njit(**INNER)
+def totals_of(totals, b):
+    """Return the totals of batch element b."""
+    return Totals(totals.sums[b], totals.weight_sum[b], totals.counts[b])
+
+
+@njit(**INNER)
+def move_rows(rows, s, moved, weights, label, labels, changes):
+    """Subtract the moved rows from the sums of their labels (N,), add them to those of label (n,).
+
+    Row 0 is point s.
+    """
+    sums, weight_sum = changes.sums, changes.weight_sum
+    counts, touched = changes.counts, changes.touched
     for i in moved:
         new, old = label[i], labels[s + i]
         w = np.float64(weights[s + i]) if weights.size else 1.0
@@ -39,32 +118,18 @@ def move_rows(rows, s, moved, weights, label, labels, sums, weight_sum, counts, 
 
 
 @njit(**JIT)
-def step_rows(
-    source,
-    weights,
-    c,
-    bias,
-    lanes,
-    fill,
-    lo,
-    hi,
-    labels,
-    update,
-    sums,
-    weight_sum,
-    counts,
-    touched,
-    scratch,
-):
-    """E-step of rows lo:hi and, if `update`, the change of the M-step's sums; returns how many labels changed.
+def step_rows(source, weights, scored, lanes, fill, lo, hi, labels, changes, scratch):
+    """Do the E-step of rows lo:hi; return how many labels changed.
 
-    IN weights (N,) float32 or (0,) for all ones; INOUT labels (N,) uint32, sums (K, D) and weight_sum (K,) float64, counts (K,)
-    int64 of the points with weight, touched (K,) bool. A row that moved is subtracted where it was and added where it is.
-    lanes: (tiles of x, D, tile) to hold all rows, filled already unless `fill`, where lo is a multiple of the tile; or
-    (1, D, tile) to hold a tile at a time. scratch: tile, best, label, moved.
+    A row that moved is subtracted from `changes` where it was and added where it is. INOUT
+    labels (N,) uint32 and changes. lanes: (1, D, tile) for one tile at a time; or
+    (tiles of x, D, tile) that keep all rows, where lo is a multiple of the tile, and that are
+    filled already unless `fill`.
     """
-    tile, best, label, moved = scratch
+    tile, best, label, moved = scratch.rows, scratch.best, scratch.label, scratch.moved
+    c, bias = scored.c, scored.bias
     keep = lanes.shape[0] > 1
+    update = changes.touched.size > 0
     if DEBUG and keep and lo % best.size:
         raise IndexError("two shards share a tile of lanes")
     changed = 0
@@ -81,17 +146,18 @@ def step_rows(
             count += np.uint32(label[i]) != labels[s + i]
         changed += count
         if update:
-            move_rows(
-                rows, s, moved[:count], weights, label, labels, sums, weight_sum, counts, touched
-            )
+            move_rows(rows, s, moved[:count], weights, label, labels, changes)
         for i in range(n):
             labels[s + i] = label[i]
     return changed
 
 
 @njit(**JIT)
-def merge(sums, weight_sum, counts, touched, total_sums, total_mass, total_counts, k0, k1):
-    """Add the shards' (S, K, ...) changes of the clusters k0:k1 to the totals in order, and clear them."""
+def merge(changes, totals, k0, k1):
+    """Add the shards' changes of clusters k0:k1 to the totals in order, and clear them."""
+    sums, weight_sum = changes.sums, changes.weight_sum
+    counts, touched = changes.counts, changes.touched
+    total_sums, total_weight_sum, total_counts = totals
     for s in range(sums.shape[0]):
         for k in range(k0, k1):
             if not touched[s, k]:
@@ -99,7 +165,7 @@ def merge(sums, weight_sum, counts, touched, total_sums, total_mass, total_count
             for d in range(sums.shape[2]):
                 total_sums[k, d] += sums[s, k, d]
                 sums[s, k, d] = 0.0
-            total_mass[k] += weight_sum[s, k]
+            total_weight_sum[k] += weight_sum[s, k]
             total_counts[k] += counts[s, k]
             weight_sum[s, k] = 0.0
             counts[s, k] = 0
@@ -107,8 +173,9 @@ def merge(sums, weight_sum, counts, touched, total_sums, total_mass, total_count
 
 
 @njit(**JIT)
-def clear_empty(sums, weight_sum, counts, k0, k1):
-    """Take away what rounding left of the clusters k0:k1 without points."""
+def clear_empty(totals, k0, k1):
+    """Clear what rounding left in the totals of clusters k0:k1 without points."""
+    sums, weight_sum, counts = totals
     for k in range(k0, k1):
         if counts[k] == 0 and weight_sum[k] != 0.0:
             weight_sum[k] = 0.0
@@ -118,15 +185,15 @@ def clear_empty(sums, weight_sum, counts, k0, k1):
 
 @njit(**JIT)
 def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, tile):
-    """Sum of weights * v over rows lo:hi, in float64, where `cost` says what v is for a row and its centroid c.
+    """Return the sum of weights * v over rows lo:hi, in float64, where `cost` says what v is.
 
-    SQUARES: ||row - c||^2. PRODUCTS: -<x, c>, where x is the row without the shift. DIRECTIONS: 1 - cos of x and c, from the
-    difference of unit vectors, x * inverse[i] and c; 1 if either is 0.
-    OUT out: (N,) float32 receives v, or (0,) to leave it out.
+    For a row and its centroid c, SQUARES: ||row - c||^2. PRODUCTS: -<x, c>, where x is the row
+    without the shift. DIRECTIONS: 1 - cos of x and c, from the difference of unit vectors,
+    x * inverse[i] and c; 1 if either is 0. OUT out: (N,) float32 receives v; (0,) leaves it out.
     """
     not_inlined()  # pyright: ignore[reportCallIssue]  # one order of additions, whoever calls
     total = 0.0
-    origin = (source[5] * source[6]).astype(np.float32)
+    origin = (source.shift * source.factor).astype(np.float32)
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)
@@ -156,7 +223,7 @@ def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, tile):
 
 @njit(**JIT)
 def inverse_norm_rows(source, lo, hi, out, tile):
-    """out[lo:hi] = 1 / ||row||, 0 for zero rows."""
+    """Write 1 / ||row|| to out[lo:hi], 0 for zero rows."""
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)
@@ -169,8 +236,11 @@ def inverse_norm_rows(source, lo, hi, out, tile):
 
 @njit(**JIT)
 def from_centre_rows(source, centre, inverse, lo, hi, out, tile):
-    """out[lo:hi] = ||u - centre||^2, u the row without the shift * inverse[i]; 0 for zero rows."""
-    origin = source[5] * source[6]
+    """Write ||u - centre||^2 to out[lo:hi], 0 for zero rows.
+
+    u is the row without the shift, times inverse[i].
+    """
+    origin = source.shift * source.factor
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)
@@ -184,7 +254,7 @@ def from_centre_rows(source, centre, inverse, lo, hi, out, tile):
 
 @njit(**JIT)
 def square_rows(source, lo, hi, out, tile):
-    """out[lo:hi] = ||row||^2."""
+    """Write ||row||^2 to out[lo:hi]."""
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)

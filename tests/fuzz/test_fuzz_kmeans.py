@@ -31,6 +31,7 @@ from flash_kmeans_mlx.backends.cpu import looped, seeds, tuner
 from flash_kmeans_mlx.backends.cpu.plan import Plan
 from flash_kmeans_mlx.backends.cpu.points import CpuPoints
 from flash_kmeans_mlx.backends.cpu.tuner import PruningTuner
+from flash_kmeans_mlx.backends.points import Problem
 
 PLAN = importlib.import_module("flash_kmeans_mlx.backends.cpu.plan")
 SMALLER: list[
@@ -45,10 +46,10 @@ SMALLER: list[
     (PLAN, "FLIGHT_BYTES", 20_000),
     (tuner, "RESIDENT_BYTES", 100_000),
     (tuner, "COPIED_BYTES", 50_000),
-    (tuner, "AMPLE", 0),
-    (tuner, "WORTH", 0),
-    (tuner, "FEW_GROUPS", 8),
-    (tuner, "FEW_POINTS", 1100),
+    (tuner, "MIN_POINT_PASSES", 0),
+    (tuner, "MIN_PRODUCTS", 0),
+    (tuner, "MIN_GROUPED", 8),
+    (tuner, "MIN_POINTS", 1100),
     (tuner, "RUN", 16),
     (tuner, "WIDTHS", (15, 7, 3)),
     (looped, "ALONE", 100_000),
@@ -198,20 +199,23 @@ def prepared(
         for module, name, value in SMALLER if case.smaller else ():
             patch.setattr(module, name, value)
         if case.way not in ("tiles", "head", "groups"):
-            patch.setattr(
-                PLAN, "plan", lambda *sizes, cut=PLAN.plan: cut(*sizes[:-1], True)
-            )  # no loop in a kernel
+            patch.setattr(PLAN, "plan", without_loop)
         if case.way.isdecimal():
             patch.setattr(PruningTuner, "_fastest", lambda self, *_: chosen(self, int(case.way)))
         elif case.way in ("later", "dropped"):
             patch.setattr(PruningTuner, "_fastest", lambda *_: None)
             patch.setattr(PruningTuner, "_groups_pay", lambda *_: True)
-            patch.setattr(tuner, "STOP", -1.0 if case.way == "dropped" else 2.0)
+            patch.setattr(tuner, "STOP_SHARE", -1.0 if case.way == "dropped" else 2.0)
         if seen is not None:
             watch(patch, seen)
         yield (
             case.way if case.way in ("head", "groups") else "tiles" if case.way == "tiles" else None
         )
+
+
+def without_loop(problem: Problem, threads: int, make_plan: Any = PLAN.plan) -> Plan:
+    """A plan as for bounds: no loop in a kernel."""
+    return make_plan(dataclasses.replace(problem, strategy="groups"), threads)
 
 
 def chosen(self: PruningTuner, width: int) -> np.ndarray | None:
@@ -229,9 +233,9 @@ def watch(patch: pytest.MonkeyPatch, seen: dict[str, set[Any]]) -> None:
         seeds._Run.__call__,
     )
 
-    def plan(shape: Any, *rest: Any, **named: Any) -> Plan:
-        found = make_plan(shape, *rest, **named)
-        full = shape[0] * found.shards
+    def plan(problem: Problem, threads: int) -> Plan:
+        found = make_plan(problem, threads)
+        full = problem.x.shape[0] * found.shards
         short = {"shards": "one" if found.shards == 1 else "most" if found.shards >= 4 else "some"}
         short["flight"] = "all shards" if found.flight == full else "some shards"
         short["threads"] = "one" if found.threads == 1 else "more"
@@ -243,7 +247,7 @@ def watch(patch: pytest.MonkeyPatch, seen: dict[str, set[Any]]) -> None:
     def enter(self: CpuPoints) -> CpuPoints:
         result = begin(self)
         for b, frame in ((b, self.frame) for b in range(self.shape[0])):
-            seen["read"].add("in place" if self.store.direct[b] else "converted")
+            seen["read"].add("in place" if self.sources.direct[b] else "converted")
             same = frame.identity[b]
             if frame.centre[b].any():
                 seen["frame"].add("centred")
@@ -256,9 +260,9 @@ def watch(patch: pytest.MonkeyPatch, seen: dict[str, set[Any]]) -> None:
         make_run(self, points, b, square, features)
         self.kind = "rows" if features is None else "head" if features.basis.shape[1] else "columns"
 
-    def call(self: Any, slot: int, team: tuple, *rest: Any) -> None:
-        seen["seeding"].add((team[2] > 1, self.kind))
-        run(self, slot, team, *rest)
+    def call(self: Any, team: Any, *rest: Any) -> None:
+        seen["seeding"].add((team.size > 1, self.kind))
+        run(self, team, *rest)
 
     patch.setattr(PLAN, "plan", plan)
     patch.setattr(CpuPoints, "__enter__", enter)

@@ -32,12 +32,12 @@ def missing() -> str | None:
 def open_points(problem: Problem) -> Points:
     """Return the points of a fit."""
     from .looped import LoopedCpuPoints
-    from .plan import plan_for
+    from .plan import plan
     from .points import CpuPoints
     from .workers import thread_count
 
-    plan = plan_for(problem, thread_count())
-    return (LoopedCpuPoints if plan.looped else CpuPoints)(problem, plan)
+    cut = plan(problem, thread_count())
+    return LoopedCpuPoints(problem, cut) if cut.looped else CpuPoints(problem, cut)
 
 
 def open_neighbours(request: Request) -> Neighbours:

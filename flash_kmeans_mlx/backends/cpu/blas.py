@@ -1,4 +1,4 @@
-"""BLAS, which NumPy calls for us, on one thread while we run our own."""
+"""Hold BLAS, which NumPy calls, to one thread while our own threads run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def _libraries() -> list[Any]:  # threadpoolctl has no types
 def _set_threads(counts: list[int]) -> None:
     import threadpoolctl
 
-    # From threadpoolctl 3.8 on, the thread that set OpenBLAS's number last owns it; here a lock decides instead.
+    # From threadpoolctl 3.8 on, the thread that set OpenBLAS's number last owns it. Here a lock
+    # decides instead.
     openblas: Any = threadpoolctl.OpenBLASController
     release = getattr(openblas, "clear_controlling_thread", lambda force: None)
     release(force=True)
@@ -42,9 +43,13 @@ _before: list[int] = []
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Hold BLAS to one thread. The setting is the process's: the first to enter makes it, the last to leave undoes it."""
+    """Hold BLAS to one thread.
+
+    The setting is the process's: the first to enter makes it, the last to leave undoes it.
+    """
     global _users, _before  # noqa: PLW0603  # BLAS's setting is global too
-    entered, process = False, os.getpid()
+    entered = False
+    process = os.getpid()
     try:
         with _lock:
             if _users == 0:

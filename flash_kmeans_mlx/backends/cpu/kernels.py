@@ -1,7 +1,8 @@
-"""The Numba kernels: ``kernels.tile.step_rows`` is `step_rows` of ``kernels/cpu/tile.py``, imported when first used.
+"""The Numba kernels, imported when first used.
 
-Importing Numba takes longer than importing all the rest of the package. The modules are found by name, as ``kernels/`` is a
-part of this package only once installed.
+``kernels.tile.step_rows`` is `step_rows` of ``kernels/cpu/tile.py``. Importing Numba takes longer
+than importing all the rest of the package. The modules are found by name, as ``kernels/`` is a part
+of this package only once it is installed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # where an editor finds them
     from kernels.cpu import (
+        bounds,
         candidates,
         centroids,
         codes,
@@ -35,12 +37,14 @@ if TYPE_CHECKING:  # where an editor finds them
     )
 
 __all__ = [
+    "bounds",
     "candidates",
     "centroids",
     "codes",
     "features",
     "finish",
     "ir",
+    "is_loaded",
     "lanes",
     "loop",
     "prune",
@@ -56,6 +60,11 @@ __all__ = [
 ]
 
 
+def is_loaded(kernel: Any) -> bool:
+    """Return whether a kernel has been compiled or read from disk."""
+    return bool(kernel.signatures)
+
+
 def __getattr__(name: str) -> ModuleType:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -67,7 +76,7 @@ def __getattr__(name: str) -> ModuleType:
 
 @cache
 def _announce_compilation() -> None:
-    """Say so on stderr when kernels are not in the cache on disk: the first call waits for them."""
+    """Have a note printed when kernels are not in the cache on disk: the first call takes long."""
     from numba.core import event
 
     class Note(event.Listener):

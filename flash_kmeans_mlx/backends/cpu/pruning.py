@@ -1,24 +1,27 @@
-"""Bounds that let an E-step on the CPU skip most products; see kernels/cpu/prune.py for what they are."""
+"""Bounds that let an E-step on the CPU skip most products; see kernels/cpu/prune.py."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import kernels
 from .plan import PAD
 from .store import empty_lines
+from .tiles import TiledPoints
 
-if TYPE_CHECKING:
-    from .points import CpuPoints
+__all__ = [
+    "Features",
+    "Pruning",
+    "count_rivals",
+    "principal_directions",
+    "pruning_bytes",
+    "rows_for_bounds",
+]
 
-__all__ = ["Features", "Pruning", "principal_directions", "pruning_bytes"]
-
-NOTHING = np.zeros(0, np.float32)
 GROUP = 64  # centroids that share a lower bound
-SLACK = 1e-6  # of a squared norm: as in kernels/cpu/prune.py
-OFTEN = 0.5  # rivals per point, from which its own distance will be asked for anyway
+SLACK = 1e-6  # relative to a squared norm: as in kernels/cpu/features.py
+# Rivals per point from which its own distance will be asked for anyway.
+OFTEN = 0.5
 TILE_VALUES = 1 << 17  # of a tile that stays in cache
 
 
@@ -26,87 +29,98 @@ class Features:
     """A few columns per point that bound its products with anything from above.
 
     Attributes:
-        width: columns (Q); 0 for none, where the rows themselves are read.
+        width: Columns (Q); all D where they are the rows themselves.
         columns: (B, Q, N + padding) float32.
         basis: (B, Q - 1, D) orthonormal rows, or (B, 0, D) if the columns are the rows themselves.
     """
 
-    def __init__(self, points: CpuPoints, basis: np.ndarray) -> None:
+    def __init__(self, points: TiledPoints, basis: np.ndarray) -> None:
         b, n, d = points.shape
-        self.points, self.basis = points, basis
+        self.points = points
+        self.basis = basis
         self.width = basis.shape[1] + 1 if basis.shape[1] else d
         self.columns = empty_lines((b, self.width, n + kernels.lanes.POINTS + -n % PAD + PAD))
+        points.run_shards(self._fill, b)
 
-        def shard(slot: int, m: int, s: int) -> None:
-            self.fill(slot, m, points.store.unshifted(m), *points.shards[s], self.columns[m])
-
-        points.run_shards(shard, b)
-
-    def fill(self, slot: int, b: int, source: tuple, lo: int, hi: int, out: np.ndarray) -> None:
-        """The columns lo:hi of rows of batch element b."""
-        scratch = self.points.scratch[slot]
-        inverse = NOTHING if self.points.inverse is None else self.points.inverse[b]
+    def _fill(self, slot: int, b: int, s: int) -> None:
+        """Compute the columns of shard s of batch element b."""
+        points = self.points
+        lo, hi = points.shards[s]
+        source = points.unshifted(b)
+        inverse = points.norms[b]
+        scratch = points.scratch[slot]
         if self.basis.shape[1]:
-            zeros = np.zeros(self.basis.shape[1], np.float32)
-            lanes = self.points.lanes[slot]
             kernels.features.project_rows(
-                source, self.basis[b], zeros, inverse, lo, hi, out, scratch[0], lanes
+                source, self.basis[b], inverse, lo, hi, self.columns[b], scratch
             )
         else:
-            kernels.features.copy_rows(source, inverse, lo, hi, out, scratch[0])
+            kernels.features.copy_rows(source, inverse, lo, hi, self.columns[b], scratch.rows)
 
-    def of(self, c: np.ndarray, square: np.ndarray, b: int) -> np.ndarray:
-        """The features (K, Q) of centroids (K, D) of batch element b; square (K,) float64, their squared norms."""
+    def of_centroids(self, c: np.ndarray, square: np.ndarray, b: int) -> np.ndarray:
+        """Return the features (K, Q) of centroids of batch element b.
+
+        Args:
+            c: (K, D) float32.
+            square: (K,) float64, their squared norms.
+            b: The batch element.
+        """
         if not self.basis.shape[1]:
             return c
         head = c @ self.basis[b].T
-        left = square * (1 + SLACK) - np.einsum("kq,kq->k", head, head, dtype=np.float64)
-        return np.concatenate(
-            [head, np.sqrt(np.maximum(left, 0))[:, None].astype(np.float32)], axis=1
-        )
+        along = np.einsum("kq,kq->k", head, head, dtype=np.float64)
+        tail = np.sqrt(np.maximum(square * (1 + SLACK) - along, 0))
+        return np.concatenate([head, tail[:, None].astype(np.float32)], axis=1)
 
 
 class Pruning:
-    """The bounds of one run of Lloyd's loop, and what they need of the centroids.
+    """Bounds of one run of Lloyd's loop, and the tables of centroids that they need.
 
     Attributes:
-        group: centroids that share a lower bound.
-        work: (threads, 4) scores by features, distances of rivals and of own centroids, points whose bounds crossed: so far.
+        group: Centroids that share a lower bound.
+        work: (threads, 4) int64, what was computed so far: see kernels/cpu/prune.py.
     """
 
-    def __init__(self, points: CpuPoints, features: Features | None, grouped: bool) -> None:
+    def __init__(self, points: TiledPoints, features: Features | None, grouped: bool) -> None:
         b, n, d = points.shape
         k = points.problem.n_clusters
-        self.points, self.features = points, features
+        self.points = points
+        self.features = features
         self.group = min(GROUP, k) if grouped else k
         self.square = np.zeros((b, 0), np.float32) if points.metric.spherical else points.squares()
-        self.inverse = np.zeros((b, 0), np.float32) if points.inverse is None else points.inverse
-        self.upper, self.lower = (
-            np.empty((b, n), np.float32),
-            np.empty((b, -(-k // self.group), n), np.float32),
-        )
+        self.upper = np.empty((b, n), np.float32)
+        self.lower = np.empty((b, -(-k // self.group), n), np.float32)
         self.columns = features.columns if features else np.zeros((b, 0, 0), np.float32)
         self.width = features.width if features else d
         self.tail = features is not None and features.basis.shape[1] > 0
         tile = tile_rows(d, self.width, grouped)
         self.scratch = [self._scratch(tile, d) for _ in range(points.plan.threads)]
         self.work = np.zeros((points.plan.threads, 4), np.int64)
-        self._before = self.work.sum(0)
-        self.tables: list[tuple] = [()] * b
+        self._work_before = self.work.sum(0)
+        self.tables: list[kernels.bounds.Table | None] = [None] * b
         self.reset()
 
-    def _scratch(self, tile: int, d: int) -> tuple:
+    def _scratch(self, tile: int, d: int) -> kernels.bounds.PruneScratch:
         room = tile + kernels.lanes.POINTS
-        near = empty_lines((0 if self.features else d, room + PAD))
-        floats, ints = empty_lines((8, room)), empty_lines((4, room), np.int32)
-        return (
-            near,
-            empty_lines((self.width, room + PAD)),
-            tuple(floats),
-            tuple(ints),
-            np.zeros(room, np.bool_),
-            np.empty((1, d), np.float32),
-            np.empty(kernels.lanes.ROWS, np.int64),
+        floats = empty_lines((8, room))
+        ints = empty_lines((4, room), np.int32)
+        return kernels.bounds.PruneScratch(
+            near=empty_lines((0 if self.features else d, room + PAD)),
+            gathered=empty_lines((self.width, room + PAD)),
+            reach=floats[0],
+            threshold=floats[1],
+            gaps=floats[2],
+            lost=floats[3],
+            slack=floats[4],
+            bound=floats[5],
+            rest=floats[6],
+            limit=floats[7],
+            label=ints[0],
+            place=ints[1],
+            chosen=ints[2],
+            mine=ints[3],
+            known=np.zeros(room, np.bool_),
+            row=np.empty((1, d), np.float32),
+            masks=np.empty(kernels.lanes.ROWS, np.int64),
         )
 
     def forget(self) -> None:
@@ -120,129 +134,192 @@ class Pruning:
         self.seen = np.zeros((0, 0, 0), np.float32)
 
     def prepare(
-        self, centroids: np.ndarray, scored: tuple[np.ndarray, np.ndarray], elements: np.ndarray
+        self, centroids: np.ndarray, scored: kernels.tile.Scored, elements: np.ndarray
     ) -> None:
-        """Take the centroids (B, K, D) of the next pass over `batch elements` (indices); scored: `Frame.scored` of them.
+        """Prepare tables for the centroids of the next pass.
 
-        Bounds are of unit rows and unit centroids as they are, where centroids are unit vectors; of rows and centroids in the
-        frame otherwise.
+        Bounds are of unit rows and unit centroids as they are, where centroids are unit vectors;
+        of rows and centroids in the frame otherwise.
+
+        Args:
+            centroids: (B, K, D) float32.
+            scored: The same in the frame, and their bias.
+            elements: Indices of the batch elements to assign.
         """
-        (inner, offsets), metric = scored, self.points.metric
-        k = inner.shape[1]
-        bounding = np.ascontiguousarray(centroids, np.float32) if metric.spherical else inner
-        _, rivals, _, crossed = self.work.sum(0) - self._before
-        self._before = self.work.sum(0)
+        metric = self.points.metric
+        bounding = np.ascontiguousarray(centroids, np.float32) if metric.spherical else scored.c
+        work = self.work.sum(0)
+        _, rivals, _, crossed = work - self._work_before
+        self._work_before = work
         exact = bool(rivals > OFTEN * crossed)
         if not self.seen.size:
             self.seen = bounding.copy()
-            self.order: list[np.ndarray | None] = [None] * len(inner)
+            self.order: list[np.ndarray | None] = [None] * len(bounding)
         biases = metric.bias(bounding)
         for b in elements:
-            c, bias = bounding[b], biases[b]
-            square = np.einsum("kd,kd->k", c, c, dtype=np.float64)
-            features = self.features.of(c, square, b) if self.features else c
-            order = self.order[b] = (
-                halved(features, self.group) if self.order[b] is None else self.order[b]
-            )
-            moved = c - self.seen[b]
-            drift = np.sqrt(np.einsum("kd,kd->k", moved, moved)) * np.float32(
-                1 + 1e-6 * np.sqrt(c.shape[1])
-            )
-            group_drift = np.maximum.reduceat(drift[order], np.arange(0, k, self.group))
-            self.seen[b] = c
-            position = np.empty_like(order)
-            position[order] = np.arange(k, dtype=np.int32)
-            rows = np.ascontiguousarray(features[order], np.float32)
-            table = (
-                order,
-                position,
-                self.group,
-                rows,
-                np.ascontiguousarray(rows.T),
-                bias[order],
-                self.tail,
-                drift,
-                group_drift,
-                self.points.eps,
-                np.float32(square.max()),
-                exact,
-            )
-            self.tables[b] = (c, (inner[b], offsets[b]), table)
+            self.tables[b] = self._table(b, bounding[b], biases[b], scored, exact)
+            self.seen[b] = bounding[b]
 
-    def step_rows(self, slot: int, b: int, s: int, sums: tuple[np.ndarray, ...]) -> int:
-        """The E-step of shard s of batch element b, as `CpuPoints.step` has it."""
+    def _table(
+        self, b: int, c: np.ndarray, bias: np.ndarray, scored: kernels.tile.Scored, exact: bool
+    ) -> kernels.bounds.Table:
+        """Return the table of batch element b for centroids c (K, D) with this bias (K,)."""
+        k = len(c)
+        square = np.einsum("kd,kd->k", c, c, dtype=np.float64)
+        features = self.features.of_centroids(c, square, b) if self.features else c
+        order = self.order[b]
+        if order is None:
+            order = halved(features, self.group)
+            self.order[b] = order
+        moved = c - self.seen[b]
+        rounding = np.float32(1 + 1e-6 * np.sqrt(c.shape[1]))
+        drift = np.sqrt(np.einsum("kd,kd->k", moved, moved)) * rounding
+        position = np.empty_like(order)
+        position[order] = np.arange(k, dtype=np.int32)
+        rows = np.ascontiguousarray(features[order], np.float32)
+        return kernels.bounds.Table(
+            c=c,
+            inner=scored.c[b],
+            bias=scored.bias[b],
+            order=order,
+            position=position,
+            width=self.group,
+            rows=rows,
+            columns=np.ascontiguousarray(rows.T),
+            row_bias=bias[order],
+            tail=self.tail,
+            drift=drift,
+            group_drift=np.maximum.reduceat(drift[order], np.arange(0, k, self.group)),
+            eps=self.points.eps,
+            most=np.float32(square.max()),
+            exact=exact,
+            spherical=self.points.metric.spherical,
+        )
+
+    def step_rows(self, slot: int, b: int, s: int, changes: kernels.tile.Changes) -> int:
+        """Do the E-step of shard s of batch element b; return how many labels changed."""
         points = self.points
-        store, state = points.store, (self.square[b], self.inverse[b], self.upper[b], self.lower[b])
+        lo, hi = points.shards[s]
+        bounds = kernels.bounds.Bounds(
+            self.square[b], points.norms[b], self.upper[b], self.lower[b]
+        )
         return kernels.prune.prune_rows(
-            (store.source(b), store.unshifted(b)),
+            points.source(b),
+            points.unshifted(b),
             points.weights[b],
-            *self.tables[b],
+            self.tables[b],
             self.columns[b],
-            state,
-            points.metric.spherical,
-            *points.shards[s],
+            bounds,
+            lo,
+            hi,
             points.labels()[b],
-            sums[0].size > 0,
-            *sums,
+            changes,
             self.scratch[slot],
             self.work[slot],
         )
 
     def products(self) -> float:
-        """Multiply-adds so far."""
+        """Return the multiply-adds so far."""
         scores, rivals, own, _ = self.work.sum(0).tolist()
         return scores * self.width + (rivals + own) * self.points.shape[2]
 
     def crossing(self) -> int:
-        """Pairs of a point and a centroid that bounds did not rule out so far."""
-        return int(self.work[:, 0].sum())
+        """Return the pairs of a point and a centroid that bounds did not rule out so far."""
+        return int(self.work[:, kernels.prune.SCORES].sum())
 
 
 def tile_rows(d: int, width: int, grouped: bool) -> int:
-    """Points per tile: with groups, enough that a group's few still fill vectors; otherwise rows that stay in cache."""
+    """Return the points per tile, whose rows stay in cache.
+
+    With groups, tiles are larger: the few points that a group concerns still fill vectors.
+    """
     return max(256, min(768, TILE_VALUES // (width if grouped else d) // 64 * 64))
 
 
 def pruning_bytes(
     shape: tuple[int, int, int], k: int, width: int, kept: bool, grouped: bool, threads: int
 ) -> int:
-    """What features of this width (all D if they are not `kept`) and their bounds take."""
+    """Return the bytes of features and their bounds.
+
+    Args:
+        shape: (B, N, D).
+        k: Number of centroids.
+        width: Columns of the features, D if they are not kept.
+        kept: Whether features are kept.
+        grouped: Whether lower bounds are kept by group.
+        threads: Number of threads.
+    """
     b, n, d = shape
     groups = -(-k // GROUP) if grouped else 1
     scratch = (tile_rows(d, width, grouped) + 128) * 4 * (width + (0 if kept else d) + 13)
-    return (
-        4 * b * (n + 128) * (width * kept + groups + 3)
-        + threads * scratch
-        + b * k * 4 * (2 * d + 3 * width + 16)
-    )
+    by_point = 4 * b * (n + 128) * (width * kept + groups + 3)
+    by_centroid = 4 * b * k * (2 * d + 3 * width + 16)
+    return by_point + by_centroid + threads * scratch
+
+
+def rows_for_bounds(points: TiledPoints, b: int, index: np.ndarray) -> np.ndarray:
+    """Return rows (n, D) float32 of batch element b as bounds take them.
+
+    They are unit rows where centroids are unit vectors, otherwise rows in the frame.
+    """
+    rows = points.rows(b, index)
+    if points.metric.spherical:
+        return points.metric.start(rows).astype(np.float32)
+    return points.frame.rows(rows, b).astype(np.float32)
+
+
+def count_rivals(x: np.ndarray, c: np.ndarray, bias: np.ndarray, basis: np.ndarray) -> int:
+    """Return how many pairs of rows and centroids bounds along a basis would not rule out.
+
+    Args:
+        x: (n, D) rows, as bounds take them.
+        c: (K, D) centroids.
+        bias: (K,) of their scores.
+        basis: (Q, D) directions.
+    """
+
+    def head_and_tail(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        head = a @ basis.T
+        square = np.einsum("nd,nd->n", a, a) - np.einsum("nq,nq->n", head, head)
+        return head, np.sqrt(np.maximum(square, 0))
+
+    x_head, x_tail = head_and_tail(x)
+    c_head, c_tail = head_and_tail(c)
+    best = (x @ c.T + bias).max(1)
+    most = x_head @ c_head.T + np.outer(x_tail, c_tail) + bias
+    return int((most > best[:, None]).sum())
 
 
 def principal_directions(rows: np.ndarray, width: int) -> np.ndarray:
-    """(width, D) orthonormal rows, about the directions along which the rows (S, D) extend most, largest first.
+    """Return (width, D) orthonormal rows: about the principal directions, largest first.
 
     By subspace iteration from a random start (Halko, Martinsson and Tropp, 2011).
+
+    Args:
+        rows: (S, D) float32.
+        width: Number of directions.
     """
     start = np.random.default_rng(0).standard_normal((len(rows), width + 8), dtype=np.float32)
     v = rows.T @ (rows @ np.linalg.qr(rows.T @ start)[0])
     v = np.linalg.qr(v)[0]
-    seen = rows @ v
-    along = np.linalg.eigh(seen.T @ seen)[1][:, ::-1]
+    projected = rows @ v
+    along = np.linalg.eigh(projected.T @ projected)[1][:, ::-1]
     return np.ascontiguousarray((v @ along[:, :width]).T)
 
 
 def halved(c: np.ndarray, size: int) -> np.ndarray:
-    """(K,) int32 order of centroids (K, D) in which every `size` of them lie close together.
+    """Return an order (K,) int32 of centroids (K, D) in which groups of `size` lie close together.
 
-    By halving, over and over, at multiples of `size` along the direction in which they extend most.
+    Centroids are halved again and again, at multiples of `size`, along the direction in which they
+    extend most.
     """
 
     def cut(part: np.ndarray) -> list[np.ndarray]:
         if len(part) <= size:
             return [part]
         rows = c[part] - c[part].mean(0)
-        direction = rows.T @ np.random.default_rng(len(part)).standard_normal(len(part)).astype(
-            np.float32
-        )
+        start = np.random.default_rng(len(part)).standard_normal(len(part)).astype(np.float32)
+        direction = rows.T @ start
         for _ in range(4):
             direction = rows.T @ (rows @ direction)
             direction /= np.linalg.norm(direction) + 1e-30

@@ -1,153 +1,110 @@
-"""k-means++ on the CPU backend: all rounds in one kernel; see kernels/cpu/seed.py."""
+"""k-means++ on the CPU backend: many rounds are one call of a kernel; see kernels/cpu/seed.py."""
 
 from __future__ import annotations
-
-import ctypes
-from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import kernels
+from .pruning import Features
 from .store import empty_lines
+from .team import CALL, alone, run_team
+from .tiles import NOTHING, TiledPoints
 
-if TYPE_CHECKING:
-    from .points import CpuPoints
-    from .pruning import Features
+__all__ = ["kmeans_plusplus"]
 
-__all__ = ["kmeans_plusplus", "sched_yield"]
-
-CALL = 3_000_000_000  # products in one call of the kernel, some 50 ms: Ctrl-C waits for its end
-ALONE = 200_000  # products of a round that are not worth waking other threads for
-NOTHING, NO_FEATURES = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+# Products of a round that are not worth waking other threads for.
+ALONE = 200_000
+NO_FEATURES = np.zeros((0, 0), np.float32)
 
 
 def kmeans_plusplus(
-    points: CpuPoints, first: np.ndarray, uniforms: np.ndarray, features: Features | None
+    points: TiledPoints, first: np.ndarray, uniforms: np.ndarray, features: Features | None
 ) -> np.ndarray:
-    """(B, K) rows; -1 from where every point coincides with a centre. See `Points.kmeans_plusplus`."""
+    """Return (B, K) rows by greedy k-means++; -1 from where every point coincides with a centre.
+
+    Args:
+        points: The points.
+        first: (B,) the first centres.
+        uniforms: (K, L) uniform numbers, for L candidates in each round.
+        features: Features that tell which points a candidate is far from.
+    """
     b, n, d = points.shape
     k, trials = uniforms.shape
     chosen = np.full((b, k), -1, np.int64)
-    square = points.squares() if points.inverse is None else points.from_centres()
+    square = points.squares() if points.inverse is None else _squares_from_centre(points)
     threads = points.plan.threads
+    width = features.width if features else 0
+    memory = [_memory(points, width) for _ in range(threads)]
     work = n * d * trials
     rounds = max(1, CALL // work)
     if b >= threads or threads == 1 or work < ALONE:
         size = -(-b // max(1, min(b, 4 * threads)))
 
-        def alone(slot: int, i: int) -> None:
+        def some_elements(slot: int, i: int) -> None:
+            team = alone()
+            candidates, scratch = memory[slot]
             for m in range(i * size, min(b, (i + 1) * size)):
                 run = _Run(points, m, square[m], features)
-                for at in range(0, k, rounds):
-                    run(
-                        slot,
-                        (np.zeros(3, np.int64), 0, 1, 0),
-                        at,
-                        min(k, at + rounds),
-                        first,
-                        uniforms,
-                        chosen,
-                    )
+                for k0 in range(0, k, rounds):
+                    k1 = min(k, k0 + rounds)
+                    run(team, candidates, scratch, k0, k1, first, uniforms, chosen)
 
-        points.workers.run(alone, -(-b // size))
+        points.workers.run(some_elements, -(-b // size))
         return chosen
-    team = min(threads, len(points.shards))
+    size = min(threads, len(points.shards))
+    candidates = memory[0][0]
     for m in range(b):
         run = _Run(points, m, square[m], features)
-        for at in range(0, k, rounds):
-            state = np.zeros(3, np.int64)
+        for k0 in range(0, k, rounds):
+            k1 = min(k, k0 + rounds)
 
-            def join(
-                slot: int, _i: int, run: _Run = run, at: int = at, state: np.ndarray = state
+            def together(
+                slot: int, team: kernels.team.Team, run: _Run = run, k0: int = k0, k1: int = k1
             ) -> None:
-                run(
-                    slot,
-                    (state, slot, team, sched_yield()),
-                    at,
-                    min(k, at + rounds),
-                    first,
-                    uniforms,
-                    chosen,
-                )
+                run(team, candidates, memory[slot][1], k0, k1, first, uniforms, chosen)
 
-            def abort(state: np.ndarray = state) -> None:
-                state[kernels.team.ABORTED] = 1
-
-            points.workers.run(join, team, abort)
+            run_team(points.workers, size, together)
     return chosen
 
 
 class _Run:
-    """What seeding keeps of one batch element."""
+    """k-means++ of one batch element."""
 
     def __init__(
-        self, points: CpuPoints, b: int, square: np.ndarray, features: Features | None
+        self, points: TiledPoints, b: int, square: np.ndarray, features: Features | None
     ) -> None:
-        _, n, d = points.shape
-        self.points, self.b = points, b
+        n = points.shape[1]
+        self.source = points.source(b)
+        self.b = b
         self.columns = features.columns[b] if features else NO_FEATURES
-        if points.inverse is None:
-            self.norms = square, np.ones(1, np.float32), square
-            self.centre = np.zeros(d), np.zeros(d), 0.0
-        else:
-            some = (points.inverse[b] > 0).astype(np.float32)
-            self.norms = some, points.inverse[b], some
-            centre, origin = points.frame.centre[b], points.frame.origin[b]
-            if centre.any():
-                self.norms = square, points.inverse[b], some
-            # Rows that are not shifted are longer than their distance: so is the rounding of their products.
-            self.centre = (
-                centre,
-                origin,
-                float(kernels.candidates.NOISE) if centre.any() and not origin.any() else 0.0,
-            )
-        weights = points.draw_weights(b)
-        if points.metric.spherical and not points.metric.unit_points:
-            weights = times_norms(weights, points.inverse_norms(b))
-        self.potential = NOTHING if weights is None else weights
+        self.measure = _measure(points, b, square)
         threshold = np.full(n + kernels.lanes.POINTS if features else 0, np.inf, np.float32)
         threshold[:n] = -np.inf
-        self.state = (
-            np.full(n, np.inf, np.float32),
-            threshold,
-            np.zeros(-(-n // kernels.seed.DRAW)),
-            np.empty(n, np.int32),
-            np.empty(n, np.uint16),
+        self.state = kernels.seed.Nearest(
+            nearest=np.full(n, np.inf, np.float32),
+            threshold=threshold,
+            blocks=np.zeros(-(-n // kernels.seed.DRAW)),
+            found=np.empty(n, np.int32),
+            bits=np.empty(n, np.uint16),
         )
-        lanes = kernels.candidates.CANDIDATES
-        self.table = (
-            empty_lines((d, lanes)),
-            empty_lines((3, lanes)),
-            np.zeros((lanes, len(self.columns)), np.float32),
-            np.zeros(lanes, np.float32),
-            np.zeros(lanes + 1, np.int64),
-            np.zeros(1, np.int64),
-        )
-        self.cuts = np.array([lo for lo, _ in points.shards] + [n])
-        self.shared = (
-            np.zeros(len(points.shards), np.int64),
-            np.zeros((len(points.shards), lanes)),
-        )
-        self.eps = np.float32(kernels.candidates.NOISE) + points.eps
+        self.cuts = points.cuts
 
     def __call__(
         self,
-        slot: int,
-        team: tuple,
+        team: kernels.team.Team,
+        candidates: kernels.candidates.Candidates,
+        scratch: kernels.candidates.SeedScratch,
         k0: int,
         k1: int,
         first: np.ndarray,
         uniforms: np.ndarray,
         chosen: np.ndarray,
     ) -> None:
-        points = self.points
+        """Run rounds k0:k1."""
         kernels.seed.seed_element(
-            points.store.source(self.b),
+            self.source,
             self.columns,
-            self.norms,
-            self.centre,
-            self.potential,
+            self.measure,
             uniforms,
             first[self.b],
             k0,
@@ -155,36 +112,111 @@ class _Run:
             chosen[self.b],
             self.cuts,
             self.state,
-            self.table,
-            self.shared,
-            self.eps,
+            candidates,
             team,
-            points.seed_scratch[slot],
+            scratch,
         )
 
 
-def seed_scratch(points: CpuPoints) -> tuple[np.ndarray, ...]:
-    """The scratch of kernels/cpu/seed.py for one thread."""
-    d = points.shape[2]
-    n = kernels.candidates.AT_ONCE
-    return (
-        np.empty((n, 1, d), np.float32),
-        np.arange(n, dtype=np.int32),
-        empty_lines((n * kernels.candidates.CANDIDATES,)),
-        np.empty(max(n, kernels.lanes.ROWS), np.int64),
-        np.full(kernels.lanes.POINTS, -1, np.int32),
-        empty_lines((kernels.lanes.POINTS,)),
-        np.empty(kernels.seed.DRAW + n, np.int32),
+def _measure(points: TiledPoints, b: int, square: np.ndarray) -> kernels.seed.Measure:
+    """Return how seeds of batch element b are drawn.
+
+    Args:
+        points: The points.
+        b: The batch element.
+        square: (N,) squared norms of the rows or, for unit rows, squared distances from the centre.
+    """
+    weights = points.draw_weights(b)
+    if points.metric.spherical and not points.metric.unit_points:
+        weights = _times_norms(weights, points.inverse_norms(b))
+    own = whole = square
+    inverse = np.ones(1, np.float32)
+    centre = origin = np.zeros(points.shape[2])
+    noise = 0.0
+    if points.inverse is not None:
+        inverse = points.inverse[b]
+        whole = (inverse > 0).astype(np.float32)
+        centre = points.frame.centre[b]
+        origin = points.frame.origin[b]
+        if not centre.any():
+            own = whole
+        elif not origin.any():
+            # Rows without a shift are longer than their distance: so is the rounding of products.
+            noise = float(kernels.candidates.NOISE)
+    return kernels.seed.Measure(
+        own=own,
+        inverse=inverse,
+        whole=whole,
+        centre=centre,
+        origin=origin,
+        noise=noise,
+        eps=kernels.candidates.NOISE + points.eps,
+        potential=NOTHING if weights is None else weights,
     )
 
 
-def times_norms(weights: np.ndarray | None, inverse: np.ndarray) -> np.ndarray:
-    """(N,) weights times norms, 0 for rows without direction."""
+def _squares_from_centre(points: TiledPoints) -> np.ndarray:
+    """Return (B, N) float32: squared distances of unit rows from the frame's centres.
+
+    0 for zero rows; (B, 0) without centres.
+    """
+    frame = points.frame
+    if not frame.centred:
+        return np.zeros((points.shape[0], 0), np.float32)
+    out = np.zeros(points.shape[:2], np.float32)
+    elements = np.flatnonzero(frame.centre.any(-1)).tolist()
+
+    def shard(slot: int, m: int, s: int) -> None:
+        b = elements[m]
+        kernels.tile.from_centre_rows(
+            points.source(b),
+            frame.centre[b],
+            points.inverse_norms(b),
+            *points.shards[s],
+            out[b],
+            points.scratch[slot].rows,
+        )
+
+    points.run_shards(shard, len(elements))
+    return out
+
+
+def _memory(
+    points: TiledPoints, width: int
+) -> tuple[kernels.candidates.Candidates, kernels.candidates.SeedScratch]:
+    """Return the memory of one thread; a team shares the candidates of one of its threads.
+
+    Args:
+        points: The points.
+        width: Columns of the features, or 0.
+    """
+    d = points.shape[2]
+    n_shards = len(points.shards)
+    lanes = kernels.candidates.CANDIDATES
+    n = kernels.candidates.AT_ONCE
+    candidates = kernels.candidates.Candidates(
+        lanes=empty_lines((d, lanes)),
+        norms=empty_lines((3, lanes)),
+        features=np.zeros((lanes, width), np.float32),
+        bias=np.zeros(lanes, np.float32),
+        picks=np.zeros(lanes + 1, np.int64),
+        number=np.zeros(1, np.int64),
+        counts=np.zeros(n_shards, np.int64),
+        gains=np.zeros((n_shards, lanes)),
+    )
+    scratch = kernels.candidates.SeedScratch(
+        rows=np.empty((n, 1, d), np.float32),
+        identity=np.arange(n, dtype=np.int32),
+        values=empty_lines((n * lanes,)),
+        masks=np.empty(max(n, kernels.lanes.ROWS), np.int64),
+        none=np.full(kernels.lanes.POINTS, -1, np.int32),
+        idle=empty_lines((kernels.lanes.POINTS,)),
+        points=np.empty(kernels.seed.DRAW + n, np.int32),
+    )
+    return candidates, scratch
+
+
+def _times_norms(weights: np.ndarray | None, inverse: np.ndarray) -> np.ndarray:
+    """Return (N,) weights times norms, 0 for rows without direction."""
     ones = np.float32(1) if weights is None else weights
     return np.divide(ones, inverse, out=np.zeros(len(inverse), np.float32), where=inverse > 0)
-
-
-@cache
-def sched_yield() -> int:
-    """The address of the C function."""
-    return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0

@@ -1,4 +1,4 @@
-"""Threads for one fit: started when there is work for more than one, gone when the fit ends."""
+"""Threads for one fit: they start when there is work for more than one, and end with the fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ THREADS_PER_CPU = 8  # more only take memory
 
 
 def thread_count() -> int:
-    """FLASH_KMEANS_THREADS, at most THREADS_PER_CPU for each CPU, or the CPUs this process may use."""
+    """Return FLASH_KMEANS_THREADS, at most THREADS_PER_CPU for each CPU.
+
+    Where it is not set, return the number of CPUs that this process may use.
+
+    Raises:
+        ValueError: If FLASH_KMEANS_THREADS is not a whole number >= 1.
+    """
     value = os.environ.get("FLASH_KMEANS_THREADS", "")
     if value:
         if not value.isdecimal() or not value.strip("0"):
@@ -31,13 +37,16 @@ def thread_count() -> int:
 
 @cache
 def _current_cpu() -> Callable[[], int]:
-    """Linux's sched_getcpu; elsewhere a function that says -1."""
+    """Return Linux's sched_getcpu; elsewhere a function that returns -1."""
     return ctypes.PyDLL(None).sched_getcpu if sys.platform == "linux" else lambda: -1
 
 
 @contextmanager
 def _only_on(cpus: set[int], allowed: set[int]) -> Iterator[None]:
-    """Keep this thread on some of the CPUs that it is allowed, unless a sandbox forbids it: then it is only slower."""
+    """Keep this thread on some of the CPUs that it is allowed.
+
+    A sandbox may forbid it: then the fit is only slower.
+    """
     if len(allowed) < 2:
         yield
         return
@@ -48,7 +57,7 @@ def _only_on(cpus: set[int], allowed: set[int]) -> Iterator[None]:
         try:
             _move(allowed)
         finally:
-            _move(allowed)  # should Ctrl-C have come before the first
+            _move(allowed)  # in case Ctrl-C came before the first
 
 
 def _move(cpus: set[int]) -> None:
@@ -67,7 +76,8 @@ class _Job:
         self._abort = abort
         self._next = itertools.count()  # next() is atomic
         self._stopped = False
-        self.done: SimpleQueue[BaseException | None] = SimpleQueue()  # what each helper ended with
+        # Each helper's error, or None, once it has ended.
+        self.done: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def work(self, slot: int, cpus: set[int], allowed: set[int]) -> None:
         """Take tasks until there are no more, or one has failed."""
@@ -80,7 +90,7 @@ class _Job:
             raise
 
     def help(self, slot: int, cpus: set[int], allowed: set[int]) -> None:
-        """`work` for another thread than the caller's."""
+        """Call `work` in another thread than the caller's."""
         try:
             self.work(slot, cpus, allowed)
         except BaseException as error:  # noqa: BLE001  # raised again in the caller
@@ -89,14 +99,20 @@ class _Job:
             self.done.put(None)
 
     def stop(self) -> None:
-        """After an error or Ctrl-C: the others finish the task they are at."""
+        """Have the others end after the task they are at: there was an error or Ctrl-C."""
         self._stopped = True
         if self._abort:
             self._abort()
 
 
 class Workers:
-    """Run tasks on `n` threads, the caller being one of them. Tasks must release the GIL and write to places of their own."""
+    """Threads that run tasks; the caller is one of them.
+
+    Tasks must release the GIL and write to memory of their own.
+
+    Attributes:
+        n: Number of threads.
+    """
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -110,21 +126,27 @@ class Workers:
         n_tasks: int,
         abort: Callable[[], object] | None = None,
     ) -> None:
-        """Call task(slot, i) for i in range(n_tasks); slot < n is the thread's own number. Raises what a task raised.
+        """Call task(slot, i) for i in range(n_tasks); raise what a task raised.
 
-        With `abort`, tasks wait for one another: no more than n, they go on without those that failed once it was called.
-        The caller keeps its CPU to itself meanwhile. Linux likes to wake threads where the one that woke them runs, and
-        leaves them there for milliseconds; those that wait for one another would take twice as long.
+        Args:
+            task: Is given the number of its thread, slot < n, and the number of the task.
+            n_tasks: Number of tasks.
+            abort: For tasks that wait for one another, at most n. Called when one of them has
+                failed, it ends the waiting of the others.
         """
         if self._busy:
             raise RuntimeError(
                 "a task can't run tasks: its own thread could be the one that they wait for"
             )
+        # Linux wakes threads where the thread that woke them runs, and leaves them there for
+        # milliseconds. Tasks that wait for one another would take twice as long: for those, the
+        # caller keeps its CPU to itself.
         helpers = min(self.n, n_tasks) - 1
         here = _current_cpu()() if abort and helpers > 0 else -1
         allowed = os.sched_getaffinity(0) if here >= 0 else set()
         job = _Job(task, n_tasks, abort)
-        busy, errors = 0, []
+        busy = 0
+        errors = []
         try:
             self._busy = True
             self._start(helpers)
@@ -146,7 +168,7 @@ class Workers:
     def _start(self, n: int) -> None:
         while len(self._threads) < n:
             thread = threading.Thread(target=_serve, args=(self._jobs,), name="flash-kmeans")
-            self._threads.append(thread)  # before it starts: Ctrl-C must not make us forget it
+            self._threads.append(thread)  # before it starts, so that Ctrl-C can't lose it
             thread.start()
 
     def close(self) -> None:
@@ -156,15 +178,16 @@ class Workers:
         for thread in self._threads:
             with suppress(RuntimeError):  # it never started
                 thread.join()
-        self._threads, self._jobs = [], SimpleQueue()
+        self._threads = []
+        self._jobs = SimpleQueue()
 
     def __del__(self) -> None:
-        self._jobs.put(None)  # should Ctrl-C have kept `close` from it
+        self._jobs.put(None)  # in case Ctrl-C kept `close` from it
 
 
 def _serve(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
-    """Work until there is None, which is left for the other threads."""
+    """Do jobs until there is None, which is left for the other threads."""
     while (job := jobs.get()) is not None:
         job()
-        del job  # or it would keep what it works on alive
+        del job  # or its arrays would stay alive
     jobs.put(None)

@@ -15,7 +15,7 @@ import pytest
 from numba import njit
 
 from flash_kmeans_mlx.backends.cpu import kernels
-from flash_kmeans_mlx.backends.cpu.store import Store
+from flash_kmeans_mlx.backends.cpu.store import Rows
 from flash_kmeans_mlx.metrics import EUCLIDEAN
 
 RNG = np.random.default_rng
@@ -27,22 +27,21 @@ def read_rows(source, lo, n, out):
     return READ_ROWS(source, lo, n, out)
 
 
-def source(x: np.ndarray, shift: float = 0.0, factor: float = 1.0, kind: str = "") -> tuple:
+def source(
+    x: np.ndarray, shift: float = 0.0, factor: float = 1.0, kind: str = ""
+) -> kernels.rows.Source:
     """x (N, D) as kernels take it."""
-    code = {
-        "float32": kernels.rows.FLOAT32,
-        "float64": kernels.rows.FLOAT64,
-        "float16": kernels.rows.FLOAT16,
-        "bfloat16": kernels.rows.BFLOAT16,
-    }[kind or str(x.dtype)]
+    code = kernels.rows.KINDS[kind or str(x.dtype)]
     direct = shift == 0 and factor == 1 and code == kernels.rows.FLOAT32 and x.flags.c_contiguous
-    return (
-        x.ctypes.data,
-        *x.strides,
-        code,
-        np.bool_(direct),
-        np.full(x.shape[1], shift),
-        np.float64(factor),
+    row_stride, column_stride = x.strides
+    return kernels.rows.Source(
+        address=x.ctypes.data,
+        row_stride=row_stride,
+        column_stride=column_stride,
+        kind=code,
+        direct=np.bool_(direct),
+        shift=np.full(x.shape[1], shift),
+        factor=np.float64(factor),
     )
 
 
@@ -105,14 +104,14 @@ def test_every_16_bit_float_is_decoded(name: str, shift: float, factor: float) -
         "mlx-float32",
     ],
 )
-def test_a_store_reads_what_it_was_given(kind: str) -> None:
+def test_rows_are_read_as_they_were_given(kind: str) -> None:
     x = helpers.given(helpers.blobs(1, 41, 5, 3), kind)
-    store = Store(x, EUCLIDEAN, True, x.shape)
-    got = read_rows(store.source(0), 0, 41, np.empty((41, 5), np.float32))
+    rows = Rows(x)
+    got = read_rows(rows.source(0), 0, 41, np.empty((41, 5), np.float32))
     np.testing.assert_array_equal(got, helpers.to_float64(x)[0].astype(np.float32))
-    assert np.shares_memory(store.x, np.asarray(x.view(mx.uint16) if kind == "mlx-bfloat16" else x))
+    assert np.shares_memory(rows.x, np.asarray(x.view(mx.uint16) if kind == "mlx-bfloat16" else x))
     with pytest.raises(ValueError, match="read-only"):
-        store.x[0, 0, 0] = 0
+        rows.x[0, 0, 0] = 0
 
 
 def best(
@@ -205,29 +204,30 @@ def step(
     """(changed, sums, weight_sum, counts, touched) of one call of step_rows."""
     d, tile = x.shape[1], 64
     k = len(c)
-    sums, weight_sum = np.zeros((k, d)), np.zeros(k)
-    counts, touched = np.zeros(k, np.int64), np.zeros(k, np.bool_)
-    floats, ints = np.empty((2, tile), np.float32), np.empty((2, tile), np.int32)
-    scratch = (np.empty((tile, d), np.float32), floats[0], ints[0], ints[1])
+    changes = kernels.tile.Changes(
+        np.zeros((k, d)), np.zeros(k), np.zeros(k, np.int64), np.zeros(k, np.bool_)
+    )
     lanes = np.empty((tiles, d, tile), np.float32)
+    scratch = kernels.tile.TileScratch(
+        rows=np.empty((tile, d), np.float32),
+        lanes=lanes[:1],
+        best=np.empty(tile, np.float32),
+        label=np.empty(tile, np.int32),
+        moved=np.empty(tile, np.int32),
+    )
     changed = kernels.tile.step_rows(
         source(x),
         w,
-        c,
-        EUCLIDEAN.bias(c),
+        kernels.tile.Scored(c, EUCLIDEAN.bias(c)),
         lanes,
         True,
         lo,
         hi,
         labels,
-        True,
-        sums,
-        weight_sum,
-        counts,
-        touched,
+        changes,
         scratch,
     )
-    return changed, sums, weight_sum, counts, touched
+    return changed, *changes
 
 
 @pytest.mark.parametrize("tiles", [1, 5], ids=["a tile of lanes", "all lanes"])
@@ -285,8 +285,8 @@ def test_merge_adds_the_shards_in_order_and_clears_them() -> None:
         a[~shards[3]] = 0
     totals = (rng.random((5, 2)), rng.random(5), rng.integers(0, 9, 5))
     expected = [t + s[0] + s[1] + s[2] for t, s in zip(totals, shards, strict=False)]
-    kernels.tile.merge(*shards, *totals, 0, 2)
-    kernels.tile.merge(*shards, *totals, 2, 5)
+    for k0, k1 in ((0, 2), (2, 5)):
+        kernels.tile.merge(kernels.tile.Changes(*shards), kernels.tile.Totals(*totals), k0, k1)
     for found, right in zip(totals, expected, strict=True):
         np.testing.assert_array_equal(found, right)
     assert not any(a.any() for a in shards)

@@ -11,6 +11,8 @@ import pytest
 
 from flash_kmeans_mlx import batch_kmeans_Euclid
 from flash_kmeans_mlx.backends.cpu.plan import Plan, plan, sizes
+from flash_kmeans_mlx.backends.points import Problem
+from flash_kmeans_mlx.metrics import EUCLIDEAN
 
 SHAPES = (
     (1, 1, 1),
@@ -31,19 +33,20 @@ def cut(
     k: int,
     threads: int = 4,
     max_bytes: int = 0,
-    arrays: int = 4,
+    weighted: bool = False,
     bounded: bool = False,
 ) -> Plan:
-    return plan(
-        shape=shape,
-        given_shape=shape,
+    problem = Problem(
+        x=np.broadcast_to(np.float32(0), shape),
         n_clusters=k,
-        point_arrays=arrays,
-        tables=6,
-        threads=threads,
+        metric=EUCLIDEAN,
+        given_shape=shape,
+        weights=np.broadcast_to(np.float32(1), shape[:2]) if weighted else None,
         max_bytes=max_bytes,
-        bounded=bounded,
+        runs=1 + weighted,
+        strategy="head" if bounded else None,
     )
+    return plan(problem, threads)
 
 
 @every_case
@@ -141,4 +144,4 @@ def test_more_arrays_per_point_need_more_memory() -> None:
         ValueError,
         match=r"x.shape=\(1, 100000, 128\) with n_clusters=1000 needs on the cpu backend",
     ):
-        cut(shape, k, max_bytes=low, arrays=6)
+        cut(shape, k, max_bytes=low, weighted=True)

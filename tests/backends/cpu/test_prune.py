@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flash_kmeans_mlx import assign
-from flash_kmeans_mlx.backends.cpu import tuner as engines
+from flash_kmeans_mlx.backends.cpu import tuner
 from flash_kmeans_mlx.backends.cpu.pruning import halved, principal_directions
 from flash_kmeans_mlx.backends.cpu.tuner import PruningTuner
 
@@ -154,8 +154,8 @@ def test_bounds_skip_most_products_of_structured_points() -> None:
 @pytest.fixture
 def always_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the CPU backend choose for small problems too."""
-    monkeypatch.setattr(engines, "WORTH", 0)
-    monkeypatch.setattr(engines, "AMPLE", 0)
+    monkeypatch.setattr(tuner, "MIN_PRODUCTS", 0)
+    monkeypatch.setattr(tuner, "MIN_POINT_PASSES", 0)
     monkeypatch.setattr(importlib.import_module("flash_kmeans_mlx.backends.cpu.plan"), "LOOPED", 0)
 
 
@@ -191,7 +191,7 @@ def test_the_choice_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("always_choose")
 def test_hopeless_bounds_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
-    monkeypatch.setattr(engines, "DISTANCE", 1.0)
+    monkeypatch.setattr(tuner, "DISTANCE", 1.0)
     monkeypatch.setattr(
         PruningTuner,
         "_time_head",
@@ -218,9 +218,9 @@ def test_groups_begin_where_the_sample_is_faster_with_them(
 ) -> None:
     took = PruningTuner._time
 
-    def seconds(self: PruningTuner, centroids: np.ndarray) -> float:
-        took(self, centroids)
-        return 0.0 if (self._sample().tuner.pruning is not None) == faster else 1.0
+    def seconds(self: PruningTuner, centroids: np.ndarray, pruning: Any = None) -> float:
+        took(self, centroids, pruning)
+        return 0.0 if (pruning is not None) == faster else 1.0
 
     monkeypatch.setattr(PruningTuner, "_time", seconds)
     monkeypatch.setattr(PruningTuner, "_fastest", lambda *_: None)
@@ -232,7 +232,7 @@ def test_groups_begin_where_the_sample_is_faster_with_them(
 
 
 def test_few_points_are_not_worth_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "WORTH", 0)
+    monkeypatch.setattr(tuner, "MIN_PRODUCTS", 0)
     monkeypatch.setattr(importlib.import_module("flash_kmeans_mlx.backends.cpu.plan"), "LOOPED", 0)
     chosen: list[int] = []
     monkeypatch.setattr(

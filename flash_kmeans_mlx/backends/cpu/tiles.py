@@ -1,0 +1,350 @@
+"""Points in host memory, assigned by tiles of products: what everything else here builds on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...frame import Frame
+from ..points import PENDING, STABLE, Points, Problem, Step, unit_weights
+from . import kernels
+from .plan import PAD, Plan, cut_rows
+from .store import Rows, choose_frame, empty_lines, source_of
+from .workers import Workers
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["NOTHING", "NO_CHANGES", "TiledPoints"]
+
+# Rounding of scores relative to squared norms is EPS times a little more than the root of D.
+EPS = 2.0**-24
+NOTHING = np.zeros(0, np.float32)
+# For passes that only label.
+NO_CHANGES = kernels.tile.Changes(
+    np.zeros((0, 0)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+)
+
+
+class TiledPoints(Points):
+    """Points whose batch elements are cut into shards of rows; a shard is one call of a kernel.
+
+    Attributes:
+        plan: Sizes of the fit.
+        workers: Threads.
+        shards: First row of each shard, and its last row + 1.
+        cuts: (S + 1,) int64, the first row of each shard, and N.
+        scratch: Memory of each thread for a tile.
+        sources: Rows in the frame, as kernels take them.
+        eps: Rounding of scores, relative to squared norms.
+        totals: Sums of the batch.
+        inverse: (B, N) float32, 1 / ||row||, 0 for zero rows; None unless spherical.
+        weights: (B, N) float32, weights in sums, or (B, 0) for all ones.
+    """
+
+    backend = "cpu"
+
+    def __init__(self, problem: Problem, plan: Plan) -> None:
+        super().__init__(problem)
+        b, n, d = self.shape
+        k = problem.n_clusters
+        self.plan = plan
+        rows = Rows(problem.x)
+        self._rows = rows
+        self._read_in(choose_frame(rows, self.metric, problem.check_finite, problem.given_shape))
+        self.workers = Workers(plan.threads)
+        self.shards = cut_rows(n, plan.shards)
+        self.cuts = np.array([lo for lo, _ in self.shards] + [n])
+        self.scratch = [self._scratch() for _ in range(plan.threads)]
+        self.eps = np.float32(EPS * (8 + np.sqrt(d)))
+        self._labels = np.empty((b, n), np.uint32)
+        self.totals = kernels.tile.Totals(
+            np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
+        )
+        self._none = np.zeros((b, 0), np.float32)
+        self._changes: kernels.tile.Changes | None = None
+
+    def _read_in(self, frame: Frame) -> None:
+        """Read rows in this frame."""
+        metric = self.metric
+        self.frame = frame
+        self.sources = self._rows.sources(frame)
+        self._unshifted = self.sources
+        if metric.spherical and frame.shifted:
+            every = np.ones(self.shape[0], bool)
+            self._unshifted = self._rows.sources(frame.unshifted(every))
+        self.coordinates = kernels.centroids.Coordinates(
+            frame.shift, frame.scale, frame.centre, metric.spherical, metric.unit_points
+        )
+
+    def __enter__(self) -> Self:
+        with ExitStack() as on_error:
+            on_error.callback(self.workers.close)
+            self.inverse: np.ndarray | None = None
+            if self.metric.spherical:
+                self.inverse = self._per_row(kernels.tile.inverse_norm_rows)
+                if self.frame.shifted:
+                    least = np.where(self.inverse.min(1) > 0, 1 / self.inverse.max(1), 0.0)
+                    self._read_in(self.frame.unshifted(self.frame.short(least)))
+            self.weights = self._sum_weights()
+            on_error.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.workers.close()
+
+    def reset(self) -> None:
+        self.reset_labels()
+        for total in self.totals:
+            total.fill(0)
+
+    def reset_labels(self) -> None:
+        """Forget the labels alone."""
+        self._labels.fill(kernels.tile.UNSET)
+
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def source(self, b: int) -> kernels.rows.Source:
+        """Return the rows of batch element b as kernels take them."""
+        return source_of(self.sources, b)
+
+    def unshifted(self, b: int) -> kernels.rows.Source:
+        """Return the rows of batch element b, without a shift if centroids are unit vectors.
+
+        The directions of rows are found from those.
+        """
+        return source_of(self._unshifted, b)
+
+    def inverse_norms(self, b: int) -> np.ndarray:
+        assert self.inverse is not None
+        return self.inverse[b]
+
+    def rows(self, b: int, index: np.ndarray) -> np.ndarray:
+        return self._rows.decode(self._rows.x[b, index]).astype(np.float64)
+
+    def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:
+        if self.weights.size:
+            return self.weights[b, index].astype(np.float64)
+        return np.ones(len(index))
+
+    def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
+        running = np.flatnonzero(limits > 0)
+        step_rows = self.prepared_step(centroids, running, int(limits.max(initial=1)))
+        n_shards = len(self.shards)
+        n_tasks = len(running) * n_shards
+        n_clusters = self.problem.n_clusters
+        changed = np.zeros(n_tasks, np.int64)
+        changes = self._flight(n_clusters)
+        for first in range(0, n_tasks, self.plan.flight):
+            end = min(first + self.plan.flight, n_tasks)
+
+            def shard(slot: int, i: int, first: int = first) -> None:
+                m, s = divmod(first + i, n_shards)
+                own = kernels.tile.Changes(*(array[i] for array in changes))
+                changed[first + i] = step_rows(slot, running[m], s, own)
+
+            def merge(_slot: int, i: int, first: int = first, end: int = end) -> None:
+                m = first // n_shards + i
+                part = slice(max(m * n_shards, first) - first, min((m + 1) * n_shards, end) - first)
+                own = kernels.tile.Changes(*(array[part] for array in changes))
+                totals = kernels.tile.Totals(*(total[running[m]] for total in self.totals))
+                kernels.tile.merge(own, totals, 0, n_clusters)
+                kernels.tile.clear_empty(totals, 0, n_clusters)
+
+            self.workers.run(shard, end - first)
+            self.workers.run(merge, -(-end // n_shards) - first // n_shards)
+        status = np.full(len(limits), STABLE)
+        status[running[changed.reshape(-1, n_shards).any(axis=1)]] = PENDING
+        return Step(
+            iterations=(limits > 0).astype(np.int64),
+            status=status,
+            sums=self.totals.sums,
+            weight_sum=self.totals.weight_sum,
+            counts=self.totals.counts,
+            shift=np.zeros(len(limits)),
+        )
+
+    def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
+        which = np.flatnonzero(elements)
+        step_rows = self.prepared_step(centroids, which, 1)
+        self.run_shards(lambda slot, m, s: step_rows(slot, which[m], s, NO_CHANGES), len(which))
+
+    def prepared_step(
+        self, centroids: np.ndarray, elements: np.ndarray, passes: int
+    ) -> Callable[[int, int, int, kernels.tile.Changes], int]:
+        """Return step_rows(slot, b, s, changes): the E-step of shard s of batch element b.
+
+        Args:
+            centroids: (B, K, D) float32.
+            elements: Indices of the batch elements to assign.
+            passes: How many passes like this one may follow, this one included.
+        """
+        scored = self.scored(centroids)
+        return lambda slot, b, s, changes: self.step_rows(slot, b, self.shards[s], scored, changes)
+
+    def step_rows(
+        self,
+        slot: int,
+        b: int,
+        rows: tuple[int, int],
+        scored: kernels.tile.Scored,
+        changes: kernels.tile.Changes,
+    ) -> int:
+        """Do the E-step of some rows of batch element b; return how many labels changed."""
+        lo, hi = rows
+        return kernels.tile.step_rows(
+            self.source(b),
+            self.weights[b],
+            kernels.tile.Scored(scored.c[b], scored.bias[b]),
+            self.scratch[slot].lanes,
+            True,
+            lo,
+            hi,
+            self._labels[b],
+            changes,
+            self.scratch[slot],
+        )
+
+    def scored(self, centroids: np.ndarray) -> kernels.tile.Scored:
+        """Return centroids (B, K, D) in the frame, and their bias."""
+        centroids = np.ascontiguousarray(centroids, np.float32)
+        scored = kernels.tile.Scored(
+            np.empty(centroids.shape, np.float32), np.empty(centroids.shape[:2], np.float32)
+        )
+        coordinates = self.coordinates
+        if self.frame.centred:
+            coordinates = coordinates._replace(centre=self.frame.centre_for(centroids))
+        kernels.centroids.to_frames(centroids, coordinates, scored.c, scored.bias)
+        return scored
+
+    def means(
+        self, sums: np.ndarray, weight_sum: np.ndarray, centroids: np.ndarray, elements: np.ndarray
+    ) -> np.ndarray:
+        new = centroids.copy()
+        for b in np.flatnonzero(elements):
+            kernels.centroids.move_element(b, new, sums, weight_sum, self.coordinates)
+        return new
+
+    def inertia(self, centroids: np.ndarray) -> np.ndarray:
+        totals = self.measure(self._measured(centroids))
+        if self.metric.unit_points:
+            return totals
+        return totals * (self.frame.scale if self.metric.spherical else self.frame.scale**2)
+
+    def costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
+        return self._costs(centroids, b, self.cost)
+
+    def directional_costs(self, centroids: np.ndarray, b: int) -> np.ndarray:
+        return self._costs(centroids, b, kernels.tile.DIRECTIONS)
+
+    def _costs(self, centroids: np.ndarray, b: int, cost: int) -> np.ndarray:
+        out = np.empty(self.shape[1], np.float32)
+        c = self._measured(centroids)
+        self.run_shards(lambda slot, _m, s: self._measure_shard(slot, b, s, c, out, cost), 1)
+        return out
+
+    @property
+    def cost(self) -> int:
+        """The cost of the metric, as kernels name it."""
+        if self.metric.unit_points:
+            return kernels.tile.DIRECTIONS
+        return kernels.tile.PRODUCTS if self.metric.spherical else kernels.tile.SQUARES
+
+    def _measured(self, centroids: np.ndarray) -> np.ndarray:
+        """Return centroids (B, K, D) float32 that costs are measured from."""
+        if self.metric.spherical:
+            return np.ascontiguousarray(centroids)
+        return self.frame.to_frame(centroids)
+
+    def measure(self, c: np.ndarray) -> np.ndarray:
+        """Return (B,) weighted sums of the costs under the labels, in the frame."""
+        totals = np.zeros((self.shape[0], len(self.shards)))
+
+        def shard(slot: int, b: int, s: int) -> None:
+            totals[b, s] = self._measure_shard(slot, b, s, c, NOTHING, self.cost)
+
+        self.run_shards(shard, len(totals))
+        return totals.sum(axis=1)
+
+    def _measure_shard(
+        self, slot: int, b: int, s: int, c: np.ndarray, out: np.ndarray, cost: int
+    ) -> float:
+        """Return the weighted sum of costs of a shard; out (N,) receives them, or is (0,)."""
+        lo, hi = self.shards[s]
+        return kernels.tile.measure_rows(
+            self.source(b),
+            self.cost_weights[b],
+            c[b],
+            self._labels[b],
+            lo,
+            hi,
+            cost,
+            self.norms[b],
+            out,
+            self.scratch[slot].rows,
+        )
+
+    @property
+    def cost_weights(self) -> np.ndarray:
+        """(B, N) float32 weights of costs, or (B, 0) for all ones."""
+        return self._none if self.point_weights is None else self.point_weights
+
+    @property
+    def norms(self) -> np.ndarray:
+        """(B, N) float32 inverse norms for spherical metrics, otherwise (B, 0)."""
+        return self._none if self.inverse is None else self.inverse
+
+    def squares(self) -> np.ndarray:
+        """Return (B, N) float32: ||row||^2 in the frame."""
+        return self._per_row(kernels.tile.square_rows)
+
+    def _per_row(self, kernel: Callable[..., None]) -> np.ndarray:
+        out = np.empty(self.shape[:2], np.float32)
+
+        def shard(slot: int, b: int, s: int) -> None:
+            kernel(self.unshifted(b), *self.shards[s], out[b], self.scratch[slot].rows)
+
+        self.run_shards(shard, len(out))
+        return out
+
+    def run_shards(self, task: Callable[[int, int, int], object], n_elements: int) -> None:
+        """Call task(slot, m, s) for every m < n_elements and every shard s."""
+        n = len(self.shards)
+        self.workers.run(lambda slot, i: task(slot, *divmod(i, n)), n_elements * n)
+
+    def _sum_weights(self) -> np.ndarray:
+        """Return (B, N) float32 weights of points in sums, or (B, 0) for all ones."""
+        weights = self.point_weights
+        if self.metric.unit_points and self.inverse is not None:
+            if weights is None:
+                return self.inverse
+            weights, _ = unit_weights(weights)
+            return np.multiply(weights, self.inverse, out=weights)
+        return self._none if weights is None else weights
+
+    def _scratch(self) -> kernels.tile.TileScratch:
+        tile = self.plan.tile
+        d = self.shape[2]
+        return kernels.tile.TileScratch(
+            rows=empty_lines((tile, d)),
+            lanes=empty_lines((1, d, tile + PAD)),
+            best=empty_lines((tile,)),
+            label=empty_lines((tile,), np.int32),
+            moved=empty_lines((tile,), np.int32),
+        )
+
+    def _flight(self, k: int) -> kernels.tile.Changes:
+        """Return zeroed changes by the shards in flight; `merge` leaves them zeroed."""
+        if self._changes is None:
+            flight = self.plan.flight
+            self._changes = kernels.tile.Changes(
+                np.zeros((flight, k, self.shape[2])),
+                np.zeros((flight, k)),
+                np.zeros((flight, k), np.int64),
+                np.zeros((flight, k), np.bool_),
+            )
+        return self._changes
