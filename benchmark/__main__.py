@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from . import machine, report
 from .cases import DTYPES, METRICS
@@ -38,72 +36,41 @@ def build_parser() -> argparse.ArgumentParser:
         " A result is checked before its time is shown.",
     )
     positive = _at_least(1)
-    problem = parser.add_argument_group("what to run")
-    problem.add_argument(
-        "--suite",
-        choices=tuple(SUITES),
-        help="default the suite of the cases, or kmeans: "
-        + " ".join(f"{suite.name}: {suite.question}" for suite in SUITES.values()),
-    )
-    problem.add_argument(
-        "--case",
-        metavar="NAMES",
-        help="cases, separated by commas; default the suite's quick ones (see --list)",
-    )
-    problem.add_argument("--list", action="store_true", help="list the cases of all suites")
-    for name, meaning in (
-        ("n", "points; for the suite disk, rows of the file"),
-        ("d", "coordinates"),
-        ("k", "clusters"),
-        ("b", "problems at once"),
-    ):
-        problem.add_argument(
-            f"--{name}", type=positive, help=f"{meaning} of a case of your own, standard normal"
-        )
-    problem.add_argument("--max-iters", type=positive, help="iterations, instead of the case's own")
-    problem.add_argument("--metric", choices=METRICS, help="instead of the case's own")
-    problem.add_argument(
-        "--dtype", choices=DTYPES, help="type of the points, instead of the case's own"
-    )
-    problem.add_argument(
-        "--seeding", action="store_true", help="time k-means++ on every case, not only quick ones"
-    )
-    contestants = parser.add_argument_group("who takes part, and how")
-    contestants.add_argument(
-        "--backend", help="our backends, separated by commas; default the best of this machine"
-    )
-    contestants.add_argument("--skip-sklearn", action="store_true", help="without scikit-learn")
-    contestants.add_argument(
-        "--threads",
-        type=positive,
-        default=machine.usable_cpus(),
-        help="of each contestant; default %(default)s",
-    )
-    contestants.add_argument(
-        "--runs", type=positive, help="timed runs; default the suite's usual number"
-    )
-    contestants.add_argument(
-        "--warmup",
-        type=_at_least(0),
-        default=0,
-        help="runs between the cold one and the timed ones; default %(default)s",
-    )
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", type=Path, metavar="PATH", help="write the results here")
-    output.add_argument("--save", action="store_true", help="write them to benchmark/results/")
-    output.add_argument(
-        "--plot", type=Path, metavar="PATH", help="draw them here (needs matplotlib)"
-    )
+    add = parser.add_argument_group("what to run").add_argument
+    suites = "; ".join(f"{suite.name}: {suite.question}" for suite in SUITES.values())
+    add("--suite", choices=tuple(SUITES), help=f"default that of the cases, or kmeans. {suites}")
+    add("--case", metavar="NAMES", help="separated by commas; default quick, see --list")
+    add("--list", action="store_true", help="list the cases of all suites")
+    add("--n", type=positive, help="points of a case of your own; rows of the file of suite disk")
+    for name, meaning in (("d", "coordinates"), ("k", "clusters"), ("b", "problems at once")):
+        add(f"--{name}", type=positive, help=f"{meaning} of a case of your own, standard normal")
+    add("--max-iters", type=positive, help="iterations, instead of the case's own")
+    add("--metric", choices=METRICS, help="instead of the case's own")
+    add("--dtype", choices=DTYPES, help="type of the points, instead of the case's own")
+    add("--seeding", action="store_true", help="time k-means++ on every case, not only quick ones")
+    add = parser.add_argument_group("who takes part, and how").add_argument
+    add("--backend", help="our backends, separated by commas; default the best of this machine")
+    add("--skip-sklearn", action="store_true", help="without scikit-learn")
+    cpus = machine.usable_cpus()
+    add("--threads", type=positive, default=cpus, help="of each contestant; default %(default)s")
+    add("--runs", type=positive, help="timed runs; default the suite's usual number")
+    warmup = "runs between the cold one and the timed ones; default %(default)s"
+    add("--warmup", type=_at_least(0), default=0, help=warmup)
+    add = parser.add_argument_group("output").add_argument
+    add("--json", type=Path, metavar="PATH", help="write the results here")
+    add("--save", action="store_true", help="write them to benchmark/results/")
+    add("--plot", type=Path, metavar="PATH", help="draw them here (needs matplotlib)")
     return parser
 
 
-def chosen_suite(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Suite[Any, Any]:
+def chosen_suite(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Suite:
     """Return the suite that is named, or else the first one that knows all cases."""
     suite = SUITES["kmeans"]
     if options.suite:
         suite = SUITES[options.suite]
     elif options.case:
-        suite = next((s for s in SUITES.values() if s.knows(options.case)), suite)
+        names = set(options.case.split(","))
+        suite = next((s for s in SUITES.values() if names <= s.known().keys()), suite)
     taken = frozenset().union(*(s.options for s in SUITES.values()))
     for name in sorted(taken - suite.options):
         if getattr(options, name) != parser.get_default(name):
@@ -116,6 +83,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     shape = {name: getattr(options, name) for name in "ndkb"}
     changes = {"iters": options.max_iters, "metric": options.metric, "dtype": options.dtype}
     return Settings(
+        case=options.case,
         threads=options.threads,
         runs=options.runs,
         warmup=options.warmup,
@@ -140,13 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     suite = chosen_suite(parser, options)
     settings = settings_of(options)
     try:
-        jobs = suite.choose(options.case, settings)
+        jobs = suite.choose(settings)
     except ValueError as error:
         parser.error(str(error))
+    legend = suite.legend.format(runs=settings.runs or suite.usual_runs)
     load = machine.load()
-    screen.print(
-        f"{report.header(settings.threads)}\n{suite.explain(settings.runs)}", highlight=False
-    )
+    screen.print(f"{report.header(settings.threads)}\n{legend}", highlight=False)
     if load > _BUSY:
         screen.print(
             f"The machine was busy already ({load:.0%} in the last minute):"
@@ -155,7 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = run(suite, jobs, settings, screen)
     contents = report.document(
         suite=suite.name,
-        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         threads=settings.threads,
         load=load,
         command=" ".join([parser.prog, *(sys.argv[1:] if arguments is None else arguments)]),

@@ -69,13 +69,11 @@ class Case:
     queries: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("B", "N", "D", "K"):
+        for field in ("B", "N", "D", "K", "iters"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be >= 1 (case {self.name})")
         if self.K > self.N:
             raise ValueError(f"K={self.K} must be <= N={self.N} (case {self.name})")
-        if self.iters < 1:
-            raise ValueError(f"iters={self.iters} must be >= 1 (case {self.name})")
 
     def missing(self) -> str | None:
         """Return why the data can't be made here, or None."""
@@ -121,10 +119,7 @@ class Case:
 class KMeansJob(Job):
     """A case, and what is run on it.
 
-    Attributes:
-        case: The case.
-        kind: ``"lloyd"`` (iterations from a given start), ``"fit"`` (a whole fit) or ``"knn"`` (a
-            search).
+    It is ``"lloyd"`` (iterations from a given start), ``"fit"`` (a whole fit) or ``"knn"``.
     """
 
     case: Case
@@ -318,11 +313,3 @@ def custom(
 ) -> Case:
     """Return a case of standard normal points, with at most 256 clusters by default."""
     return Case("custom", b, n, d, min(n, 256) if k is None else k, iters, gauss)
-
-
-def override(
-    case: Case, iters: int | None = None, metric: str | None = None, dtype: str | None = None
-) -> Case:
-    """Return ``case`` with the given settings changed."""
-    changes = {"iters": iters, "metric": metric, "dtype": dtype}
-    return replace(case, **{key: value for key, value in changes.items() if value is not None})

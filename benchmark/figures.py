@@ -1,7 +1,7 @@
 """Figures: ``python -m flash_kmeans_mlx.benchmark.figures``.
 
 Writes ``colours.png``, ``digits.png`` and, given result files, ``ratios.png`` and ``indexes.png``
-into a folder, ``assets`` by default.
+into a folder, ``assets`` by default. A function raises ValueError if there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ _PALETTE = {
     "scikit-learn-intelex": "#c9a13b",
     "faiss": "#6a9f58",
     "superkmeans": "#967662",
+    "pykdtree": "#8c6bb1",
     "matmul alone": "#b8b8b8",
 }
 
@@ -82,12 +82,7 @@ def plot_digits(path: Path) -> None:
         axis.set_title(title, fontsize=10, color=_GREY)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    badge = {
-        "boxstyle": "circle,pad=0.15",
-        "facecolor": "white",
-        "edgecolor": "none",
-        "alpha": 0.75,
-    }
+    badge = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75}
     style = {"ha": "center", "va": "center", "fontsize": 13, "weight": "bold", "bbox": badge}
     for digit in range(10):
         axes[0].annotate(str(digit), np.median(points[truth == digit], axis=0), **style)
@@ -96,42 +91,27 @@ def plot_digits(path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-@dataclass(frozen=True)
-class _Bar:
-    contestant: str
-    ratio: float
-    inertia: float | None
-
-    @property
-    def text(self) -> str:
-        """The ratio, with the inertia if it differs by more than 0.5%."""
-        excess = 0.0 if self.inertia is None else self.inertia - 1
-        ratio = f"{self.ratio:.0f}" if self.ratio >= 10 else f"{self.ratio:.2g}"
-        return f" {ratio}x " + (f"(inertia {excess:+.1%}) " if abs(excess) > 0.005 else "")
-
-
-def _bars(results: dict[str, Any], kind: str) -> dict[str, list[_Bar]]:
-    """Return by case the time over ours of every contestant that passed the checks."""
-    chosen: dict[str, list[_Bar]] = {}
+def _bars(results: dict[str, Any], kind: str) -> dict[str, list[dict[str, Any]]]:
+    """Return by case the rows of all contestants that passed the checks and are not ours."""
+    chosen: dict[str, list[dict[str, Any]]] = {}
     for job in results["results"]:
-        bars = [
-            _Bar(row["contestant"], row["time_over_ours"], row["inertia_ratio"])
-            for row in job["rows"]
-            if row["kind"] == kind
-            and row["time_over_ours"] is not None
-            and row["contestant"] in _PALETTE
-        ]
-        if job["kind"] == kind and bars:
-            chosen[job["case"]] = bars
+        rows = [row for row in job["rows"] if row["contestant"] in _PALETTE and row["kind"] == kind]
+        rows = [row for row in rows if row["time_over_ours"] is not None]
+        if job["kind"] == kind and rows:
+            chosen[job["case"]] = rows
     return chosen
 
 
-def plot_ratios(results: dict[str, Any], path: Path) -> None:
-    """Draw others' times over ours, a panel for each kind of job.
+def _label(row: dict[str, Any]) -> str:
+    """Return the ratio of times, and the inertia if it differs by more than 0.5%."""
+    ratio = row["time_over_ours"]
+    excess = 0.0 if row["inertia_ratio"] is None else row["inertia_ratio"] - 1
+    text = f" {ratio:.0f}x " if ratio >= 10 else f" {ratio:.2g}x "
+    return text + (f"(inertia {excess:+.1%}) " if abs(excess) > 0.005 else "")
 
-    Raises:
-        ValueError: There is no time of ours, or none of another contestant.
-    """
+
+def plot_ratios(results: dict[str, Any], path: Path) -> None:
+    """Draw others' times over ours, a panel for each kind of job."""
     titles = {
         "lloyd": "same start, same iterations",
         "fit": "whole fits, as users call them",
@@ -149,13 +129,10 @@ def plot_ratios(results: dict[str, Any], path: Path) -> None:
         axis.set_title(title, fontsize=10, color=_GREY)
     from matplotlib.patches import Patch
 
-    names = {bar.contestant for _, groups in panels for bars in groups.values() for bar in bars}
-    handles = [
-        Patch(color=colour, label=name) for name, colour in _PALETTE.items() if name in names
-    ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False
-    )
+    names = {bar["contestant"] for _, groups in panels for bars in groups.values() for bar in bars}
+    handles = [Patch(color=colour, label=n) for n, colour in _PALETTE.items() if n in names]
+    place = {"loc": "outside lower center", "ncols": len(handles)}
+    figure.legend(handles=handles, fontsize=8, frameon=False, **place)
     _finish(figure, "time / time of flash-kmeans-mlx, right of the line is slower", results, path)
 
 
@@ -166,18 +143,19 @@ def _finish(figure: Any, title: str, results: dict[str, Any], path: Path, more: 
     figure.savefig(path, dpi=100)
 
 
-def _draw_bars(axis: Any, groups: dict[str, list[_Bar]], height: int) -> None:
+def _draw_bars(axis: Any, groups: dict[str, list[dict[str, Any]]], height: int) -> None:
     at = 0.0
     ticks: list[float] = []
     for bars in groups.values():
         ticks.append(at + (len(bars) - 1) / 2)
         for bar in bars:
-            axis.barh(at, bar.ratio - 1, left=1, height=0.85, color=_PALETTE[bar.contestant])
-            side = "left" if bar.ratio >= 1 else "right"
-            axis.text(bar.ratio, at, bar.text, ha=side, va="center", fontsize=7)
+            ratio = bar["time_over_ours"]
+            axis.barh(at, ratio - 1, left=1, height=0.85, color=_PALETTE[bar["contestant"]])
+            side = "left" if ratio >= 1 else "right"
+            axis.text(ratio, at, _label(bar), ha=side, va="center", fontsize=7)
             at += 1
         at += 1
-    ratios = [bar.ratio for bars in groups.values() for bar in bars]
+    ratios = [bar["time_over_ours"] for bars in groups.values() for bar in bars]
     axis.axvline(1, color=_BLUE, linewidth=1.5)
     axis.set_xscale("log")
     axis.set(xlim=(min(0.5, min(ratios) / 5), max(ratios) * 5), ylim=(height - 0.5, -1))
@@ -188,11 +166,7 @@ def _draw_bars(axis: Any, groups: dict[str, list[_Bar]], height: int) -> None:
 
 
 def plot_indexes(results: dict[str, Any], path: Path) -> None:
-    """Draw queries a second over recall, a panel for each index with lists.
-
-    Raises:
-        ValueError: No index was searched with several ``nprobe``.
-    """
+    """Draw queries a second over recall, a panel for each index with lists."""
     indexes = [
         index
         for index in results["results"]
@@ -227,11 +201,7 @@ def plot_indexes(results: dict[str, Any], path: Path) -> None:
 
 
 def plot_disk(results: dict[str, Any], path: Path) -> None:
-    """Draw the median time of every way to work on a file.
-
-    Raises:
-        ValueError: There are no times.
-    """
+    """Draw the median time of every way to work on a file."""
     times = {
         row["way"]: median(row["seconds"])
         for result in results["results"]
@@ -251,11 +221,7 @@ def plot_disk(results: dict[str, Any], path: Path) -> None:
 
 
 def plot_growth(results: dict[str, Any], path: Path) -> None:
-    """Draw times over sizes, a panel for each quantity.
-
-    Raises:
-        ValueError: There are no times.
-    """
+    """Draw times over sizes, a panel for each quantity."""
     timed = [result for result in results["results"] if result["slopes"]["iteration"] is not None]
     quantities = list(dict.fromkeys(result["quantity"] for result in timed))
     if not timed:

@@ -10,19 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+# fmt: off
 _PACKAGES = (
-    "flash-kmeans-mlx",
-    "mlx",
-    "numpy",
-    "numba",
-    "scipy",
-    "scikit-learn",
-    "faiss-cpu",
-    "superkmeans",
-    "pykdtree",
+    "flash-kmeans-mlx", "mlx", "numpy", "numba", "scipy",
+    "scikit-learn", "faiss-cpu", "superkmeans", "pykdtree",
 )
 # GB/s of memory as Apple publishes them, of the largest configuration.
-# fmt: off
 _BANDWIDTH = {
     "Apple M1": 68, "Apple M1 Pro": 200, "Apple M1 Max": 400, "Apple M1 Ultra": 800,
     "Apple M2": 100, "Apple M2 Pro": 200, "Apple M2 Max": 400, "Apple M2 Ultra": 800,

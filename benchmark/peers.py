@@ -116,17 +116,11 @@ class Faiss(Contestant):
         _, n, d = x.shape
         if metric == "cosine":
             x = unit_rows(x)
+        options = {"min_points_per_centroid": 1, "max_points_per_centroid": n}
+        options["spherical"] = metric != "euclidean"
 
         def run_one(b: int) -> Single:
-            model = faiss.Kmeans(
-                d,
-                start.shape[1],
-                niter=iters,
-                nredo=1,
-                spherical=metric != "euclidean",
-                min_points_per_centroid=1,
-                max_points_per_centroid=n,
-            )
+            model = faiss.Kmeans(d, start.shape[1], niter=iters, nredo=1, **options)
             model.train(x[b], init_centroids=start[b])
             return model.assign(x[b])[1], model.centroids, iters, None, iters + 1
 

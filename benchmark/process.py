@@ -45,14 +45,9 @@ class WorkerProcess:
     def __init__(self, work: type, contestant: Contestant, threads: int, folder: Path) -> None:
         self._log = (folder / f"{id(self)}.log").open("w+", errors="replace")
         classes = [f"{kind.__module__}:{kind.__qualname__}" for kind in (work, type(contestant))]
+        module = f"{__name__.rpartition('.')[0]}.worker"
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                f"{__name__.rpartition('.')[0]}.worker",
-                *classes,
-                json.dumps(asdict(contestant)),
-            ],
+            [sys.executable, "-m", module, *classes, json.dumps(asdict(contestant))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

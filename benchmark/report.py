@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from . import machine
 
 FORMAT = "flash-kmeans-mlx benchmark"
 FORMAT_VERSION = 1
+_NARROW = 100
+_WIDE_ONLY = {"cold", "p20-p80"}
 _LEFT = {"contestant", "result", "way", "base"}  # columns of words
 
 
@@ -45,9 +48,8 @@ def seconds(value: float | None) -> str:
     return f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
 
 
-def table(title: str, rows: Iterable[Mapping[str, str]], notes: Iterable[str]) -> Group:
+def table(title: str, rows: Sequence[Mapping[str, str]], notes: Iterable[str], width: int) -> Group:
     """Return a table with a column for each key of its rows, and lines of text under it."""
-    rows = list(rows)
     view = Table(
         title=title,
         title_justify="left",
@@ -55,7 +57,9 @@ def table(title: str, rows: Iterable[Mapping[str, str]], notes: Iterable[str]) -
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    names = dict.fromkeys(name for row in rows for name in row)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if width < _NARROW:
+        names = [name for name in names if name not in _WIDE_ONLY]
     for name in names:
         view.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True)
     for row in rows:
@@ -70,8 +74,9 @@ def listing(suites: Iterable[Any]) -> Table:
         view.add_column(name)
     for suite in suites:
         view.add_row(suite.name, "", suite.question)
-        for job in suite.jobs():
-            names = [name for name, jobs in suite.groups().items() if job in jobs]
+        for job in suite.jobs:
+            names = [name for name, jobs in suite.known().items() if job in jobs]
+            names.remove(job.name)
             view.add_row("", job.name, job.missing() or job.description(), ", ".join(names))
         view.add_section()
     view.caption = "A group stands for its cases. The group quick is the default."
@@ -79,7 +84,7 @@ def listing(suites: Iterable[Any]) -> Table:
 
 
 def document(
-    suite: str, date: str, threads: int, load: float, command: str, results: list[dict[str, Any]]
+    suite: str, threads: int, load: float, command: str, results: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the contents of a result file."""
     return {
@@ -88,7 +93,7 @@ def document(
         "suite": suite,
         "machine": machine.describe(),
         "versions": machine.versions(),
-        "date": date,
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "threads": threads,
         "load": round(load, 2),
         "command": command,

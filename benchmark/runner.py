@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from . import timing
+from . import report, timing
 from .cases import Job
 from .contestants import Array, Contestant
 from .ours import FlashKMeansMLX
@@ -29,6 +28,7 @@ class Settings:
     """Settings of a whole run, from the command line.
 
     Attributes:
+        case: Names of cases and groups, separated by commas. None for ``quick``.
         threads: Threads of every contestant.
         runs: Warm runs that are timed. None for the suite's usual number.
         warmup: Runs between the cold one and the timed ones.
@@ -39,6 +39,7 @@ class Settings:
         changes: ``iters``, ``metric`` and ``dtype`` that replace the case's own.
     """
 
+    case: str | None = None
     threads: int = 1
     runs: int | None = None
     warmup: int = 0
@@ -77,97 +78,97 @@ class Row:
         return {"contestant": self.contestant.name, "verdict": self.problem or "ok", **own}
 
 
-class Result(Protocol):
-    """The result of a job, or of a part of it."""
+@dataclass
+class Result:
+    """The result of a job, or of a part of it, to which a suite adds its own figures.
 
-    @property
-    def rows(self) -> Sequence[Row]:
-        """One row for each contestant and each thing that it did."""
-        ...
+    Attributes:
+        job: The job.
+        rows: One row for each contestant and each thing that it did.
+    """
+
+    job: Any
+    rows: list[Any]
+
+    def title(self) -> str:
+        """Return the title of the table."""
+        return f"{self.job.name}: {self.job.description()}"
+
+    def cells(self, row: Any) -> dict[str, str]:
+        """Return the cells of a row by their columns."""
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """Return the lines under the table: why a row has no figures."""
+        return list(dict.fromkeys(f"{row.name}: {row.problem}" for row in self.rows if row.problem))
 
     def table(self, width: int) -> RenderableType:
         """Return a table of what is known so far, for a terminal of this width."""
-        ...
+        cells = [self.cells(row) for row in self.rows]
+        return report.table(self.title(), cells, self.notes(), width)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what stands in a result file beside the rows."""
+        raise NotImplementedError
 
     def as_json(self) -> dict[str, Any]:
-        """Return the result as plain data, with ``case`` and ``rows``."""
-        ...
+        """Return the result as plain data."""
+        rows = [row.as_json() for row in self.rows]
+        return {"case": self.job.name, **self.figures(), "rows": rows}
 
 
-JobT = TypeVar("JobT", bound=Job)
-ResultT = TypeVar("ResultT", bound=Result)
+Show = Callable[[Any, str], None]
 
 
-class Suite(ABC, Generic[JobT, ResultT]):
+@dataclass(frozen=True)
+class Suite:
     """A set of jobs that answer one question.
 
     Attributes:
         name: The name for ``--suite``.
         question: The question, for ``--list``.
-        legend: An explanation of the tables, with the number of runs as ``{runs}``.
+        legend: An explanation of the tables, with ``{runs}`` for the number of runs.
+        jobs: All jobs.
+        run: Runs a job and returns its results. Its third argument shows a result and what comes
+            next, which is empty when the result is complete.
         plot: Draws the contents of a result file. Raises ValueError if there is nothing to draw.
+        adapt: Changes the chosen jobs as the settings say. Raises ValueError if they don't suit.
+        groups: Jobs that have a common name. Without others, ``quick`` and ``all`` are all jobs.
         options: Options of the command line that it takes besides those of every suite.
         usual_runs: Warm runs that are timed by default.
     """
 
-    name: ClassVar[str]
-    question: ClassVar[str]
-    legend: ClassVar[str]
+    name: str
+    question: str
+    legend: str
+    jobs: Sequence[Job]
+    run: Callable[[Any, Settings, Show], list[Any]]
     plot: Callable[[dict[str, Any], Path], None]
-    options: ClassVar[frozenset[str]] = frozenset()
-    usual_runs: ClassVar[int] = 5
+    adapt: Callable[[list[Any], Settings], list[Any]] = lambda jobs, settings: jobs
+    groups: Mapping[str, Sequence[Job]] = field(default_factory=dict)
+    options: frozenset[str] = frozenset()
+    usual_runs: int = 5
 
-    @abstractmethod
-    def jobs(self) -> Sequence[JobT]:
-        """Return all jobs."""
+    def known(self) -> dict[str, Sequence[Job]]:
+        """Return the jobs by the names of groups and of jobs."""
+        groups = self.groups or {"quick": self.jobs, "all": self.jobs}
+        return {**groups, **{job.name: [job] for job in self.jobs}}
 
-    def groups(self) -> dict[str, Sequence[JobT]]:
-        """Return the jobs that have a common name. ``quick`` is the default run."""
-        return {"quick": self.jobs(), "all": self.jobs()}
-
-    def choose(self, names: str | None, settings: Settings) -> list[JobT]:
-        """Return the jobs of these names, in order and without repeats, as the settings say.
-
-        Args:
-            names: Names of jobs and groups, separated by commas. None for ``quick``.
-            settings: Settings that may change the jobs.
+    def choose(self, settings: Settings) -> list[Any]:
+        """Return the jobs for ``--case``, in order and without repeats.
 
         Raises:
-            ValueError: A name is unknown, or a setting doesn't suit a job.
+            ValueError: A name is unknown, or a setting doesn't suit the jobs.
         """
-        del settings
-        known = self._known()
-        chosen: list[JobT] = []
-        for name in (names or "quick").split(","):
+        known = self.known()
+        chosen: list[Job] = []
+        for name in (settings.case or "quick").split(","):
             if name not in known:
                 raise ValueError(
                     f"unknown case {name!r} of the suite {self.name}; known are {', '.join(known)}"
                 )
             chosen += [job for job in known[name] if job not in chosen]
-        return chosen
-
-    def knows(self, names: str) -> bool:
-        """Return whether all of these names belong to the suite."""
-        return set(names.split(",")) <= self._known().keys()
-
-    def _known(self) -> Mapping[str, Sequence[JobT]]:
-        return {**self.groups(), **{job.name: [job] for job in self.jobs()}}
-
-    @abstractmethod
-    def run(
-        self, job: JobT, settings: Settings, show: Callable[[ResultT, str], None]
-    ) -> list[ResultT]:
-        """Run a job.
-
-        Args:
-            job: The job.
-            settings: Threads, numbers of runs, contestants.
-            show: Takes a result and what comes next, which is empty when the result is complete.
-        """
-
-    def explain(self, runs: int | None) -> str:
-        """Return the explanation of the tables."""
-        return self.legend.format(runs=runs or self.usual_runs)
+        return self.adapt(chosen, settings)
 
 
 class Workers(ExitStack):
@@ -219,17 +220,11 @@ class Workers(ExitStack):
     def ask(
         self, row: Row, op: str, doing: str = "", alone: bool = False, **arguments: Any
     ) -> dict[str, Any]:
-        """Ask a row's process, after the others have come to rest.
+        """Ask a row's process, after a pause in which the others come to rest.
 
-        Args:
-            row: The row. If its process fails, all rows of the contestant get the problem.
-            op: The method of the work.
-            doing: What is shown meanwhile.
-            alone: Whether a new process answers, which has only loaded the data.
-            arguments: Arguments of the method.
-
-        Returns:
-            The answer, empty if the row has a problem.
+        ``doing`` is shown meanwhile. With ``alone`` a new process answers, which has only loaded
+        the data. If a process fails, all rows of its contestant get the problem. The answer is
+        empty if the row has a problem.
         """
         if row.problem:
             return {}
@@ -251,11 +246,9 @@ class Workers(ExitStack):
                 row.problem = f"failed: {error}"
 
 
-def run(
-    suite: Suite[JobT, ResultT], jobs: Sequence[JobT], settings: Settings, screen: Console
-) -> list[ResultT]:
+def run(suite: Suite, jobs: Sequence[Job], settings: Settings, screen: Console) -> list[Any]:
     """Run jobs of a suite, with tables that fill up meanwhile."""
-    results: list[ResultT] = []
+    results: list[Any] = []
     for job in jobs:
         missing = job.missing()
         if missing:
@@ -263,7 +256,7 @@ def run(
             continue
         with Live(console=screen, auto_refresh=False, transient=True) as live:
 
-            def show(result: ResultT, doing: str, live: Live = live) -> None:
+            def show(result: Any, doing: str, live: Live = live) -> None:
                 table = result.table(screen.width)
                 if doing:
                     live.update(Group(table, Text(f"... {doing}", style="dim")), refresh=True)

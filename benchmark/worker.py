@@ -29,7 +29,8 @@ def serve(work: Work, requests: TextIO, replies: TextIO) -> None:
     for line in requests:
         request = json.loads(line)
         answer = getattr(work, request.pop("op"))(**request)
-        replies.write(json.dumps(answer or {}) + "\n")
+        text = json.dumps(answer or {}, default=lambda number: number.item())  # NumPy's numbers
+        replies.write(text + "\n")
         replies.flush()
 
 

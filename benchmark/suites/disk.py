@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from rich.console import RenderableType
 
 from .. import figures, gate, report
 from ..cases import Job
 from ..contestants import Array
 from ..memory import Peak
 from ..ours import FlashKMeansMLX
-from ..runner import Row, Settings, Suite, Workers
+from ..runner import Result, Row, Settings, Show, Suite, Workers
 from ..timing import median
 from ..worker import Work
 
@@ -82,35 +81,30 @@ class DiskRow(Row):
 
 
 @dataclass
-class DiskResult:
+class DiskResult(Result):
     """All ways of a case.
 
     Attributes:
-        case: The case.
-        rows: The ways.
         memory: Peak memory of a search from disk beyond what the process held before, in bytes.
         results: The part of it that the results take.
         regret: The worst neighbour's regret.
     """
 
-    case: DiskCase
+    job: DiskCase
     rows: list[DiskRow]
     memory: int | None = None
     results: int = 0
     regret: float = 0.0
 
-    def table(self, width: int) -> RenderableType:
-        del width
-        notes = list(dict.fromkeys(row.problem for row in self.rows if row.problem))
-        if self.memory is not None:
-            notes.append(
-                f"peak memory of the search from disk: {self.memory / 1e6:.0f} MB of"
-                f" {CAP_GB * 1e3:.0f} MB; regret {self.regret:.1e} (judged: {JUDGED} queries)"
-            )
-        title = f"{self.case.name}: {self.case.description()}"
-        return report.table(title, [self._cells(row) for row in self.rows], notes)
+    def notes(self) -> list[str]:
+        peak = "" if self.memory is None else f"{self.memory / 1e6:.0f} MB of {CAP_GB * 1e3:.0f} MB"
+        return [
+            *dict.fromkeys(row.problem for row in self.rows if row.problem),
+            f"peak memory of the search from disk: {peak};"
+            f" regret {self.regret:.1e} (judged: {JUDGED} queries)",
+        ]
 
-    def _cells(self, row: DiskRow) -> dict[str, str]:
+    def cells(self, row: DiskRow) -> dict[str, str]:
         base = next((other for other in self.rows if other.way == row.base), None)
         rate = ""
         if base is not None and row.seconds:
@@ -122,18 +116,10 @@ class DiskResult:
             "base": f"of: {row.base}" if rate else "",
         }
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "case": self.case.name,
-            "n": self.case.n,
-            "d": D,
-            "k": K,
-            "queries": QUERIES,
-            "few": FEW,
-            "memory": {"bytes": self.memory, "bound": CAP_GB * 1e9, "results": self.results},
-            "regret": self.regret,
-            "rows": [row.as_json() for row in self.rows],
-        }
+    def figures(self) -> dict[str, Any]:
+        memory = {"bytes": self.memory, "bound": CAP_GB * 1e9, "results": self.results}
+        shape = {"n": self.job.n, "d": D, "k": K, "queries": QUERIES, "few": FEW}
+        return {**shape, "memory": memory, "regret": self.regret}
 
 
 class DiskWork(Work):
@@ -206,59 +192,31 @@ class DiskWork(Work):
         return {"seconds": perf_counter() - begin}
 
 
-class DiskSuite(Suite[DiskCase, DiskResult]):
-    """Search in a file."""
-
-    name: ClassVar[str] = "disk"
-    question: ClassVar[str] = "What does a search in a file cost, beside one in memory?"
-    legend: ClassVar[str] = """\
-Medians of {runs} runs.
-cached    the file is in the system's cache
-uncached  the file is removed from the cache before every run
-"""
-    plot = staticmethod(figures.plot_disk)
-    options: ClassVar[frozenset[str]] = frozenset({"n"})
-
-    def jobs(self) -> Sequence[DiskCase]:
-        return [DiskCase()]
-
-    def choose(self, names: str | None, settings: Settings) -> list[DiskCase]:
-        return [replace(job, **settings.shape) for job in super().choose(names, settings)]
-
-    def run(
-        self, job: DiskCase, settings: Settings, show: Callable[[DiskResult, str], None]
-    ) -> list[DiskResult]:
-        ours = FlashKMeansMLX()
-        rows = [DiskRow(ours, way=way) for way in _WAYS]
-        result = DiskResult(job, rows)
-        with Workers(DiskWork, rows, settings.threads, partial(show, result)) as workers:
-            workers.show("making the data")
-            _make(workers.folder, job.n)
-            workers.load({}, folder=str(workers.folder))
-            verdict = workers.ask(rows[0], "judge", alone=True)
-            memory = workers.ask(rows[0], "memory", alone=True)
-            result.regret = verdict.get("regret", 0.0)
-            result.memory = memory.get("bytes")
-            result.results = memory.get("results", 0)
-            _judge(result, verdict.get("problem", ""))
-            workers.ask(rows[0], "read", "reading the file")
-            for run in range(settings.runs or self.usual_runs):
-                for row in rows:
-                    answer = workers.ask(row, "time", f"run {run + 1}", way=row.way)
-                    if answer:
-                        row.seconds.append(answer["seconds"])
-        show(result, "")
-        return [result]
-
-
-def _judge(result: DiskResult, problem: str) -> None:
-    """Give no times where neighbours or memory are not as they must be."""
-    if problem:
-        problem = f"wrong: {problem}"
-    elif result.memory is not None and result.memory > CAP_GB * 1e9:
-        problem = f"wrong: peak memory {result.memory / 1e6:.0f} MB"
-    for row in result.rows:
-        row.problem = row.problem or problem
+def run(job: DiskCase, settings: Settings, show: Show) -> list[DiskResult]:
+    """Run the case, see `Suite`: judge and measure memory first, then time all ways in turn."""
+    rows = [DiskRow(FlashKMeansMLX(), way=way) for way in _WAYS]
+    result = DiskResult(job, rows)
+    with Workers(DiskWork, rows, settings.threads, partial(show, result)) as workers:
+        workers.show("making the data")
+        _make(workers.folder, job.n)
+        workers.load({}, folder=str(workers.folder))
+        verdict = workers.ask(rows[0], "judge", alone=True)
+        memory = workers.ask(rows[0], "memory", alone=True)
+        result.regret = verdict.get("regret", 0.0)
+        result.memory = memory.get("bytes")
+        result.results = memory.get("results", 0)
+        problem = verdict.get("problem")
+        if not problem and memory.get("bytes", 0) > CAP_GB * 1e9:
+            problem = f"peak memory {memory['bytes'] / 1e6:.0f} MB"
+        for row in rows:
+            row.problem = row.problem or (f"wrong: {problem}" if problem else "")
+        workers.ask(rows[0], "read", "reading the file")
+        for count in range(settings.runs or SUITE.usual_runs):
+            for row in rows:
+                answer = workers.ask(row, "time", f"run {count + 1}", way=row.way)
+                row.seconds += answer.values()
+    show(result, "")
+    return [result]
 
 
 def _make(folder: Path, n: int) -> None:
@@ -284,3 +242,19 @@ def _cache(path: Path, keep: bool) -> None:
                 pass
         else:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+SUITE = Suite(
+    name="disk",
+    question="What does a search in a file cost, beside one in memory?",
+    legend="""\
+Medians of {runs} runs.
+cached    the file is in the system's cache
+uncached  the file is removed from the cache before every run
+""",
+    jobs=[DiskCase()],
+    run=run,
+    plot=figures.plot_disk,
+    adapt=lambda jobs, settings: [replace(job, **settings.shape) for job in jobs],
+    options=frozenset({"n"}),
+)

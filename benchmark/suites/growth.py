@@ -6,19 +6,18 @@ doubly logarithmic axes is 1 where time is proportional.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from rich.console import RenderableType
 
 from .. import figures, report
 from ..cases import Array, Case, Job, embeddings, gauss
 from ..ours import FlashKMeansMLX
-from ..runner import Row, Settings, Suite, Workers
+from ..runner import Result, Row, Settings, Show, Suite, Workers
 from ..timing import median
 from ..worker import Work
 
@@ -65,10 +64,10 @@ class GrowthRow(Row):
 
 
 @dataclass
-class GrowthResult:
+class GrowthResult(Result):
     """All sizes of a case."""
 
-    case: GrowthCase
+    job: GrowthCase
     rows: list[GrowthRow]
 
     def slope(self, phase: str) -> float | None:
@@ -76,31 +75,22 @@ class GrowthResult:
         timed = [(row.size, median(row.spent[phase])) for row in self.rows if row.spent[phase]]
         return slope(*zip(*timed, strict=True)) if len(timed) > 1 else None
 
-    def table(self, width: int) -> RenderableType:
-        del width
-        quantity = self.case.quantity
-        cells = []
-        for row in self.rows:
-            times = {name: median(spent) for name, spent in row.spent.items() if spent}
-            named = {name: report.seconds(times.get(phase)) for name, phase in PHASES.items()}
-            cells.append({quantity: f"{row.size:,}", **named})
-        slopes = {name: self.slope(phase) for name, phase in PHASES.items()}
-        grows = [f"{quantity}^{slope:.2f} in {name}" for name, slope in slopes.items() if slope]
-        notes = [f"time grows as {', '.join(grows)}"] if grows else []
-        problems = dict.fromkeys(row.problem for row in self.rows if row.problem)
-        title = f"{self.case.name}: {self.case.description()}"
-        return report.table(title, cells, [*notes, *problems])
+    def cells(self, row: GrowthRow) -> dict[str, str]:
+        times = {phase: median(spent) for phase, spent in row.spent.items() if spent}
+        named = {name: report.seconds(times.get(phase)) for name, phase in PHASES.items()}
+        return {self.job.quantity: f"{row.size:,}", **named}
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "case": self.case.name,
-            "structure": self.case.structure,
-            "quantity": self.case.quantity,
-            "middle": MIDDLE,
-            "iters": ITERS,
-            "slopes": {phase: self.slope(phase) for phase in PHASES.values()},
-            "rows": [row.as_json() for row in self.rows],
-        }
+    def notes(self) -> list[str]:
+        slopes = {name: self.slope(phase) for name, phase in PHASES.items()}
+        grows = ", ".join(
+            f"{self.job.quantity}^{slope:.2f} in {name}" for name, slope in slopes.items() if slope
+        )
+        return [*([f"time grows as {grows}"] if grows else []), *super().notes()]
+
+    def figures(self) -> dict[str, Any]:
+        slopes = {phase: self.slope(phase) for phase in PHASES.values()}
+        kind = {"structure": self.job.structure, "quantity": self.job.quantity}
+        return {**kind, "middle": MIDDLE, "iters": ITERS, "slopes": slopes}
 
 
 class GrowthWork(Work):
@@ -129,38 +119,33 @@ class GrowthWork(Work):
         return {"seeding": seeding, "iteration": (perf_counter() - begin) / result.n_iter}
 
 
-class GrowthSuite(Suite[GrowthCase, GrowthResult]):
-    """Growth of time with N, K and D."""
-
-    name: ClassVar[str] = "growth"
-    question: ClassVar[str] = "How does the time of k-means grow with N, K and D?"
-    legend: ClassVar[str] = (
-        f"Medians of {{runs}} runs of k-means++, and of one of {ITERS} iterations from rows.\n"
-    )
-    plot = staticmethod(figures.plot_growth)
-    usual_runs: ClassVar[int] = 3
-
-    def jobs(self) -> Sequence[GrowthCase]:
-        return [GrowthCase(structure, quantity) for structure in STRUCTURES for quantity in SIZES]
-
-    def run(
-        self, job: GrowthCase, settings: Settings, show: Callable[[GrowthResult, str], None]
-    ) -> list[GrowthResult]:
-        ours = FlashKMeansMLX()
-        rows = [GrowthRow(ours, size=size) for size in SIZES[job.quantity]]
-        result = GrowthResult(job, rows)
-        with Workers(GrowthWork, rows, settings.threads, partial(show, result)) as workers:
-            for row, case in zip(rows, job.cases(), strict=True):
-                x = case.data()
-                workers.load({"x": x[0], "start": case.start(x)[0]})
-                for run in range(settings.runs or self.usual_runs):
-                    answer = workers.ask(row, "run", f"{job.quantity}={row.size:,}", seed=run)
-                    for phase, spent in answer.items():
-                        row.spent[phase].append(spent)
-        show(result, "")
-        return [result]
+def run(job: GrowthCase, settings: Settings, show: Show) -> list[GrowthResult]:
+    """Run a case, see `Suite`, one size after the other."""
+    rows = [GrowthRow(FlashKMeansMLX(), size=size) for size in SIZES[job.quantity]]
+    result = GrowthResult(job, rows)
+    with Workers(GrowthWork, rows, settings.threads, partial(show, result)) as workers:
+        for row, case in zip(rows, job.cases(), strict=True):
+            x = case.data()
+            workers.load({"x": x[0], "start": case.start(x)[0]})
+            for seed in range(settings.runs or SUITE.usual_runs):
+                answer = workers.ask(row, "run", f"{job.quantity}={row.size:,}", seed=seed)
+                for phase, seconds in answer.items():
+                    row.spent[phase].append(seconds)
+    show(result, "")
+    return [result]
 
 
 def slope(sizes: Sequence[float], times: Sequence[float] | Array) -> float:
     """Return the slope of log time over log size, by least squares."""
     return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+SUITE = Suite(
+    name="growth",
+    question="How does the time of k-means grow with N, K and D?",
+    legend=f"Medians of {{runs}} runs of k-means++, and of one of {ITERS} iterations from rows.\n",
+    jobs=[GrowthCase(structure, quantity) for structure in STRUCTURES for quantity in SIZES],
+    run=run,
+    plot=figures.plot_growth,
+    usual_runs=3,
+)

@@ -6,24 +6,26 @@ Errors are mean squared distances, relative to the variance of the vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+from rich.console import Group, RenderableType
 
-from .. import figures
+from .. import figures, report
 from ..cases import INDEXES, Array, IndexCase
 from ..contestants import Contestant
 from ..memory import resident_trimmed
 from ..ours import FlashKMeansMLX
 from ..peers import Faiss, FaissTrainedByUs
-from ..runner import Settings, Suite, Workers
-from ..timing import repeats
+from ..report import seconds
+from ..runner import Result, Row, Settings, Show, Suite, Workers
+from ..timing import median, repeats
 from ..worker import Work
-from .index_rows import IndexResult, IndexRow, K
 
+K = 10  # neighbours of each query
 DECODED = 20_000  # vectors whose error of quantization is measured
 # Our recall is wrong if it is below faiss's by more. Another start moves it by up to 0.006.
 RECALL_GAP = 0.01
@@ -32,6 +34,100 @@ EXACT_RECALL = 1 - 1e-3
 
 
 CONTESTANTS: tuple[Contestant, ...] = (FlashKMeansMLX(), Faiss(), FaissTrainedByUs())
+
+
+@dataclass
+class IndexRow(Row):
+    """One contestant's index. Seconds are those of the warm runs.
+
+    Attributes:
+        train: Seconds of training.
+        add: Seconds of adding all vectors.
+        searches: Seconds of a batch of queries, by nprobe.
+        recalls: Recall, by nprobe.
+        coarse: Error of the lists' centroids.
+        kept: Error of the vectors as the index stores them.
+        memory: Bytes of the index.
+    """
+
+    train: list[float] = field(default_factory=list)
+    add: list[float] = field(default_factory=list)
+    searches: dict[int, list[float]] = field(default_factory=dict)
+    recalls: dict[int, float] = field(default_factory=dict)
+    coarse: float | None = None
+    kept: float | None = None
+    memory: int | None = None
+
+
+@dataclass
+class IndexResult(Result):
+    """All rows of one kind of index; n vectors are in the index."""
+
+    job: IndexCase
+    rows: list[IndexRow]
+    factory: str
+    n: int
+
+    def valid(self, contestant: type[Contestant]) -> IndexRow | None:
+        """Return the contestant's row, if it has figures."""
+        rows = [row for row in self.rows if type(row.contestant) is contestant and not row.problem]
+        return next(iter(rows), None)
+
+    def title(self) -> str:
+        shape = f"{self.n:,} x {self.job.points.D}"
+        queries = f"{self.job.queries:,} queries in a batch, k={K}"
+        return f"{self.job.name}: {self.factory}, {shape}, {queries}"
+
+    def table(self, width: int) -> RenderableType:
+        ours = self.valid(FlashKMeansMLX)
+        searches = [self._searching(nprobe) for nprobe in (ours.searches if ours else ())]
+        return Group(super().table(width), report.table("", searches, (), width))
+
+    def cells(self, row: IndexRow) -> dict[str, str]:
+        if row.problem or not row.train or not row.add:
+            return {"contestant": row.name}
+        ours = self.valid(FlashKMeansMLX)
+        relative = median(row.train) / median(ours.train) if ours and ours.train else None
+        return {
+            "contestant": row.name,
+            "train": seconds(median(row.train)),
+            "x ours": f"{relative:.2f}" if relative else "",
+            "add/s": f"{self.n / median(row.add):,.0f}",
+            "memory": f"{row.memory / 1e6:.1f} MB" if row.memory is not None else "",
+            "error of centroids": f"{row.coarse:.4f}" if row.coarse is not None else "",
+            "of vectors": f"{row.kept:.4f}" if row.kept is not None else "",
+        }
+
+    def _searching(self, nprobe: int) -> dict[str, str]:
+        recalls = {
+            f"{row.name}: recall": f"{row.recalls[nprobe]:.3f}"
+            for row in self.rows
+            if nprobe in row.recalls
+        }
+        ours, theirs = (
+            self.job.queries / median(row.searches[nprobe])
+            if row and nprobe in row.searches
+            else None
+            for row in (self.valid(FlashKMeansMLX), self.valid(Faiss))
+        )
+        return {
+            "nprobe": str(nprobe or ""),
+            **recalls,
+            "queries/s, ours": f"{ours:,.0f}" if ours else "",
+            "faiss": f"{theirs:,.0f}" if theirs else "",
+            "ours / faiss": f"{ours / theirs:.2f}" if ours and theirs else "",
+        }
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "index": self.factory,
+            "n": self.n,
+            "d": self.job.points.D,
+            "nlist": self.job.nlist,
+            "m": self.job.m,
+            "queries": self.job.queries,
+            "k": K,
+        }
 
 
 class IndexWork(Work):
@@ -95,45 +191,26 @@ class IndexWork(Work):
         return {"seconds": spent}
 
 
-class IndexSuite(Suite[IndexCase, IndexResult]):
-    """Indexes beside faiss's, and faiss's indexes trained by us."""
+def run(job: IndexCase, settings: Settings, show: Show) -> list[IndexResult]:
+    """Run a case; there is one result for each kind of index."""
+    from flash_kmeans_mlx import knn
 
-    name: ClassVar[str] = "index"
-    question: ClassVar[str] = "How fast and how exact are vector indexes, beside faiss's?"
-    legend: ClassVar[str] = """\
-Medians of {runs} runs after a cold one.
-recall  the share of the 10 nearest vectors that are among the 10 found
-error   mean squared distance to centroids, and to vectors as the index stores them, relative to
-        the variance
-memory  by how much the process grew
-"""
-    plot = staticmethod(figures.plot_indexes)
-
-    def jobs(self) -> Sequence[IndexCase]:
-        return INDEXES
-
-    def run(
-        self, job: IndexCase, settings: Settings, show: Callable[[IndexResult, str], None]
-    ) -> list[IndexResult]:
-        """Run a case; there is one result for each kind of index."""
-        from flash_kmeans_mlx import knn
-
-        x, queries = job.data()
-        truth = knn(queries, x, K)[1]
-        runs = settings.runs or self.usual_runs
-        results = []
-        for factory in job.factories:
-            rows = [IndexRow(contestant, contestant.missing() or "") for contestant in CONTESTANTS]
-            result = IndexResult(job, factory, len(x), rows)
-            with Workers(IndexWork, rows, settings.threads, partial(show, result)) as workers:
-                workers.load({"x": x, "queries": queries}, factory=factory)
-                _build(result, workers, runs)
-                _describe(result, workers, x)
-                _search(result, workers, truth, runs)
-            judge(result)
-            show(result, "")
-            results.append(result)
-        return results
+    x, queries = job.data()
+    truth = knn(queries, x, K)[1]
+    runs = settings.runs or SUITE.usual_runs
+    results = []
+    for factory in job.factories:
+        rows = [IndexRow(contestant, contestant.missing() or "") for contestant in CONTESTANTS]
+        result = IndexResult(job, rows, factory, len(x))
+        with Workers(IndexWork, rows, settings.threads, partial(show, result)) as workers:
+            workers.load({"x": x, "queries": queries}, factory=factory)
+            _build(result, workers, runs)
+            _describe(result, workers, x)
+            _search(result, workers, truth, runs)
+        judge(result)
+        show(result, "")
+        results.append(result)
+    return results
 
 
 def _build(result: IndexResult, workers: Workers, runs: int) -> None:
@@ -168,7 +245,7 @@ def _describe(result: IndexResult, workers: Workers, x: Array) -> None:
 def _search(result: IndexResult, workers: Workers, truth: Array, runs: int) -> None:
     """Search all queries in one batch for every nprobe, short searches several times a run."""
     path = str(workers.folder / "ids")
-    for nprobe in result.case.nprobes(result.factory):
+    for nprobe in result.job.nprobes(result.factory):
         doing = f"searching {nprobe} lists" if nprobe else "searching"
         counts: dict[str, int] = {}
         for run in range(runs + 1):
@@ -190,7 +267,7 @@ def judge(result: IndexResult) -> None:
     for row in result.rows:
         for nprobe, found in row.recalls.items():
             least = theirs.recalls[nprobe] - RECALL_GAP if theirs else 0.0
-            if result.factory.endswith("Flat") and nprobe == result.case.nlist:
+            if result.factory.endswith("Flat") and nprobe == result.job.nlist:
                 least = EXACT_RECALL
             if found < least and not row.problem:
                 row.problem = (
@@ -202,3 +279,19 @@ def recall(found: Array, truth: Array) -> float:
     """Return the share of the true ids (Q, K) that are among those found (Q, K)."""
     shared = [len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True)]
     return float(np.mean(shared)) / truth.shape[1]
+
+
+SUITE = Suite(
+    name="index",
+    question="How fast and how exact are vector indexes, beside faiss's?",
+    legend="""\
+Medians of {runs} runs after a cold one.
+recall  the share of the 10 nearest vectors that are among the 10 found
+error   mean squared distance to centroids, and to vectors as the index stores them, relative to
+        the variance
+memory  by how much the process grew
+""",
+    jobs=INDEXES,
+    run=run,
+    plot=figures.plot_indexes,
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -16,7 +16,9 @@ from .. import gate
 from ..cases import KMeansJob
 from ..contestants import Array, Contestant, Outcome
 from ..memory import Peak, bound
-from ..runner import Settings, Workers
+from ..ours import FlashKMeansDefaults, FlashKMeansMLX, FlashKMeansSklearn
+from ..peers import Faiss, Matmul, PyKDTree, ScikitLearn, ScikitLearnIntelex, SuperKMeans
+from ..runner import Settings, Show, Workers
 from ..timing import repeats, usual_runs
 from ..worker import Work
 from .judged_rows import JudgedResult, JudgedRow
@@ -30,44 +32,29 @@ _SMALL_K = 8
 class JudgedWork(Work):
     """Runs of one contestant in its worker process."""
 
-    def load(
-        self,
-        x: str,
-        start: str,
-        queries: bool,
-        iters: int,
-        metric: str,
-        dtype: str,
-        k: int,
-    ) -> None:
+    def load(self, x: str, start: str, queries: bool, **case: Any) -> None:
         """Load .npy files; ``queries`` says that those of a search take the place of a start."""
         self.points = np.load(x)
         self.start: Any = np.load(start)
         if queries:
-            self.start = self.contestant.convert(self.start, dtype)
-        self.x = self.contestant.convert(self.points, dtype)
-        self.iters = iters
-        self.metric = metric
-        self.dtype = dtype
-        self.k = k
+            self.start = self.contestant.convert(self.start, case["dtype"])
+        self.x = self.contestant.convert(self.points, case["dtype"])
+        self.case = case
 
     def run(
         self, kind: str, repeats: int, seed: int, save: str, iters: int | None = None
     ) -> dict[str, Any]:
-        """Run it, save what the last call returned, and return seconds and numbers.
+        """Run it several times, save what the last call returned, and return seconds and numbers.
 
-        Args:
-            kind: ``"lloyd"``, ``"seeding"``, ``"fit"`` or ``"knn"``.
-            repeats: Number of calls.
-            seed: Seed of k-means++.
-            save: Prefix of the files that are written.
-            iters: Iterations in place of the problem's own.
+        ``save`` is the prefix of the files; ``iters`` takes the place of the case's own.
         """
+        k = self.case["K"]
+        metric = self.case["metric"]
         arguments = {
-            "lloyd": (self.x, self.start, iters or self.iters, self.metric),
-            "seeding": (self.x, self.k, seed),
-            "fit": (self.x, self.k, seed),
-            "knn": (self.x, self.start, self.k, self.metric),
+            "lloyd": (self.x, self.start, iters or self.case["iters"], metric),
+            "seeding": (self.x, k, seed),
+            "fit": (self.x, k, seed),
+            "knn": (self.x, self.start, k, metric),
         }[kind]
         call: Callable[..., Outcome] = getattr(self.contestant, kind)
         seconds: list[float] = []
@@ -83,15 +70,9 @@ class JudgedWork(Work):
         if outcome.labels is not None:
             digest.update(np.ascontiguousarray(outcome.labels).data)
             np.save(save + "-labels.npy", outcome.labels)
-        return {
-            "seconds": seconds,
-            "digest": digest.hexdigest(),
-            "n_iter": int(outcome.n_iter),
-            "passes": float(outcome.passes),
-            "inertia": None if outcome.inertia is None else float(outcome.inertia),
-            "backend": outcome.backend,
-            "engine": outcome.engine,
-        }
+        names = ("n_iter", "passes", "inertia", "backend", "engine")
+        numbers = {name: getattr(outcome, name) for name in names}
+        return {"seconds": seconds, "digest": digest.hexdigest(), **numbers}
 
     def memory(self) -> dict[str, Any]:
         """Return the peak memory of Lloyd iterations, in bytes.
@@ -99,20 +80,24 @@ class JudgedWork(Work):
         A small run comes first. It loads code and starts threads, which no later run pays for.
         """
         few = np.ascontiguousarray(self.points[:1, :_SMALL_N])
-        few = self.contestant.convert(few, self.dtype)
-        self.contestant.lloyd(few, self.start[:1, :_SMALL_K], 2, self.metric)
+        few = self.contestant.convert(few, self.case["dtype"])
+        metric = self.case["metric"]
+        self.contestant.lloyd(few, self.start[:1, :_SMALL_K], 2, metric)
         peak = Peak()
-        self.contestant.lloyd(self.x, self.start, self.iters, self.metric)
+        self.contestant.lloyd(self.x, self.start, self.case["iters"], metric)
         return {"bytes": peak.beyond()}
 
 
-def run_job(
-    job: KMeansJob,
-    contestants: Sequence[Contestant],
-    settings: Settings,
-    show: Callable[[JudgedResult, str], None],
-) -> JudgedResult:
-    """Run a job, see `Suite.run`."""
+def contestants(settings: Settings) -> list[Contestant]:
+    """Return everyone who may take part in k-means and in searches, ours first."""
+    ours = [FlashKMeansMLX(backend) for backend in settings.backends]
+    sklearn = [ScikitLearn(), ScikitLearnIntelex()] if settings.sklearn else []
+    others = [Faiss(), SuperKMeans(settings.threads), PyKDTree(), Matmul()]
+    return [*ours, FlashKMeansDefaults(), FlashKMeansSklearn(), *sklearn, *others]
+
+
+def run(job: KMeansJob, settings: Settings, show: Show) -> list[JudgedResult]:
+    """Run a job, see `Suite`."""
     case = job.case
     kinds = [job.kind]
     if job.kind == "lloyd" and (settings.seeding or "seeding" in case.tags):
@@ -120,17 +105,16 @@ def run_job(
     rows = [
         JudgedRow(contestant, contestant.missing() or "", kind)
         for kind in kinds
-        for contestant in contestants
+        for contestant in contestants(settings)
         if contestant.runs(kind, case.metric)
     ]
     result = JudgedResult(job, rows, bound=bound(case.B, case.N, case.D, case.K))
-    searching = job.kind == "knn"
     with Workers(JudgedWork, rows, settings.threads, partial(show, result)) as workers:
         workers.show("making the data")
         x = case.data()
-        start = case.query_points() if searching else case.start(x)
-        options = {"iters": case.iters, "metric": case.metric, "dtype": case.dtype, "k": case.K}
-        workers.load({"x": x, "start": start}, queries=searching, **options)
+        start = case.query_points() if job.kind == "knn" else case.start(x)
+        options = {name: getattr(case, name) for name in ("K", "iters", "metric", "dtype")}
+        workers.load({"x": x, "start": start}, queries=job.kind == "knn", **options)
         runs = _Runs(result, x, start, workers, settings)
         for kind in kinds:
             runs.take(kind)
@@ -138,7 +122,7 @@ def run_job(
         if ours is not None and job.kind == "lloyd":
             result.memory = workers.ask(ours, "memory", alone=True).get("bytes")
     show(result, "")
-    return result
+    return [result]
 
 
 class _Runs:

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from rich.console import RenderableType
 
-from .. import gate, machine, report
+from .. import gate, machine
 from ..cases import KMeansJob
 from ..report import seconds
-from ..runner import Row
+from ..runner import Result, Row
 from ..timing import Times
 
 _TITLES = {
@@ -19,8 +18,6 @@ _TITLES = {
     "fit": "whole fits, as users call them",
     "knn": "exact search",
 }
-_NARROW = 100
-_LEFT_OUT = ("cold", "p20-p80")  # on a narrow terminal
 
 
 @dataclass
@@ -33,10 +30,7 @@ class JudgedRow(Row):
         warm: Seconds of the later calls.
         verdicts: The gate's verdicts, by the digest of the result.
         inertias: Float64 inertia of each run.
-        n_iter: Iterations of the last run.
-        passes: Assignments of all points in the last run.
-        backend: Our backend that ran.
-        engine: ``strategy``, ``products`` and ``seconds`` of our result.
+        n_iter, passes, backend, engine: Of the last run, see `Outcome`.
     """
 
     kind: str = "lloyd"
@@ -101,12 +95,10 @@ class JudgedRow(Row):
 
 
 @dataclass
-class JudgedResult:
+class JudgedResult(Result):
     """All rows of a job.
 
     Attributes:
-        job: The job.
-        rows: The rows.
         memory: Peak memory of our fit beyond the input, in bytes.
         bound: The bound of that.
         rows_judged: Labels or queries that the gate judged.
@@ -147,18 +139,12 @@ class JudgedResult:
             return None
         return row.inertia / standard.inertia
 
-    def table(self, width: int) -> RenderableType:
+    def title(self) -> str:
         case = self.job.case
         title = _TITLES[self.job.kind].format(iters=case.iters)
-        rows = [self._cells(row) for row in self.rows]
-        if width < _NARROW:
-            rows = [
-                {name: cell for name, cell in row.items() if name not in _LEFT_OUT} for row in rows
-            ]
-        title = f"{self.job.name}: {case.shape(self.job.kind)}: {title}"
-        return report.table(title, rows, self._notes())
+        return f"{self.job.name}: {case.shape(self.job.kind)}: {title}"
 
-    def _cells(self, row: JudgedRow) -> dict[str, str]:
+    def cells(self, row: JudgedRow) -> dict[str, str]:
         times = row.times
         relative = self.ratio(row)
         quality = self.inertia_ratio(row)
@@ -176,7 +162,7 @@ class JudgedResult:
             "result": row.remark,
         }
 
-    def _notes(self) -> list[str]:
+    def notes(self) -> list[str]:
         kind = self.job.kind
         case = self.job.case
         notes: list[str] = []
@@ -212,22 +198,23 @@ class JudgedResult:
         reads = 2 * values * size / row.times.p50 / 1e9
         return f"{row.backend}: {flops:.3g} TFLOP/s of products, x read at {reads:.3g} GB/s{limit}"
 
-    def as_json(self) -> dict[str, Any]:
-        case = self.job.case
-        shape = ("queries", "B", "N", "D", "K", "iters", "metric", "dtype")
-        memory = None if self.memory is None else {"bytes": self.memory, "bound": self.bound}
-        ratios = [
-            {"inertia_ratio": self.inertia_ratio(row), "time_over_ours": self.ratio(row)}
-            for row in self.rows
-        ]
+    def figures(self) -> dict[str, Any]:
+        names = ("queries", "B", "N", "D", "K", "iters", "metric", "dtype")
+        memory = {"bytes": self.memory, "bound": self.bound}
         return {
-            "case": case.name,
+            "case": self.job.case.name,
             "kind": self.job.kind,
-            **{name: getattr(case, name) for name in shape},
-            "memory": memory,
+            **{name: getattr(self.job.case, name) for name in names},
+            "memory": None if self.memory is None else memory,
             "labels_judged": self.rows_judged,
-            "rows": [row.as_json() | more for row, more in zip(self.rows, ratios, strict=True)],
         }
+
+    def as_json(self) -> dict[str, Any]:
+        data = super().as_json()
+        for row, row_data in zip(self.rows, data["rows"], strict=True):
+            row_data["inertia_ratio"] = self.inertia_ratio(row)
+            row_data["time_over_ours"] = self.ratio(row)
+        return data
 
 
 def _span(times: Times) -> str:
