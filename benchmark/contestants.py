@@ -53,8 +53,7 @@ class Contestant(ABC):
         same_start: Whether it starts from the centroids that it is given.
         yardstick: Whether it is no k-means, but only a time to compare with.
         kinds: ``"lloyd"``, ``"seeding"``, ``"fit"``, ``"knn"``, ``"index"``: what it can do.
-        metrics: Metrics of its Lloyd iterations.
-        search_metrics: Metrics of its search.
+        metrics, search_metrics: Metrics of its Lloyd iterations, and of its search.
         note: A remark for the table.
         fit_note: The settings of its whole fits.
     """

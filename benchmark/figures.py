@@ -231,10 +231,13 @@ def plot_growth(results: dict[str, Any], path: Path) -> None:
     for result in timed:
         quantity = result["quantity"]
         axis = panels[quantity]
-        sizes = [row["size"] for row in result["rows"]]
+        rows = [
+            row for row in result["rows"] if row["verdict"] == "ok" and row["spent"]["iteration"]
+        ]
+        sizes = [row["size"] for row in rows]
         colour = _BLUE if result["structure"] == "no-structure" else "#e07b39"
         for phase, style in (("seeding", "--"), ("iteration", "-")):
-            times = [median(row["spent"][phase]) for row in result["rows"]]
+            times = [median(row["spent"][phase]) for row in rows]
             label = f"{phase}, {result['structure']}: {result['slopes'][phase]:.2f}"
             axis.plot(sizes, times, style, color=colour, marker="o", markersize=3, label=label)
         others = {name: size for name, size in result["middle"].items() if name != quantity}

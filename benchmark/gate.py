@@ -50,10 +50,7 @@ def unit_rows(x: Array) -> Array:
 
 
 def tolerance(dtype: str, d: int) -> float:
-    """Return the regret that rounding in ``dtype`` explains.
-
-    It is proportional to the dtype's epsilon and to the square root of the number of coordinates.
-    """
+    """Return the regret that rounding ``d`` coordinates to ``dtype`` explains."""
     return _SLACK * _EPSILON[dtype] * float(np.sqrt(d))
 
 

@@ -130,11 +130,7 @@ def _outcome(result: Any) -> Outcome:
         inertia=float(np.sum(to_numpy(result.inertia), dtype=np.float64)),
         passes=float(np.mean(passes)),
         backend=str(result.backend),
-        engine={
-            "strategy": result.strategy,
-            "products": result.products,
-            "seconds": result.seconds,
-        },
+        engine={name: getattr(result, name) for name in ("strategy", "products", "seconds")},
     )
 
 

@@ -30,7 +30,6 @@ class ScikitLearn(Contestant):
     package: ClassVar[str] = "scikit-learn"
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit", "knn"})
     search_metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine"})
-
     module: ClassVar[str] = "sklearn.cluster"
 
     def prepare(self) -> None:
@@ -193,14 +192,8 @@ class SuperKMeans(Contestant):
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
         _, n, d = x.shape
-        options = {
-            "hierarchical": False,
-            "iters": iters,
-            "sampling_fraction": 1.0,
-            "max_points_per_cluster": n,
-            "early_termination": False,
-            "tol": 0.0,
-        }
+        options = {"hierarchical": False, "early_termination": False, "iters": iters, "tol": 0.0}
+        options |= {"sampling_fraction": 1.0, "max_points_per_cluster": n}
         return self._train(x, iters, (start.shape[1], d), options)
 
     def fit(self, x: Array, k: int, seed: int) -> Outcome:

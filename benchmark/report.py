@@ -50,13 +50,8 @@ def seconds(value: float | None) -> str:
 
 def table(title: str, rows: Sequence[Mapping[str, str]], notes: Iterable[str], width: int) -> Group:
     """Return a table with a column for each key of its rows, and lines of text under it."""
-    view = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    view.padding = (0, 1, 0, 0)
     names = list(dict.fromkeys(name for row in rows for name in row))
     if width < _NARROW:
         names = [name for name in names if name not in _WIDE_ONLY]

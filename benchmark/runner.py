@@ -80,12 +80,7 @@ class Row:
 
 @dataclass
 class Result:
-    """The result of a job, or of a part of it, to which a suite adds its own figures.
-
-    Attributes:
-        job: The job.
-        rows: One row for each contestant and each thing that it did.
-    """
+    """The result of a job, or of a part of it: one row for each contestant and thing it did."""
 
     job: Any
     rows: list[Any]

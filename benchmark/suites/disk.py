@@ -106,12 +106,13 @@ class DiskResult(Result):
 
     def cells(self, row: DiskRow) -> dict[str, str]:
         base = next((other for other in self.rows if other.way == row.base), None)
+        timed = row.seconds and not row.problem
         rate = ""
-        if base is not None and row.seconds:
+        if base is not None and timed:
             rate = f"{np.median(np.divide(base.seconds[: len(row.seconds)], row.seconds)):.2f}"
         return {
             "way": row.way,
-            "p50": report.seconds(median(row.seconds)) if row.seconds else "",
+            "p50": report.seconds(median(row.seconds)) if timed else "",
             "rate": rate,
             "base": f"of: {row.base}" if rate else "",
         }

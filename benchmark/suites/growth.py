@@ -41,10 +41,8 @@ class GrowthCase(Job):
 
     def description(self) -> str:
         sizes = ", ".join(f"{size:,}" for size in SIZES[self.quantity])
-        others = ", ".join(
-            f"{name}={size:,}" for name, size in MIDDLE.items() if name != self.quantity
-        )
-        return f"{self.quantity} = {sizes}; {others}"
+        others = (f"{name}={n:,}" for name, n in MIDDLE.items() if name != self.quantity)
+        return f"{self.quantity} = {sizes}; {', '.join(others)}"
 
     def cases(self) -> list[Case]:
         """Return one case for each size."""
@@ -58,9 +56,7 @@ class GrowthRow(Row):
     """One size, with the seconds of each run by phase."""
 
     size: int = 0
-    spent: dict[str, list[float]] = field(
-        default_factory=lambda: {phase: [] for phase in PHASES.values()}
-    )
+    spent: dict[str, list[float]] = field(default_factory=lambda: {p: [] for p in PHASES.values()})
 
 
 @dataclass
@@ -72,12 +68,13 @@ class GrowthResult(Result):
 
     def slope(self, phase: str) -> float | None:
         """Return the slope of a phase, if at least two sizes are timed."""
-        timed = [(row.size, median(row.spent[phase])) for row in self.rows if row.spent[phase]]
-        return slope(*zip(*timed, strict=True)) if len(timed) > 1 else None
+        timed = [row for row in self.rows if row.spent[phase] and not row.problem]
+        times = [median(row.spent[phase]) for row in timed]
+        return slope([row.size for row in timed], times) if len(timed) > 1 else None
 
     def cells(self, row: GrowthRow) -> dict[str, str]:
-        times = {phase: median(spent) for phase, spent in row.spent.items() if spent}
-        named = {name: report.seconds(times.get(phase)) for name, phase in PHASES.items()}
+        timed = {name: [] if row.problem else row.spent[phase] for name, phase in PHASES.items()}
+        named = {name: report.seconds(median(t)) if t else "" for name, t in timed.items()}
         return {self.job.quantity: f"{row.size:,}", **named}
 
     def notes(self) -> list[str]:

@@ -270,9 +270,8 @@ def judge(result: IndexResult) -> None:
             if result.factory.endswith("Flat") and nprobe == result.job.nlist:
                 least = EXACT_RECALL
             if found < least and not row.problem:
-                row.problem = (
-                    f"wrong: recall {found:.3f} with nprobe={nprobe} must be >= {least:.3f}"
-                )
+                shortfall = f"recall {found:.3f} with nprobe={nprobe} must be >= {least:.3f}"
+                row.problem = f"wrong: {shortfall}"
 
 
 def recall(found: Array, truth: Array) -> float:
@@ -287,8 +286,7 @@ SUITE = Suite(
     legend="""\
 Medians of {runs} runs after a cold one.
 recall  the share of the 10 nearest vectors that are among the 10 found
-error   mean squared distance to centroids, and to vectors as the index stores them, relative to
-        the variance
+error   mean squared distance to centroids, and to the stored vectors, over the variance
 memory  by how much the process grew
 """,
     jobs=INDEXES,

@@ -23,11 +23,8 @@ A result that fails these checks shows no time. Inertia is the sum of the neighb
     run=run,
     plot=figures.plot_ratios,
     adapt=adapt,
-    groups={
-        "quick": [job for job in _JOBS if job.case.name in _QUICK],
-        "all": _JOBS,
-        "knn": _JOBS,
-    },
+    groups={"quick": [job for job in _JOBS if job.case.name in _QUICK]}
+    | dict.fromkeys(("all", "knn"), _JOBS),
     options=frozenset({"metric", "dtype", "backend", "skip_sklearn", "warmup"}),
     usual_runs=RUNS,
 )

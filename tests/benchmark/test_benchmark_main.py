@@ -14,7 +14,8 @@ from flash_kmeans_mlx.benchmark.figures import plot_digits, plot_ratios
 from flash_kmeans_mlx.benchmark.ours import FlashKMeansMLX
 from flash_kmeans_mlx.benchmark.suites.judged_rows import JudgedResult, JudgedRow
 
-TINY = "--n 400 --d 5 --k 4 --max-iters 3 --runs 1 --threads 1 --skip-sklearn".split()
+TINY = ["--n", "400", "--d", "5", "--k", "4", "--max-iters", "3"]
+TINY += ["--runs", "1", "--threads", "1", "--skip-sklearn"]
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +204,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_text('{"jobs": []}')
     with pytest.raises(ValueError, match="not a result file of format version 1"):
         report.read(path, "kmeans")
-    path.write_text(json.dumps(report.document("index", "", 1, 0.0, "", [])))
+    path.write_text(json.dumps(report.document("index", 1, 0.0, "", [])))
     with pytest.raises(ValueError, match="holds results of the suite index, not of kmeans"):
         report.read(path, "kmeans")
 

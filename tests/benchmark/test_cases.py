@@ -49,7 +49,7 @@ def test_start_of_repeated_points_is_as_distinct_as_they_are() -> None:
 
 
 def test_start_has_unit_rows_where_the_metric_has_them() -> None:
-    case = cases.override(cases.custom(50, 4, 5), metric="cosine")
+    case = replace(cases.custom(50, 4, 5), metric="cosine")
     np.testing.assert_allclose(np.linalg.norm(case.start(case.data()), axis=-1), 1, rtol=1e-6)
 
 
@@ -63,7 +63,7 @@ def test_rounding_is_that_of_mlx() -> None:
 
 
 def chosen(suite: str, names: str | None = None, **settings: Any) -> list[Any]:
-    return SUITES[suite].choose(names, Settings(**settings))
+    return SUITES[suite].choose(Settings(names, **settings))
 
 
 def test_selection() -> None:
@@ -79,7 +79,7 @@ def test_selection() -> None:
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_has_quick_cases_and_describes_all(name: str) -> None:
     suite = SUITES[name]
-    jobs = list(suite.jobs())
+    jobs = list(suite.jobs)
     assert suite.name == name and suite.question.endswith("?")
     quick = chosen(name)
     assert quick and all(job in jobs for job in quick)
@@ -114,7 +114,7 @@ def test_impossible_cases_are_refused() -> None:
     with pytest.raises(ValueError, match=r"K=9 must be <= N=8"):
         cases.custom(8, 2, 9)
     with pytest.raises(ValueError, match=r"iters=0 must be >= 1"):
-        cases.override(cases.custom(8, 2, 2), iters=0)
+        replace(cases.custom(8, 2, 2), iters=0)
 
 
 def test_what_is_missing_is_named() -> None:

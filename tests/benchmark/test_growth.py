@@ -52,7 +52,7 @@ def test_the_slopes_of_a_result() -> None:
         "seeding": pytest.approx(2),
         "iteration": pytest.approx(0),
     }
-    assert GrowthResult(result.case, rows[:1]).slope("seeding") is None
+    assert GrowthResult(result.job, rows[:1]).slope("seeding") is None
 
 
 @pytest.mark.usefixtures("small")

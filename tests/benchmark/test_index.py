@@ -1,6 +1,7 @@
 """The suite index: what it measures, what it refuses, what it writes and draws."""
 # pyright: reportMissingImports=false
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from flash_kmeans_mlx.benchmark.__main__ import main
 from flash_kmeans_mlx.benchmark.cases import Case, IndexCase, blobs
 from flash_kmeans_mlx.benchmark.ours import FlashKMeansMLX
 from flash_kmeans_mlx.benchmark.peers import Faiss
-from flash_kmeans_mlx.benchmark.suites import index
-from flash_kmeans_mlx.benchmark.suites.index_rows import IndexResult, IndexRow
+from flash_kmeans_mlx.benchmark.suites import SUITES, index
+from flash_kmeans_mlx.benchmark.suites.index import IndexResult, IndexRow
 
 TINY = IndexCase(Case("tiny", 1, 2050, 16, 8, 1, blobs), 8, 4, queries=50)
 
@@ -52,7 +53,7 @@ def test_who_finds_too_little_shows_no_figures(
         IndexRow(FlashKMeansMLX(), recalls={nprobe: ours}),
         IndexRow(Faiss(), recalls={nprobe: theirs}),
     ]
-    result = IndexResult(TINY, "IVF8,Flat", 2000, rows)
+    result = IndexResult(TINY, rows, "IVF8,Flat", 2000)
     index.judge(result)
     assert bool(rows[0].problem) == wrong
     assert (result.valid(FlashKMeansMLX) is None) == wrong
@@ -76,7 +77,7 @@ def test_options_of_the_other_suite_are_refused(capsys: pytest.CaptureFixture[st
 def test_a_plot_without_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(index.IndexSuite, "choose", lambda *_: [])
+    monkeypatch.setitem(SUITES, "index", replace(index.SUITE, groups={"quick": []}))
     assert main(["--suite", "index", "--plot", str(tmp_path / "plot.png")]) == 0
     assert "no plot: nothing to draw" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
@@ -89,11 +90,11 @@ def test_the_list_names_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(index, "INDEXES", (TINY,))
+    monkeypatch.setitem(SUITES, "index", replace(index.SUITE, jobs=[TINY]))
     monkeypatch.setattr(timing, "SETTLE", 0.0)
     monkeypatch.setattr(IndexCase, "factories", property(lambda _: ("IVF8,Flat", "PQ4")))
     path, plot = tmp_path / "results.json", tmp_path / "plot.png"
-    arguments = "--suite index --runs 1 --threads 1".split()
+    arguments = ["--suite", "index", "--runs", "1", "--threads", "1"]
     arguments += ["--json", str(path), "--plot", str(plot)]
     assert main(arguments) == 0
     printed = capsys.readouterr().out

@@ -14,7 +14,8 @@ from flash_kmeans_mlx.benchmark.ours import FlashKMeansMLX
 from flash_kmeans_mlx.benchmark.peers import Matmul, ScikitLearn
 from flash_kmeans_mlx.benchmark.process import WorkerError, WorkerProcess, environment
 from flash_kmeans_mlx.benchmark.runner import Settings
-from flash_kmeans_mlx.benchmark.suites.judged import JudgedWork, run_job
+from flash_kmeans_mlx.benchmark.suites import judged
+from flash_kmeans_mlx.benchmark.suites.judged import JudgedWork
 from flash_kmeans_mlx.benchmark.suites.judged_rows import JudgedResult
 from flash_kmeans_mlx.benchmark.timing import Times, repeats
 
@@ -29,7 +30,10 @@ def run(
     case: cases.Case, contestants: list[Contestant], kind: str = "lloyd", seeding: bool = False
 ) -> JudgedResult:
     settings = Settings(threads=1, runs=1, seeding=seeding)
-    return run_job(KMeansJob(case, kind), contestants, settings, lambda result, doing: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judged, "contestants", lambda _: contestants)
+        [result] = judged.run(KMeansJob(case, kind), settings, lambda result, doing: None)
+    return result
 
 
 def test_only_right_results_get_a_time() -> None:
