@@ -74,8 +74,8 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """Return the row as plain data."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
-        return {"contestant": self.contestant.name, "verdict": self.problem or "ok", **own}
+        figures = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+        return {"contestant": self.contestant.name, "verdict": self.problem or "ok", **figures}
 
 
 @dataclass
