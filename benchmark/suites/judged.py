@@ -126,7 +126,7 @@ def run(job: KMeansJob, settings: Settings, show: Show) -> list[JudgedResult]:
 
 
 class _Runs:
-    """Asks the workers of a job in turn and judges what they return."""
+    """The runs of a job: the workers are asked in turn, and their results are judged."""
 
     def __init__(
         self, result: JudgedResult, x: Array, start: Array, workers: Workers, settings: Settings

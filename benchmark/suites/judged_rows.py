@@ -55,8 +55,8 @@ class JudgedRow(Row):
 
     @property
     def inertia(self) -> float | None:
-        """Mean float64 inertia of the runs."""
-        known = self.inertias and not self.contestant.yardstick
+        """Mean float64 inertia of the runs; None if there is none, or if it is not finite."""
+        known = self.inertias and np.isfinite(self.inertias).all()
         return float(np.mean(self.inertias)) if known else None
 
     @property
