@@ -50,8 +50,7 @@ def seconds(value: float | None) -> str:
 
 def table(title: str, rows: Sequence[Mapping[str, str]], notes: Iterable[str], width: int) -> Group:
     """Return a table with a column for each key of its rows, and lines of text under it."""
-    view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    view.padding = (0, 1, 0, 0)
+    view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     names = list(dict.fromkeys(name for row in rows for name in row))
     if width < _NARROW:
         names = [name for name in names if name not in _WIDE_ONLY]
@@ -59,7 +58,9 @@ def table(title: str, rows: Sequence[Mapping[str, str]], notes: Iterable[str], w
         view.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True)
     for row in rows:
         view.add_row(*(row.get(name, "") for name in names))
-    return Group(view, *(Text(note, style="dim") for note in notes))
+    # A table's own title would be broken to the table's width.
+    heading = [Text(title, style="bold")] if title else []
+    return Group(*heading, view, *(Text(note, style="dim") for note in notes))
 
 
 def listing(suites: Iterable[Any]) -> Table:
