@@ -1,5 +1,5 @@
 """The benchmark: ``python -m flash_kmeans_mlx.benchmark``.
 
-Every contestant runs in its own process, from the same start, for the same number of iterations, with the same number
-of threads; a result is checked in float64 before its time is shown.
+One runner serves five suites. Every contestant runs in a process of its own, on the same data and
+with the same number of threads. A result is checked in float64 before its time is shown.
 """

@@ -1,9 +1,10 @@
-"""The benchmark's cases: named, tagged problems on real and synthetic data."""
+"""Cases of the suites kmeans, neighbours and index: named problems on real and synthetic data."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,24 +18,41 @@ METRICS = ("euclidean", "cosine", "dot")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
+class Job(ABC):
+    """One entry of ``--case`` in any suite."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name for ``--case``."""
+
+    @abstractmethod
+    def description(self) -> str:
+        """Return the problem in words."""
+
+    def missing(self) -> str | None:
+        """Return why it can't run here, or None."""
+        return None
+
+
 @dataclass(frozen=True)
 class Case:
     """One problem: data of a shape, a number of clusters, a number of iterations.
 
     Attributes:
-        name: What ``--case`` calls it.
+        name: The name for ``--case``.
         B: Number of independent problems.
         N: Points in each of them.
         D: Coordinates of a point.
         K: Clusters of each problem.
-        iters: Lloyd iterations that every contestant is asked for.
+        iters: Lloyd iterations that every contestant runs.
         make: Makes the data, float32 ``(B, N, D)``.
-        tags: ``quick`` (in the default run), ``seeding`` (k-means++ is timed unasked), ``fit`` (also as a whole fit),
-            ``quick-fit`` (that too is in the default run), ``real``, ``batched``.
+        tags: ``quick`` (in the default run), ``seeding`` (k-means++ is always timed), ``fit`` (also
+            run as a whole fit), ``quick-fit`` (and that in the default run), ``real``, ``batched``.
         metric: ``"euclidean"``, ``"cosine"`` or ``"dot"``.
         dtype: Type of the points.
-        needs: A module that making the data needs, with the package that has it.
-        queries: For a search of the K nearest points, further points that ask; 0 for the points themselves.
+        needs: A module that making the data needs, and the package that has it.
+        queries: Queries of a search of the K nearest points; 0 for the points themselves.
     """
 
     name: str
@@ -51,66 +69,125 @@ class Case:
     queries: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("B", "N", "D", "K"):
+        for field in ("B", "N", "D", "K", "iters"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be >= 1 (case {self.name})")
         if self.K > self.N:
             raise ValueError(f"K={self.K} must be <= N={self.N} (case {self.name})")
-        if self.iters < 1:
-            raise ValueError(f"iters={self.iters} must be >= 1 (case {self.name})")
 
     def missing(self) -> str | None:
-        """Why the data can't be made here, or None."""
+        """Return why the data can't be made here, or None."""
         if self.needs is None or importlib.util.find_spec(self.needs[0]) is not None:
             return None
         return f"needs {self.needs[1]}: pip install {self.needs[1].lower()}"
 
     def data(self, seed: int = 0) -> Array:
-        """The points, float32 ``(B, N, D)``, rounded to ``dtype``."""
+        """Make the points, float32 ``(B, N, D)``, rounded to ``dtype``."""
         if self.queries:
             return np.ascontiguousarray(self._drawn(seed)[:, : self.N])
         x = np.ascontiguousarray(self.make(self, np.random.default_rng(seed)), dtype=np.float32)
         return round_to(x, self.dtype)
 
     def start(self, x: Array, seed: int = 0) -> Array:
-        """The centroids every contestant starts from, ``(B, K, D)``: points drawn at random, no two alike if possible.
+        """Draw the points ``(B, K, D)`` that every contestant starts from, distinct if possible.
 
-        Equal start centroids would leave clusters empty at once, and the contestants' rules for those differ.
+        Equal centroids would leave clusters empty at once, and contestants treat those differently.
         """
         rng = np.random.default_rng(seed)
         c = np.stack([_distinct_rows(element, self.K, rng) for element in x])
         return c if self.metric == "euclidean" else unit_rows(c)
 
-    def ask(self) -> Array:
-        """The queries of a search, float32 ``(1, Q, D)``: the points, or further ones of the same draw."""
+    def query_points(self) -> Array:
+        """Make the queries of a search, float32 ``(1, Q, D)``, of the same draw as the points."""
         return self._drawn()[:, self.N :] if self.queries else self.data()
 
     def _drawn(self, seed: int = 0) -> Array:
         return replace(self, N=self.N + self.queries, queries=0).data(seed)
 
     def shape(self, kind: str = "lloyd") -> str:
-        """The shape in words."""
+        """Return the shape in words."""
+        points = f"{self.N:,} x {self.D}"
         if kind == "knn":
-            return f"{self.queries or self.N:,} queries, {self.N:,} x {self.D}, k={self.K}, {self.metric}, {self.dtype}"
-        batch = f"{self.B} x " if self.B > 1 else ""
-        return f"{batch}{self.N:,} x {self.D}, K={self.K}, {self.metric}, {self.dtype}"
+            shape = f"{self.queries or self.N:,} queries, {points}, k={self.K}"
+        else:
+            shape = f"{self.B} x {points}" if self.B > 1 else points
+            shape += f", K={self.K}"
+        return f"{shape}, {self.metric}, {self.dtype}"
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is run on a case: Lloyd from a given start (``"lloyd"``), a whole fit (``"fit"``), or a search (``"knn"``)."""
+class KMeansJob(Job):
+    """A case, and what is run on it.
+
+    It is ``"lloyd"`` (iterations from a given start), ``"fit"`` (a whole fit) or ``"knn"``.
+    """
 
     case: Case
     kind: str
 
     @property
     def name(self) -> str:
-        """What ``--case`` calls it."""
         return self.case.name if self.kind == "lloyd" else f"{self.kind}:{self.case.name}"
+
+    def missing(self) -> str | None:
+        return self.case.missing()
+
+    def description(self) -> str:
+        if self.kind == "fit":
+            return f"{self.case.shape()}, a whole fit"
+        iters = f", {self.case.iters} iterations" if self.kind == "lloyd" else ""
+        seeding = ", k-means++" if "seeding" in self.case.tags else ""
+        return self.case.shape(self.kind) + iters + seeding
+
+
+@dataclass(frozen=True)
+class IndexCase(Job):
+    """Vectors, and the indexes that are built of them.
+
+    Attributes:
+        points: Makes the vectors.
+        nlist: Lists of an IVF index.
+        m: Codes of a product quantizer.
+        queries: Number of vectors that are held out as queries, evenly spaced.
+    """
+
+    points: Case
+    nlist: int
+    m: int
+    queries: int = 1000
+
+    @property
+    def name(self) -> str:
+        return self.points.name
+
+    @property
+    def factories(self) -> tuple[str, ...]:
+        """The indexes, as factory strings."""
+        return f"IVF{self.nlist},Flat", f"PQ{self.m}", f"IVF{self.nlist},PQ{self.m}"
+
+    def missing(self) -> str | None:
+        return self.points.missing()
+
+    def description(self) -> str:
+        n = self.points.N - self.queries
+        return f"{n:,} x {self.points.D}, {self.queries:,} queries: {'; '.join(self.factories)}"
+
+    def nprobes(self, factory: str) -> tuple[int, ...]:
+        """Return the numbers of lists to search: powers of 2, and all lists of exact vectors."""
+        if not factory.startswith("IVF"):
+            return (0,)
+        every = [self.nlist] if factory.endswith("Flat") else []
+        return (*(n for n in (1, 2, 4, 8, 16, 32, 64) if n < self.nlist), *every)
+
+    def data(self) -> tuple[Array, Array]:
+        """Make vectors (N, D) and queries (Q, D)."""
+        x = self.points.data()[0]
+        held_out = np.linspace(0, len(x) - 1, self.queries).astype(np.int64)
+        return np.delete(x, held_out, axis=0), x[held_out]
 
 
 def round_to(x: Array, dtype: str) -> Array:
-    """``x`` in float32 with the values it has in ``dtype`` (round to nearest, ties to even)."""
+    """Return ``x``, float32, rounded to ``dtype``: to nearest, ties to even."""
     if dtype == "float16":
         return x.astype(np.float16).astype(np.float32)
     if dtype == "bfloat16":
@@ -121,7 +198,7 @@ def round_to(x: Array, dtype: str) -> Array:
 
 def _distinct_rows(x: Array, k: int, rng: np.random.Generator) -> Array:
     order = rng.permutation(len(x))
-    for drawn in (order[: 8 * k], order):
+    for drawn in (order[: 8 * k], order):  # a part of the rows has enough distinct ones, mostly
         first = np.sort(np.unique(x[drawn], axis=0, return_index=True)[1])
         if len(first) >= k:
             return x[drawn[first[:k]]]
@@ -129,21 +206,20 @@ def _distinct_rows(x: Array, k: int, rng: np.random.Generator) -> Array:
 
 
 def gauss(case: Case, rng: np.random.Generator) -> Array:
-    """Standard normal points: no structure at all, the hardest case for anything that prunes."""
+    """Make standard normal points, which have no structure: the hardest case for pruning."""
     return rng.standard_normal((case.B, case.N, case.D), dtype=np.float32)
 
 
 def blobs(case: Case, rng: np.random.Generator) -> Array:
-    """Overlapping Gaussian clusters, other ones in each problem of the batch."""
+    """Make overlapping Gaussian clusters, different ones in each problem of the batch."""
     centres = rng.standard_normal((case.B, case.K, case.D), dtype=np.float32) * 2
-    element = rng.integers(case.K, size=(case.B, case.N, 1))
-    return np.take_along_axis(centres, element, axis=1) + rng.standard_normal(
-        (case.B, case.N, case.D), dtype=np.float32
-    )
+    cluster = rng.integers(case.K, size=(case.B, case.N, 1))
+    noise = rng.standard_normal((case.B, case.N, case.D), dtype=np.float32)
+    return np.take_along_axis(centres, cluster, axis=1) + noise
 
 
 def sift_like(case: Case, rng: np.random.Generator) -> Array:
-    """Integers of 0 to 255 in rows of norm about 512, sparse and skewed as gradient histograms are."""
+    """Make integers of 0 to 255 in rows of norm about 512, sparse and skewed like SIFT vectors."""
     centres = rng.gamma(0.6, size=(4 * case.K, case.D)).astype(np.float32)
     x = centres[rng.integers(len(centres), size=case.B * case.N)]
     x *= rng.gamma(2.0, 0.5, size=x.shape)
@@ -152,7 +228,7 @@ def sift_like(case: Case, rng: np.random.Generator) -> Array:
 
 
 def embeddings(case: Case, rng: np.random.Generator) -> Array:
-    """Unit rows in clusters around a low-dimensional subspace, as the vectors of a language model are."""
+    """Make unit rows in clusters near a low-dimensional subspace, like text embeddings."""
     rank = min(64, case.D)
     basis = np.linalg.qr(rng.standard_normal((case.D, rank)))[0].T.astype(np.float32)
     scale = np.arange(1, rank + 1, dtype=np.float32) ** -0.5
@@ -165,27 +241,27 @@ def embeddings(case: Case, rng: np.random.Generator) -> Array:
 
 
 def photograph() -> Array:
-    """One of the photographs scikit-learn ships, uint8 (427, 640, 3)."""
+    """Return one of scikit-learn's photographs, uint8 (427, 640, 3)."""
     from sklearn.datasets import load_sample_image
 
     return load_sample_image("china.jpg")
 
 
 def pixels(case: Case, rng: np.random.Generator) -> Array:
-    """The colours of a photograph, 0 to 255."""
+    """Return the colours of a photograph, 0 to 255."""
     del case, rng
     return photograph().reshape(1, -1, 3).astype(np.float32)
 
 
 def patches(case: Case, rng: np.random.Generator) -> Array:
-    """All 8 x 8 colour patches of a photograph at every second row and column."""
+    """Return the 8 x 8 colour patches of a photograph at every second row and column."""
     del case, rng
     windows = np.lib.stride_tricks.sliding_window_view(photograph(), (8, 8, 3))[::2, ::2]
     return windows.reshape(1, -1, 192).astype(np.float32)
 
 
 def digits(case: Case, rng: np.random.Generator) -> Array:
-    """The 8 x 8 images of handwritten digits that scikit-learn ships, 0 to 16."""
+    """Return scikit-learn's 8 x 8 images of handwritten digits, 0 to 16."""
     del case, rng
     from sklearn.datasets import load_digits
 
@@ -193,19 +269,10 @@ def digits(case: Case, rng: np.random.Generator) -> Array:
 
 
 _PHOTO = ("PIL", "Pillow")
+_QUICK_FIT = ("quick", "real", "seeding", "fit", "quick-fit")
 CASES = (
-    Case("digits", 1, 1797, 64, 10, 50, digits, ("quick", "real", "seeding", "fit", "quick-fit")),
-    Case(
-        "pixels",
-        1,
-        273_280,
-        3,
-        64,
-        30,
-        pixels,
-        ("quick", "real", "seeding", "fit", "quick-fit"),
-        needs=_PHOTO,
-    ),
+    Case("digits", 1, 1797, 64, 10, 50, digits, _QUICK_FIT),
+    Case("pixels", 1, 273_280, 3, 64, 30, pixels, _QUICK_FIT, needs=_PHOTO),
     Case("patches", 1, 66_570, 192, 1000, 10, patches, ("quick", "real", "fit"), needs=_PHOTO),
     Case("gauss-5k", 1, 5_000, 64, 50, 10, gauss, ("quick", "seeding", "fit")),
     Case("gauss-50k", 1, 50_000, 128, 256, 20, gauss, ("fit",)),
@@ -216,7 +283,7 @@ CASES = (
     Case("batch-256", 256, 500, 16, 8, 10, blobs, ("quick", "batched")),
     Case("batch-32", 32, 16_384, 64, 100, 10, blobs, ("batched",)),
 )
-# The first twelve have the shapes of mlx-nn's table: every point asks, and finds itself first. For k=1 that is all a tree does.
+# The first twelve have the shapes of mlx-nn's table: every point is a query and finds itself first.
 SEARCHES = (
     *(
         Case(f"self-{n}-{d}", 1, n, d, 10, 1, gauss)
@@ -233,57 +300,16 @@ SEARCHES = (
     Case("low-k10", 1, 100_000, 3, 10, 1, gauss, queries=100_000),
     Case("self-100000-3", 1, 100_000, 3, 10, 1, gauss),
 )
-GROUPS = {
-    "quick": "the default run",
-    "all": "Lloyd on every case",
-    "fit": "every whole fit, as users call it",
-    "knn": "every search of nearest neighbours",
-}
+
+
+INDEXES = (
+    IndexCase(Case("patches", 1, 66_570, 192, 1, 1, patches, needs=("PIL", "Pillow")), 256, 24),
+    IndexCase(Case("embeddings", 1, 201_000, 128, 1000, 1, embeddings), 1024, 16),
+)
 
 
 def custom(
     n: int = 100_000, d: int = 128, k: int | None = None, b: int = 1, iters: int = 20
 ) -> Case:
-    """A case of standard normal points in the given shape; 256 clusters at most unless told."""
+    """Return a case of standard normal points, with at most 256 clusters by default."""
     return Case("custom", b, n, d, min(n, 256) if k is None else k, iters, gauss)
-
-
-def select(names: Iterable[str]) -> list[Job]:
-    """The jobs that these names stand for, in order and without repeats.
-
-    Args:
-        names: Names of cases, ``fit:`` or ``knn:`` and the name of a case, or ``quick``, ``all``, ``fit``, ``knn``.
-
-    Raises:
-        ValueError: A name is unknown.
-    """
-    lloyd = {case.name: Job(case, "lloyd") for case in CASES}
-    fits = {f"fit:{case.name}": Job(case, "fit") for case in CASES if "fit" in case.tags}
-    searches = {f"knn:{case.name}": Job(case, "knn") for case in SEARCHES}
-    groups: dict[str, list[Job]] = {
-        "quick": [job for job in lloyd.values() if "quick" in job.case.tags]
-        + [job for job in fits.values() if "quick-fit" in job.case.tags],
-        "all": list(lloyd.values()),
-        "fit": list(fits.values()),
-        "knn": list(searches.values()),
-    }
-    chosen: list[Job] = []
-    for name in names:
-        found = groups.get(name) or [
-            job
-            for job in (lloyd.get(name) or fits.get(name) or searches.get(name),)
-            if job is not None
-        ]
-        if not found:
-            known = ", ".join([*groups, *lloyd, *fits, *searches])
-            raise ValueError(f"unknown case {name!r}; known are {known}")
-        chosen += [job for job in found if job not in chosen]
-    return chosen
-
-
-def override(
-    case: Case, iters: int | None = None, metric: str | None = None, dtype: str | None = None
-) -> Case:
-    """``case`` with the given settings changed."""
-    changes = {"iters": iters, "metric": metric, "dtype": dtype}
-    return replace(case, **{key: value for key, value in changes.items() if value is not None})

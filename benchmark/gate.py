@@ -1,4 +1,4 @@
-"""The quality gate: a result is checked in float64 before its time counts."""
+"""The gate: a result is checked in float64 before its time is shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 
 SAMPLE = 20_000
 INERTIA_LIMIT = 0.01
-_EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+_EPSILON = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _SLACK = 16
 _REPORTED_LIMIT = 1e-3
 _SEEDING_LIMIT = 0.25
@@ -21,12 +21,12 @@ _CHUNK = 2048
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found.
+    """The gate's verdict on a result.
 
     Attributes:
-        reason: Why the result is wrong; empty if it isn't.
+        reason: Why the result is wrong; empty if it is right.
         regret: Largest label regret, relative to the spread of the centred data.
-        tolerance: What it may be.
+        tolerance: The largest regret that is allowed.
         inertia: The labels' cost over the returned centroids in float64, summed over the batch.
         rows: Rows whose labels were judged.
     """
@@ -44,21 +44,21 @@ class Verdict:
 
 
 def unit_rows(x: Array) -> Array:
-    """Rows of norm 1; zero rows stay zero."""
+    """Return the rows with norm 1. Zero rows stay zero."""
     norm = np.linalg.norm(x, axis=-1, keepdims=True)
     return x / np.where(norm > 0, norm, 1)
 
 
 def tolerance(dtype: str, d: int) -> float:
-    """The regret that rounding in ``dtype`` explains: eps times the square root of the number of coordinates."""
-    return _SLACK * _EPS[dtype] * float(np.sqrt(d))
+    """Return the regret that rounding ``d`` coordinates to ``dtype`` explains."""
+    return _SLACK * _EPSILON[dtype] * float(np.sqrt(d))
 
 
 def label_regret(x: Array, labels: Array, centroids: Array, metric: str = "euclidean") -> float:
-    """How much worse than the nearest of the centroids the chosen one is, at the worst row, in float64.
+    """Return by how much the chosen centroid is worse than the nearest one, at the worst row.
 
-    It is relative to the size of the row and its centroid *after centring*, so that an offset common to all points
-    can't hide wrong labels.
+    It is computed in float64 and is relative to the size of the row and its centroid *after
+    centring*, so that an offset common to all points can't hide wrong labels.
 
     Args:
         x: Points ``(N, D)``.
@@ -84,34 +84,34 @@ def label_regret(x: Array, labels: Array, centroids: Array, metric: str = "eucli
             rows = unit_rows(rows)
         chosen = labels[begin : begin + _CHUNK]
         scores = rows @ c.T + bias
-        lost = scores.max(axis=1) - scores[np.arange(len(rows)), chosen]
+        loss = scores.max(axis=1) - scores[np.arange(len(rows)), chosen]
         norm = np.linalg.norm(rows, axis=1)
         size = (
             norm**2 + sizes[chosen] ** 2 + spread if metric == "euclidean" else norm * sizes.max()
         )
-        worst = max(worst, float((lost / np.where(size > 0, size, 1)).max()))
+        worst = max(worst, float((loss / np.where(size > 0, size, 1)).max()))
     return worst
 
 
 def inertia(x: Array, labels: Array, centroids: Array, metric: str = "euclidean") -> float:
-    """The summed cost of all points ``(N, D)``, in float64."""
+    """Return the summed cost of all points ``(N, D)``, in float64."""
     c = centroids.astype(np.float64)
     total = 0.0
     for begin in range(0, len(x), _CHUNK):
         rows = x[begin : begin + _CHUNK].astype(np.float64)
-        own = c[labels[begin : begin + _CHUNK]]
+        chosen = c[labels[begin : begin + _CHUNK]]
         if metric == "euclidean":
-            difference = rows - own
+            difference = rows - chosen
             total += float(np.einsum("nd,nd->", difference, difference))
         elif metric == "cosine":
-            total += len(rows) - float(np.einsum("nd,nd->", unit_rows(rows), own))
+            total += len(rows) - float(np.einsum("nd,nd->", unit_rows(rows), chosen))
         else:
-            total -= float(np.einsum("nd,nd->", rows, own))
+            total -= float(np.einsum("nd,nd->", rows, chosen))
     return total
 
 
 def spread(x: Array, metric: str = "euclidean") -> float:
-    """The size against which an absolute error of an inertia is small, for ``(B, N, D)``."""
+    """Return the scale of an inertia of ``(B, N, D)``, for judging its absolute error."""
     if metric == "cosine":
         return float(x.shape[0] * x.shape[1])
     if metric == "dot":
@@ -128,16 +128,16 @@ def judge(
     dtype: str = "float32",
     sample: int = SAMPLE,
 ) -> Verdict:
-    """Judges a result by itself.
+    """Judge a result by itself.
 
     Args:
         x: Points ``(B, N, D)``.
         labels: ``(B, N)``.
         centroids: ``(B, K, D)``.
-        reported: The inertia the contestant reports, summed over the batch; None if it reports none.
+        reported: The inertia that the contestant reports, summed over the batch, or None.
         metric: ``"euclidean"``, ``"cosine"`` or ``"dot"``.
-        dtype: Type the points were given in.
-        sample: Rows to judge the labels of, spread over the batch; the inertia is always over all rows.
+        dtype: Type in which the points were given.
+        sample: Rows whose labels are judged, spread over the batch. The inertia is over all rows.
     """
     b, n, d = x.shape
     if labels.shape != (b, n) or centroids.ndim != 3 or centroids.shape[::2] != (b, d):
@@ -165,9 +165,9 @@ def judge(
 
 
 def compare(verdict: Verdict, best: float, limit: float = INERTIA_LIMIT) -> Verdict:
-    """Fails a result whose inertia is worse than the best one from the same start by more than ``limit``.
+    """Fail a result whose inertia exceeds the best one from the same start by more than ``limit``.
 
-    Float32 implementations part at ties and at empty clusters, so a small difference says nothing.
+    Float32 implementations differ at ties and at empty clusters, so a small excess is no error.
     """
     excess = (verdict.inertia - best) / max(abs(best), float(np.finfo(np.float64).tiny))
     if verdict.ok and excess > limit:
@@ -178,15 +178,15 @@ def compare(verdict: Verdict, best: float, limit: float = INERTIA_LIMIT) -> Verd
 def judge_neighbours(
     x: Array, queries: Array, indices: Array, distances: Array, metric: str, k: int
 ) -> Verdict:
-    """Judges a search: the chosen points are the nearest ones, in order, and their distances are what is reported.
+    """Judge a search: it returns the nearest points in order, and their distances.
 
     Args:
         x: Points ``(1, N, D)``.
-        queries: ``(1, Q, D)``, of which a thousand are judged.
+        queries: ``(1, Q, D)``, of which 1000 are judged.
         indices: ``(1, Q, k)``.
         distances: ``(1, Q, k)``: squared, ``1 - cos``, or for ``"dot"`` the product.
         metric: ``"euclidean"``, ``"cosine"`` or ``"dot"``.
-        k: Neighbours asked for.
+        k: Number of neighbours.
     """
     shape = (1, queries.shape[1], k)
     if indices.shape != shape or distances.shape != shape:
@@ -198,59 +198,62 @@ def judge_neighbours(
     if (np.sort(indices, axis=-1)[..., 1:] == np.sort(indices, axis=-1)[..., :-1]).any():
         return Verdict("a point twice among the neighbours of a query")
     limit = tolerance("float32", x.shape[2])
-    some = np.random.default_rng(0).permutation(queries.shape[1])[:1000]
-    worst, wrong, total = 0.0, 0.0, 0.0
+    judged = np.random.default_rng(0).permutation(queries.shape[1])[:1000]
+    regret = 0.0
+    error = 0.0
+    total = 0.0
     points = x[0].astype(np.float64)
     mean = points.mean(axis=0) if metric == "euclidean" else 0.0
     points = unit_rows(points) if metric == "cosine" else points - mean
-    for part in np.array_split(some, -(-len(some) // 64)):
+    for part in np.array_split(judged, -(-len(judged) // 64)):
         rows = queries[0, part].astype(np.float64)
         rows = unit_rows(rows) if metric == "cosine" else rows - mean
-        own = points[indices[0, part]]
-        cost, size, chosen = (
-            -(rows @ points.T),
-            np.ones((len(part), 1)),
-            -np.einsum("qd,qkd->qk", rows, own),
-        )
+        neighbours = points[indices[0, part]]
+        cost = -(rows @ points.T)
+        chosen = -np.einsum("qd,qkd->qk", rows, neighbours)
+        size = np.ones((len(part), 1))
         if metric == "euclidean":
             cost = np.square(rows).sum(1)[:, None] + np.square(points).sum(1) + 2 * cost
-            chosen = np.square(rows[:, None] - own).sum(2)
+            chosen = np.square(rows[:, None] - neighbours).sum(2)
             size = np.square(rows).sum(1)[:, None] + np.square(points).sum(1).mean()
         elif metric == "dot":
             size = np.linalg.norm(rows, axis=1)[:, None] * np.linalg.norm(points, axis=1).max()
         best = np.sort(np.partition(cost, k - 1, axis=1)[:, :k], axis=1)
-        worst = max(worst, float(((chosen - best) / size).max()))
+        regret = max(regret, float(((chosen - best) / size).max()))
         reported = distances[0, part].astype(np.float64)
         reported = {"euclidean": reported, "cosine": reported - 1, "dot": -reported}[metric]
-        wrong = max(wrong, float((np.abs(reported - chosen) / size).max()))
+        error = max(error, float((np.abs(reported - chosen) / size).max()))
         total += float((chosen + 1.0 if metric == "cosine" else chosen).sum())
-    verdict = Verdict(regret=worst, tolerance=limit, inertia=total, rows=len(some))
-    if worst > limit:
-        return replace(verdict, reason=f"regret of a neighbour {worst:.1e} > {limit:.1e}")
-    if wrong > limit:
-        return replace(verdict, reason=f"a distance is off by {wrong:.1e} > {limit:.1e}")
+    verdict = Verdict(regret=regret, tolerance=limit, inertia=total, rows=len(judged))
+    if regret > limit:
+        return replace(verdict, reason=f"regret of a neighbour {regret:.1e} > {limit:.1e}")
+    if error > limit:
+        return replace(verdict, reason=f"a distance is off by {error:.1e} > {limit:.1e}")
     return verdict
 
 
 def judge_seeds(x: Array, centroids: Array) -> Verdict:
-    """Judges seeds ``(B, K, D)``: each is a point of its problem ``(N, D)``; the inertia is to the nearest of them."""
+    """Judge seeds ``(B, K, D)``: each must be a point of its problem ``(N, D)``.
+
+    The verdict's inertia is the summed squared distance of the points to their nearest seeds.
+    """
     total = 0.0
     for points, seeds in zip(x, centroids, strict=True):
-        rows = {row.tobytes() for row in points + 0.0}
-        strangers = sum(row.tobytes() not in rows for row in seeds.astype(points.dtype) + 0.0)
-        if strangers:
-            return Verdict(f"{strangers} of {len(seeds)} seeds are not points of the data")
-        total += float(nearest(points, seeds))
+        rows = {row.tobytes() for row in points + 0.0}  # -0.0 + 0.0 is 0.0
+        wrong = sum(row.tobytes() not in rows for row in seeds.astype(points.dtype) + 0.0)
+        if wrong:
+            return Verdict(f"{wrong} of {len(seeds)} seeds are not points of the data")
+        total += nearest_inertia(points, seeds)
     return Verdict(inertia=total, rows=x.shape[0] * x.shape[1])
 
 
 def compare_seeds(verdict: Verdict, best: float) -> Verdict:
-    """Fails seeds whose cost is far above the best contestant's; the draws differ, so the limit is wide."""
+    """Fail seeds whose cost is far above the best contestant's. Draws differ: the limit is wide."""
     return compare(verdict, best, _SEEDING_LIMIT)
 
 
-def nearest(x: Array, centroids: Array) -> float:
-    """The summed squared distance of ``(N, D)`` points to the nearest of ``(K, D)`` centroids, in float64."""
+def nearest_inertia(x: Array, centroids: Array) -> float:
+    """Return the summed squared distance of points to the nearest of the centroids, in float64."""
     mean = x.mean(axis=0, dtype=np.float64)
     c = centroids.astype(np.float64) - mean
     squares = np.einsum("kd,kd->k", c, c)

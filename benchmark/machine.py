@@ -1,4 +1,4 @@
-"""What the benchmark runs on: stated with every result."""
+"""The machine and the packages that the benchmark runs on."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ import subprocess
 import sys
 from pathlib import Path
 
+# fmt: off
 _PACKAGES = (
-    "flash-kmeans-mlx",
-    "mlx",
-    "numpy",
-    "numba",
-    "scipy",
-    "scikit-learn",
-    "faiss-cpu",
-    "superkmeans",
-    "pykdtree",
+    "flash-kmeans-mlx", "mlx", "numpy", "numba", "scipy",
+    "scikit-learn", "faiss-cpu", "superkmeans", "pykdtree",
 )
+# GB/s of memory as Apple publishes them, of the largest configuration.
+_BANDWIDTH = {
+    "Apple M1": 68, "Apple M1 Pro": 200, "Apple M1 Max": 400, "Apple M1 Ultra": 800,
+    "Apple M2": 100, "Apple M2 Pro": 200, "Apple M2 Max": 400, "Apple M2 Ultra": 800,
+    "Apple M3": 100, "Apple M3 Pro": 150, "Apple M3 Max": 400, "Apple M3 Ultra": 819,
+    "Apple M4": 120, "Apple M4 Pro": 273, "Apple M4 Max": 546,
+}
+# fmt: on
 
 
 def usable_cpus() -> int:
-    """CPUs this process may run on."""
+    """Return the number of CPUs that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
-        if found:
-            return found.group(1).strip()
+        model = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        if model:
+            return model.group(1).strip()
     if sys.platform == "darwin":
         brand = subprocess.run(
             ["sysctl", "-n", "machdep.cpu.brand_string"],
@@ -49,42 +51,23 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-_BANDWIDTH = {  # GB/s of memory as Apple publishes them, of the largest configuration
-    "Apple M1": 68,
-    "Apple M1 Pro": 200,
-    "Apple M1 Max": 400,
-    "Apple M1 Ultra": 800,
-    "Apple M2": 100,
-    "Apple M2 Pro": 200,
-    "Apple M2 Max": 400,
-    "Apple M2 Ultra": 800,
-    "Apple M3": 100,
-    "Apple M3 Pro": 150,
-    "Apple M3 Max": 400,
-    "Apple M3 Ultra": 819,
-    "Apple M4": 120,
-    "Apple M4 Pro": 273,
-    "Apple M4 Max": 546,
-}
-
-
 def bandwidth() -> int | None:
-    """GB/s that the memory can do by its maker's word, None if unknown."""
+    """Return the memory's published bandwidth in GB/s, None if unknown."""
     return _BANDWIDTH.get(cpu_model())
 
 
 def load() -> float:
-    """How busy the machine was in the last minute, 1 for every CPU busy; 0 where the system doesn't say."""
+    """Return how busy the CPUs were in the last minute, from 0 to 1 or more; 0 if unknown."""
     return os.getloadavg()[0] / usable_cpus() if hasattr(os, "getloadavg") else 0.0
 
 
 def slug() -> str:
-    """The machine's name as a file name: processor and usable CPUs."""
+    """Return the machine's name for a file: processor and usable CPUs."""
     return re.sub(r"[^a-z0-9]+", "-", f"{cpu_model()} {usable_cpus()} cores".lower()).strip("-")
 
 
 def describe() -> dict[str, str | int]:
-    """Processor, CPUs, system, Python."""
+    """Return the processor, the number of CPUs, the system and the Python version."""
     return {
         "cpu": cpu_model(),
         "cores": usable_cpus(),
@@ -94,11 +77,11 @@ def describe() -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that take part, of those installed."""
-    found: dict[str, str] = {}
+    """Return the versions of the installed packages that take part."""
+    installed: dict[str, str] = {}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import sys
 from pathlib import Path
@@ -11,10 +13,11 @@ _STATUS = Path("/proc/self/status")
 
 
 class Peak:
-    """Measures how far resident memory rises above where it was when this object was made.
+    """Measures how far resident memory rises above its level at the creation of this object.
 
-    On Linux the kernel's high-water mark (``VmHWM``) is set back to the present level first, so that an earlier peak
-    doesn't hide a later one; ``ru_maxrss`` can't be set back, and starts at the parent's there. Elsewhere it serves.
+    On Linux the kernel's high-water mark (``VmHWM``) is set back to the present level first, so
+    that an earlier peak doesn't hide a later one. Elsewhere ``ru_maxrss`` serves. It can't be set
+    back, and on Linux it would start at the parent's.
     """
 
     def __init__(self) -> None:
@@ -23,21 +26,30 @@ class Peak:
         self.before = resident()
 
     def beyond(self) -> int:
-        """Bytes above the start, at the highest point since."""
+        """Return the bytes above the start, at the highest point since."""
         return max(0, _high_water() - self.before)
 
 
 def bound(b: int, n: int, d: int, k: int) -> int:
-    """What a fit may use beyond its input, in bytes.
+    """Return how many bytes a fit may use beyond its input.
 
-    64 MB, four float64 copies of the centroids, and per point 16 and, for bounds that save products, K / 16 + 4 min(D, 64).
+    They are 64 MB, four float64 copies of the centroids, and for each point 16 bytes and, for
+    bounds that save products, K / 16 + 4 min(D, 64).
     """
     return 64_000_000 + 4 * b * k * d * 8 + b * n * (16 + k // 16 + 4 * min(d, 64))
 
 
 def resident() -> int:
-    """Bytes that this process holds in memory; at their highest, where the system does not tell."""
+    """Return the bytes that this process has in memory; the peak, where that is all we can read."""
     return _status("VmRSS") if _STATUS.exists() else _high_water()
+
+
+def resident_trimmed() -> int:
+    """Return the resident bytes after giving free memory back to the system."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident()
 
 
 def _high_water() -> int:

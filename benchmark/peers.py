@@ -9,45 +9,44 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .contestants import Array, Contestant, Outcome, Single, over_batch
+from .contestants import ALL_METRICS, Array, Contestant, Outcome, Single, over_batch
 from .gate import unit_rows
 
 
 def _library(name: str) -> Any:
-    """A module, imported when it is needed; untyped, as these libraries are."""
+    """Import a module when it is needed, and return it untyped, as these libraries are."""
     return importlib.import_module(name)
 
 
 @dataclass(frozen=True)
 class ScikitLearn(Contestant):
-    """``sklearn.cluster.KMeans``, algorithm ``"lloyd"``; it stops when no label changes, as we do."""
+    """``sklearn.cluster.KMeans`` with ``algorithm="lloyd"``, and brute-force neighbours.
+
+    With ``tol=0`` it stops when no label changes, as we do.
+    """
 
     name: ClassVar[str] = "scikit-learn"
     fit_note: ClassVar[str] = "k-means++, tolerance 1e-4"
     package: ClassVar[str] = "scikit-learn"
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "seeding", "fit", "knn"})
     search_metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine"})
-
-    library: ClassVar[str] = "sklearn.cluster"
+    module: ClassVar[str] = "sklearn.cluster"
 
     def prepare(self) -> None:
-        _library(self.library)
+        _library(self.module)
         _library("sklearn.neighbors")
 
     def knn(self, x: Array, queries: Array, k: int, metric: str) -> Outcome:
-        """``NearestNeighbors(algorithm="brute")``."""
-        model = (
-            _library("sklearn.neighbors")
-            .NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric)
-            .fit(x[0])
-        )
-        distances, indices = model.kneighbors(queries[0])
+        """Run ``NearestNeighbors(algorithm="brute")``."""
+        neighbors = _library("sklearn.neighbors")
+        model = neighbors.NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric)
+        distances, indices = model.fit(x[0]).kneighbors(queries[0])
         return Outcome(indices[None], (distances**2 if metric == "euclidean" else distances)[None])
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
-        cluster = _library(self.library)
+        cluster = _library(self.module)
 
-        def one(b: int) -> Single:
+        def run_one(b: int) -> Single:
             model = cluster.KMeans(
                 start.shape[1], init=start[b], n_init=1, max_iter=iters, tol=0, algorithm="lloyd"
             )
@@ -55,97 +54,131 @@ class ScikitLearn(Contestant):
             passes = min(model.n_iter_ + 1, iters + 1)
             return model.labels_, model.cluster_centers_, model.n_iter_, model.inertia_, passes
 
-        return over_batch(x, one)
+        return over_batch(x, run_one)
 
     def seeding(self, x: Array, k: int, seed: int) -> Outcome:
         seeds = _library("sklearn.cluster").kmeans_plusplus
         return Outcome(None, np.stack([seeds(points, k, random_state=seed)[0] for points in x]))
 
     def fit(self, x: Array, k: int, seed: int) -> Outcome:
-        cluster = _library(self.library)
+        cluster = _library(self.module)
 
-        def one(b: int) -> Single:
+        def run_one(b: int) -> Single:
             model = cluster.KMeans(k, n_init=1, random_state=seed).fit(x[b])
             return model.labels_, model.cluster_centers_, model.n_iter_, model.inertia_, 0
 
-        return over_batch(x, one)
+        return over_batch(x, run_one)
 
 
 @dataclass(frozen=True)
 class ScikitLearnIntelex(ScikitLearn):
-    """``sklearnex.cluster.KMeans``, scikit-learn's with oneDAL inside; nothing is patched."""
+    """``sklearnex.cluster.KMeans``: scikit-learn's interface over oneDAL. Nothing is patched."""
 
     name: ClassVar[str] = "scikit-learn-intelex"
     package: ClassVar[str] = "scikit-learn-intelex"
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "fit"})
-    library: ClassVar[str] = "sklearnex.cluster"
+    module: ClassVar[str] = "sklearnex.cluster"
 
 
 @dataclass(frozen=True)
 class Faiss(Contestant):
-    """``faiss.Kmeans`` on all points, and its exact search for the labels of the final centroids.
+    """``faiss.Kmeans`` on all points, faiss's exact search, and its indexes.
 
-    Its ``spherical=True`` is our ``"dot"``, and on unit rows our ``"cosine"``. The objective it keeps is that of the
-    centroids before the last update, so no inertia is taken from it.
+    ``spherical=True`` is our ``"dot"``, and on unit rows our ``"cosine"``. The objective that faiss
+    reports belongs to the centroids before the last update, so no inertia is taken from it.
     """
 
     name: ClassVar[str] = "faiss"
     fit_note: ClassVar[str] = "random start, 25 iterations on a sample"
     package: ClassVar[str] = "faiss-cpu"
-    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "fit", "knn"})
-    metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
-    search_metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
+    kinds: ClassVar[frozenset[str]] = frozenset({"lloyd", "fit", "knn", "index"})
+    metrics: ClassVar[frozenset[str]] = ALL_METRICS
+    search_metrics: ClassVar[frozenset[str]] = ALL_METRICS
 
     def prepare(self) -> None:
         _library("faiss")
 
     def knn(self, x: Array, queries: Array, k: int, metric: str) -> Outcome:
-        """``IndexFlatL2`` or ``IndexFlatIP``; for cosine of unit rows."""
+        """Search ``IndexFlatL2`` or ``IndexFlatIP``, for cosine with unit rows."""
         faiss = _library("faiss")
         if metric == "cosine":
-            x, queries = unit_rows(x), unit_rows(queries)
+            x = unit_rows(x)
+            queries = unit_rows(queries)
         index = (faiss.IndexFlatL2 if metric == "euclidean" else faiss.IndexFlatIP)(x.shape[2])
         index.add(x[0])
         distances, indices = index.search(queries[0], k)
         return Outcome(indices[None], (1 - distances if metric == "cosine" else distances)[None])
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
+        """Find the labels of the final centroids by faiss's exact search."""
         faiss = _library("faiss")
-
         _, n, d = x.shape
         if metric == "cosine":
             x = unit_rows(x)
+        options = {"min_points_per_centroid": 1, "max_points_per_centroid": n}
+        options["spherical"] = metric != "euclidean"
 
-        def one(b: int) -> Single:
-            model = faiss.Kmeans(
-                d,
-                start.shape[1],
-                niter=iters,
-                nredo=1,
-                spherical=metric != "euclidean",
-                min_points_per_centroid=1,
-                max_points_per_centroid=n,
-            )
+        def run_one(b: int) -> Single:
+            model = faiss.Kmeans(d, start.shape[1], niter=iters, nredo=1, **options)
             model.train(x[b], init_centroids=start[b])
-            return model.assign(x[b])[1], model.centroids, iters, 0.0, iters + 1
+            return model.assign(x[b])[1], model.centroids, iters, None, iters + 1
 
-        return over_batch(x, one).without_inertia()
+        return over_batch(x, run_one)
 
     def fit(self, x: Array, k: int, seed: int) -> Outcome:
-        """Its defaults: a random start, 25 iterations, a sample of 256 points per centroid."""
+        """Run its defaults: a random start, 25 iterations, a sample of 256 points per centroid."""
         faiss = _library("faiss")
 
-        def one(b: int) -> Single:
+        def run_one(b: int) -> Single:
             model = faiss.Kmeans(x.shape[2], k, seed=seed, min_points_per_centroid=1)
             model.train(x[b])
-            return model.assign(x[b])[1], model.centroids, 25, 0.0, 0
+            return model.assign(x[b])[1], model.centroids, 25, None, 0
 
-        return over_batch(x, one).without_inertia()
+        return over_batch(x, run_one)
+
+    def train_index(self, factory: str, x: Array) -> Any:
+        index = self._untrained(factory, x.shape[1])
+        index.train(x)
+        return index
+
+    def _untrained(self, factory: str, d: int) -> Any:
+        # "np": without polysemous training, which takes 20 s and which no search here uses.
+        return _library("faiss").index_factory(d, factory + "np" if "PQ" in factory else factory)
+
+    def search_index(self, index: Any, queries: Array, k: int, nprobe: int) -> Array:
+        if nprobe:
+            index.nprobe = nprobe
+        return index.search(queries, k)[1]
+
+    def decode_index(self, index: Any, n: int) -> Array:
+        if hasattr(index, "make_direct_map"):
+            index.make_direct_map()
+        return index.reconstruct_n(0, n)
+
+    def index_centroids(self, index: Any) -> Array:
+        return index.quantizer.reconstruct_n(0, index.nlist)
+
+
+@dataclass(frozen=True)
+class FaissTrainedByUs(Faiss):
+    """An index of faiss, trained by our `train_faiss`."""
+
+    name: ClassVar[str] = "faiss, trained by us"
+    kinds: ClassVar[frozenset[str]] = frozenset({"index"})
+
+    def prepare(self) -> None:
+        super().prepare()
+        import flash_kmeans_mlx.index  # noqa: F401
+
+    def train_index(self, factory: str, x: Array) -> Any:
+        from flash_kmeans_mlx.index import train_faiss
+
+        return train_faiss(self._untrained(factory, x.shape[1]), x)
 
 
 @dataclass(frozen=True)
 class SuperKMeans(Contestant):
-    """``superkmeans.SuperKMeans``: prunes approximately, and takes no start."""
+    """``superkmeans.SuperKMeans``, which prunes approximately and takes no start."""
 
     name: ClassVar[str] = "superkmeans"
     fit_note: ClassVar[str] = "random start, 10 iterations on a sample"
@@ -158,42 +191,29 @@ class SuperKMeans(Contestant):
         _library("superkmeans")
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
-        kmeans = _library("superkmeans").SuperKMeans
-
         _, n, d = x.shape
-
-        def one(b: int) -> Single:
-            model = kmeans(
-                start.shape[1],
-                d,
-                hierarchical=False,
-                iters=iters,
-                sampling_fraction=1.0,
-                max_points_per_cluster=n,
-                n_threads=self.threads,
-                early_termination=False,
-                tol=0.0,
-            )
-            centroids = model.train(x[b])
-            return model.assign(x[b], centroids), centroids, iters, 0.0, 0
-
-        return over_batch(x, one).without_inertia()
+        options = {"hierarchical": False, "early_termination": False, "iters": iters, "tol": 0.0}
+        options |= {"sampling_fraction": 1.0, "max_points_per_cluster": n}
+        return self._train(x, iters, (start.shape[1], d), options)
 
     def fit(self, x: Array, k: int, seed: int) -> Outcome:
-        """Its defaults: a random start, 10 iterations on a sample, hierarchical above 100,000 points."""
-        kmeans = _library("superkmeans").SuperKMeans
+        """Run its defaults: 10 iterations on a sample, hierarchical above 100,000 points."""
+        return self._train(x, 10, (k, x.shape[2]), {"seed": seed})
 
-        def one(b: int) -> Single:
-            model = kmeans(k, x.shape[2], seed=seed, n_threads=self.threads)
+    def _train(self, x: Array, iters: int, shape: tuple[int, int], options: dict) -> Outcome:
+        superkmeans = _library("superkmeans")
+
+        def run_one(b: int) -> Single:
+            model = superkmeans.SuperKMeans(*shape, n_threads=self.threads, **options)
             centroids = model.train(x[b])
-            return model.assign(x[b], centroids), centroids, 10, 0.0, 0
+            return model.assign(x[b], centroids), centroids, iters, None, 0
 
-        return over_batch(x, one).without_inertia()
+        return over_batch(x, run_one)
 
 
 @dataclass(frozen=True)
 class PyKDTree(Contestant):
-    """``pykdtree.kdtree.KDTree``, built and asked."""
+    """``pykdtree.kdtree.KDTree``, built and searched."""
 
     name: ClassVar[str] = "pykdtree"
     package: ClassVar[str] = "pykdtree"
@@ -210,31 +230,34 @@ class PyKDTree(Contestant):
 
 @dataclass(frozen=True)
 class Matmul(Contestant):
-    """NumPy's matrix product of points and centroids alone, in row tiles: what k-means by products can't go below."""
+    """NumPy's matrix product of points and centroids alone, in row tiles.
+
+    Any k-means that computes all products takes at least this long.
+    """
 
     name: ClassVar[str] = "matmul alone"
     package: ClassVar[str] = "numpy"
     yardstick: ClassVar[bool] = True
     kinds: ClassVar[frozenset[str]] = frozenset({"lloyd"})
-    metrics: ClassVar[frozenset[str]] = frozenset({"euclidean", "cosine", "dot"})
+    metrics: ClassVar[frozenset[str]] = ALL_METRICS
     tiles: dict[int, int] = field(default_factory=dict, compare=False)
 
     def prepare(self) -> None:
-        """NumPy is here already."""
+        """NumPy is imported already."""
 
     def lloyd(self, x: Array, start: Array, iters: int, metric: str) -> Outcome:
-        """``iters`` passes, with the tile height that was the fastest at the first call."""
+        """Make ``iters`` passes with the tile height that was the fastest at the first call."""
         k = start.shape[1]
         if k not in self.tiles:
-            heights = {
-                min(height, max(1, 2**24 // k), x.shape[1]) for height in (512, 2048, 8192, 32768)
-            }
+            tallest = min(max(1, 2**24 // k), x.shape[1])
+            heights = {min(height, tallest) for height in (512, 2048, 8192, 32768)}
             self.tiles[k] = min(sorted(heights), key=lambda height: _product(x, start, 1, height))
         _product(x, start, iters, self.tiles[k])
         return Outcome(None, start, iters)
 
 
 def _product(x: Array, c: Array, passes: int, height: int) -> float:
+    """Return the seconds that the products take."""
     out = np.empty((height, c.shape[1]), np.float32)
     begin = perf_counter()
     for _ in range(passes):

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+from .contestants import Contestant
 
 _THREAD_VARIABLES = (
     "FLASH_KMEANS_THREADS",
@@ -19,34 +20,34 @@ _THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-_PATIENCE = 5.0
+_PATIENCE = 5.0  # seconds until a process that is told to end is killed
 
 
 class WorkerError(RuntimeError):
-    """A worker ended before it answered; the text is the last line it wrote."""
+    """A worker ended before it answered. The text is the last line that it wrote."""
 
 
 def environment(threads: int) -> dict[str, str]:
-    """This process's environment with every thread pool set to the same size."""
+    """Return this process's environment with every thread pool set to the same size."""
     return os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
 
 
 class WorkerProcess:
-    """One contestant's process, which runs a module of this package; a context manager that ends it."""
+    """The process of one contestant, a context manager that ends it.
 
-    def __init__(self, contestant: Any, threads: int, folder: Path, module: str = "worker") -> None:
-        self.contestant = contestant
+    Args:
+        work: A subclass of `worker.Work`, whose methods answer the requests.
+        contestant: The contestant.
+        threads: Size of its thread pools.
+        folder: Folder for what it writes to standard error.
+    """
+
+    def __init__(self, work: type, contestant: Contestant, threads: int, folder: Path) -> None:
         self._log = (folder / f"{id(self)}.log").open("w+", errors="replace")
-        kind = type(contestant)
+        classes = [f"{kind.__module__}:{kind.__qualname__}" for kind in (work, type(contestant))]
+        module = f"{__name__.rpartition('.')[0]}.worker"
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                f"{__name__.rpartition('.')[0]}.{module}",
-                kind.__module__,
-                kind.__qualname__,
-                json.dumps(asdict(contestant)),
-            ],
+            [sys.executable, "-m", module, *classes, json.dumps(asdict(contestant))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -57,42 +58,28 @@ class WorkerProcess:
     def __enter__(self) -> WorkerProcess:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def send(self, **request: Any) -> None:
-        """Sends a request without waiting for the answer."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError as error:
-            raise WorkerError(self._last_words()) from error
-
-    def receive(self) -> dict[str, Any]:
-        """Waits for the next answer; the first one says that the contestant's library is imported.
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer.
 
         Raises:
             WorkerError: The process has ended.
         """
-        assert self._process.stdout is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise WorkerError(self._last_line()) from error
         line = self._process.stdout.readline()
         if not line:
-            raise WorkerError(self._last_words())
+            raise WorkerError(self._last_line())
         return json.loads(line)
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Sends a request and waits for its answer."""
-        self.send(**request)
-        return self.receive()
-
     def close(self) -> None:
-        """Ends the process: by the end of its input, or by force if it is busy."""
+        """End the process: by the end of its input, or by force if it is busy."""
         process = self._process
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -107,7 +94,7 @@ class WorkerProcess:
         process.stdout.close()
         self._log.close()
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         code = self._process.wait()
         self._log.seek(0)
         lines = [line.strip() for line in self._log if line.strip()]

@@ -1,318 +1,263 @@
-"""Runs a job: one worker process a contestant, asked in turn, judged before its times count."""
+"""The runner of all suites: what a suite is, and how its contestants are asked in turn."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
 
-from . import gate
-from .cases import Array, Job
-from .contestants import Contestant, FlashKMeansMLX
-from .memory import bound
+from . import report, timing
+from .cases import Job
+from .contestants import Array, Contestant
+from .ours import FlashKMeansMLX
 from .process import WorkerError, WorkerProcess
-from .timing import SETTLE, Times, repeats, usual_runs
-
-_LONG = 5.0
+from .worker import Work
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How jobs are run.
+    """Settings of a whole run, from the command line.
 
     Attributes:
+        case: Names of cases and groups, separated by commas. None for ``quick``.
         threads: Threads of every contestant.
-        runs: Warm turns that are timed; None for the usual number.
-        warmup: Turns between the cold one and those.
-        seeding: Whether k-means++ is timed on every case, not only where it is quick.
+        runs: Warm runs that are timed. None for the suite's usual number.
+        warmup: Runs between the cold one and the timed ones.
+        seeding: Whether k-means++ is timed on every case.
+        backends: Our backends. None is the best one of the machine.
+        sklearn: Whether scikit-learn takes part.
+        shape: ``n``, ``d``, ``k`` and ``b`` of a case, those that are given.
+        changes: ``iters``, ``metric`` and ``dtype`` that replace the case's own.
     """
 
-    threads: int
+    case: str | None = None
+    threads: int = 1
     runs: int | None = None
     warmup: int = 0
     seeding: bool = False
+    backends: tuple[str | None, ...] = (None,)
+    sklearn: bool = True
+    shape: dict[str, int] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Row:
-    """One contestant in one job: what the table shows.
+    """One contestant in one result.
 
     Attributes:
-        contestant: Who.
-        kind: ``"lloyd"``, ``"seeding"``, ``"fit"`` or ``"knn"``.
-        problem: Why there is no time: not installed, failed or wrong.
-        verdicts: What the gate found, by the result's digest.
-        inertias: Float64 inertia of each run.
+        contestant: The contestant.
+        problem: Why there are no figures: not installed, failed or wrong. Empty if there are.
     """
 
     contestant: Contestant
-    kind: str
     problem: str = ""
-    cold: float | None = None
-    warm: list[float] = field(default_factory=list)
-    verdicts: dict[str, gate.Verdict] = field(default_factory=dict)
-    inertias: list[float] = field(default_factory=list)
-    n_iter: int = 0
-    passes: float = 0.0
-    backend: str = ""
-    engine: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The contestant's name, with the backend that ran."""
-        name = f"{self.contestant.name} ({self.backend})" if self.backend else self.contestant.name
-        return f"{name}, seeding" if self.kind == "seeding" else name
+        """The contestant's name in tables."""
+        return self.contestant.name
 
     @property
-    def times(self) -> Times | None:
-        """The times, if the result may show any."""
-        return None if self.problem or not self.warm else Times(self.cold, tuple(self.warm))
+    def ours(self) -> bool:
+        """Whether the row is that of this package, with which the others are compared."""
+        return isinstance(self.contestant, FlashKMeansMLX)
 
-    @property
-    def inertia(self) -> float:
-        """Mean float64 inertia of the runs; NaN if there is none."""
-        return (
-            float(np.mean(self.inertias))
-            if self.inertias and not self.contestant.yardstick
-            else float("nan")
-        )
-
-    @property
-    def regret(self) -> float:
-        """Largest label regret of any run."""
-        return max((verdict.regret for verdict in self.verdicts.values()), default=0.0)
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as plain data."""
+        figures = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+        return {"contestant": self.contestant.name, "verdict": self.problem or "ok", **figures}
 
 
 @dataclass
 class Result:
-    """All rows of a job, and our peak memory beyond the input in bytes with its bound."""
+    """The result of a job, or of a part of it: one row for each contestant and thing it did."""
 
-    job: Job
-    rows: list[Row]
-    memory: int | None = None
-    bound: int = 0
-    points_judged: int = 0
+    job: Any
+    rows: list[Any]
 
-    def section(self, kind: str) -> list[Row]:
-        """The rows of one kind."""
-        return [row for row in self.rows if row.kind == kind]
+    def title(self) -> str:
+        """Return the title of the table."""
+        return f"{self.job.name}: {self.job.description()}"
 
-    def base(self, kind: str) -> Row | None:
-        """Our row, with which the others are compared; the first of several, None without a time of ours."""
-        ours = [row for row in self.section(kind) if isinstance(row.contestant, FlashKMeansMLX)]
-        return next((row for row in ours if row.times is not None), None)
+    def cells(self, row: Any) -> dict[str, str]:
+        """Return the cells of a row by their columns."""
+        raise NotImplementedError
 
-    def standard(self, kind: str) -> Row | None:
-        """The row whose inertia is the unit: scikit-learn's, or else the first one."""
-        valid = [row for row in self.section(kind) if row.times is not None and row.inertias]
-        named = [row for row in valid if row.contestant.name == "scikit-learn"]
-        exact = [row for row in valid if row.contestant.same_start and not row.contestant.yardstick]
-        return next(iter(named or exact), None)
+    def notes(self) -> list[str]:
+        """Return the lines under the table: why a row has no figures."""
+        return list(dict.fromkeys(f"{row.name}: {row.problem}" for row in self.rows if row.problem))
+
+    def table(self, width: int) -> RenderableType:
+        """Return a table of what is known so far, for a terminal of this width."""
+        cells = [self.cells(row) for row in self.rows]
+        return report.table(self.title(), cells, self.notes(), width)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what stands in a result file beside the rows."""
+        raise NotImplementedError
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as plain data."""
+        rows = [row.as_json() for row in self.rows]
+        return {"case": self.job.name, **self.figures(), "rows": rows}
 
 
-def run(
-    job: Job,
-    contestants: Sequence[Contestant],
-    settings: Settings,
-    progress: Callable[[Result, str], None],
-) -> Result:
-    """Runs a job.
+Show = Callable[[Any, str], None]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A set of jobs that answer one question.
+
+    Attributes:
+        name: The name for ``--suite``.
+        question: The question, for ``--list``.
+        legend: An explanation of the tables, with ``{runs}`` for the number of runs.
+        jobs: All jobs.
+        run: Runs a job and returns its results. Its third argument shows a result and what comes
+            next, which is empty when the result is complete.
+        plot: Draws the contents of a result file. Raises ValueError if there is nothing to draw.
+        adapt: Changes the chosen jobs as the settings say. Raises ValueError if they don't suit.
+        groups: Jobs that have a common name. Without others, ``quick`` and ``all`` are all jobs.
+        options: Options of the command line that it takes besides those of every suite.
+        usual_runs: Warm runs that are timed by default.
+    """
+
+    name: str
+    question: str
+    legend: str
+    jobs: Sequence[Job]
+    run: Callable[[Any, Settings, Show], list[Any]]
+    plot: Callable[[dict[str, Any], Path], None]
+    adapt: Callable[[list[Any], Settings], list[Any]] = lambda jobs, settings: jobs
+    groups: Mapping[str, Sequence[Job]] = field(default_factory=dict)
+    options: frozenset[str] = frozenset()
+    usual_runs: int = 5
+
+    def known(self) -> dict[str, Sequence[Job]]:
+        """Return the jobs by the names of groups and of jobs."""
+        groups = self.groups or {"quick": self.jobs, "all": self.jobs}
+        return {**groups, **{job.name: [job] for job in self.jobs}}
+
+    def choose(self, settings: Settings) -> list[Any]:
+        """Return the jobs for ``--case``, in order and without repeats.
+
+        Raises:
+            ValueError: A name is unknown, or a setting doesn't suit the jobs.
+        """
+        known = self.known()
+        chosen: list[Job] = []
+        for name in (settings.case or "quick").split(","):
+            if name not in known:
+                raise ValueError(
+                    f"unknown case {name!r} of the suite {self.name}; known are {', '.join(known)}"
+                )
+            chosen += [job for job in known[name] if job not in chosen]
+        return self.adapt(chosen, settings)
+
+
+class Workers(ExitStack):
+    """The worker processes of a job, one for each contestant; only one of them works at a time.
 
     Args:
-        job: What to run.
-        contestants: Who may take part.
-        settings: Threads and numbers of runs.
-        progress: Called after every turn with what is known and with what comes next.
+        work: What the processes do.
+        rows: The rows, one or more for each contestant.
+        threads: Threads of each process.
+        show: Called before every request with what comes next.
+
+    Attributes:
+        folder: A temporary folder for data that go between the processes.
     """
-    case = job.case
-    kinds = [job.kind]
-    if job.kind == "lloyd" and (settings.seeding or "seeding" in case.tags):
-        kinds.append("seeding")
-    rows = [
-        Row(c, kind, c.missing() or "")
-        for kind in kinds
-        for c in contestants
-        if c.runs(kind, case.metric)
-    ]
-    result = Result(job, rows, bound=bound(case.B, case.N, case.D, case.K))
-    progress(result, "making the data")
-    with ExitStack() as stack:
-        folder = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="flash-kmeans-benchmark-"))
-        )
-        x = case.data()
-        np.save(folder / "x.npy", x)
-        start = case.ask() if job.kind == "knn" else case.start(x)
-        np.save(folder / "start.npy", start)
-        workers = {
-            row.contestant: stack.enter_context(
-                WorkerProcess(row.contestant, settings.threads, folder)
-            )
-            for row in rows
-            if not row.problem
-        }
-        ours = next(
-            (
-                row
-                for row in rows
-                if isinstance(row.contestant, FlashKMeansMLX) and job.kind == "lloyd"
-            ),
-            None,
-        )
-        observer = ours and stack.enter_context(
-            WorkerProcess(ours.contestant, settings.threads, folder)
-        )
-        turns = _Turns(result, x, start, workers, folder, settings, progress)
-        turns.load()
-        for kind in kinds:
-            turns.take(kind)
-        if observer is not None and ours is not None and not ours.problem:
-            progress(result, "memory")
-            turns.memory(ours.contestant, observer)
-    progress(result, "")
-    return result
-
-
-class _Turns:
-    """Asks the workers of a job in turn and judges what they return."""
 
     def __init__(
-        self,
-        result: Result,
-        x: Array,
-        start: Array,
-        workers: dict[Contestant, WorkerProcess],
-        folder: Path,
-        settings: Settings,
-        progress: Callable[[Result, str], None],
+        self, work: type[Work], rows: Sequence[Row], threads: int, show: Callable[[str], None]
     ) -> None:
-        self.result, self.x, self.start, self.workers, self.folder = (
-            result,
-            x,
-            start,
-            workers,
-            folder,
-        )
-        self.settings, self.progress = settings, progress
-        self.case = result.job.case
+        super().__init__()
+        folder = tempfile.TemporaryDirectory(prefix="flash-kmeans-benchmark-")
+        self.folder = Path(self.enter_context(folder))
+        self.show = show
+        self._work = work
+        self._rows = rows
+        self._threads = threads
+        self._processes: dict[Contestant, WorkerProcess] = {}
+        self._loaded: dict[str, Any] = {}
 
-    def load(self) -> None:
-        """Waits until every library is imported and the data are read."""
-        self.progress(self.result, "starting the workers")
-        for contestant, worker in list(self.workers.items()):
+    def _start(self, contestant: Contestant) -> WorkerProcess:
+        return WorkerProcess(self._work, contestant, self._threads, self.folder)
+
+    def load(self, arrays: Mapping[str, Array], **options: Any) -> None:
+        """Save arrays and have every process load them by the paths that it gets."""
+        self.show("loading the data")
+        for name, array in arrays.items():
+            np.save(self.folder / f"{name}.npy", array)
+        paths = {name: str(self.folder / f"{name}.npy") for name in arrays}
+        self._loaded = {"op": "load", **paths, **options}
+        # All processes import their libraries at the same time, while nothing is timed.
+        for contestant in dict.fromkeys(row.contestant for row in self._rows if not row.problem):
+            if contestant not in self._processes:
+                self._processes[contestant] = self.enter_context(self._start(contestant))
+        for contestant, process in self._processes.items():
             try:
-                worker.receive()
-                self._load(worker)
+                process.ask(**self._loaded)
             except WorkerError as error:
-                self._drop(contestant, error)
+                self._fail(contestant, error)
 
-    def take(self, kind: str) -> None:
-        """The cold turn of every contestant, then the warm ones."""
-        rows = [row for row in self.result.section(kind) if not row.problem]
-        turn, last = 0, 0.0
-        while turn <= self.settings.warmup + (self.settings.runs or usual_runs(last)):
-            if kind != "lloyd" and turn > 1 + self.settings.warmup and last > _LONG:  # timed once
-                break
-            started = time.perf_counter()
-            self._round(rows, turn)
-            last = time.perf_counter() - started if turn else 0.0
-            turn += 1
-        self._compare(rows)
+    def ask(
+        self, row: Row, op: str, doing: str = "", alone: bool = False, **arguments: Any
+    ) -> dict[str, Any]:
+        """Ask a row's process, after a pause in which the others come to rest.
 
-    def memory(self, contestant: Contestant, worker: WorkerProcess) -> None:
-        """The peak memory of a contestant, in a process that has run nothing else."""
+        ``doing`` is shown meanwhile. With ``alone`` a new process answers, which has only loaded
+        the data. If a process fails, all rows of its contestant get the problem. The answer is
+        empty if the row has a problem.
+        """
+        if row.problem:
+            return {}
+        self.show(f"{row.name}, {doing or op}")
+        time.sleep(timing.SETTLE)
         try:
-            worker.receive()
-            self._load(worker)
-            self.result.memory = int(worker.ask(op="memory")["bytes"])
+            if not alone:
+                return self._processes[row.contestant].ask(op=op, **arguments)
+            with self._start(row.contestant) as process:
+                process.ask(**self._loaded)
+                return process.ask(op=op, **arguments)
         except WorkerError as error:
-            self._drop(contestant, error)
+            self._fail(row.contestant, error)
+            return {}
 
-    def _load(self, worker: WorkerProcess) -> None:
-        case, folder = self.case, self.folder
-        problem = {"iters": case.iters, "metric": case.metric, "dtype": case.dtype, "k": case.K}
-        problem["queries"] = self.result.job.kind == "knn"
-        worker.ask(op="load", x=str(folder / "x.npy"), start=str(folder / "start.npy"), **problem)
-
-    def _round(self, rows: list[Row], turn: int) -> None:
-        for row in rows:
-            if not row.problem:
-                self.progress(self.result, f"{row.name}, {f'turn {turn}' if turn else 'cold'}")
-                self._turn(row, turn)
-
-    def _turn(self, row: Row, turn: int) -> None:
-        worker = self.workers[row.contestant]
-        passes = None
-        if row.contestant.yardstick:
-            ours = self.result.base("lloyd")
-            passes = round(ours.passes) if ours is not None and ours.passes else self.case.iters + 1
-        known = row.warm or ([row.cold] if row.cold is not None else [])
-        count = repeats(known[-1]) if known and turn else 1
-        prefix = str(self.folder / f"{id(row)}")
-        time.sleep(SETTLE)
-        try:
-            answer = worker.ask(op=row.kind, repeats=count, seed=turn, save=prefix, passes=passes)
-        except WorkerError as error:
-            self._drop(row.contestant, error)
-            return
-        row.n_iter, row.passes, row.backend = answer["n_iter"], answer["passes"], answer["backend"]
-        row.engine = answer["engine"]
-        self._judge(row, answer, prefix)
-        if turn == 0:
-            row.cold = answer["seconds"][0] if row.kind != "seeding" else None
-        if turn > self.settings.warmup:
-            row.warm += answer["seconds"]
-
-    def _judge(self, row: Row, answer: dict[str, Any], prefix: str) -> None:
-        if row.contestant.yardstick:
-            return
-        digest = answer["digest"]
-        if digest not in row.verdicts:
-            centroids = np.load(prefix + "-centroids.npy")
-            if row.kind == "knn":
-                labels = np.load(prefix + "-labels.npy")
-                row.verdicts[digest] = gate.judge_neighbours(
-                    self.x, self.start, labels, centroids, self.case.metric, self.case.K
-                )
-            elif row.kind == "seeding":
-                row.verdicts[digest] = gate.judge_seeds(self.x, centroids)
-            else:
-                labels = np.load(prefix + "-labels.npy")
-                metric, dtype = self.case.metric, self.case.dtype
-                row.verdicts[digest] = gate.judge(
-                    self.x, labels, centroids, answer["inertia"], metric, dtype
-                )
-        verdict = row.verdicts[digest]
-        self.result.points_judged = max(
-            self.result.points_judged, verdict.rows if row.kind != "seeding" else 0
-        )
-        row.inertias.append(verdict.inertia)
-        if not verdict.ok:
-            row.problem = f"wrong: {verdict.reason}"
-        elif row.kind == "lloyd" and row.n_iter > self.case.iters:
-            row.problem = f"wrong: {row.n_iter} iterations where {self.case.iters} were asked for"
-
-    def _compare(self, rows: list[Row]) -> None:
-        """The results of one start, or of the same seeding, may differ by little."""
-        judged = [
-            row for row in rows if not row.problem and row.inertias and row.contestant.same_start
-        ]
-        if not judged or judged[0].kind == "fit":
-            return
-        check = gate.compare_seeds if judged[0].kind == "seeding" else gate.compare
-        best = min(row.inertia for row in judged)
-        for row in judged:
-            verdict = check(replace(next(iter(row.verdicts.values())), inertia=row.inertia), best)
-            if not verdict.ok:
-                row.problem = f"wrong: {verdict.reason}"
-
-    def _drop(self, contestant: Contestant, error: WorkerError) -> None:
-        for row in self.result.rows:
+    def _fail(self, contestant: Contestant, error: WorkerError) -> None:
+        for row in self._rows:
             if row.contestant == contestant and not row.problem:
                 row.problem = f"failed: {error}"
+
+
+def run(suite: Suite, jobs: Sequence[Job], settings: Settings, screen: Console) -> list[Any]:
+    """Run jobs of a suite, with tables that fill up meanwhile."""
+    results: list[Any] = []
+    for job in jobs:
+        missing = job.missing()
+        if missing:
+            screen.print(f"{job.name}: not run, {missing}\n")
+            continue
+        with Live(console=screen, auto_refresh=False, transient=True) as live:
+
+            def show(result: Any, doing: str, live: Live = live) -> None:
+                table = result.table(screen.width)
+                if doing:
+                    live.update(Group(table, Text(f"... {doing}", style="dim")), refresh=True)
+                else:
+                    live.update("", refresh=True)
+                    live.console.print(table, "")
+
+            results += suite.run(job, settings, show)
+    return results

@@ -1,4 +1,4 @@
-"""Times: what is kept of them, and how often a run is repeated."""
+"""Times of runs, and numbers of runs."""
 
 from __future__ import annotations
 
@@ -6,42 +6,47 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SETTLE = 0.15  # seconds before each turn: OpenBLAS's threads spin for a tenth of one after a product, on somebody's CPU
+# Seconds before each run. OpenBLAS's threads keep a CPU busy for 0.1 s after a product.
+SETTLE = 0.15
 _SHORT = 0.05
-_MOST_REPEATS = 20
-_LONG_TURN = 4.0
-_RUNS = 3
+_MAX_REPEATS = 20
+_LONG = 4.0
+RUNS = 3
 _RUNS_IF_LONG = 2
-USUAL_RUNS = f"{_RUNS} further turns ({_RUNS_IF_LONG} where all contestants together take over {_LONG_TURN:.0f} s a turn)"
 
 
 @dataclass(frozen=True)
 class Times:
-    """The seconds of one contestant's runs.
+    """Seconds of one contestant's runs.
 
     Attributes:
-        cold: The first call in its process, imports excluded; None where something else ran before.
-        warm: All later ones.
+        cold: The first call in its process, imports excluded. None where something else ran before.
+        warm: All later calls.
     """
 
     cold: float | None
     warm: tuple[float, ...]
 
     def quantile(self, q: float) -> float:
-        """A quantile of the warm times."""
+        """Return a quantile of the warm times."""
         return float(np.quantile(self.warm, q))
 
     @property
     def p50(self) -> float:
-        """The median of the warm times."""
+        """Median of the warm times."""
         return self.quantile(0.5)
 
 
 def usual_runs(seconds: float) -> int:
-    """How many warm turns are timed unless told, where one of all contestants takes this long."""
-    return _RUNS_IF_LONG if seconds > _LONG_TURN else _RUNS
+    """Return the usual number of warm runs, where one run of all contestants takes ``seconds``."""
+    return _RUNS_IF_LONG if seconds > _LONG else RUNS
 
 
 def repeats(seconds: float) -> int:
-    """How often a run that takes this long is repeated in one turn, so that a turn is long enough to be timed well."""
-    return int(np.clip(_SHORT / max(seconds, 1e-9), 1, _MOST_REPEATS))
+    """Return how many calls of this length make one run long enough to be timed well."""
+    return int(np.clip(_SHORT / max(seconds, 1e-9), 1, _MAX_REPEATS))
+
+
+def median(values: list[float]) -> float:
+    """Return the median of the values."""
+    return float(np.median(values))

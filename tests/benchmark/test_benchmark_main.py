@@ -7,28 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from flash_kmeans_mlx.benchmark import machine, report
-from flash_kmeans_mlx.benchmark.__main__ import main
-from flash_kmeans_mlx.benchmark.cases import Job, custom
-from flash_kmeans_mlx.benchmark.contestants import FlashKMeansMLX
+from flash_kmeans_mlx.benchmark import figures, machine, report, timing
+from flash_kmeans_mlx.benchmark.__main__ import build_parser, chosen_suite, main
+from flash_kmeans_mlx.benchmark.cases import KMeansJob, custom
 from flash_kmeans_mlx.benchmark.figures import plot_digits, plot_ratios
-from flash_kmeans_mlx.benchmark.runner import Result, Row
+from flash_kmeans_mlx.benchmark.ours import FlashKMeansMLX
+from flash_kmeans_mlx.benchmark.suites.judged_rows import JudgedResult, JudgedRow
 
-TINY = [
-    "--n",
-    "400",
-    "--d",
-    "5",
-    "--k",
-    "4",
-    "--max-iters",
-    "3",
-    "--runs",
-    "1",
-    "--threads",
-    "1",
-    "--skip-sklearn",
-]
+TINY = ["--n", "400", "--d", "5", "--k", "4", "--max-iters", "3"]
+TINY += ["--runs", "1", "--threads", "1", "--skip-sklearn"]
+
+
+@pytest.fixture(autouse=True)
+def without_settling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SETTLE", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +33,33 @@ TINY = [
         (["--warmup", "-1"], "-1 must be >= 0"),
         (["--metric", "manhattan"], "invalid choice"),
         (["--case", "fit", "--metric", "dot"], "euclidean metric only"),
+        (["--suite", "growth", "--n", "5"], "--suite growth does not take --n"),
+        (["--case", "knn", "--seeding"], "--suite neighbours does not take --seeding"),
+        (["--case", "digits,knn"], "unknown case 'knn' of the suite kmeans"),
     ],
 )
 def test_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suite"),
+    [
+        ("", "kmeans"),
+        ("--case digits,fit:digits", "kmeans"),
+        ("--case embeddings", "kmeans"),
+        ("--case knn", "neighbours"),
+        ("--case knn:gauss-k10 --metric dot", "neighbours"),
+        ("--case disk --n 3000", "disk"),
+        ("--case low-rank-N,no-structure-K", "growth"),
+        ("--suite index --case embeddings", "index"),
+    ],
+)
+def test_cases_belong_to_a_suite(arguments: str, suite: str) -> None:
+    parser = build_parser()
+    assert chosen_suite(parser, parser.parse_args(arguments.split())).name == suite
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +86,9 @@ def test_a_run_prints_a_table_and_writes_a_file(
         and written["machine"]["cores"] >= 1
         and "--metric cosine" in written["command"]
     )
-    (job,) = written["jobs"]
+    assert (written["format"], written["format_version"]) == ("flash-kmeans-mlx benchmark", 1)
+    assert written == report.read(path, "kmeans")
+    (job,) = written["results"]
     assert (job["N"], job["D"], job["K"], job["metric"]) == (400, 5, 4, "cosine")
     ours = job["rows"][0]
     assert (
@@ -105,7 +120,7 @@ def test_a_search_is_judged_and_timed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (
         "queries judged: 100 of 100" in printed and "matmul" not in printed.split("exact search")[1]
     )
-    (job,) = json.loads(path.read_text())["jobs"]
+    (job,) = report.read(path, "neighbours")["results"]
     assert job["kind"] == "knn" and job["rows"][0]["verdict"] == "ok" and job["memory"] is None
 
 
@@ -122,15 +137,16 @@ def test_a_wrong_backend_is_an_error_of_ours(capsys: pytest.CaptureFixture[str])
 def test_rates_of_a_gpu(chip: str, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """2 * 1e6 * 100 * 50 * 10 operations and 2 * 4 * 1e6 * 100 * 10 bytes in two seconds, which nobody measured."""
     monkeypatch.setattr(machine, "cpu_model", lambda: chip)
-    row = Row(FlashKMeansMLX(), "lloyd", warm=[2.0], passes=10.0, backend="metal")
-    result = Result(Job(custom(1_000_000, 100, 50), "lloyd"), [row])
-    assert report.rates(result, row) == f"metal: 0.05 TFLOP/s of products, x read at 4 GB/s{limit}"
+    row = JudgedRow(FlashKMeansMLX(), warm=[2.0], passes=10.0, backend="metal")
+    result = JudgedResult(KMeansJob(custom(1_000_000, 100, 50), "lloyd"), [row])
+    rates = f"metal: 0.05 TFLOP/s of products, x read at 4 GB/s{limit}"
+    assert result.device_rates(row) == rates
 
 
 def test_help_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "flash_kmeans_mlx.benchmark", "--help"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    options = "n d k b max-iters metric dtype backend runs warmup case seeding skip-sklearn threads json plot save list"
+    options = "suite n d k b max-iters metric dtype backend runs warmup case seeding skip-sklearn threads json plot save list"
     assert all(f"--{option}" in printed for option in options.split())
 
 
@@ -166,12 +182,31 @@ def test_plot(tmp_path: Path) -> None:
         row("superkmeans", None),
     ]
     plot_ratios(
-        {**results, "jobs": [{"case": "pixels", "kind": "lloyd", "rows": rows}]},
+        {**results, "results": [{"case": "pixels", "kind": "lloyd", "rows": rows}]},
         tmp_path / "ratios.png",
     )
     assert (tmp_path / "ratios.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="nothing to draw"):
-        plot_ratios({**results, "jobs": []}, tmp_path / "none.png")
+        plot_ratios({**results, "results": []}, tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(("ending", "suite"), [("", "kmeans"), ("-index", "index")])
+def test_committed_results_are_drawn(ending: str, suite: str, tmp_path: Path) -> None:
+    folder = Path(figures.__file__).parent / "results"
+    results = report.read(folder / f"amd-epyc-2-cores{ending}.json", suite)
+    draw = {"kmeans": plot_ratios, "index": figures.plot_indexes}[suite]
+    draw(results, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('{"jobs": []}')
+    with pytest.raises(ValueError, match="not a result file of format version 1"):
+        report.read(path, "kmeans")
+    path.write_text(json.dumps(report.document("index", 1, 0.0, "", [])))
+    with pytest.raises(ValueError, match="holds results of the suite index, not of kmeans"):
+        report.read(path, "kmeans")
 
 
 def test_figures(tmp_path: Path) -> None:
@@ -181,17 +216,13 @@ def test_figures(tmp_path: Path) -> None:
 
 def test_a_search_from_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "out" / "disk.json"
-    assert (
-        main(
-            ["--case", "disk", "--n", "3000", "--runs", "1", "--threads", "1", "--json", str(path)]
-        )
-        == 0
-    )
+    plot = tmp_path / "disk.png"
+    arguments = ["--case", "disk", "--n", "3000", "--runs", "1", "--threads", "1"]
+    assert main([*arguments, "--json", str(path), "--plot", str(plot)]) == 0
     printed = capsys.readouterr().out
     assert "from disk, cached" in printed and "of: in memory" in printed and "of 500 MB" in printed
-    written = json.loads(path.read_text())
-    assert (
-        written["problem"] == ""
-        and 0 <= written["memory"] <= 5e8
-        and len(written["seconds"]["in memory"]) == 1
-    )
+    (result,) = report.read(path, "disk")["results"]
+    assert 0 <= result["memory"]["bytes"] <= 5e8 and result["regret"] < 1e-5
+    assert {row["verdict"] for row in result["rows"]} == {"ok"}
+    assert result["rows"][0]["way"] == "in memory" and len(result["rows"][0]["seconds"]) == 1
+    assert plot.stat().st_size > 5000

@@ -2,12 +2,15 @@
 # pyright: reportMissingImports=false
 
 from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from flash_kmeans_mlx.benchmark import cases
 from flash_kmeans_mlx.benchmark.cases import CASES, Case
+from flash_kmeans_mlx.benchmark.runner import Settings
+from flash_kmeans_mlx.benchmark.suites import SUITES
 
 SMALL = [case for case in CASES if "real" not in case.tags]
 REAL = [case for case in CASES if "real" in case.tags and case.missing() is None]
@@ -46,7 +49,7 @@ def test_start_of_repeated_points_is_as_distinct_as_they_are() -> None:
 
 
 def test_start_has_unit_rows_where_the_metric_has_them() -> None:
-    case = cases.override(cases.custom(50, 4, 5), metric="cosine")
+    case = replace(cases.custom(50, 4, 5), metric="cosine")
     np.testing.assert_allclose(np.linalg.norm(case.start(case.data()), axis=-1), 1, rtol=1e-6)
 
 
@@ -59,36 +62,59 @@ def test_rounding_is_that_of_mlx() -> None:
     assert cases.round_to(x, "float16").dtype == np.float32
 
 
+def chosen(suite: str, names: str | None = None, **settings: Any) -> list[Any]:
+    return SUITES[suite].choose(Settings(names, **settings))
+
+
 def test_selection() -> None:
-    quick = cases.select(["quick"])
-    assert {job.kind for job in quick} == {"lloyd", "fit"}
-    assert [job.name for job in cases.select(["digits", "fit:digits", "digits"])] == [
-        "digits",
-        "fit:digits",
-    ]
-    assert len(cases.select(["all"])) == len(CASES)
-    with pytest.raises(ValueError, match=r"unknown case 'digit'; known are quick, .*digits"):
-        cases.select(["digit"])
+    assert {job.kind for job in chosen("kmeans")} == {"lloyd", "fit"}
+    assert chosen("kmeans") == chosen("kmeans", "quick")
+    names = [job.name for job in chosen("kmeans", "digits,fit:digits,digits")]
+    assert names == ["digits", "fit:digits"]
+    assert len(chosen("kmeans", "all")) == len(CASES)
+    with pytest.raises(ValueError, match=r"unknown case 'digit' of .*; known are quick, .*digits"):
+        chosen("kmeans", "digit")
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_has_quick_cases_and_describes_all(name: str) -> None:
+    suite = SUITES[name]
+    jobs = list(suite.jobs)
+    assert suite.name == name and suite.question.endswith("?")
+    quick = chosen(name)
+    assert quick and all(job in jobs for job in quick)
+    assert len({job.name for job in jobs}) == len(jobs) and all(job.description() for job in jobs)
+    assert all(chosen(name, job.name) == [job] for job in jobs)
+
+
+def test_settings_change_the_cases() -> None:
+    [job] = chosen("kmeans", "gauss-5k", changes={"iters": 3, "metric": "dot"})
+    assert job.case == replace(cases.CASES[3], iters=3, metric="dot")
+    [job] = chosen("kmeans", shape={"n": 40, "d": 2, "k": 3, "b": 2})
+    assert (job.case.B, job.case.N, job.case.D, job.case.K) == (2, 40, 2, 3)
+    [job] = chosen("disk", shape={"n": 3000})
+    assert job.n == 3000 and "3,000 x 128" in job.description()
 
 
 def test_searches() -> None:
-    assert {job.kind for job in cases.select(["knn"])} == {"knn"}
-    [job] = cases.select(["knn:sift-k10"])
+    assert {job.kind for job in chosen("neighbours", "knn")} == {"knn"}
+    assert chosen("neighbours", "knn") == chosen("neighbours", "all")
+    [job] = chosen("neighbours", "knn:sift-k10")
     case = replace(job.case, N=500, queries=20)
     assert (
         job.name == "knn:sift-k10"
         and case.shape("knn") == "20 queries, 500 x 128, k=10, euclidean, float32"
     )
-    assert case.data().shape == (1, 500, 128) and case.ask().shape == (1, 20, 128)
-    itself = cases.select(["knn:self-100-3"])[0].case
-    np.testing.assert_array_equal(itself.ask(), itself.data())
+    assert case.data().shape == (1, 500, 128) and case.query_points().shape == (1, 20, 128)
+    itself = chosen("neighbours", "knn:self-100-3")[0].case
+    np.testing.assert_array_equal(itself.query_points(), itself.data())
 
 
 def test_impossible_cases_are_refused() -> None:
     with pytest.raises(ValueError, match=r"K=9 must be <= N=8"):
         cases.custom(8, 2, 9)
     with pytest.raises(ValueError, match=r"iters=0 must be >= 1"):
-        cases.override(cases.custom(8, 2, 2), iters=0)
+        replace(cases.custom(8, 2, 2), iters=0)
 
 
 def test_what_is_missing_is_named() -> None:

@@ -6,26 +6,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wrong_contestants as wrong
-from flash_kmeans_mlx.benchmark import cases, runner
-from flash_kmeans_mlx.benchmark.cases import Job
-from flash_kmeans_mlx.benchmark.contestants import Contestant, FlashKMeansMLX
+from flash_kmeans_mlx.benchmark import cases, timing
+from flash_kmeans_mlx.benchmark.cases import KMeansJob
+from flash_kmeans_mlx.benchmark.contestants import Contestant
 from flash_kmeans_mlx.benchmark.memory import Peak, bound
+from flash_kmeans_mlx.benchmark.ours import FlashKMeansMLX
 from flash_kmeans_mlx.benchmark.peers import Matmul, ScikitLearn
 from flash_kmeans_mlx.benchmark.process import WorkerError, WorkerProcess, environment
-from flash_kmeans_mlx.benchmark.runner import Result, Settings
+from flash_kmeans_mlx.benchmark.runner import Settings
+from flash_kmeans_mlx.benchmark.suites import judged
+from flash_kmeans_mlx.benchmark.suites.judged import JudgedWork
+from flash_kmeans_mlx.benchmark.suites.judged_rows import JudgedResult
 from flash_kmeans_mlx.benchmark.timing import Times, repeats
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(timing, "SETTLE", 0.0)
 
 
 def run(
     case: cases.Case, contestants: list[Contestant], kind: str = "lloyd", seeding: bool = False
-) -> Result:
+) -> JudgedResult:
     settings = Settings(threads=1, runs=1, seeding=seeding)
-    return runner.run(Job(case, kind), contestants, settings, lambda result, doing: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judged, "contestants", lambda _: contestants)
+        [result] = judged.run(KMeansJob(case, kind), settings, lambda result, doing: None)
+    return result
 
 
 def test_only_right_results_get_a_time() -> None:
@@ -82,10 +90,11 @@ def test_a_named_backend_that_does_not_exist_says_so() -> None:
 
 
 def test_worker_that_ends_early_is_reported_at_the_next_request(tmp_path: Path) -> None:
-    with WorkerProcess(wrong.Honest(), 1, tmp_path) as worker:
-        assert worker.receive() == {}
-        with pytest.raises(WorkerError, match="'lloyd' before 'load'"):
-            worker.ask(op="lloyd")
+    with WorkerProcess(JudgedWork, wrong.Honest(), 1, tmp_path) as worker:
+        with pytest.raises(WorkerError, match=r"AttributeError: .*'points'"):
+            worker.ask(op="memory")
+        with pytest.raises(WorkerError, match=r"AttributeError: .*'points'"):
+            worker.ask(op="memory")
 
 
 def test_threads_are_set_for_everyone() -> None:
