@@ -185,8 +185,11 @@ def test_without_tol_only_an_unchanged_assignment_stops(backend: str) -> None:
 @every_metric
 def test_more_restarts_are_never_worse_for_any_element(metric: str, backend: str) -> None:
     x = data(SMALL)
-    inertia = [
-        FITS[metric](x, 7, 20, n_init=n, seed=2, backend=backend).inertia for n in (1, 2, 3, 6)
-    ]
+    results = [FITS[metric](x, 7, 20, n_init=n, seed=2, backend=backend) for n in (1, 2, 3, 6)]
+    inertia = [result.inertia for result in results]
     assert (np.diff(inertia, axis=0) <= 0).all()
     assert (inertia[0] > inertia[-1]).sum() >= 2
+    last = results[-1]
+    helpers.assert_labels_optimal(x, last.centroids, last.labels, metric)
+    exact = helpers.inertia(x, last.centroids, last.labels, metric)
+    np.testing.assert_allclose(last.inertia, exact, rtol=1e-5)  # float32 costs

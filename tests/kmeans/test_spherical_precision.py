@@ -7,13 +7,12 @@ from typing import Any
 import helpers
 import numpy as np
 import pytest
-from helpers import BACKENDS, FITS
+from helpers import FITS, every_backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flash_kmeans_mlx as fk
 
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
 spherical = pytest.mark.parametrize("metric", ["cosine", "dot"])
 pytestmark = pytest.mark.filterwarnings("ignore::flash_kmeans_mlx.EmptyClusterWarning")
 
@@ -63,19 +62,19 @@ def test_far_offsets(metric: str, backend: str) -> None:
 
 
 @spherical
-@pytest.mark.parametrize("strategy", ["tiles", "head", "groups"])
 @pytest.mark.parametrize(("n", "d", "k"), [(700, 5, 30), (6000, 150, 40), (4000, 30, 300)])
-def test_every_way_of_the_cpu(n: int, d: int, k: int, strategy: str | None, metric: str) -> None:
+def test_every_strategy_of_the_cpu(n: int, d: int, k: int, metric: str) -> None:
     """Loops of one thread and of a team, tiles, bounds, in float64 too; to the same bits whatever is skipped."""
     for norms, spread, dtype in ((0.3, 1e-2, "float32"), (0.0, 1e-4, "float64")):
         x = cone(n, d, spread, norms=norms).astype(dtype)
-        start = x[:: n // k][:k]
-        result = FITS[metric](x, k, 3, init_centroids=start, strategy=strategy, backend="cpu")
-        check(x, result, metric)
-        if strategy != "tiles":
-            plain = FITS[metric](x, k, 3, init_centroids=start, strategy="tiles", backend="cpu")
-            np.testing.assert_array_equal(result.labels, plain.labels)
-            np.testing.assert_array_equal(result.centroids, plain.centroids)
+        options = {"init_centroids": x[:: n // k][:k], "backend": "cpu"}
+        plain = FITS[metric](x, k, 3, strategy="tiles", **options)
+        check(x, plain, metric)
+        for strategy in ("head", "groups"):
+            result = FITS[metric](x, k, 3, strategy=strategy, **options)
+            np.testing.assert_array_equal(result.labels, plain.labels, strategy)
+            np.testing.assert_array_equal(result.centroids, plain.centroids, strategy)
+            assert result.inertia == plain.inertia, strategy
 
 
 @every_backend
