@@ -69,7 +69,10 @@ class CpuPoints(Points):
                 self._per_row(kernels.tile.inverse_norm_rows) if self.metric.spherical else None
             )
             if self.inverse is not None and self.frame.shifted:
-                least = np.where(self.inverse.min(1) > 0, 1 / self.inverse.max(1), 0.0)
+                largest = self.inverse.max(1)  # 0 where every row is zero
+                least = np.where(
+                    self.inverse.min(1) > 0, 1 / np.where(largest > 0, largest, 1), 0.0
+                )
                 self.store.use(self.frame.unshifted(self.frame.short(least)))
                 self.frame = self.store.frame
             self.weights = self._sum_weights()
