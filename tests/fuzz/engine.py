@@ -41,18 +41,23 @@ def attack(
     """
 
     def run(problem: T) -> None:
-        try:
-            check(problem)
-        except BaseException as error:
-            if sys.version_info >= (3, 11):
-                error.add_note(repeat(problem))
-            else:
-                print(repeat(problem))
-            raise
+        checked(problem, check, repeat)
 
     drawn: Any = given(problems)(run)
     drawn = drawn if number is None else seed(number)(drawn)
     settings(SETTINGS, max_examples=examples, derandomize=number is None)(drawn)()
+
+
+def checked(problem: T, check: Callable[[T], None], repeat: Callable[[T], str]) -> None:
+    """Check one problem; a failure says how to repeat it."""
+    try:
+        check(problem)
+    except BaseException as error:
+        if sys.version_info >= (3, 11):
+            error.add_note(repeat(problem))
+        else:
+            print(repeat(problem))
+        raise
 
 
 def random_numbers(minutes: float) -> Iterator[int]:

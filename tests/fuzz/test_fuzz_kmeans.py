@@ -8,9 +8,10 @@ problems of real size follow. A way that no problem took fails the test, and so 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
-from engine import attack, random_numbers
+from engine import attack, checked, random_numbers
 from helpers import METRICS, every_metric
 from kmeans_cases import Case, real_cases, seldom_cases, small_cases
 from kmeans_checks import check
@@ -29,9 +30,10 @@ def test_every_regime(metric: str, fuzz_case: str) -> None:
     fields = {field.name for field in dataclasses.fields(Plan)}
     assert fields <= REGIMES.keys(), "a field of the plan that no row is about"
     seen: Seen = set()
+    watched = partial(check, seen=seen)
     for case in seldom_cases(metric):
-        check(case, seen)
-    attack(small_cases(metric), lambda case: check(case, seen), SMALL, Case.repeat)
+        checked(case, watched, Case.repeat)
+    attack(small_cases(metric), watched, SMALL, Case.repeat)
     assert not missed(seen, metric), f"no problem met {missed(seen, metric)}"
 
 
