@@ -69,7 +69,7 @@ def test_searches_on_other_backends(monkeypatch: pytest.MonkeyPatch, fuzz_minute
     watch = Watch(monkeypatch)
     watch_portable(watch)
     fuzz(
-        searches(("portable", "portable", "reference"), ("small", "middle")),
+        searches(("portable", "portable", "reference"), ("small", "small", "middle")),
         40,
         fuzz_minutes,
         FIXED_PORTABLE,
