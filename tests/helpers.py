@@ -48,6 +48,11 @@ EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 SLACK = 8
 
 
+def backends_but(*names: str) -> tuple[str, ...]:
+    """Return the backends that run here, without these."""
+    return tuple(name for name in BACKENDS if name not in names)
+
+
 def tolerance(d: int, dtype: str = "float32") -> float:
     """Return the error that rounding of sums over D coordinates explains, relative to the size of the terms."""
     return SLACK * EPS[dtype] * float(np.sqrt(d))
@@ -59,7 +64,7 @@ def to_float64(x: Any) -> Array:
 
 
 def unit(x: Array) -> Array:
-    """Rows of norm 1; zero rows stay zero."""
+    """Return rows of norm 1; zero rows stay zero."""
     norm = np.sqrt(np.square(x).sum(-1, keepdims=True))
     return x / np.where(norm > 0, norm, 1.0)
 

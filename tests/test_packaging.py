@@ -22,7 +22,7 @@ TOP = {ROOT / folder: package for package, folder in SETUPTOOLS["package-dir"].i
 
 
 def shipped_files() -> dict[Path, str]:
-    """Each file below a packaged folder, with its path inside a wheel."""
+    """Return each file below a packaged folder, with its path inside a wheel."""
     found = {}
     for folder, package in TOP.items():
         for path in folder.rglob("*"):

@@ -20,7 +20,7 @@ FEW, MANY = (230, 5, 7), (190, 21, 6)
 
 
 def packed(x: Array) -> Array:
-    """The same values at odd addresses."""
+    """Return the same values at odd addresses."""
     field = np.zeros(
         x.shape, np.dtype({"names": ["v"], "formats": ["f4"], "offsets": [1], "itemsize": 5})
     )
@@ -41,7 +41,7 @@ def read_only(x: Array) -> Array:
 
 
 class Convertible:
-    """What another library's array looks like to NumPy."""
+    """An array of another library, as NumPy sees it."""
 
     def __init__(self, x: Array) -> None:
         self.x = x

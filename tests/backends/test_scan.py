@@ -140,7 +140,7 @@ def test_far_rows(metric: str, backend: str) -> None:
 
 @every_backend
 def test_lists_that_grew_and_shrank(backend: str) -> None:
-    """What a backend keeps of a list is not used once the list has changed."""
+    """A backend does not use the copy that it keeps of a list once the list has changed."""
     x, owner, ids = problem(400)
     proximity = PROXIMITIES["euclidean"]
     queries = x[:5] + np.float32(0.1)

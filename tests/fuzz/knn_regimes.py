@@ -1,4 +1,4 @@
-"""Regimes of searches on the backends, and what tells that one is met."""
+"""Regimes of searches on the backends, and functions that name them when they are met."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ SCAN_REGIMES = {
 
 
 def watch_cpu(watch: Watch) -> None:
-    """Tell the regimes of CpuNeighbours."""
+    """Have the regimes named of CpuNeighbours."""
     cpu = cpu_topk.CpuNeighbours
     ops = {
         getattr(kernels.scores, name): name
@@ -141,7 +141,7 @@ def watch_cpu(watch: Watch) -> None:
 
 
 def watch_portable(watch: Watch) -> None:
-    """Tell the regimes of PortableNeighbours."""
+    """Have the regimes named of PortableNeighbours."""
     portable = topk.PortableNeighbours
 
     def tiles(tile: tuple[int, int], self: Any, data: Any, *_: Any) -> Iterator[str]:
@@ -170,7 +170,7 @@ def watch_portable(watch: Watch) -> None:
 
 
 def watch_scans(watch: Watch) -> None:
-    """Tell the regimes of scans of inverted lists."""
+    """Have the regimes named of scans of inverted lists."""
     ops = {getattr(kernels.scores, name): name for name in ("COSINE", "CHORD", "DOT", "SQUARES")}
     rounds: list[Any] = []
 

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from helpers import FITS, assert_labels_optimal
+from helpers import FITS, assert_labels_optimal, backends_but
 from memory import Call, check_cap, peak, points
 
 import flash_kmeans_mlx as fk
@@ -86,7 +86,7 @@ def test_a_cap_on_the_portable_backend(metric: str, shape: str) -> None:
         assert_labels_optimal(x, result.centroids, result.labels, metric)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "portable"])
+@pytest.mark.parametrize("backend", backends_but("reference", "metal"))
 @pytest.mark.parametrize(
     "dtype",
     ["uint8", "float16", "float64", "big-endian", "mlx-int32", "mlx-bfloat16", "mlx-transposed"],
@@ -103,7 +103,7 @@ def test_a_cap_counts_conversions(dtype: str, backend: str) -> None:
     check_cap(lambda cap: fk.batch_kmeans_Euclid(given, 5, 2, max_mem_gb=cap, backend=backend))
 
 
-@pytest.mark.parametrize("backend", ["cpu", "portable"])
+@pytest.mark.parametrize("backend", backends_but("reference", "metal"))
 @pytest.mark.parametrize("library", [np.asarray, mx.array], ids=["numpy", "mlx"])
 def test_a_cap_counts_casts(library: Callable[[Any], Any], backend: str) -> None:
     x = library(points(1, 30_000, 24)[0])
@@ -125,7 +125,7 @@ def test_a_cap_on_the_reference_backend() -> None:
             assert_labels_optimal(x, result.centroids, result.labels, metric)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "portable"])
+@pytest.mark.parametrize("backend", backends_but("reference", "metal"))
 @pytest.mark.parametrize(
     ("metric", "shape"),
     [

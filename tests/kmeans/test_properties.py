@@ -26,7 +26,7 @@ class Problem(NamedTuple):
 
     @property
     def start(self) -> np.ndarray:
-        """(K, D) different rows' values."""
+        """Return (K, D), the values of different rows."""
         return self.x[self.rng.choice(len(self.x), self.k, replace=False)]
 
 
@@ -45,20 +45,20 @@ def problems(draw: st.DrawFn) -> Problem:
 
 
 def slack(x: np.ndarray) -> float:
-    """What rounding may do to an inertia of these points: relative to their squared or plain norms, whichever is larger."""
+    """Return the error of an inertia that rounding explains: relative to squared or plain norms, whichever is larger."""
     norms = np.linalg.norm(helpers.to_float64(x), axis=-1)
     return helpers.tolerance(x.shape[-1]) * float((norms**2 + norms + 1).sum())
 
 
 def unit_start(start: np.ndarray, metric: str) -> np.ndarray:
-    """The centroids that a fit begins with."""
+    """Return the centroids that a fit begins with."""
     return start if metric == "euclidean" else helpers.unit(start.astype(np.float64))
 
 
 def first_labels(
     x: np.ndarray, start: np.ndarray, metric: str, backend: str, w: np.ndarray | None = None
 ) -> np.ndarray:
-    """(N,) under the start, once the step that follows was found to be right."""
+    """Return labels (N,) under the start, once the step that follows was found to be right."""
     options = {"init_centroids": start, "sample_weight": w, "empty": "keep", "backend": backend}
     zero, one = (FITS[metric](x, len(start), i, **options) for i in (0, 1))
     helpers.assert_centroids_optimal(x, one.centroids, zero.labels, metric, w)

@@ -16,7 +16,7 @@ from flash_kmeans_mlx import batch_kmeans_Euclid
 
 
 def chosen(x: np.ndarray, k: int, metric: str = "euclidean", **options: Any) -> np.ndarray:
-    """(K,) rows of x (N, D), all different, that the initial centroids are."""
+    """Return (K,), the rows of x (N, D) that the initial centroids are, all of them different."""
     c = np.array(FITS[metric](x, k, 0, **options).centroids)
     rows = x if metric == "euclidean" else helpers.unit(x.astype(np.float64)).astype(np.float32)
     same = (c[:, None] == rows).all(-1)

@@ -29,7 +29,7 @@ INERTIA = 1e-4  # relative: in float32, near ties may go another way
 
 @cache
 def problem(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points (N, D), a start (K, D) of rows that all differ, weights (N,)."""
+    """Return points (N, D), a start (K, D) of rows that all differ, weights (N,)."""
     make, k = DATA[name]
     x, rng = make(), np.random.default_rng(1)
     rows = np.unique(x, axis=0)
@@ -70,7 +70,7 @@ def test_the_same_iterations_end_at_the_same_inertia(
 @every_backend
 @pytest.mark.parametrize("name", DATA)
 def test_their_labels_cost_as_much_under_our_centroids(name: str, backend: str) -> None:
-    """Where both converged to the same place: their labels, judged against our centroids, and ours against theirs."""
+    """Both converge to the same place: their labels are judged against our centroids, and ours against theirs."""
     x, start, _ = problem(name)
     ours = batch_kmeans_Euclid(x, len(start), 300, init_centroids=start, backend=backend)
     model = theirs(name, 300)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::flash_kmeans_mlx.EmptyClusterWa
 
 
 def cone(n: int, d: int, spread: float, *, norms: float = 0.0, seed: int = 0) -> np.ndarray:
-    """(N, D) float64: clusters within this distance of a direction; norms vary by this share, or are 1."""
+    """Return (N, D) float64: clusters within this distance of a direction; norms vary by this share, or are 1."""
     rng = np.random.default_rng([seed, n, d])
     inside = helpers.blobs(1, n, d, 1 + n // 40, seed)[0] / np.sqrt(5 * d)
     x = helpers.unit(helpers.unit(rng.standard_normal(d)) + spread * inside)
@@ -181,7 +181,7 @@ def test_the_estimator(metric: str) -> None:
 
 
 def lowest(x: np.ndarray, c: np.ndarray) -> float:
-    """The inertia of best labels."""
+    """Return the inertia of the best labels."""
     units = helpers.unit(helpers.to_float64(x))
     return np.square(units[:, None] - helpers.unit(c)).sum(-1).min(1).sum() / 2
 

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from helpers import FITS
+from helpers import FITS, backends_but
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import flash_kmeans_mlx as fk
@@ -26,7 +26,7 @@ LARGE = RNG.standard_normal((21_000, 24), np.float32)  # with K=22, N * K * D > 
 
 @pytest.fixture
 def blas_threads() -> Iterator[int]:
-    """BLAS set to a number of threads that the package would not choose."""
+    """Set BLAS to a number of threads that the package would not choose."""
     fk.batch_kmeans_Euclid(SMALL, 2, 1, backend="cpu")  # loads the library
     with threadpool_limits(3, "blas"):
         yield 3
@@ -53,7 +53,7 @@ def bits(result: fk.KMeansResult) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("library", [np.asarray, mx.array], ids=["numpy", "mlx"])
-@pytest.mark.parametrize("backend", ["cpu", "portable", "reference"])
+@pytest.mark.parametrize("backend", backends_but("metal"))
 def test_fits_at_once_give_the_bits_of_fits_in_turn(backend: str, library: Any) -> None:
     points = [SMALL[: 800 + i] for i in range(8)]
     if backend == "cpu":

@@ -1,4 +1,4 @@
-"""What the kernels select, without the candidates beyond k that would make up for a mistake; and how searches are cut."""
+"""Candidates that the kernels select, without those beyond k that would make up for a mistake; sizes that searches are cut into."""
 
 from __future__ import annotations
 

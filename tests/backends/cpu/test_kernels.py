@@ -28,7 +28,7 @@ def read_rows(source, lo, n, out):
 
 
 def source(x: np.ndarray, shift: float = 0.0, factor: float = 1.0, kind: str = "") -> tuple:
-    """x (N, D) as kernels take it."""
+    """Return x (N, D) as kernels take it."""
     code = {
         "float32": kernels.rows.FLOAT32,
         "float64": kernels.rows.FLOAT64,
@@ -118,7 +118,7 @@ def test_a_store_reads_what_it_was_given(kind: str) -> None:
 def best(
     x: np.ndarray, c: np.ndarray, bias: np.ndarray, at: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(scores (N,), labels (N,)) of the best centroids; lanes begin at column `at`."""
+    """Return scores (N,) and labels (N,) of the best centroids; lanes begin at column `at`."""
     n, d = x.shape
     padded = -(-n // kernels.lanes.POINTS) * kernels.lanes.POINTS
     value, label = np.full(padded, np.nan, np.float32), np.full(padded, -1, np.int32)
@@ -148,7 +148,7 @@ def test_the_best_centroid(n: int, k: int, d: int) -> None:
 
 
 def again(module: Any) -> Any:
-    """The module executed once more."""
+    """Return the module, executed once more."""
     spec = importlib.util.spec_from_file_location(module.__name__, str(module.__file__))
     assert spec is not None and spec.loader is not None
     other = importlib.util.module_from_spec(spec)
@@ -202,7 +202,7 @@ def test_centroids_of_bias_minus_infinity_never_win() -> None:
 def step(
     x: np.ndarray, c: np.ndarray, labels: np.ndarray, w: np.ndarray, lo: int, hi: int, tiles: int
 ) -> Any:
-    """(changed, sums, weight_sum, counts, touched) of one call of step_rows."""
+    """Return (changed, sums, weight_sum, counts, touched) of one call of step_rows."""
     d, tile = x.shape[1], 64
     k = len(c)
     sums, weight_sum = np.zeros((k, d)), np.zeros(k)

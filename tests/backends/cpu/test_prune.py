@@ -25,7 +25,7 @@ every_metric = pytest.mark.parametrize("metric", FITS)
 def same(
     x: Any, k: int, iters: int, strategy: str | None, metric: str = "euclidean", **options: Any
 ) -> Any:
-    """The result of a fit with these bounds, once it is known to be that without any."""
+    """Return a fit with these bounds, known to have the bits of a fit without any."""
     off, on = (
         FITS[metric](x, k, iters, strategy=p, backend="cpu", **options) for p in ("tiles", strategy)
     )
