@@ -148,6 +148,15 @@ def test_elements_of_a_batch_are_the_fits_of_the_elements(metric: str, backend: 
 
 @every_backend
 @spherical
+def test_an_element_of_zero_rows_beside_nearly_parallel_ones(metric: str, backend: str) -> None:
+    x = np.stack([cone(60, 9, 1e-3), np.zeros((60, 9))]).astype(np.float32)
+    result = FITS[metric](x, 4, 5, backend=backend)
+    helpers.assert_labels_optimal(x, result.centroids, result.labels, metric)
+    assert not result.labels[1].any()
+
+
+@every_backend
+@spherical
 def test_assign_takes_centroids_of_any_norm(metric: str, backend: str) -> None:
     x = cone(500, 19, 1e-3).astype(np.float32)
     means = 300 * cone(12, 19, 1e-3, seed=1)
