@@ -76,9 +76,8 @@ def test_new_points(metric: str, backend: str) -> None:
     for b in range(2):
         want = costs(NEW[b].astype(np.float64), to_float64(model.centroids[b]), metric)
         want = np.sqrt(want) if metric == "euclidean" else want
-        np.testing.assert_allclose(
-            distances[b], want, rtol=1e-6, atol=1e-6
-        )  # float32 output, centroids of unit norm
+        # Float32 output, centroids of unit norm.
+        np.testing.assert_allclose(distances[b], want, rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(labels[b], want.argmin(1))
     exact = inertia(NEW, model.centroids, labels, metric)
     np.testing.assert_allclose(model.score(NEW), -exact, rtol=1e-5)  # float32 costs
@@ -192,9 +191,8 @@ def test_dtype_rounds_the_points_of_every_verb(dtype: str) -> None:
     rounded = np.array(mx.array(X[0]).astype(getattr(mx, dtype)).astype(mx.float32))
     model = fk.FlashKMeans(k=4, dtype=dtype).fit(X[0])
     want = fk.FlashKMeans(k=4).fit(rounded)
-    np.testing.assert_allclose(
-        model.centroids, want.centroids, rtol=1e-6
-    )  # the same values, read in another way
+    # The same values, read in another way.
+    np.testing.assert_allclose(model.centroids, want.centroids, rtol=1e-6)
     np.testing.assert_array_equal(model.predict(X[0]), want.predict(rounded))
     np.testing.assert_allclose(model.transform(X[0]), want.transform(rounded), rtol=1e-5, atol=1e-5)
 

@@ -34,9 +34,8 @@ def blas_threads() -> Iterator[int]:
 
 def blas() -> set[int]:
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
-    return {
-        library["num_threads"] for library in libraries if "faiss" not in library["filepath"]
-    }  # faiss has its own
+    # Faiss has its own.
+    return {library["num_threads"] for library in libraries if "faiss" not in library["filepath"]}
 
 
 def ours() -> list[str]:
@@ -115,9 +114,8 @@ def test_threads_exist_only_inside_a_fit(
         seen.append((len(ours()), blas()))
         return x[:n_clusters]
 
-    fk.batch_kmeans_Cosine(
-        LARGE, 22, 2, init=init, strategy="head", backend="cpu"
-    )  # the norms are computed before the seeding
+    # The norms are computed before the seeding.
+    fk.batch_kmeans_Cosine(LARGE, 22, 2, init=init, strategy="head", backend="cpu")
     ((threads, setting),) = seen
     assert 1 <= threads <= 3  # the caller is the fourth
     assert setting == {1}

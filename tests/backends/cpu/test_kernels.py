@@ -164,9 +164,8 @@ def test_the_best_centroid_with_registers_of_other_widths(
 ) -> None:
     options = importlib.import_module("flash_kmeans_mlx.kernels.cpu.options")
     monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: features)
-    monkeypatch.setattr(
-        options, "JIT", {**options.JIT, "cache": False}
-    )  # the cache knows a file and a name only
+    # The cache knows a file and a name only.
+    monkeypatch.setattr(options, "JIT", {**options.JIT, "cache": False})
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, kernels.ir.__name__, again(kernels.ir))
         module = again(kernels.lanes)
@@ -185,9 +184,8 @@ def test_the_best_centroid_with_registers_of_other_widths(
 
 def test_equal_scores_go_to_the_lowest_index() -> None:
     x = np.rint(3 * normals(129, 3))
-    c = np.tile(
-        np.rint(3 * normals(9, 3, seed=1)), (61, 1)
-    )  # whole numbers: no rounding, whatever the order
+    # Whole numbers: no rounding, whatever the order.
+    c = np.tile(np.rint(3 * normals(9, 3, seed=1)), (61, 1))
     _, label = best(x, c, EUCLIDEAN.bias(c))
     np.testing.assert_array_equal(label, (x @ c.T + EUCLIDEAN.bias(c)).argmax(1))
 
@@ -265,9 +263,8 @@ def test_a_step_adds_only_what_moved(weighted: bool, tiles: int) -> None:
         for delta, new, old in zip(
             (sums, weight_sum, counts), totals(labels), totals(before), strict=True
         ):
-            np.testing.assert_allclose(
-                delta, new - old, rtol=0, atol=1e-12
-            )  # float64 sums of 200 float32 values
+            # Float64 sums of 200 float32 values.
+            np.testing.assert_allclose(delta, new - old, rtol=0, atol=1e-12)
         assert not sums[~touched].any() and not counts[~touched].any()
     assert changed == 0 and not touched.any()
 

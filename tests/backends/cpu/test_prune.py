@@ -85,9 +85,8 @@ def test_awkward_points(name: str, metric: str, strategy: str | None) -> None:
 @pytest.mark.parametrize("empty", ["farthest", "split", "keep"])
 def test_empty_clusters(empty: str, strategy: str | None) -> None:
     x = helpers.blobs(2, 900, 12, 30).astype(np.float32)
-    start = (
-        x[:, :80] + np.where(np.arange(80) % 3, 0, 500).astype(np.float32)[:, None]
-    )  # a third of them far off
+    # A third of them far off.
+    start = x[:, :80] + np.where(np.arange(80) % 3, 0, 500).astype(np.float32)[:, None]
     same(x, 80, 12, strategy, init_centroids=start, empty=empty)
 
 
