@@ -243,6 +243,12 @@ def given(x: Array, kind: str) -> Any:
     return mx.array(x.astype(np.float32)).astype(getattr(mx, dtype))
 
 
+def bits(result: fk.KMeansResult) -> dict[str, bytes]:
+    """Return the bits of a fit, by field."""
+    fields = ("labels", "centroids", "inertia", "n_iter_per_batch", "converged")
+    return {name: np.asarray(getattr(result, name)).tobytes() for name in fields}
+
+
 def same_partition(a: Any, b: Any) -> bool:
     """Return whether two labelings (N,) differ by a renaming of the clusters only, seen from either side."""
     a, b = np.asarray(a), np.asarray(b)

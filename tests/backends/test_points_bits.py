@@ -9,7 +9,7 @@ import helpers
 import mlx.core as mx
 import numpy as np
 import pytest
-from helpers import BACKENDS, FITS, INITS, every_backend, every_init, every_metric
+from helpers import BACKENDS, FITS, INITS, bits, every_backend, every_init, every_metric
 
 from flash_kmeans_mlx import KMeansResult, assign
 from flash_kmeans_mlx.backends.portable import points as portable
@@ -31,19 +31,10 @@ def data(size: tuple[int, int, int, int]) -> np.ndarray:
     return helpers.blobs(*size).astype(np.float32)
 
 
-def bits(result: KMeansResult) -> tuple[Any, ...]:
-    fields = (
-        result.labels,
-        result.centroids,
-        result.inertia,
-        result.n_iter_per_batch,
-        result.converged,
-    )
-    return tuple(np.asarray(f).tobytes() for f in fields)
-
-
-def stacked(results: list[KMeansResult]) -> tuple[Any, ...]:
-    return tuple(b"".join(parts) for parts in zip(*(bits(r) for r in results), strict=True))
+def stacked(results: list[KMeansResult]) -> dict[str, bytes]:
+    """Return the bits of a batch with these elements."""
+    parts = [bits(result) for result in results]
+    return {name: b"".join(part[name] for part in parts) for name in parts[0]}
 
 
 @every_size

@@ -7,17 +7,12 @@ from typing import Any
 
 import helpers
 import numpy as np
-from helpers import FITS
+from helpers import FITS, bits
 from kmeans_cases import WAYS, Case, options, points, start
 from kmeans_regimes import Seen, prepared
 from memory import stated_need
 
 from flash_kmeans_mlx import EmptyClusterWarning, assign
-
-
-def bits(result: Any) -> dict[str, bytes]:
-    fields = ("labels", "centroids", "inertia", "n_iter_per_batch", "converged")
-    return {name: np.asarray(getattr(result, name)).tobytes() for name in fields}
 
 
 def fit(case: Case, x: Any, given: dict[str, Any], seen: Seen | None = None, **changes: Any) -> Any:
