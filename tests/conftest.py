@@ -1,10 +1,10 @@
-"""Runs before any test module: MLX reads MLX_ENABLE_TF32 once, when it is imported. Emulates Metal where a test asks for it."""
+"""Set MLX up before any test module imports it, and emulate Metal where a test asks for it."""
 
 import os
 import zlib
 from collections.abc import Iterator
 
-os.environ["MLX_ENABLE_TF32"] = "0"
+os.environ["MLX_ENABLE_TF32"] = "0"  # read once, when MLX is imported
 
 import mlx.core as mx
 import pytest
@@ -12,9 +12,9 @@ import pytest
 
 @pytest.fixture
 def metal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Backend "metal" runs: on the GPU, or without one in the emulator; skips where there is neither.
+    """Run backend "metal" on the GPU, or without one in the emulator; skip where there is neither.
 
-    The emulator runs threads in one of its three orders, test by test another one.
+    The emulator runs threads in one of three orders, which the name of the test chooses.
     """
     if mx.metal.is_available():
         yield
@@ -34,11 +34,10 @@ def metal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture(autouse=True)
 def _metal_where_named(request: pytest.FixtureRequest) -> None:
-    """Tests with a parameter "metal" need not say more."""
+    """Use the fixture `metal` for every test with a parameter "metal"."""
     call = getattr(request.node, "callspec", None)
-    if call is not None and "metal" in [
-        value for value in call.params.values() if isinstance(value, str)
-    ]:
+    values = () if call is None else call.params.values()
+    if any(isinstance(value, str) and value == "metal" for value in values):
         request.getfixturevalue("metal")
 
 

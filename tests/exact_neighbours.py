@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 METRICS = ("euclidean", "cosine", "dot", "l1", "linf")
 DTYPES = ("float32", "float64", "float16", "mlx-float32", "mlx-bfloat16")
 SCIPY: dict[str, Any] = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": "chebyshev"}
-JUDGED = 40  # queries of a search
+JUDGED = 40  # queries of a search, at most
 
 
 def _blobs(x: Array, size: float, rng: np.random.Generator) -> Array:
@@ -62,12 +62,12 @@ KINDS: dict[str, Callable[[Array, float, np.random.Generator], Array]] = {
 
 
 def make(kind: str, n: int, d: int, rng: np.random.Generator) -> Array:
-    """(N, D) float64 rows of a kind."""
+    """Return (N, D) float64 rows of a kind."""
     return KINDS[kind](rng.standard_normal((n, d)), 10.0 ** rng.integers(-6, 3), rng)
 
 
 def cast(x: Array, dtype: str) -> Any:
-    """x as a caller would pass it; made smaller where float16 would overflow."""
+    """Return x as a caller would pass it; made smaller where float16 would overflow."""
     largest = np.abs(x).max()
     if dtype == "float16" and largest > 6e4:
         x = x * (6e4 / largest)
@@ -77,7 +77,7 @@ def cast(x: Array, dtype: str) -> Any:
 
 
 def distances(queries: Array, data: Array, metric: str) -> tuple[Array, Array]:
-    """(Q, N) distances from queries (Q, D) to data (N, D), the smaller the nearer, and what rounding in float64 may change."""
+    """Return (Q, N) distances from queries (Q, D) to data (N, D), the smaller the nearer, and their errors in float64."""
     d = data.shape[1]
     out, slack = (np.empty((len(queries), len(data)), np.longdouble) for _ in range(2))
     eps = 2.0**-52 * (d + 8)
@@ -127,10 +127,13 @@ def judge(
     Equal rows must come in order and be the first of their kind; small whole numbers leave no room for rounding.
 
     Args:
-        queries, data, k, metric: of the search.
-        found: distances and indices (Q, k).
-        banned: (Q,) the row that a query must not get.
-        ids: (N,) names of the rows, ascending; found are names then.
+        queries: (Q, D) of the search.
+        data: (N, D) of the search.
+        k: Of the search.
+        metric: Of the search.
+        found: Distances and indices (Q, k).
+        banned: (Q,) The row that a query must not get.
+        ids: (N,) Names of the rows, ascending; found are names then.
     """
     q, x = to_float64(queries), to_float64(data)
     reported, index = np.array(found[0], np.longdouble), np.array(found[1])
@@ -179,7 +182,7 @@ def judge(
 
 
 def truth(queries: Array, data: Array, metric: str) -> Array:
-    """(Q, N) float64, smaller is nearer."""
+    """Return (Q, N) float64 distances, the smaller the nearer."""
     if metric == "dot":
         return -(queries @ data.T)
     if metric != "cosine":

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from helpers import BACKENDS, FITS, given
+from helpers import FITS, KINDS, every_backend, given
 
 import flash_kmeans_mlx as fk
 
@@ -134,17 +134,9 @@ def test_points(x: Any, error: type[Exception], message: str) -> None:
 
 # One row in each region that a backend may look at apart: sampled rows, tiles, shards, the remainder.
 PLACES = [(0, 0), (1, 2), (6007, 5), (-1, -1)]
-KINDS = [
-    "numpy-float32",
-    "numpy-float64",
-    "numpy-float16",
-    "mlx-float32",
-    "mlx-float16",
-    "mlx-bfloat16",
-]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@every_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_bad_value_anywhere_in_x(backend: str, kind: str) -> None:
     clean = np.random.default_rng(0).standard_normal((6100, 6))
@@ -160,7 +152,7 @@ def test_one_bad_value_anywhere_in_x(backend: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("metric", FITS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@every_backend
 def test_one_bad_value_is_found_in_views_batches_and_every_verb(metric: str, backend: str) -> None:
     x = np.random.default_rng(0).standard_normal((2, 500, 4)).astype(np.float32)
     model = fk.FlashKMeans(k=2, metric=metric, backend=backend).fit(x)
@@ -176,7 +168,7 @@ def test_one_bad_value_is_found_in_views_batches_and_every_verb(metric: str, bac
             verb(x)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@every_backend
 @pytest.mark.parametrize("row", [0, 1, 299])
 def test_check_finite_false_looks_at_nothing(backend: str, row: int) -> None:
     x = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
@@ -191,7 +183,7 @@ def test_check_finite_false_looks_at_nothing(backend: str, row: int) -> None:
     np.testing.assert_array_equal(fitted.labels, labels)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@every_backend
 @pytest.mark.parametrize(
     ("x", "arguments", "target"),
     [

@@ -36,9 +36,8 @@ def test_far_offsets_are_shifted_away(offset: float) -> None:
     found = chosen(x)
     spread = x.std()
     assert (np.abs(found.shift - x.mean(1)) < spread).all() and found.scale.tolist() == [1.0]
-    np.testing.assert_array_equal(
-        found.shift, found.shift.astype(np.float32)
-    )  # kernels hold it in float32
+    # Kernels hold it in float32.
+    np.testing.assert_array_equal(found.shift, found.shift.astype(np.float32))
     assert np.abs(found.rows(x[0], 0)).max() < 5 * spread
 
 
@@ -47,17 +46,15 @@ def test_spherical_metrics_are_centred_only_where_rows_are_nearly_parallel(metri
     found = chosen(helpers.blobs(1, 500, 5, 4), metric)
     assert not found.shift.any() and not found.centre.any() and found.identity.all()
     x = helpers.blobs(2, 500, 5, 4) + np.array([1e4, -30.0])[:, None, None]
-    x[1] *= np.exp(
-        2 * np.random.default_rng(0).standard_normal((500, 1))
-    )  # of all norms: a shift would not be near them
+    # Of all norms: a shift would not be near them.
+    x[1] *= np.exp(2 * np.random.default_rng(0).standard_normal((500, 1)))
     found = chosen(x, metric)
     mean = helpers.unit(helpers.unit(x).mean(1))
     np.testing.assert_allclose(np.linalg.norm(found.centre, axis=1), 1.0, rtol=1e-7)
     assert (np.einsum("bd,bd->b", mean, found.centre) > 0.99).all()
     for vectors in (found.centre, found.shift):
-        np.testing.assert_array_equal(
-            vectors, vectors.astype(np.float32)
-        )  # kernels hold them in float32
+        # Kernels hold them in float32.
+        np.testing.assert_array_equal(vectors, vectors.astype(np.float32))
     np.testing.assert_allclose(found.shift[0], x[0].mean(0), rtol=1e-3)
     assert not found.shift[1].any()
     assert found.short(np.array([2e4, 1.0])).tolist() == [False, False]

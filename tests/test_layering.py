@@ -37,7 +37,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
-    """Full dotted names that the source imports, in functions and for types too, and those that it names in strings."""
+    """Return the full dotted names that the source imports, in functions and for types too, and those that it names in strings."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -67,7 +67,7 @@ def layer(module: str) -> int:
 
 
 def wrong_import(module: str, target: str) -> str | None:
-    """Why `module` must not import `target`, both of this project."""
+    """Return why `module` must not import `target`, both of this project."""
 
     def within(name: str, package: str) -> bool:
         return name == package or name.startswith(package + ".")

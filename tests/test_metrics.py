@@ -44,9 +44,8 @@ def test_distances(metric: Metric) -> None:
 def test_distances_do_not_feel_an_offset() -> None:
     x, c = problem()
     near, far = (EUCLIDEAN.distances(x + o, c.astype(np.float64) + o) for o in (0.0, 1e6))
-    np.testing.assert_allclose(
-        far, near, rtol=0, atol=1e-4
-    )  # the root of what 1e6 leaves of float64, at distance zero
+    # The root of what 1e6 leaves of float64, at distance zero.
+    np.testing.assert_allclose(far, near, rtol=0, atol=1e-4)
     np.testing.assert_allclose(np.square(far), np.square(near), rtol=0, atol=1e-8)
 
 

@@ -1,4 +1,4 @@
-"""What users may rely on: names, signatures and defaults, exactly."""
+"""Names, signatures and defaults that users rely on, exactly."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ VERBS = {
 
 
 def signature(function: Callable[..., Any]) -> str:
-    """Without annotations."""
+    """Return a signature without annotations."""
     bare = inspect.signature(function)
     parameters = [p.replace(annotation=inspect.Parameter.empty) for p in bare.parameters.values()]
     return str(bare.replace(parameters=parameters, return_annotation=inspect.Signature.empty))

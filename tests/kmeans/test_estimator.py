@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from helpers import BACKENDS, FITS, blobs, costs, given, inertia, to_float64
+from helpers import FITS, blobs, costs, every_backend, given, inertia, to_float64
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.files import models as _modelfile
@@ -27,7 +27,7 @@ def state(model: fk.FlashKMeans) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@every_backend
 @pytest.mark.parametrize("metric", FITS)
 @pytest.mark.parametrize("x", [X, X[0]], ids=["batch", "single"])
 def test_fit_is_the_function(x: Any, metric: str, backend: str) -> None:
@@ -45,7 +45,7 @@ def test_fit_is_the_function(x: Any, metric: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["numpy-float32", "numpy-float64", "mlx-float32", "mlx-bfloat16"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@every_backend
 def test_predict_on_the_points_of_the_fit_gives_its_labels(backend: str, kind: str) -> None:
     for metric in FITS:
         for x in (X, X[0]):
@@ -58,7 +58,7 @@ def test_predict_on_the_points_of_the_fit_gives_its_labels(backend: str, kind: s
                 assert np.all(np.asarray(model.score(points)) == -np.asarray(model.inertia_))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@every_backend
 @pytest.mark.parametrize("metric", FITS)
 def test_new_points(metric: str, backend: str) -> None:
     model = fk.FlashKMeans(k=4, metric=metric, backend=backend).fit(X)
@@ -76,9 +76,8 @@ def test_new_points(metric: str, backend: str) -> None:
     for b in range(2):
         want = costs(NEW[b].astype(np.float64), to_float64(model.centroids[b]), metric)
         want = np.sqrt(want) if metric == "euclidean" else want
-        np.testing.assert_allclose(
-            distances[b], want, rtol=1e-6, atol=1e-6
-        )  # float32 output, centroids of unit norm
+        # Float32 output, centroids of unit norm.
+        np.testing.assert_allclose(distances[b], want, rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(labels[b], want.argmin(1))
     exact = inertia(NEW, model.centroids, labels, metric)
     np.testing.assert_allclose(model.score(NEW), -exact, rtol=1e-5)  # float32 costs
@@ -192,9 +191,8 @@ def test_dtype_rounds_the_points_of_every_verb(dtype: str) -> None:
     rounded = np.array(mx.array(X[0]).astype(getattr(mx, dtype)).astype(mx.float32))
     model = fk.FlashKMeans(k=4, dtype=dtype).fit(X[0])
     want = fk.FlashKMeans(k=4).fit(rounded)
-    np.testing.assert_allclose(
-        model.centroids, want.centroids, rtol=1e-6
-    )  # the same values, read in another way
+    # The same values, read in another way.
+    np.testing.assert_allclose(model.centroids, want.centroids, rtol=1e-6)
     np.testing.assert_array_equal(model.predict(X[0]), want.predict(rounded))
     np.testing.assert_allclose(model.transform(X[0]), want.transform(rounded), rtol=1e-5, atol=1e-5)
 
@@ -268,7 +266,7 @@ def test_a_model_is_read_by_another_process(tmp_path: Path) -> None:
 
 
 def damaged(path: Path, **changes: Any) -> Path:
-    """The model of X with other metadata or arrays."""
+    """Return the model of X with other metadata or arrays."""
     arrays = {
         "centroids": np.zeros((4, 6), np.float32),
         "inertia": np.zeros(1),

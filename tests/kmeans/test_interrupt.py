@@ -73,9 +73,8 @@ def test_ctrl_c(case: str) -> None:
     ) as process:
         try:
             assert process.stdout
-            assert select.select([process.stdout], [], [], 120)[0], (
-                "did not start"
-            )  # kernels may have to be compiled
+            # Kernels may have to be compiled.
+            assert select.select([process.stdout], [], [], 120)[0], "did not start"
             assert process.stdout.readline() == "started\n"
             time.sleep(0.7)  # into the loop
             sent = time.monotonic()

@@ -7,15 +7,13 @@ from typing import NamedTuple
 import helpers
 import numpy as np
 import pytest
-from helpers import BACKENDS, FITS, METRICS
+from helpers import BACKENDS, FITS, METRICS, every_backend, every_metric
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flash_kmeans_mlx import assign, batch_kmeans_Cosine, batch_kmeans_Euclid
 
 EXAMPLES = settings(deadline=None, max_examples=20, derandomize=True, print_blob=False)
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
-every_metric = pytest.mark.parametrize("metric", METRICS)
 pytestmark = pytest.mark.filterwarnings("ignore::flash_kmeans_mlx.EmptyClusterWarning")
 
 
@@ -28,7 +26,7 @@ class Problem(NamedTuple):
 
     @property
     def start(self) -> np.ndarray:
-        """(K, D) different rows' values."""
+        """Return (K, D), the values of different rows."""
         return self.x[self.rng.choice(len(self.x), self.k, replace=False)]
 
 
@@ -47,20 +45,20 @@ def problems(draw: st.DrawFn) -> Problem:
 
 
 def slack(x: np.ndarray) -> float:
-    """What rounding may do to an inertia of these points: relative to their squared or plain norms, whichever is larger."""
+    """Return the error of an inertia that rounding explains: relative to squared or plain norms, whichever is larger."""
     norms = np.linalg.norm(helpers.to_float64(x), axis=-1)
     return helpers.tolerance(x.shape[-1]) * float((norms**2 + norms + 1).sum())
 
 
 def unit_start(start: np.ndarray, metric: str) -> np.ndarray:
-    """The centroids that a fit begins with."""
+    """Return the centroids that a fit begins with."""
     return start if metric == "euclidean" else helpers.unit(start.astype(np.float64))
 
 
 def first_labels(
     x: np.ndarray, start: np.ndarray, metric: str, backend: str, w: np.ndarray | None = None
 ) -> np.ndarray:
-    """(N,) under the start, once the step that follows was found to be right."""
+    """Return labels (N,) under the start, once the step that follows was found to be right."""
     options = {"init_centroids": start, "sample_weight": w, "empty": "keep", "backend": backend}
     zero, one = (FITS[metric](x, len(start), i, **options) for i in (0, 1))
     helpers.assert_centroids_optimal(x, one.centroids, zero.labels, metric, w)
@@ -177,13 +175,18 @@ def test_weights_of_two_are_points_given_twice(backend: str, metric: str, proble
     assert weighted.inertia == pytest.approx(repeated.inertia, abs=2 * slack(x))
 
 
-@every_backend
-@every_metric
-@given(problem=problems(), init=st.sampled_from(["random", "k-means++", "k-means||"]))
-@EXAMPLES
+@pytest.mark.usefixtures("metal")
+@given(
+    backend=st.sampled_from(BACKENDS),
+    metric=st.sampled_from(METRICS),
+    problem=problems(),
+    init=st.sampled_from(helpers.INITS),
+)
+@settings(EXAMPLES, max_examples=60)
 def test_more_restarts_are_never_worse(
     backend: str, metric: str, problem: Problem, init: str
 ) -> None:
+    """The best run is chosen by code that all backends share."""
     x, k, rng = problem
     options = {"max_iters": 5, "init": init, "seed": int(rng.integers(99)), "backend": backend}
     path = [FITS[metric](x, k, n_init=n, **options).inertia for n in (1, 2, 4)]

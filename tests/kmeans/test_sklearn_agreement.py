@@ -1,4 +1,4 @@
-"""scikit-learn and we, from the same start."""
+"""Fits beside scikit-learn's, from the same start."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import helpers
 import numpy as np
 import pytest
-from helpers import BACKENDS
+from helpers import EMULATED, every_backend
 from sklearn.cluster import KMeans
 
 from flash_kmeans_mlx import batch_kmeans_Euclid
 
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
 DATA = {
     "digits": (helpers.digits, 10),
     "blobs": (lambda: helpers.blobs(1, 2000, 17, 12)[0].astype(np.float32), 12),
@@ -25,12 +24,12 @@ DATA = {
     "pixels": (lambda: helpers.pixels(3000), 16),
     "more-centroids": (lambda: helpers.blobs(1, 1200, 17, 12)[0].astype(np.float32), 60),
 }
-INERTIA = 1e-4  # relative, from issue 2: float32 parts at near ties
+INERTIA = 1e-4  # relative: in float32, near ties may go another way
 
 
 @cache
 def problem(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points (N, D), a start (K, D) of rows that all differ, weights (N,)."""
+    """Return points (N, D), a start (K, D) of rows that all differ, weights (N,)."""
     make, k = DATA[name]
     x, rng = make(), np.random.default_rng(1)
     rows = np.unique(x, axis=0)
@@ -63,7 +62,7 @@ def test_the_same_iterations_end_at_the_same_inertia(
         "sample_weight": w if weighted else None,
         "backend": backend,
     }
-    for n in (1, 5, 25):
+    for n in (1, 5) if backend == "metal" and EMULATED else (1, 5, 25):
         ours = batch_kmeans_Euclid(x, len(start), n, **options)
         assert ours.inertia == pytest.approx(theirs(name, n, weighted).inertia_, rel=INERTIA)
 
@@ -71,7 +70,7 @@ def test_the_same_iterations_end_at_the_same_inertia(
 @every_backend
 @pytest.mark.parametrize("name", DATA)
 def test_their_labels_cost_as_much_under_our_centroids(name: str, backend: str) -> None:
-    """Where both converged to the same place: their labels, judged against our centroids, and ours against theirs."""
+    """Both converge to the same place: their labels are judged against our centroids, and ours against theirs."""
     x, start, _ = problem(name)
     ours = batch_kmeans_Euclid(x, len(start), 300, init_centroids=start, backend=backend)
     model = theirs(name, 300)

@@ -7,19 +7,18 @@ from typing import Any
 import helpers
 import numpy as np
 import pytest
-from helpers import BACKENDS, FITS
+from helpers import FITS, every_backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flash_kmeans_mlx as fk
 
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
 spherical = pytest.mark.parametrize("metric", ["cosine", "dot"])
 pytestmark = pytest.mark.filterwarnings("ignore::flash_kmeans_mlx.EmptyClusterWarning")
 
 
 def cone(n: int, d: int, spread: float, *, norms: float = 0.0, seed: int = 0) -> np.ndarray:
-    """(N, D) float64: clusters within this distance of a direction; norms vary by this share, or are 1."""
+    """Return (N, D) float64: clusters within this distance of a direction; norms vary by this share, or are 1."""
     rng = np.random.default_rng([seed, n, d])
     inside = helpers.blobs(1, n, d, 1 + n // 40, seed)[0] / np.sqrt(5 * d)
     x = helpers.unit(helpers.unit(rng.standard_normal(d)) + spread * inside)
@@ -63,19 +62,19 @@ def test_far_offsets(metric: str, backend: str) -> None:
 
 
 @spherical
-@pytest.mark.parametrize("strategy", ["tiles", "head", "groups"])
 @pytest.mark.parametrize(("n", "d", "k"), [(700, 5, 30), (6000, 150, 40), (4000, 30, 300)])
-def test_every_way_of_the_cpu(n: int, d: int, k: int, strategy: str | None, metric: str) -> None:
+def test_every_strategy_of_the_cpu(n: int, d: int, k: int, metric: str) -> None:
     """Loops of one thread and of a team, tiles, bounds, in float64 too; to the same bits whatever is skipped."""
     for norms, spread, dtype in ((0.3, 1e-2, "float32"), (0.0, 1e-4, "float64")):
         x = cone(n, d, spread, norms=norms).astype(dtype)
-        start = x[:: n // k][:k]
-        result = FITS[metric](x, k, 3, init_centroids=start, strategy=strategy, backend="cpu")
-        check(x, result, metric)
-        if strategy != "tiles":
-            plain = FITS[metric](x, k, 3, init_centroids=start, strategy="tiles", backend="cpu")
-            np.testing.assert_array_equal(result.labels, plain.labels)
-            np.testing.assert_array_equal(result.centroids, plain.centroids)
+        options = {"init_centroids": x[:: n // k][:k], "backend": "cpu"}
+        plain = FITS[metric](x, k, 3, strategy="tiles", **options)
+        check(x, plain, metric)
+        for strategy in ("head", "groups"):
+            result = FITS[metric](x, k, 3, strategy=strategy, **options)
+            np.testing.assert_array_equal(result.labels, plain.labels, strategy)
+            np.testing.assert_array_equal(result.centroids, plain.centroids, strategy)
+            assert result.inertia == plain.inertia, strategy
 
 
 @every_backend
@@ -149,6 +148,15 @@ def test_elements_of_a_batch_are_the_fits_of_the_elements(metric: str, backend: 
 
 @every_backend
 @spherical
+def test_an_element_of_zero_rows_beside_nearly_parallel_ones(metric: str, backend: str) -> None:
+    x = np.stack([cone(60, 9, 1e-3), np.zeros((60, 9))]).astype(np.float32)
+    result = FITS[metric](x, 4, 5, backend=backend)
+    helpers.assert_labels_optimal(x, result.centroids, result.labels, metric)
+    assert not result.labels[1].any()
+
+
+@every_backend
+@spherical
 def test_assign_takes_centroids_of_any_norm(metric: str, backend: str) -> None:
     x = cone(500, 19, 1e-3).astype(np.float32)
     means = 300 * cone(12, 19, 1e-3, seed=1)
@@ -182,7 +190,7 @@ def test_the_estimator(metric: str) -> None:
 
 
 def lowest(x: np.ndarray, c: np.ndarray) -> float:
-    """The inertia of best labels."""
+    """Return the inertia of the best labels."""
     units = helpers.unit(helpers.to_float64(x))
     return np.square(units[:, None] - helpers.unit(c)).sum(-1).min(1).sum() / 2
 

@@ -87,7 +87,10 @@ class TiledPoints(Points):
             if self.metric.spherical:
                 self.inverse = self._per_row(kernels.tile.inverse_norm_rows)
                 if self.frame.shifted:
-                    least = np.where(self.inverse.min(1) > 0, 1 / self.inverse.max(1), 0.0)
+                    largest = self.inverse.max(1)  # 0 where every row is zero
+                    least = np.where(
+                        self.inverse.min(1) > 0, 1 / np.where(largest > 0, largest, 1), 0.0
+                    )
                     self._read_in(self.frame.unshifted(self.frame.short(least)))
             self.weights = self._sum_weights()
             on_error.pop_all()

@@ -1,4 +1,4 @@
-"""What the kernels select, without the candidates beyond k that would make up for a mistake; and how searches are cut."""
+"""Candidates that the kernels select, without those beyond k that would make up for a mistake; sizes that searches are cut into."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ def test_the_best_are_kept(d: int, k: int, spare: int, monkeypatch: pytest.Monke
     for n, q in ((40, 5), (1000, 70)):
         rows, queries = (rng.integers(-9, 10, (m, d)).astype(np.float32) for m in (n, q))
         for metric, name in SCIPY.items():
-            for data in (
-                rows,
-                rows[np.argsort(-np.abs(rows).sum(1))],
-            ):  # better and better: every row is a candidate
+            # Nearer and nearer: every row is a candidate.
+            nearer = rows[np.argsort(-np.abs(rows).sum(1))]
+            for data in (rows, nearer):
                 _, indices = fk.knn(queries, data, k, metric, backend="cpu")
                 expected = np.argsort(cdist(queries, data, name), axis=1, kind="stable")[:, :k]
                 np.testing.assert_array_equal(indices, expected)

@@ -28,7 +28,7 @@ def points(n: int, d: int, seed: int = 0) -> Array:
 
 
 def truth(queries: Array, data: Array, k: int, exclude: bool = False) -> tuple[Array, Array]:
-    """Sums of squares made dimension by dimension, ranked by a stable sort."""
+    """Return the ranks by sums of squares made dimension by dimension, ranked by a stable sort."""
     total = np.zeros((len(queries), len(data)))
     for d in range(data.shape[1]):
         total += np.square(queries[:, d, None].astype(np.float64) - data[:, d].astype(np.float64))

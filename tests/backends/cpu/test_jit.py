@@ -26,26 +26,26 @@ def _successor(i: Any) -> Any:
 
 
 def kernel() -> Any:
-    """`_successor`, compiled anew or read from the cache."""
+    """Return `_successor`, compiled anew or read from the cache."""
     return jit.njit(cache=True, nogil=True)(_successor)
 
 
 def read_from_disk(function: Any) -> int:
-    """Call the function with two types; how many of them were on disk."""
+    """Call the function with two types, and return how many of them were on disk."""
     assert (function(3), function(0.5)) == (4, 1.5)
     return sum(function._cache_hits.values())
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of this test's own."""
+    """Return a cache of this test's own."""
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(jit, "_said", [])
     return tmp_path
 
 
 def swap(files: list[Path]) -> None:
-    """Each signature's code under the other's name."""
+    """Save each signature's code under the other's name."""
     first, second = (path.read_bytes() for path in files)
     files[0].write_bytes(second)
     files[1].write_bytes(first)

@@ -117,7 +117,7 @@ def test_rows_are_read_as_they_were_given(kind: str) -> None:
 def best(
     x: np.ndarray, c: np.ndarray, bias: np.ndarray, at: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(scores (N,), labels (N,)) of the best centroids; lanes begin at column `at`."""
+    """Return scores (N,) and labels (N,) of the best centroids; lanes begin at column `at`."""
     n, d = x.shape
     padded = -(-n // kernels.lanes.POINTS) * kernels.lanes.POINTS
     value, label = np.full(padded, np.nan, np.float32), np.full(padded, -1, np.int32)
@@ -147,7 +147,7 @@ def test_the_best_centroid(n: int, k: int, d: int) -> None:
 
 
 def again(module: Any) -> Any:
-    """The module executed once more."""
+    """Return the module, executed once more."""
     spec = importlib.util.spec_from_file_location(module.__name__, str(module.__file__))
     assert spec is not None and spec.loader is not None
     other = importlib.util.module_from_spec(spec)
@@ -163,9 +163,8 @@ def test_the_best_centroid_with_registers_of_other_widths(
 ) -> None:
     options = importlib.import_module("flash_kmeans_mlx.kernels.cpu.options")
     monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: features)
-    monkeypatch.setattr(
-        options, "JIT", {**options.JIT, "cache": False}
-    )  # the cache knows a file and a name only
+    # The cache knows a file and a name only.
+    monkeypatch.setattr(options, "JIT", {**options.JIT, "cache": False})
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, kernels.ir.__name__, again(kernels.ir))
         module = again(kernels.lanes)
@@ -184,9 +183,8 @@ def test_the_best_centroid_with_registers_of_other_widths(
 
 def test_equal_scores_go_to_the_lowest_index() -> None:
     x = np.rint(3 * normals(129, 3))
-    c = np.tile(
-        np.rint(3 * normals(9, 3, seed=1)), (61, 1)
-    )  # whole numbers: no rounding, whatever the order
+    # Whole numbers: no rounding, whatever the order.
+    c = np.tile(np.rint(3 * normals(9, 3, seed=1)), (61, 1))
     _, label = best(x, c, EUCLIDEAN.bias(c))
     np.testing.assert_array_equal(label, (x @ c.T + EUCLIDEAN.bias(c)).argmax(1))
 
@@ -201,7 +199,7 @@ def test_centroids_of_bias_minus_infinity_never_win() -> None:
 def step(
     x: np.ndarray, c: np.ndarray, labels: np.ndarray, w: np.ndarray, lo: int, hi: int, tiles: int
 ) -> Any:
-    """(changed, sums, weight_sum, counts, touched) of one call of step_rows."""
+    """Return (changed, sums, weight_sum, counts, touched) of one call of step_rows."""
     d, tile = x.shape[1], 64
     k = len(c)
     changes = kernels.tile.Changes(
@@ -265,9 +263,8 @@ def test_a_step_adds_only_what_moved(weighted: bool, tiles: int) -> None:
         for delta, new, old in zip(
             (sums, weight_sum, counts), totals(labels), totals(before), strict=True
         ):
-            np.testing.assert_allclose(
-                delta, new - old, rtol=0, atol=1e-12
-            )  # float64 sums of 200 float32 values
+            # Float64 sums of 200 float32 values.
+            np.testing.assert_allclose(delta, new - old, rtol=0, atol=1e-12)
         assert not sums[~touched].any() and not counts[~touched].any()
     assert changed == 0 and not touched.any()
 

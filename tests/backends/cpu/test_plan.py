@@ -1,4 +1,4 @@
-"""How the CPU backend cuts a problem: a pure function of sizes."""
+"""The plan by which the CPU backend cuts a problem: a pure function of sizes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_shards_that_keep_their_points(n: int, d: int) -> None:
 
 
 def bits(p: Plan) -> tuple[int, ...]:
-    """What the bits of a result depend on."""
+    """Return the fields that the bits of a result depend on."""
     return (p.shards,)
 
 
@@ -100,7 +100,7 @@ def test_only_sizes_decide_on_bits(shape: tuple[int, int, int], k: int) -> None:
 
 
 def least(shape: tuple[int, int, int], k: int) -> int:
-    """The smallest cap that is accepted, to 1 KiB."""
+    """Return the smallest cap that is accepted, to 1 KiB."""
     low, high = 0, 1 << 40
     while high - low > 1 << 10:
         middle = (low + high) // 2

@@ -1,0 +1,156 @@
+"""Regimes of the CPU backend: sizes made small so that small problems meet all of them, and a watch that tells which."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from engine import Watch
+from kmeans_cases import DIMENSIONS, Case
+
+from flash_kmeans_mlx.backends.cpu import looped, seeds, tuner
+from flash_kmeans_mlx.backends.cpu.plan import Plan
+from flash_kmeans_mlx.backends.cpu.points import CpuPoints
+from flash_kmeans_mlx.backends.cpu.tuner import PruningTuner
+from flash_kmeans_mlx.backends.points import Problem
+
+PLAN = importlib.import_module("flash_kmeans_mlx.backends.cpu.plan")
+# The sizes at which the backend changes its way, and what they are in this test.
+SMALLER: list[tuple[Any, str, Any]] = [
+    (PLAN, "SMALL", 60_000),
+    (PLAN, "LOOPED", 2_000_000),
+    (PLAN, "SHARD_ROWS", 600),
+    (PLAN, "TILE_VALUES", 1 << 12),
+    (PLAN, "RESIDENT_BYTES", 300_000),
+    (PLAN, "LOOPED_BYTES", 200_000),
+    (PLAN, "FLIGHT_BYTES", 20_000),
+    (tuner, "RESIDENT_BYTES", 100_000),
+    (tuner, "COPIED_BYTES", 50_000),
+    (tuner, "MIN_POINT_PASSES", 0),
+    (tuner, "MIN_PRODUCTS", 0),
+    (tuner, "MIN_GROUPED", 8),
+    (tuner, "MIN_POINTS", 1100),
+    (tuner, "RUN", 16),
+    (tuner, "WIDTHS", (15, 7, 3)),
+    (looped, "ALONE", 100_000),
+    (looped, "CALL", 1_000_000),
+    (seeds, "ALONE", 20_000),
+    (seeds, "CALL", 500_000),
+]
+STRATEGIES = {
+    "loop",
+    "tiles",
+    "groups",
+    "head 3",
+    "head 3, groups",
+    "head 7, groups",
+    "head 15, groups",
+}
+# What a problem can meet, by the field of the plan or by what was seen of the fit; all of it must be met.
+REGIMES: dict[str, set[Any]] = {
+    "looped": {True, False},
+    "team": {True, False},
+    "resident": {True, False},
+    "tile": set(DIMENSIONS),
+    "shards": {"one", "some", "most"},
+    "flight": {"all shards", "some shards"},
+    "threads": {"one", "more"},
+    "spare": {"enough", "short"},
+    "strategy": STRATEGIES,
+    "seeding": {(team, kind) for team in (False, True) for kind in ("rows", "columns", "head")},
+    "read": {"in place", "converted"},
+    "frame": {"as given", "shifted", "scaled", "centred"},
+}
+Seen = set[tuple[str, Any]]
+
+
+@contextmanager
+def prepared(case: Case, seen: Seen | None = None, **changes: Any) -> Iterator[str | None]:
+    """Set the backend up as a case wants it, and yield the name to pass as `strategy`.
+
+    Args:
+        case: The problem.
+        seen: The regimes that are met are added to it.
+        changes: Fields of the case that are other ones.
+    """
+    case = dataclasses.replace(case, **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLASH_KMEANS_THREADS", str(case.threads))
+        for module, name, value in SMALLER if case.smaller else ():
+            patch.setattr(module, name, value)
+        if case.way not in ("tiles", "head", "groups"):
+            patch.setattr(PLAN, "plan", without_loop)
+        if case.way.isdecimal():
+            patch.setattr(PruningTuner, "_fastest", lambda tuner, *_: head(tuner, int(case.way)))
+        elif case.way in ("later", "dropped"):
+            patch.setattr(PruningTuner, "_fastest", lambda *_: None)
+            patch.setattr(PruningTuner, "_groups_pay", lambda *_: True)
+            patch.setattr(tuner, "STOP_SHARE", -1.0 if case.way == "dropped" else 2.0)
+        if seen is not None:
+            watch(Watch(patch, seen))
+        yield case.way if case.way in ("tiles", "head", "groups") else None
+
+
+def without_loop(problem: Problem, threads: int, make_plan: Any = PLAN.plan) -> Plan:
+    """Return a plan as for bounds: no loop in a kernel."""
+    return make_plan(dataclasses.replace(problem, strategy="groups"), threads)
+
+
+def head(pruning: PruningTuner, width: int) -> np.ndarray | None:
+    """Return directions, as if `width` of them had been found fastest."""
+    width = min(width, pruning.points.shape[2] - 1, pruning.points.shape[1])
+    return pruning._directions(width) if width > 0 and pruning._fits(width) else None
+
+
+def watch(watching: Watch) -> None:
+    """Have the backend name its regimes."""
+
+    def of_plan(found: Plan, problem: Problem, _threads: int) -> Iterator[tuple[str, Any]]:
+        full = problem.x.shape[0] * found.shards
+        words = {
+            "shards": "one" if found.shards == 1 else "most" if found.shards >= 4 else "some",
+            "flight": "all shards" if found.flight == full else "some shards",
+            "threads": "one" if found.threads == 1 else "more",
+            "spare": "enough" if found.spare > 1 << 30 else "short",
+        }
+        for field in dataclasses.fields(found):
+            yield field.name, words.get(field.name, getattr(found, field.name))
+
+    def of_points(_: Any, points: CpuPoints) -> Iterator[tuple[str, Any]]:
+        frame = points.frame
+        for b in range(points.shape[0]):
+            yield "read", "in place" if points.sources.direct[b] else "converted"
+            if frame.centre[b].any():
+                yield "frame", "centred"
+            if frame.identity[b]:
+                yield "frame", "as given"
+            else:
+                yield "frame", "shifted" if frame.shift[b].any() else "scaled"
+
+    kinds: dict[int, str] = {}  # of runs, by their identity: they are met one after another
+
+    def of_run(run: Any, _points: Any, _b: int, _square: Any, features: Any) -> tuple[()]:
+        head = features is not None and features.basis.shape[1]
+        kinds[id(run)] = "rows" if features is None else "head" if head else "columns"
+        return ()
+
+    def of_call(run: Any, team: Any, *_: Any) -> Iterator[tuple[str, Any]]:
+        yield "seeding", (team.size > 1, kinds[id(run)])
+
+    watching.after(PLAN, "plan", of_plan)
+    watching.after(CpuPoints, "__enter__", of_points)
+    watching.before(seeds._Run, "__init__", of_run)
+    watching.before(seeds._Run, "__call__", of_call)
+
+
+def missed(seen: Seen, metric: str) -> Seen:
+    """Return the regimes that no problem met."""
+    wanted = {(name, value) for name, values in REGIMES.items() for value in values}
+    if metric == "euclidean":
+        wanted.discard(("frame", "centred"))
+    return wanted - seen
