@@ -50,7 +50,7 @@ class Codes:
         self.owner = rng.choice([number for number in range(NLIST) if number != EMPTY], n)
         self.ids = rng.permutation(10 * n)[:n]
         self.rows = coding.decode(codes, self.owner).astype(np.float64)
-        payload = coding.followed(codes, self.owner, PROXIMITIES[metric])
+        payload = coding.with_terms(codes, self.owner, PROXIMITIES[metric])
         lists = InvertedLists(NLIST, payload.shape[1], np.uint8)
         self.lists = lists.added(self.owner, payload, self.ids)
 
