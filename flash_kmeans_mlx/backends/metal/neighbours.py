@@ -1,4 +1,4 @@
-"""Exact search on an Apple GPU: scores stay in registers, the best of each query in a simdgroup."""
+"""Exact search on an Apple GPU: scores stay in registers, each simdgroup keeps the best."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import numpy as np
 
 from ...frame import View
 from ..portable.neighbours import PortableNeighbours
-from .kernels import top_of_rows, topk
+from .topk import top_of_rows, topk
 
 __all__ = ["MetalNeighbours"]
 
 
 class MetalNeighbours(PortableNeighbours):
-    """`PortableNeighbours` with the top-k kernels: one for products and their best, one for the best of MLX's differences."""
+    """`PortableNeighbours` with the top-k kernels.
+
+    `topk` computes products and finds their best at once; `top_of_rows` finds the best of MLX's
+    differences.
+    """
 
     backend = "metal"
 
