@@ -85,6 +85,7 @@ class Emulation:
     threads: int = 2  # of the CPU; each runs whole threadgroups
     sanitizer: str | None = None  # "address" (with undefined behaviour) or "thread"
     count: bool = False
+    dry: bool = False  # nothing is compiled and run: only sources are made, outputs stay NaN
     launches: list[Launch] = field(default_factory=list)
 
 
@@ -93,7 +94,11 @@ _current: ContextVar[Emulation | None] = ContextVar("emulation", default=None)
 
 @contextmanager
 def emulation(
-    order: int = 0, threads: int = 2, sanitizer: str | None = None, count: bool = False
+    order: int = 0,
+    threads: int = 2,
+    sanitizer: str | None = None,
+    count: bool = False,
+    dry: bool = False,
 ) -> Iterator[Emulation]:
     """Sets how emulated kernels run inside; mx.compile is off there, since its tracers hold no data."""
     if sanitizer is not None and sanitizer not in compiler.SANITIZERS:
@@ -102,7 +107,7 @@ def emulation(
         )
     if sanitizer and count:
         raise ValueError("bytes can't be counted under a sanitizer")
-    run = Emulation(order, threads, sanitizer, count)
+    run = Emulation(order, threads, sanitizer, count, dry)
     outermost = _current.get() is None
     token = _current.set(run)
     if outermost:
@@ -268,7 +273,9 @@ class EmulatedKernel:
         grid, threadgroup = call["grid"], call["threadgroup"]
         try:
             runner.check_launch(grid, threadgroup)
-            if options.sanitizer:
+            if options.dry:
+                result = runner.Outcome(0, [])
+            elif options.sanitizer:
                 result = runner.run_sanitized(
                     cpp, options.sanitizer, buffers, grid, threadgroup, order=options.order
                 )

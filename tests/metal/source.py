@@ -20,6 +20,7 @@ PARAMETER = re.compile(
     r"\s*(?:const )?(?:device|constant) .*?[*&] (?P<name>\w+) \[\[buffer\((?P<slot>\d+)\)\]\]"
 )
 ATTRIBUTE = re.compile(r"\s*\w+ (?P<name>\w+) \[\[")
+SPACE = re.compile(r"(?m)^  const constant (?=[^&]* \[\[buffer\(\d+\)\]\])")
 INSTANCE = re.compile(r"decltype\((\w+(?:<.*?>)?)\) ")
 BUFFER_SLOTS = 31
 
@@ -94,6 +95,8 @@ def to_cpp(source: Source, name: str) -> tuple[str, list[str]]:
     if sum(slot is not None for _, slot in known) > BUFFER_SLOTS:
         raise EmulationError(f"kernel {name!r}: more than {BUFFER_SLOTS} buffers, shapes included")
     body, _, instance = source.msl.partition("\ntemplate [[host_name(")
+    # To g++ all memory is alike: inputs of fewer than 8 elements need no library of their own.
+    body = SPACE.sub("  const device ", body)
     match = INSTANCE.search(instance)
     function = match[1] if match else source.function
     arguments = ", ".join(

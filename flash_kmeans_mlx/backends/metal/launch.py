@@ -41,6 +41,8 @@ FUSED_K = 32  # entries of a list of topk: one a lane
 LEAST_ROWS = 64  # of a product
 # Chunks of sorted rows, up to N = 2**23: enough for the widest GPU, and few to add up.
 MAX_CHUNKS = 2048
+LEAST_SORT_CHUNK = 1024  # rows
+LEAST_SUM_CHUNK = 256  # rows
 WHOLE_LABEL = 2**32 - 1  # a mask that keeps all bits
 
 
@@ -288,7 +290,7 @@ def sort_launch(b: int, n: int, k: int) -> SortLaunch:
         digits = (low, Digit(ceil_div(k, 1 << bits), bits, WHOLE_LABEL))
     buckets = max(digit.buckets for digit in digits)
     table = next(size for size in (256, 2048, TABLE) if buckets <= size)
-    chunk_rows = min(max(1024, 2 * power_of_two(buckets)), TABLE)
+    chunk_rows = min(max(LEAST_SORT_CHUNK, 2 * power_of_two(buckets)), TABLE)
     chunks = ceil_div(n, chunk_rows)
     launch = Launch((chunks * SIMD, b, 1), (SIMD, 1, 1), 4 * table)
     return SortLaunch(digits, table, chunk_rows, chunks, launch)
@@ -304,7 +306,7 @@ def sorted_sums_launch(b: int, n: int, k: int, d: int, *, narrow: bool = False) 
     blocks = ceil_div(d, lanes * width)
     nsg = 4
     threads = nsg * SIMD
-    chunk_rows = min(max(256, power_of_two(ceil_div(n, MAX_CHUNKS))), 4096)
+    chunk_rows = min(max(LEAST_SUM_CHUNK, power_of_two(ceil_div(n, MAX_CHUNKS))), 4096)
     chunks = ceil_div(n, chunk_rows)
     scratch_bytes = 4 * nsg * (lanes * width + 1)
     return SortedSumsLaunch(

@@ -1,4 +1,7 @@
-"""Memory of the Metal backend, by MLX's own count: under a cap, and over many iterations."""
+"""The Metal backend takes no more memory than it says, by MLX's own count.
+
+That holds under a cap, for one iteration and over many.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +49,14 @@ def peak(call: Callable[[], Any]) -> int:
 
 
 def check_cap(call: Callable[[float], Any]) -> Any:
-    """The least cap that is said to suffice does."""
+    """A fit runs under the least cap that the error message names."""
     with pytest.raises(
         ValueError, match=r"^max_mem_gb=1e-09 must be >= .* needs on the metal backend"
     ) as caught:
         call(1e-9)
-    found = re.match(r"max_mem_gb=1e-09 must be >= (\S+) GB", str(caught.value))
-    assert found
-    need = float(found[1])
+    match = re.match(r"max_mem_gb=1e-09 must be >= (\S+) GB", str(caught.value))
+    assert match
+    need = float(match[1])
     results: list[Any] = []
     assert peak(lambda: results.append(call(need))) <= need * 1e9
     return results[0]
@@ -93,13 +96,12 @@ def test_an_iteration_takes_what_is_said(
     x = points(*size)
     w = np.ones(size[:2], np.float32) if weighted else None
     start = np.array(x[:, :k])
-    with open_points("metal", Problem(x, k, EUCLIDEAN, x.shape, w, strategy=strategy)) as held:
-        taken = peak(lambda: held.step(start, np.ones(size[0], int), 0.0, True))
-        said = step_bytes(held.shape, k, Device(), products=strategy == "addmm")
+    with open_points("metal", Problem(x, k, EUCLIDEAN, x.shape, w, strategy=strategy)) as opened:
+        taken = peak(lambda: opened.step(start, np.ones(size[0], int), 0.0, True))
+        said = step_bytes(opened.shape, k, Device(), products=strategy == "addmm")
     assert taken <= said + 4096  # small arrays of a few bytes each
-    assert (
-        strategy == "addmm" or taken >= said / 4
-    )  # products may need copies of rows, here they do not
+    # Products may need copies of rows, here they do not.
+    assert strategy == "addmm" or taken >= said / 4
 
 
 @pytest.mark.parametrize("metric", FITS)
@@ -114,9 +116,10 @@ def test_memory_does_not_grow_with_iterations() -> None:
     start = np.array(x[:, :100])
 
     def run(limit: int, at_least: int) -> None:
-        with open_points("metal", Problem(x, 100, EUCLIDEAN, x.shape)) as held:
-            held.reset()
-            assert held.step(start.copy(), np.array([limit]), 0.0, True).iterations[0] >= at_least
+        with open_points("metal", Problem(x, 100, EUCLIDEAN, x.shape)) as opened:
+            opened.reset()
+            step = opened.step(start.copy(), np.array([limit]), 0.0, True)
+            assert step.iterations[0] >= at_least
 
     few = peak(lambda: run(15, 15))  # 1, 2, 4, 8: blocks have grown to their full length
     assert peak(lambda: run(1000, 24)) <= 1.02 * few

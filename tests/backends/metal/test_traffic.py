@@ -1,4 +1,7 @@
-"""Bytes that the kernels move: to the byte what their tiling must, and close to the least for sums."""
+"""Kernels move exactly the bytes that their tiling must move; sums come close to the least.
+
+The emulator counts. The table in `benchmark/results` is checked against the same targets.
+"""
 
 from __future__ import annotations
 
