@@ -5,9 +5,10 @@
         ...  # code that makes kernels and calls them
     run.launches  # what was launched
 
-MLX writes the Metal source (`source`), g++ compiles it against the headers of `msl/` (`compiler`), and the threads of a
-threadgroup run as fibers (`runner`). Outputs, threadgroup memory and matrices hold NaN until they are written; thread
-variables a pattern. Not modelled: speed, registers, rounding of the matrix unit, fast math, denormals, swizzles, quads.
+MLX writes the Metal source (`source`), g++ compiles it against the headers of `msl/` (`compiler`), and the
+threads of a threadgroup run as fibers (`runner`). Outputs, threadgroup memory and matrices hold NaN until
+they are written; thread variables hold a pattern. Not modelled: speed, registers, rounding of the matrix
+unit, fast math, denormals, swizzles, quads.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Launch:
+    """One launch of a kernel."""
+
     name: str
     source: Source
     grid: tuple[int, ...]

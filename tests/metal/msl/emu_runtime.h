@@ -92,6 +92,9 @@ EMU_RUNTIME __attribute__((format(printf, 1, 2))) inline void fail(const char* f
   jump(SCHEDULER);
 }
 
+// Literals are compared in every operation, and mostly they are one.
+EMU_RUNTIME inline bool same(const char* a, const char* b) { return a == b || strcmp(a, b) == 0; }
+
 // Only barriers order memory (`fence`): shuffles, reductions and matrix operations don't.
 template <class Operation>
 EMU_RUNTIME inline void meet(Meeting& m, const char* name, Where where, bool fence, const void* registers, Operation run) {
@@ -100,7 +103,7 @@ EMU_RUNTIME inline void meet(Meeting& m, const char* name, Where where, bool fen
   if (m.here == 0) {
     m.operation = name;
     m.where = where;
-  } else if (m.where.line != where.line || strcmp(m.operation, name) != 0 || strcmp(m.where.file, where.file) != 0) {
+  } else if (m.where.line != where.line || !same(m.operation, name) || !same(m.where.file, where.file)) {
     fail("divergent %s: some threads are at %s (%s:%d), others at %s (%s:%d)", name, m.operation, m.where.file, m.where.line,
          name, where.file, where.line);
   }
