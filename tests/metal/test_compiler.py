@@ -41,14 +41,3 @@ def test_a_failed_build_leaves_nothing(folder: Path) -> None:
         with pytest.raises(EmulationError, match="does not compile"):
             compiler.build("int one() { return two; }", ".so", [STEP])
     assert not list(folder.iterdir())
-
-
-def test_the_precompiled_header_is_used() -> None:
-    flags = compiler.compile_flags("-O1")
-    compiler.build(
-        "#include <metal_stdlib>\nint one() { return 1; }",
-        ".o",
-        [[*flags, "-Werror=invalid-pch", "-Winvalid-pch", "-c", "{source}", "-o", "{result}"]],
-    )
-    header = compiler.precompiled((*compiler.COMMON, "-O1")) / "metal_stdlib.gch"
-    assert header.stat().st_size > 2**20

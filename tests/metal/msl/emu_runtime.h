@@ -1,4 +1,5 @@
-// A threadgroup: its fibers take turns on one OS thread and meet at barriers and simdgroup operations.
+// A threadgroup: its fibers take turns on one OS thread and meet at barriers and simdgroup
+// operations.
 #pragma once
 #include <cstdarg>
 #include <cstdint>
@@ -19,8 +20,8 @@ struct Where {
   static constexpr Where here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 
-// Threads that must all arrive before any goes on: a simdgroup or the whole threadgroup. Two clocks in turn, since
-// one alone would also order the arrivals after those that have left.
+// Threads that must all arrive before any goes on: a simdgroup or the whole threadgroup. Two
+// clocks in turn, since one alone would also order the arrivals after those that have left.
 struct Meeting {
   int first, threads, here;
   const char* operation;
@@ -130,7 +131,8 @@ EMU_RUNTIME inline void meet(Meeting& m, const char* name, Where where, bool fen
 
 inline int lane() { return group->current % LANES; }
 
-// run(threads, n) is executed once, by the lane that arrives last, on the registers of the n lanes of the simdgroup.
+// run(threads, n) is executed once, by the lane that arrives last, on the registers of the n
+// lanes of the simdgroup.
 template <class Operation>
 EMU_RUNTIME inline void collective(const char* name, Where where, const void* registers, Operation run) {
   meet(group->simdgroups[group->current / LANES], name, where, false, registers, run);
@@ -159,8 +161,8 @@ EMU_RUNTIME inline void entry() {
   abort();
 }
 
-// Storage of one `threadgroup` declaration: the same for every thread, all bits set (NaN) before it is written,
-// between forbidden gaps.
+// Storage of one `threadgroup` declaration: the same for every thread, all bits set (NaN) before
+// it is written, between forbidden gaps.
 template <class T>
 EMU_RUNTIME inline T& shared(const void* declaration) {
   Threadgroup& g = *group;
