@@ -82,7 +82,7 @@ class Launch:
 
 @dataclass
 class Emulation:
-    """How kernels run, and what ran."""
+    """Options of an emulation, and its launches."""
 
     order: int = 0  # of the threads: 0 ascending, 1 descending, 2 shuffled
     threads: int = 2  # of the CPU; each runs whole threadgroups

@@ -30,8 +30,8 @@ class EmulationError(RuntimeError):
 
 
 class Source(NamedTuple):
-    function: str  # what MLX calls the kernel, with its types and template arguments
-    msl: str  # all that MLX hands to Metal, less its own preamble
+    function: str  # its name, which MLX makes of types and template arguments
+    msl: str  # the source that MLX gives to Metal, without the preamble
 
 
 def generated(kernel: Callable[..., Any], inputs: Sequence[mx.array], **call: Any) -> Source:

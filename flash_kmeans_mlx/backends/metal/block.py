@@ -50,7 +50,7 @@ class Constants(NamedTuple):
 
     @property
     def normalisation(self) -> Normalisation | None:
-        """How points are read."""
+        """Normalisation of points, or None to read them as they are."""
         if self.shift is None or self.factor is None:
             return None
         return Normalisation(self.shift, self.factor)

@@ -86,7 +86,7 @@ def assign(
         x: (B, N, D) points.
         c: (B, K, D) float32 centroids.
         bias: (B, K) float32.
-        normalisation: How points are read, or None for as they are.
+        normalisation: Normalisation of points, or None to read them as they are.
         tiles: Tiles of the kernel, or None for the first candidate.
         device: The GPU, or None for the smallest of its kind.
 
@@ -215,7 +215,7 @@ def accumulate(
         labels: (B, N) uint32.
         n_clusters: Number of clusters.
         weights: (B, N) float32, or None for ones.
-        normalisation: How points are read, or None for as they are.
+        normalisation: Normalisation of points, or None to read them as they are.
     """
     if weights is not None:
         labels = mx.where(weights > 0, labels, mx.array(n_clusters, mx.uint32))

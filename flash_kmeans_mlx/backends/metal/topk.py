@@ -18,7 +18,7 @@ __all__ = ["top_of_rows", "topk"]
 
 
 class Entry(NamedTuple):
-    """The last entry of the pass before: only what it beats is looked at."""
+    """The last entry of a pass; the next pass looks for entries that it beats."""
 
     score: mx.array
     label: mx.array
@@ -49,7 +49,7 @@ def topk(
         c: (B, K, D) float32 centroids.
         bias: (B, K) float32.
         k: Entries of a list.
-        normalisation: How points are read, or None for as they are.
+        normalisation: Normalisation of points, or None to read them as they are.
         device: The GPU, or None for the smallest of its kind.
 
     Returns:

@@ -43,7 +43,7 @@ def test_sums_are_near_the_least(d: int, k: int, n: int, dtype: mx.Dtype) -> Non
 
 
 def test_the_table_names_every_kernel_and_case() -> None:
-    """The file is what the command wrote: the same rows, all within the targets."""
+    """The file has the rows that the command writes, all within the targets."""
     lines = [
         line.split("|")
         for line in TABLE.read_text(encoding="utf-8").splitlines()
