@@ -1,5 +1,5 @@
-// accumulate: sums of x' = (x - shift) * factor per cluster, without atomics and with the same bits every time.
-// Needs common.
+// accumulate: sums of x' = (x - shift) * factor per cluster, without atomics and with the same bits
+// every time. Needs common.
 //
 //   IN  x       (B, N, D) T
 //       labels  (B, N)     uint    rows whose label is not below K are left out
@@ -7,13 +7,15 @@
 //       shift   (B, D)     float   read only if FRAMED
 //       factor  (B,)       float   read only if FRAMED
 //
-// Sorted, for any K: the rows in the order of `order` are cut into chunks. sum_chunk sums the clusters of more than
-// `whole_rows` rows, chunk by chunk; sum_cluster adds up those partial sums in a fixed order and sums the other
-// clusters itself. With whole_rows = NSG * chunk_rows no simdgroup has more than a chunk of rows to do, however unequal
-// the clusters are, and small clusters leave no partial sums.
-// LANES lanes share a row, W features each, so that a simdgroup reads 32 / LANES rows at a time.
+// Sorted, for any K: the rows in the order of `order` are cut into chunks. sum_chunk sums the
+// clusters of more than `whole_rows` rows, chunk by chunk; sum_cluster adds up those partial sums
+// in a fixed order and sums the other clusters itself. With whole_rows = NSG * chunk_rows no
+// simdgroup has more than a chunk of rows to do, however unequal the clusters are, and small
+// clusters leave no partial sums. LANES lanes share a row, W features each: a simdgroup reads
+// 32 / LANES rows at a time.
 //
-// Dense, for K <= 64: sum_dense takes rows as they come, with a table of all clusters per simdgroup.
+// Dense, for K <= 64: sum_dense takes rows as they come, with a table of all clusters for each
+// simdgroup.
 
 template <typename PX, typename PW, typename PS, typename PF>
 struct Rows {
@@ -35,10 +37,12 @@ struct Sum {
   float weight_sum;
 };
 
-// The lane's part of the sum of rows order[from..to), every stride-th from `from + start`, four loads in flight.
+// The lane's part of the sum of rows order[from..to), every stride-th from `from + start`, with
+// four loads in flight.
 template <typename T, int W, bool WEIGHTED, bool FRAMED, typename P, typename PO>
 METAL_FUNC Sum<W> sum_rows(
-    thread const P& p, PO order, uint batch, uint from, uint to, uint start, uint stride, uint col) {
+    thread const P& p, PO order, uint batch, uint from, uint to, uint start, uint stride,
+    uint col) {
   constexpr uint AHEAD = 4;
   const ulong rows = ulong(batch) * p.N;
   const int left = int(p.D) - int(col);
@@ -87,14 +91,16 @@ METAL_FUNC void add_lanes(thread Sum<W>& sum) {
 //
 //   IN  order   (B, N)               uint   rows sorted by label
 //       offsets (B, K + 1)           uint   where each cluster begins in it
-//   OUT partial (B, chunks, 2, S)    float  S = D, or D + 1 if WEIGHTED; slot 0 for the cluster of the chunk's first
-//                                           row, slot 1 for that of its last row if it is another; unwritten for
-//                                           clusters that are summed whole
+//   OUT partial (B, chunks, 2, S)    float  S = D, or D + 1 if WEIGHTED
+//                                           slot 0 for the cluster of the chunk's first row, slot
+//                                           1 for that of its last row if it is another; unwritten
+//                                           for clusters that are summed whole
 //   Grid: a simdgroup per (chunk, block of LANES * W features, B).
-template <typename T, int LANES, int W, bool WEIGHTED, bool FRAMED, typename P, typename PL, typename PO, typename PG>
+template <typename T, int LANES, int W, bool WEIGHTED, bool FRAMED, typename P, typename PL,
+          typename PO, typename PG>
 METAL_FUNC void sum_chunk(
-    P p, PL labels, PO order, PG offsets, device float* partial, uint K, uint chunk_rows, uint whole_rows, uint chunk,
-    uint block, uint batch, uint lane) {
+    P p, PL labels, PO order, PG offsets, device float* partial, uint K, uint chunk_rows,
+    uint whole_rows, uint chunk, uint block, uint batch, uint lane) {
   const uint chunks = (p.N + chunk_rows - 1) / chunk_rows, S = p.D + (WEIGHTED ? 1 : 0);
   const ulong rows = ulong(batch) * p.N, bounds = ulong(batch) * (K + 1);
   const uint sorted = offsets[bounds + K];
@@ -102,7 +108,8 @@ METAL_FUNC void sum_chunk(
   if (chunk >= chunks || first >= sorted) return;
   const uint end = min(first + chunk_rows, sorted);
   const uint col = (block * LANES + lane % LANES) * W, r = lane / LANES;
-  const uint first_label = labels[rows + order[rows + first]], last_label = labels[rows + order[rows + end - 1]];
+  const uint first_label = labels[rows + order[rows + first]];
+  const uint last_label = labels[rows + order[rows + end - 1]];
   for (uint slot = 0; slot < (first_label == last_label ? 1u : 2u); slot++) {
     const uint k = slot == 0 ? first_label : last_label;
     const uint begin = offsets[bounds + k], stop = offsets[bounds + k + 1];
@@ -121,21 +128,24 @@ METAL_FUNC void sum_chunk(
 // Sums of all clusters.
 //
 //   IN  order, offsets, partial   as above
-//   OUT sums (B, K, D) float
+//   OUT sums       (B, K, D) float
 //       weight_sum (B, K)    float      the sum of weights, or the number of rows
 //   Grid: threadgroups of NSG simdgroups, (K, blocks of LANES * W features, B).
 //   `scratch`: NSG * (LANES * W + 1).
-template <typename T, int LANES, int W, int NSG, bool WEIGHTED, bool FRAMED, typename P, typename PO, typename PG,
-          typename PP>
+template <typename T, int LANES, int W, int NSG, bool WEIGHTED, bool FRAMED, typename P,
+          typename PO, typename PG, typename PP>
 METAL_FUNC void sum_cluster(
-    P p, PO order, PG offsets, PP partial, device float* sums, device float* weight_sum, uint K, uint chunk_rows,
-    uint whole_rows, threadgroup float* scratch, uint k, uint block, uint batch, uint simdgroup, uint lane) {
+    P p, PO order, PG offsets, PP partial, device float* sums, device float* weight_sum, uint K,
+    uint chunk_rows, uint whole_rows, threadgroup float* scratch, uint k, uint block, uint batch,
+    uint simdgroup, uint lane) {
   constexpr uint ROWS = 32 / LANES;
-  const uint begin = offsets[ulong(batch) * (K + 1) + k], end = offsets[ulong(batch) * (K + 1) + k + 1];
+  const uint begin = offsets[ulong(batch) * (K + 1) + k];
+  const uint end = offsets[ulong(batch) * (K + 1) + k + 1];
   const uint col = (block * LANES + lane % LANES) * W, r = lane / LANES;
   Sum<W> sum;
   if (end - begin <= whole_rows) {
-    sum = sum_rows<T, W, WEIGHTED, FRAMED>(p, order, batch, begin, end, simdgroup * ROWS + r, NSG * ROWS, col);
+    sum = sum_rows<T, W, WEIGHTED, FRAMED>(
+        p, order, batch, begin, end, simdgroup * ROWS + r, NSG * ROWS, col);
   } else {
     const uint chunks = (p.N + chunk_rows - 1) / chunk_rows, S = p.D + (WEIGHTED ? 1 : 0);
     const uint first = begin / chunk_rows, last = (end - 1) / chunk_rows;
@@ -171,17 +181,20 @@ METAL_FUNC void sum_cluster(
   }
 }
 
-// Sums of a chunk of consecutive rows, for K <= 64. Lane l of a simdgroup alone owns column l of the table, so there is
-// no race and no barrier; lanes of the first slice also own a cluster or two each, whose rows they count.
+// Sums of a chunk of consecutive rows, for K <= 64. Only lane l of a simdgroup touches column l of
+// the table, so there is no race and no barrier. Lanes of the first slice also count the rows of a
+// cluster or two each.
 //
-//   OUT partial (B, chunks, K, D) float
-//       weight_sum    (B, chunks, K)    float   the sum of weights, or zero if not WEIGHTED
-//       counts  (B, chunks, K)    uint
-//   Grid: a simdgroup per (chunk, slice of LANES features, B). `table`: K * 32 or more, of this simdgroup.
+//   OUT partial    (B, chunks, K, D) float
+//       weight_sum (B, chunks, K)    float   the sum of weights, or zero if not WEIGHTED
+//       counts     (B, chunks, K)    uint
+//   Grid: a simdgroup per (chunk, slice of LANES features, B). `table`: K * 32 or more, of this
+//   simdgroup.
 template <typename T, int LANES, bool WEIGHTED, bool FRAMED, typename P, typename PL>
 METAL_FUNC void sum_dense(
-    P p, PL labels, device float* partial, device float* weight_sum, device uint* counts, uint K, uint chunk_rows,
-    threadgroup float* table, uint chunk, uint chunks, uint slice, uint batch, uint lane) {
+    P p, PL labels, device float* partial, device float* weight_sum, device uint* counts, uint K,
+    uint chunk_rows, threadgroup float* table, uint chunk, uint chunks, uint slice, uint batch,
+    uint lane) {
   constexpr uint ROWS = 32 / LANES, AHEAD = 8;
   const uint col = slice * LANES + lane % LANES, r = lane / LANES;
   if (slice * LANES >= p.D) return;
@@ -190,7 +203,7 @@ METAL_FUNC void sum_dense(
   float shift = 0.0f, factor = 1.0f;
   if (FRAMED && col < p.D) shift = p.shift[ulong(batch) * p.D + col];
   if (FRAMED) factor = p.factor[batch];
-  float own_mass[2] = {0.0f, 0.0f};
+  float own_weight[2] = {0.0f, 0.0f};
   uint own_count[2] = {0, 0};
   for (uint k = 0; k < K; k++) table[k * 32 + lane] = 0.0f;
   for (uint i = first; i < end; i += AHEAD * ROWS) {
@@ -205,7 +218,8 @@ METAL_FUNC void sum_dense(
       if (k[a] < K && col < p.D) v[a] = float(p.x[(rows + row) * p.D + col]);
     }
     UNROLL for (uint a = 0; a < AHEAD; a++) {
-      if (k[a] < K) table[k[a] * 32 + lane] += weight[a] * (FRAMED ? (v[a] - shift) * factor : v[a]);
+      if (k[a] < K)
+        table[k[a] * 32 + lane] += weight[a] * (FRAMED ? (v[a] - shift) * factor : v[a]);
     }
     if (slice != 0) continue;
     UNROLL for (uint a = 0; a < AHEAD; a++) {
@@ -215,7 +229,7 @@ METAL_FUNC void sum_dense(
         for (uint h = 0; h < 2; h++) {
           const bool mine = label < K && label == lane + h * 32;
           own_count[h] += mine;
-          own_mass[h] += mine ? w : 0.0f;
+          own_weight[h] += mine ? w : 0.0f;
         }
       }
     }
@@ -231,7 +245,7 @@ METAL_FUNC void sum_dense(
     const uint k = lane + h * 32;
     if (k < K) {
       counts[cells + k] = own_count[h];
-      weight_sum[cells + k] = own_mass[h];
+      weight_sum[cells + k] = own_weight[h];
     }
   }
 }

@@ -1,14 +1,16 @@
-// argmax: the best of each row of a tile of scores, the second half of the addmm strategy. Needs common.
+// argmax: the best of each row of a tile of scores, for the addmm strategy. Needs common.
 //
 //   IN  scores (R, K) T
 //   OUT label  (R,)   uint                0 if every score is -inf or NaN
 //       score  (R,)   float               -inf likewise
-//   T: float, half or bfloat. LANES: lanes that share a row, a power of two up to 32. W: elements per load, 1 if the
-//   scores may be in `constant` memory.
-//   Grid: threads (R * LANES rounded up to threadgroups), at most 2^31: R < 2^26. Ties: the lowest index.
+//   T: float, half or bfloat. LANES: lanes that share a row, a power of two up to 32. W: elements
+//   per load, 1 if the scores may be in `constant` memory.
+//   Grid: threads (R * LANES rounded up to threadgroups), at most 2^31: R < 2^26.
+//   Ties: the lowest index.
 
 template <typename T, int LANES, int W, typename P>
-METAL_FUNC void best_of_rows(P scores, device uint* label, device float* score, uint R, uint K, uint thread_in_grid) {
+METAL_FUNC void best_of_rows(
+    P scores, device uint* label, device float* score, uint R, uint K, uint thread_in_grid) {
   const uint row = thread_in_grid / LANES, l = thread_in_grid % LANES;
   float best = -INFINITY;
   uint index = 0;

@@ -1,12 +1,15 @@
-// assign: the best centroid of each point, argmax over k of <x', c_k> + bias_k. Needs common and scores.
+// assign: the best centroid of each point, argmax over k of <x', c_k> + bias_k. Needs common and
+// scores.
 //
 //   IN  x, c, bias, shift, factor         as in scores.metal
 //   OUT label (parts, B, N) uint          0 if every score is -inf or NaN
 //       score (parts, B, N) float         -inf likewise
-//   Grid: threadgroups (row tiles, B, parts); part z takes its share of K, ascending. The caller keeps the best part.
-//   Ties: the lowest index. The matrix of scores exists in registers only (as in FlashAttention, Dao et al., 2022).
+//   Grid: threadgroups (row tiles, B, parts). Part z takes its share of K, ascending; the caller
+//   keeps the best part.
+//   Ties: the lowest index.
+// The matrix of scores exists in registers only (as in FlashAttention, Dao et al., 2022).
 
-// The running best of a lane's rows over the columns that it sees, which ascend: a strict > keeps the lowest.
+// The best of a lane's rows so far. The columns that it sees ascend: a strict > keeps the lowest.
 template <typename S>
 struct KeepBest {
   float best[S::ROW_BLOCKS];
@@ -28,10 +31,11 @@ struct KeepBest {
 // D > 8. `tile`: 2 * S::TILE, `bias_tile`: 2 * S::BN.
 template <typename S, typename P>
 METAL_FUNC void assign_rows(
-    P p, device uint* label, device float* score, threadgroup float* tile, threadgroup float* bias_tile, uint3 group,
-    uint3 groups, uint simdgroup, uint lane) {
+    P p, device uint* label, device float* score, threadgroup float* tile,
+    threadgroup float* bias_tile, uint3 group, uint3 groups, uint simdgroup, uint lane) {
   const uint row0 = group.x * S::BM + simdgroup * S::ROWS, tiles = (p.K + S::BN - 1) / S::BN;
-  const uint first = ulong(tiles) * group.z / groups.z, last = ulong(tiles) * (group.z + 1) / groups.z;
+  const uint first = ulong(tiles) * group.z / groups.z;
+  const uint last = ulong(tiles) * (group.z + 1) / groups.z;
   KeepBest<S> keep;
   keep.col = fragment_col(lane);
   UNROLL for (int i = 0; i < S::ROW_BLOCKS; i++) {
@@ -59,15 +63,16 @@ METAL_FUNC void assign_rows(
   }
 }
 
-// D <= 8: padding to the matrix unit would waste it. A thread holds PT points; centroids, each followed by its bias,
-// pass through threadgroup memory BN at a time. `tile`: BN * (D + 1).
+// D <= 8: padding to the matrix unit would waste it. A thread holds PT points. Centroids, each
+// followed by its bias, pass through threadgroup memory BN at a time. `tile`: BN * (D + 1).
 template <typename T, int D, int PT, int BN, bool FRAMED, typename P>
 METAL_FUNC void assign_points(
-    P p, device uint* label, device float* score, threadgroup float* tile, uint3 group, uint3 groups, uint t,
-    uint threads) {
+    P p, device uint* label, device float* score, threadgroup float* tile, uint3 group,
+    uint3 groups, uint t, uint threads) {
   const ulong rows = ulong(group.y) * p.N, centroids = ulong(group.y) * p.K;
   const uint tiles = (p.K + BN - 1) / BN;
-  const uint first = ulong(tiles) * group.z / groups.z, last = ulong(tiles) * (group.z + 1) / groups.z;
+  const uint first = ulong(tiles) * group.z / groups.z;
+  const uint last = ulong(tiles) * (group.z + 1) / groups.z;
   const uint row0 = group.x * threads * PT + t;
   float x[PT][D], best[PT];
   uint index[PT];
@@ -82,7 +87,8 @@ METAL_FUNC void assign_points(
   }
   for (uint kt = first; kt < last; kt++) {
     const uint k0 = kt * BN, n = min(uint(BN), p.K - k0);
-    for (uint i = t; i < n * D; i += threads) tile[i / D * (D + 1) + i % D] = p.c[(centroids + k0) * D + i];
+    for (uint i = t; i < n * D; i += threads)
+      tile[i / D * (D + 1) + i % D] = p.c[(centroids + k0) * D + i];
     for (uint i = t; i < n; i += threads) tile[i * (D + 1) + D] = p.bias[centroids + k0 + i];
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint k = 0; k < n; k++) {

@@ -1,8 +1,9 @@
-// Helpers that the kernels of this folder share. MLX's preamble has included <metal_stdlib> and opened `metal`.
+// Helpers that the kernels of this folder share. MLX's preamble has included <metal_stdlib> and
+// opened `metal`.
 //
-// The files are headers of mx.fast.metal_kernel: `backends/metal/sources.py` joins the ones that a kernel needs and
-// adds the entry point. Pointers to inputs are template parameters, because MLX passes an input of fewer than 8
-// elements as `constant` instead of `device`.
+// The files are headers of mx.fast.metal_kernel: `backends/metal/sources.py` joins those that a
+// kernel needs and adds the entry point. Pointers to inputs are template parameters, because MLX
+// passes an input of fewer than 8 elements as `constant` instead of `device`.
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
@@ -12,7 +13,8 @@ struct Pack {
   T v[W];
 };
 
-// out[w] = source[at + w] for w < left, else 0. WIDE: in one load where all W are there; needs `device` memory.
+// out[w] = source[at + w] for w < left, else 0. WIDE: one load where all W exist, which needs
+// `device` memory.
 template <int W, bool WIDE, typename T, typename Source>
 METAL_FUNC void load_span(thread T* out, Source source, ulong at, int left) {
   if constexpr (WIDE && W > 1) {

@@ -1,20 +1,24 @@
 // move: the M-step, from sums to centroids. Needs common.
 //
-//   IN  sums  (B, K, D) float    in the frame
+//   IN  sums        (B, K, D) float    in normalised coordinates
 //       weight_sum  (B, K)    float
-//       old   (B, K, D) float    centroids in the user's coordinates
-//       shift (B, D)    float    read only if FRAMED
-//       scale (B,)      float    read only if FRAMED; powers of two
-//       going (B,)      uint     0: the member is at rest
-//   OUT c     (B, K, D) float    in the user's coordinates; `old` at rest, and where a cluster has no weight_sum or direction
-//       inner (B, K, D) float    in the frame
-//       bias  (B, K)    float    -||inner||^2 / 2, or 0 if SPHERICAL
-//       moved (B, K)    float    ||c - old||^2, in units of scale^2 unless SPHERICAL: squares stay inside float
+//       old         (B, K, D) float    centroids in the user's coordinates
+//       shift       (B, D)    float    read only if FRAMED
+//       scale       (B,)      float    read only if FRAMED; powers of two
+//       active      (B,)      uint     0: this batch element is inactive
+//   OUT c           (B, K, D) float    in the user's coordinates; equal to `old` if the batch
+//                                      element is inactive, or the cluster has no weight or no
+//                                      direction
+//       normalised  (B, K, D) float    the same in normalised coordinates
+//       bias        (B, K)    float    -||normalised||^2 / 2, or 0 if SPHERICAL
+//       moved       (B, K)    float    ||c - old||^2, in units of scale^2 unless SPHERICAL, so that
+//                                      squares stay inside float
 //   SPHERICAL: sum / ||sum||, else sum / weight_sum.
 //   Grid: a simdgroup per (cluster, B).
 //
-// Quotients, norms and offsets are carried in two floats (Dekker, 1971), so that they round as the host's float64 does:
-// a fit that moves its centroids now here, now there takes one path, but for last bits with chances of about 2^-24.
+// Quotients, norms and offsets are carried in two floats (Dekker, 1971), so that they round as the
+// host's float64 does. A fit whose M-steps run partly on the host and partly here takes one path,
+// but for last bits with chances of about 2^-24.
 
 struct Twofold {
   float hi, lo;
@@ -36,7 +40,8 @@ METAL_FUNC Twofold square(float x) {
 }
 
 METAL_FUNC Twofold add_simdgroup(Twofold v) {
-  for (ushort o = 1; o < 32; o *= 2) v = add(v, Twofold{simd_shuffle_xor(v.hi, o), simd_shuffle_xor(v.lo, o)});
+  for (ushort o = 1; o < 32; o *= 2)
+    v = add(v, Twofold{simd_shuffle_xor(v.hi, o), simd_shuffle_xor(v.lo, o)});
   return v;
 }
 
@@ -56,10 +61,12 @@ METAL_FUNC float magnitude(float x) {
   return power > 0 && power < INFINITY ? power : 1.0f;
 }
 
-template <bool SPHERICAL, bool FRAMED, typename PS, typename PM, typename PO, typename PH, typename PF, typename PG>
+template <bool SPHERICAL, bool FRAMED, typename PS, typename PW, typename PO, typename PH,
+          typename PF, typename PA>
 METAL_FUNC void move_centroid(
-    PS sums, PM weight_sum, PO old, PH shift, PF scale, PG going, device float* c, device float* inner, device float* bias,
-    device float* moved, uint K, uint D, uint k, uint batch, uint lane) {
+    PS sums, PW weight_sum, PO old, PH shift, PF scale, PA active, device float* c,
+    device float* normalised, device float* bias, device float* moved, uint K, uint D, uint k,
+    uint batch, uint lane) {
   const ulong cluster = ulong(batch) * K + k, base = cluster * D;
   float largest = 0.0f;
   Twofold size{weight_sum[cluster], 0.0f};
@@ -71,12 +78,13 @@ METAL_FUNC void move_centroid(
     total = add_simdgroup(total);
     size = total.hi > 0 ? root(total) : Twofold{0.0f, 0.0f};
   }
-  const bool moves = going[batch] != 0 && weight_sum[cluster] > 0 && size.hi > 0;
+  const bool moves = active[batch] != 0 && weight_sum[cluster] > 0 && size.hi > 0;
   const float unit = FRAMED ? float(scale[batch]) : 1.0f;
   Twofold norm{0.0f, 0.0f};
   float far = 0.0f;
   for (uint d = lane; d < D; d += 32) {
-    const float before = old[base + d], origin = FRAMED ? float(shift[ulong(batch) * D + d]) : 0.0f;
+    const float before = old[base + d];
+    const float origin = FRAMED ? float(shift[ulong(batch) * D + d]) : 0.0f;
     float value = before;
     if (moves) {
       const Twofold mean = divide(SPHERICAL ? sums[base + d] / largest : sums[base + d], size);
@@ -85,7 +93,7 @@ METAL_FUNC void move_centroid(
     }
     const float own = SPHERICAL ? value : (value - origin) / unit;
     c[base + d] = value;
-    inner[base + d] = own;
+    normalised[base + d] = own;
     norm = add(norm, square(own));
     const float step = SPHERICAL ? value - before : (value - before) / unit;
     far = fma(step, step, far);

@@ -1,23 +1,27 @@
-// order: a stable counting sort of labels; two launches and MLX's scan between them, no atomics. Needs common.
+// order: a stable counting sort of labels, without atomics: two launches with MLX's scan between
+// them. Needs common.
 //
-// Labels are sorted by one digit, (label >> shift) & mask, which is the whole label up to 8192 clusters; above, by the
-// low digit, then by the high one (a least significant digit radix sort; stability makes it exact). Rows whose label is
-// not below K are left out: they count nowhere and are placed nowhere.
+// Labels are sorted by one digit, (label >> shift) & mask, which is the whole label up to 8192
+// clusters. With more clusters they are sorted by the low digit, then by the high one: a least
+// significant digit radix sort, exact because each pass is stable. Rows whose label is not below K
+// are left out: they are neither counted nor placed.
 //
 //   IN  labels (B, N)               uint
-//       order  (B, N)               uint  INDEXED: the rows in the order of the digits sorted so far
+//       order  (B, N)               uint  INDEXED: the rows in the order of the digits before
 //       limits (B,)                 uint  INDEXED: how many rows that order has
 //       base   (B, chunks, buckets) uint  PLACE: where the rows of each chunk and bucket go
 //       sizes  {K, buckets, shift, mask, rows of a chunk}
 //   OUT out    counts (B, chunks, buckets), or if PLACE the order (B, N)
 //   Grid: one simdgroup per chunk, (chunks, B). `table`: as many as buckets.
 
-// 32 rows at a time; lanes with equal digits rank themselves, and the first of them alone touches the table.
+// 32 rows at a time. Lanes with equal digits rank themselves; only the first of them writes to the
+// table.
 template <bool PLACE, bool INDEXED, typename PL, typename PO, typename PM, typename PB, typename PZ>
 METAL_FUNC void sort_chunk(
-    PL labels, PO order, PM limits, PB base, PZ sizes, device uint* out, uint N, threadgroup uint* table, uint chunk,
-    uint chunks, uint batch, uint lane) {
-  const uint K = sizes[0], buckets = sizes[1], shift = sizes[2], mask = sizes[3], chunk_rows = sizes[4];
+    PL labels, PO order, PM limits, PB base, PZ sizes, device uint* out, uint N,
+    threadgroup uint* table, uint chunk, uint chunks, uint batch, uint lane) {
+  const uint K = sizes[0], buckets = sizes[1], shift = sizes[2], mask = sizes[3];
+  const uint chunk_rows = sizes[4];
   const ulong rows = ulong(batch) * N, cells = (ulong(batch) * chunks + chunk) * buckets;
   for (uint k = lane; k < buckets; k += 32) table[k] = PLACE ? uint(base[cells + k]) : 0;
   simdgroup_barrier(mem_flags::mem_threadgroup);

@@ -1,4 +1,5 @@
-// Tiles of scores <x', c> + bias in registers, with x' = (x - shift) * factor: what assign and topk consume.
+// scores: tiles of <x', c> + bias in registers, with x' = (x - shift) * factor, for assign and
+// topk. Needs common.
 //
 //   IN  x       (B, N, D) T               points
 //       c       (B, K, D) float           centroids
@@ -6,11 +7,13 @@
 //       shift   (B, D)    float           read only if FRAMED
 //       factor  (B,)      float           read only if FRAMED
 //
-// A simdgroup owns RB * 8 whole rows of x; the NSG simdgroups of a threadgroup share tiles of CB * 8 centroids by BK
-// features, kept feature-major in threadgroup memory, in two buffers. Points never pass through threadgroup memory: no
-// two simdgroups share one. Accumulators start at the bias, which is -inf beyond K, so that a masked column never wins.
+// A simdgroup owns RB * 8 whole rows of x. The NSG simdgroups of a threadgroup share tiles of
+// CB * 8 centroids by BK features, kept feature-major in threadgroup memory, in two buffers. Points
+// never pass through threadgroup memory: no two simdgroups share one. Accumulators start at the
+// bias, which is -inf beyond K, so that a masked column never wins.
 //
-// RES > 0: the rows stay in registers over the sweep of K, in RES chunks of BK features (D <= RES * BK).
+// RES > 0: the rows stay in registers over the sweep of K, in RES chunks of BK features
+//          (D <= RES * BK).
 // RES == 0: they are read again for every tile, one chunk ahead.
 // VEC: adjacent features of c per load, 1 if x or c may be in `constant` memory.
 
@@ -25,7 +28,8 @@ struct Problem {
 };
 
 template <typename PX, typename PC, typename PB, typename PS, typename PF>
-METAL_FUNC Problem<PX, PC, PB, PS, PF> make_problem(PX x, PC c, PB bias, PS shift, PF factor, uint N, uint K, uint D) {
+METAL_FUNC Problem<PX, PC, PB, PS, PF> make_problem(
+    PX x, PC c, PB bias, PS shift, PF factor, uint N, uint K, uint D) {
   return Problem<PX, PC, PB, PS, PF>{x, c, bias, shift, factor, N, K, D};
 }
 
@@ -76,13 +80,15 @@ struct Scores {
   }
 
   template <typename P>
-  static METAL_FUNC void stage(thread Staged& s, thread const P& p, uint batch, uint k0, uint d0, uint t) {
+  static METAL_FUNC void stage(
+      thread Staged& s, thread const P& p, uint batch, uint k0, uint d0, uint t) {
     for (int i = 0; i < PACKS; i++) {
       const uint q = t + i * (NSG * 32), k = k0 + q / (BK / VEC), d = d0 + q % (BK / VEC) * VEC;
       const ulong at = (ulong(batch) * p.K + k) * p.D + d;
       load_span<VEC, true>(s.c + i * VEC, p.c, at, k < p.K ? int(p.D) - int(d) : 0);
     }
-    if (d0 == 0 && t < BN) s.bias = k0 + t < p.K ? float(p.bias[ulong(batch) * p.K + k0 + t]) : -INFINITY;
+    if (d0 == 0 && t < BN)
+      s.bias = k0 + t < p.K ? float(p.bias[ulong(batch) * p.K + k0 + t]) : -INFINITY;
   }
 
   static METAL_FUNC void commit(
@@ -107,7 +113,8 @@ struct Scores {
 
   // `left`: features from the start of this chunk to D.
   static METAL_FUNC void multiply(
-      thread Matrix (*acc)[CB], thread Matrix (*x)[RB], threadgroup const float* tile, uint left, uint lane) {
+      thread Matrix (*acc)[CB], thread Matrix (*x)[RB], threadgroup const float* tile, uint left,
+      uint lane) {
     const uint r = fragment_row(lane), col = fragment_col(lane);
     UNROLL for (int f = 0; f < STEPS; f++) {
       if (uint(f * 8) >= left) break;
@@ -115,14 +122,15 @@ struct Scores {
         Matrix b;
         b.thread_elements()[0] = tile[(f * 8 + r) * STRIDE + j * 8 + col];
         b.thread_elements()[1] = tile[(f * 8 + r) * STRIDE + j * 8 + col + 1];
-        UNROLL for (int i = 0; i < RB; i++) simdgroup_multiply_accumulate(acc[i][j], x[f][i], b, acc[i][j]);
+        UNROLL for (int i = 0; i < RB; i++)
+          simdgroup_multiply_accumulate(acc[i][j], x[f][i], b, acc[i][j]);
       }
     }
   }
 
-  // Calls take(k0, acc, busy) for every tile in [first, last), in ascending order of centroids; one barrier per chunk
-  // of features. A simdgroup without rows is not busy: it loads centroids and meets the barriers, and multiplies
-  // nothing.
+  // Calls take(k0, acc, busy) for every tile in [first, last), in ascending order of centroids,
+  // with one barrier per chunk of features. A simdgroup without rows is not busy: it loads
+  // centroids and meets the barriers, but multiplies nothing.
   template <typename P, typename Take>
   static METAL_FUNC void sweep(
       thread const P& p, uint batch, uint row0, uint first, uint last, threadgroup float* tile,
@@ -134,7 +142,8 @@ struct Scores {
     if (first < last) {
       stage(staged, p, batch, first * BN, 0, t);
       commit(staged, tile, bias_tile, 0, t);
-      UNROLL for (int q = 0; q < HELD / STEPS; q++) load_rows(x + q * STEPS, p, batch, row0, q * BK, lane);
+      UNROLL for (int q = 0; q < HELD / STEPS; q++)
+        load_rows(x + q * STEPS, p, batch, row0, q * BK, lane);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     uint side = 0, bias_side = 0;
@@ -148,9 +157,12 @@ struct Scores {
           stage(staged, p, batch, next_k, next_d, t);
           if (RES == 0) load_rows(next, p, batch, row0, next_d, lane);
         }
-        if (busy) multiply(acc, RES > 0 ? x + q * STEPS : x, tile + side * TILE, p.D - q * BK, lane);
+        if (busy)
+          multiply(acc, RES > 0 ? x + q * STEPS : x, tile + side * TILE, p.D - q * BK, lane);
         if (more) {
-          commit(staged, tile + (1 - side) * TILE, bias_tile + (ends ? 1 - bias_side : bias_side) * BN, next_d, t);
+          commit(
+              staged, tile + (1 - side) * TILE,
+              bias_tile + (ends ? 1 - bias_side : bias_side) * BN, next_d, t);
           if (RES == 0)
             UNROLL for (int f = 0; f < STEPS; f++)
               UNROLL for (int i = 0; i < RB; i++) x[f][i] = next[f][i];

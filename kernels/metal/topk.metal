@@ -1,9 +1,10 @@
 // topk: the k <= 32 best of each row, best first. Needs common; the fused form needs scores too.
 //
-// A list is spread over a simdgroup, one entry a lane. A batch of 32 candidates is sorted by a bitonic network
-// (Batcher, 1968) and merged in only if one of them beats the k-th entry. The order is total, so ties are exact however
-// the candidates are cut into parts; NaN counts as -inf. More than 32 are found in rounds: with AFTER, only candidates
-// that the last entry of the round before beats are looked at.
+// A list is spread over a simdgroup, one entry a lane. A batch of 32 candidates is sorted by a
+// bitonic network (Batcher, 1968) and merged in only if one of them beats the k-th entry. The order
+// is total, so ties are exact however the candidates are cut into parts. NaN counts as -inf. More
+// than 32 are found in several passes: with AFTER, a pass only looks at candidates that the last
+// entry of the pass before beats.
 
 constant constexpr uint NONE = 0xFFFFFFFFu;
 
@@ -26,7 +27,8 @@ METAL_FUNC Entry exchange(Entry e, ushort mask, bool keep_better) {
 // The best 32 of a sorted list and of 32 candidates in any order, sorted.
 METAL_FUNC Entry merge(Entry list, Entry e, uint lane) {
   for (ushort size = 2; size <= 32; size *= 2)
-    for (ushort o = size / 2; o > 0; o /= 2) e = exchange(e, o, ((lane & size) == 0) == ((lane & o) == 0));
+    for (ushort o = size / 2; o > 0; o /= 2)
+      e = exchange(e, o, ((lane & size) == 0) == ((lane & o) == 0));
   e = at_lane(e, ushort(31 - lane));
   if (beats(list, e)) e = list;
   for (ushort o = 16; o > 0; o /= 2) e = exchange(e, o, (lane & o) == 0);
@@ -45,15 +47,17 @@ METAL_FUNC Entry later(Entry e, Entry previous) {
 // From scores in memory.
 //
 //   IN  scores (R, M) T
-//       index  (R, M) uint                INDEXED: names the candidates, to merge the lists of several parts
-//       after_score (R,) float, after_index (R,) uint     AFTER: the last entry of the round before
+//       index  (R, M) uint                INDEXED: names of the candidates, to merge the lists of
+//                                         several parts
+//       after_score (R,) float, after_index (R,) uint     AFTER: the last entry of the pass before
 //   OUT label (R, k) uint
 //       score (R, k) float
 //   Grid: a simdgroup per row.
-template <typename T, int W, bool INDEXED, bool AFTER, typename P, typename PI, typename PS, typename PN>
+template <typename T, int W, bool INDEXED, bool AFTER, typename P, typename PI, typename PS,
+          typename PN>
 METAL_FUNC void top_of_row(
-    P scores, PI index, PS after_score, PN after_index, device uint* label, device float* score, uint R, uint M,
-    uint k, uint row, uint lane) {
+    P scores, PI index, PS after_score, PN after_index, device uint* label, device float* score,
+    uint R, uint M, uint k, uint row, uint lane) {
   if (row >= R) return;
   const ulong base = ulong(row) * M;
   Entry list{-INFINITY, NONE}, worst = list, previous = list;
@@ -78,8 +82,8 @@ METAL_FUNC void top_of_row(
   }
 }
 
-// Fused: consumes the tiles of Scores::sweep. Rows without a candidate leave their scores in registers; the others go
-// through `scratch`, eight rows at a time, to lists in threadgroup memory.
+// Fused: takes the tiles of Scores::sweep. Rows without a candidate leave their scores in
+// registers; the others go through `scratch`, eight rows at a time, to lists in threadgroup memory.
 template <typename S, bool AFTER>
 struct KeepTop {
   threadgroup float* scratch;     // 8 * BN, of this simdgroup
@@ -89,7 +93,8 @@ struct KeepTop {
   Entry worst[S::ROW_BLOCKS];
   Entry previous[S::ROW_BLOCKS];
 
-  METAL_FUNC void operator()(uint k0, thread typename S::Matrix (*acc)[S::COLUMN_BLOCKS], bool busy) {
+  METAL_FUNC void operator()(
+      uint k0, thread typename S::Matrix (*acc)[S::COLUMN_BLOCKS], bool busy) {
     if (!busy) return;
     const uint r = fragment_row(lane), col = fragment_col(lane);
     UNROLL for (int i = 0; i < S::ROW_BLOCKS; i++) {
@@ -102,9 +107,11 @@ struct KeepTop {
         }
       if (!simd_any(any)) continue;
       UNROLL for (int j = 0; j < S::COLUMN_BLOCKS; j++)
-        UNROLL for (int e = 0; e < 2; e++) scratch[r * S::BN + j * 8 + col + e] = acc[i][j].thread_elements()[e];
+        UNROLL for (int e = 0; e < 2; e++)
+          scratch[r * S::BN + j * 8 + col + e] = acc[i][j].thread_elements()[e];
       simdgroup_barrier(mem_flags::mem_threadgroup);
-      for (uint q = 0; q < 8; q++) update(i * 8 + q, scratch + q * S::BN, k0, at_lane(previous[i], lane_of_row(q)));
+      for (uint q = 0; q < 8; q++)
+        update(i * 8 + q, scratch + q * S::BN, k0, at_lane(previous[i], lane_of_row(q)));
       simdgroup_barrier(mem_flags::mem_threadgroup);
       const uint at = (i * 8 + r) * 32 + k - 1;
       worst[i] = Entry{list_score[at], list_index[at]};
@@ -134,19 +141,22 @@ struct KeepTop {
 };
 
 //   IN  x, c, bias, shift, factor     as in scores.metal
-//       after_score, after_index (B, N)   AFTER: the last entry of the round before
+//       after_score, after_index (B, N)   AFTER: the last entry of the pass before
 //   OUT label (parts, B, N, k) uint
 //       score (parts, B, N, k) float
-//   Grid: threadgroups (row tiles, B, parts); part z takes its share of K, which has at least k centroids or fills up
-//   with -inf.
-//   `tile`: 2 * TILE, `bias_tile`: 2 * BN, `scratch`: NSG * 8 * BN, `list_score`, `list_index`: BM * 32.
+//   Grid: threadgroups (row tiles, B, parts). Part z takes its share of K; where that has fewer
+//   than k centroids, the list is filled up with -inf.
+//   `tile`: 2 * TILE, `bias_tile`: 2 * BN, `scratch`: NSG * 8 * BN, `list_score` and `list_index`:
+//   BM * 32.
 template <typename S, bool AFTER, typename P, typename PS, typename PN>
 METAL_FUNC void top_rows(
-    P p, PS after_score, PN after_index, device uint* label, device float* score, uint k, threadgroup float* tile,
-    threadgroup float* bias_tile, threadgroup float* scratch, threadgroup float* list_score,
-    threadgroup uint* list_index, uint3 group, uint3 groups, uint simdgroup, uint lane) {
+    P p, PS after_score, PN after_index, device uint* label, device float* score, uint k,
+    threadgroup float* tile, threadgroup float* bias_tile, threadgroup float* scratch,
+    threadgroup float* list_score, threadgroup uint* list_index, uint3 group, uint3 groups,
+    uint simdgroup, uint lane) {
   const uint row0 = group.x * S::BM + simdgroup * S::ROWS, tiles = (p.K + S::BN - 1) / S::BN;
-  const uint first = ulong(tiles) * group.z / groups.z, last = ulong(tiles) * (group.z + 1) / groups.z;
+  const uint first = ulong(tiles) * group.z / groups.z;
+  const uint last = ulong(tiles) * (group.z + 1) / groups.z;
   KeepTop<S, AFTER> keep;
   keep.scratch = scratch + simdgroup * 8 * S::BN;
   keep.list_score = list_score + simdgroup * S::ROWS * 32;
@@ -159,7 +169,8 @@ METAL_FUNC void top_rows(
     const ulong at = ulong(group.y) * p.N + row;
     keep.worst[i] = Entry{-INFINITY, NONE};
     keep.previous[i] = Entry{-INFINITY, NONE};
-    if (AFTER && row < p.N) keep.previous[i] = Entry{float(after_score[at]), uint(after_index[at])};
+    if (AFTER && row < p.N)
+      keep.previous[i] = Entry{float(after_score[at]), uint(after_index[at])};
   }
   for (int q = 0; q < S::ROWS; q++) {
     keep.list_score[q * 32 + lane] = -INFINITY;

@@ -1,1 +1,1 @@
-"""Runs the Metal kernels without Metal: `emulator` executes them, `lint` checks what execution can't see."""
+"""Metal kernels without Metal: `emulator` runs them on the CPU, `lint` checks their address spaces."""

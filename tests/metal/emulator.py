@@ -5,9 +5,10 @@
         ...  # code that makes kernels and calls them
     run.launches  # what was launched
 
-MLX writes the Metal source (`source`), g++ compiles it against the headers of `msl/` (`compiler`), and the threads of a
-threadgroup run as fibers (`runner`). Outputs, threadgroup memory and matrices hold NaN until they are written; thread
-variables a pattern. Not modelled: speed, registers, rounding of the matrix unit, fast math, denormals, swizzles, quads.
+MLX writes the Metal source (`source`), g++ compiles it against the headers of `msl/` (`compiler`), and the
+threads of a threadgroup run as fibers (`runner`). Outputs, threadgroup memory and matrices hold NaN until
+they are written; thread variables hold a pattern. Not modelled: speed, registers, rounding of the matrix
+unit, fast math, denormals, swizzles, quads.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Launch:
+    """One launch of a kernel."""
+
     name: str
     source: Source
     grid: tuple[int, ...]
@@ -79,12 +82,13 @@ class Launch:
 
 @dataclass
 class Emulation:
-    """How kernels run, and what ran."""
+    """Options of an emulation, and its launches."""
 
     order: int = 0  # of the threads: 0 ascending, 1 descending, 2 shuffled
     threads: int = 2  # of the CPU; each runs whole threadgroups
     sanitizer: str | None = None  # "address" (with undefined behaviour) or "thread"
     count: bool = False
+    dry: bool = False  # nothing is compiled and run: only sources are made, outputs stay NaN
     launches: list[Launch] = field(default_factory=list)
 
 
@@ -93,7 +97,11 @@ _current: ContextVar[Emulation | None] = ContextVar("emulation", default=None)
 
 @contextmanager
 def emulation(
-    order: int = 0, threads: int = 2, sanitizer: str | None = None, count: bool = False
+    order: int = 0,
+    threads: int = 2,
+    sanitizer: str | None = None,
+    count: bool = False,
+    dry: bool = False,
 ) -> Iterator[Emulation]:
     """Sets how emulated kernels run inside; mx.compile is off there, since its tracers hold no data."""
     if sanitizer is not None and sanitizer not in compiler.SANITIZERS:
@@ -102,7 +110,7 @@ def emulation(
         )
     if sanitizer and count:
         raise ValueError("bytes can't be counted under a sanitizer")
-    run = Emulation(order, threads, sanitizer, count)
+    run = Emulation(order, threads, sanitizer, count, dry)
     outermost = _current.get() is None
     token = _current.set(run)
     if outermost:
@@ -268,7 +276,9 @@ class EmulatedKernel:
         grid, threadgroup = call["grid"], call["threadgroup"]
         try:
             runner.check_launch(grid, threadgroup)
-            if options.sanitizer:
+            if options.dry:
+                result = runner.Outcome(0, [])
+            elif options.sanitizer:
                 result = runner.run_sanitized(
                     cpp, options.sanitizer, buffers, grid, threadgroup, order=options.order
                 )

@@ -1,4 +1,4 @@
-"""What the emulator's own tests share: small kernels, called in one line."""
+"""Small kernels, called in one line, for the emulator's own tests."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What running can't see: address spaces, checked by libclang on the Metal source that MLX writes.
+"""Checks by libclang, on the Metal source that MLX writes, of what the emulator can't see.
 
-To g++ all memory is alike. Here `device`, `constant` and `threadgroup` are address spaces, so a pointer of the wrong kind
-is an error, and so is a helper for `device` pointers called with an input of fewer than 8 elements, which MLX passes as
-`constant`. On top of that come rules of MSL that C++ lacks.
+To g++ all memory is alike. Here `device`, `constant` and `threadgroup` are address spaces, so a pointer
+of the wrong kind is an error, and so is a helper for `device` pointers that is called with an input of
+fewer than 8 elements, which MLX passes as `constant`. Rules of MSL that C++ lacks are checked as well.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ def lint(source: Source | str, name: str = "kernel") -> list[str]:
             name, args=["-include", str(HEADER), *FLAGS], unsaved_files=[(name, code)], options=0
         )
     )
-    found = [
+    findings = [
         (problem.location.line, problem.spelling)
         for problem in unit.diagnostics
         if problem.severity >= WARNING and not _copies_a_struct(problem)
     ]
-    found += _rules(unit.cursor, name, code.encode())
-    return [f"{name}:{line}: {text}" for line, text in sorted(set(found))]
+    findings += _rules(unit.cursor, name, code.encode())
+    return [f"{name}:{line}: {text}" for line, text in sorted(set(findings))]
 
 
 def _copies_a_struct(problem: Any) -> bool:
-    """MSL copies a struct from one address space to another, C++ finds no copy constructor for it."""
+    """Whether it is a copy of a struct between address spaces, which MSL allows and C++ does not."""
     if not problem.spelling.startswith(("no matching constructor", "no viable overloaded '='")):
         return False
     notes = [note.spelling for note in problem.children]
@@ -78,7 +78,10 @@ def _copies_a_struct(problem: Any) -> bool:
 
 
 def _rules(unit: Any, name: str, code: bytes) -> Iterator[tuple[int, str]]:
-    """MSL's own rules: every pointer names its address space, constants live in `constant`, there are no lambdas."""
+    """Findings by MSL's own rules.
+
+    Every pointer names its address space, constants live in `constant`, there are no lambdas.
+    """
     clang = import_module("clang.cindex")
     kinds: Any = clang.CursorKind
     pointers = (clang.TypeKind.POINTER, clang.TypeKind.LVALUEREFERENCE)

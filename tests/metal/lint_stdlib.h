@@ -1,4 +1,5 @@
-// Declarations of MSL for libclang: here device, constant and threadgroup are real address spaces. Nothing is defined.
+// Declarations of MSL for libclang: here device, constant and threadgroup are real address
+// spaces. Nothing is defined.
 #define device __attribute__((address_space(1)))
 #define constant __attribute__((address_space(2)))
 #define threadgroup __attribute__((address_space(3)))

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 from helpers import tolerance
 
+from flash_kmeans_mlx.backends.metal.kernels import Normalisation
 from metal.emulator import emulation
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
@@ -28,34 +29,26 @@ def run(kernel: Callable[[], tuple[mx.array, ...]]) -> tuple[np.ndarray, ...]:
 
 
 class Data(NamedTuple):
-    """Points, centroids and bias, with the frame or None; `rows` are the points in the frame, exactly."""
+    """Points, centroids and bias; `rows` are the points as kernels read them, exactly."""
 
     x: mx.array
     c: mx.array
     bias: mx.array
-    shift: mx.array | None
-    factor: mx.array | None
+    normalisation: Normalisation | None
     rows: np.ndarray
 
     @property
-    def frame(self) -> tuple[mx.array | None, mx.array | None]:
-        return self.shift, self.factor
-
-    @property
     def scores(self) -> np.ndarray:
-        return (
-            np.einsum("bnd,bkd->bnk", self.rows, np.array(self.c, np.float64))
-            + np.array(self.bias, np.float64)[:, None]
-        )
+        products = np.einsum("bnd,bkd->bnk", self.rows, np.array(self.c, np.float64))
+        return products + np.array(self.bias, np.float64)[:, None]
 
     @property
     def tolerance(self) -> float:
         """Rounding of a score, absolute."""
-        largest = (
-            np.linalg.norm(self.rows, axis=-1).max()
-            * np.linalg.norm(np.array(self.c), axis=-1).max()
-        )
-        return tolerance(self.x.shape[2]) * (largest + np.abs(np.array(self.bias)).max() + 1e-30)
+        points = np.linalg.norm(self.rows, axis=-1).max()
+        centroids = np.linalg.norm(np.array(self.c), axis=-1).max()
+        largest = points * centroids + np.abs(np.array(self.bias)).max() + 1e-30
+        return tolerance(self.x.shape[2]) * largest
 
 
 def make(
@@ -67,15 +60,17 @@ def make(
         values = rng.integers(-2, 3, shape) if integers else rng.standard_normal(shape)
         return values.astype(np.float32)
 
-    x, c = mx.array(draw(b, n, d) + (3 if framed else 0)).astype(dtype), draw(b, k, d)
+    x = mx.array(draw(b, n, d) + (3 if framed else 0)).astype(dtype)
+    c = draw(b, k, d)
     rows = np.array(x.astype(mx.float32), np.float64)
     bias = (-0.5 * np.square(c.astype(np.float64)).sum(-1)).astype(np.float32)
     if not framed:
-        return Data(x, mx.array(c), mx.array(bias), None, None, rows)
+        return Data(x, mx.array(c), mx.array(bias), None, rows)
     shift = np.full((b, d), 3, np.float32) + np.arange(d, dtype=np.float32) % 2
     factor = np.ldexp(1.0, np.arange(b) - 1).astype(np.float32)
     rows = (rows - shift[:, None]) * factor[:, None, None]
-    return Data(x, mx.array(c), mx.array(bias), mx.array(shift), mx.array(factor), rows)
+    normalisation = Normalisation(mx.array(shift), mx.array(factor))
+    return Data(x, mx.array(c), mx.array(bias), normalisation, rows)
 
 
 def variant(d: int) -> tuple[mx.Dtype, bool]:

@@ -1,4 +1,4 @@
-"""From a call of a custom kernel to a C++ translation unit: MLX writes the Metal source, this module makes g++ accept it."""
+"""Metal source of a call of a custom kernel, as MLX writes it, and its translation for g++."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ PARAMETER = re.compile(
     r"\s*(?:const )?(?:device|constant) .*?[*&] (?P<name>\w+) \[\[buffer\((?P<slot>\d+)\)\]\]"
 )
 ATTRIBUTE = re.compile(r"\s*\w+ (?P<name>\w+) \[\[")
+SPACE = re.compile(r"(?m)^  const constant (?=[^&]* \[\[buffer\(\d+\)\]\])")
 INSTANCE = re.compile(r"decltype\((\w+(?:<.*?>)?)\) ")
 BUFFER_SLOTS = 31
 
@@ -29,25 +30,25 @@ class EmulationError(RuntimeError):
 
 
 class Source(NamedTuple):
-    function: str  # what MLX calls the kernel, with its types and template arguments
-    msl: str  # all that MLX hands to Metal, less its own preamble
+    function: str  # its name, which MLX makes of types and template arguments
+    msl: str  # the source that MLX gives to Metal, without the preamble
 
 
 def generated(kernel: Callable[..., Any], inputs: Sequence[mx.array], **call: Any) -> Source:
     """The Metal source of a call; only shapes and types of `inputs` matter, they are not evaluated."""
-    found: list[Source] = []
+    sources: list[Source] = []
 
     def record(event: dict[str, Any]) -> None:
         if event.get("name") == "CustomKernel":
             function, msl, *_ = event["arguments"]
-            found.append(Source(function, msl))
+            sources.append(Source(function, msl))
 
     mx.export_function(record, lambda *arrays: kernel(inputs=list(arrays), **call), *inputs)
-    if not found:
+    if not sources:
         raise EmulationError(
             "this build of MLX does not hand out the Metal source of a kernel (0.32.0 and later do)"
         )
-    return found[0]
+    return sources[0]
 
 
 def parameters(source: Source) -> list[tuple[str, int | None]]:
@@ -96,6 +97,10 @@ def to_cpp(source: Source, name: str) -> tuple[str, list[str]]:
     body, _, instance = source.msl.partition("\ntemplate [[host_name(")
     match = INSTANCE.search(instance)
     function = match[1] if match else source.function
+    # To g++ all memory is alike: inputs of fewer than 8 elements need no library of their own. MLX
+    # names them in the signature and in the name of the function.
+    body = SPACE.sub("  const device ", body).replace(source.function, f"custom_kernel_{name}")
+    function = function.replace(source.function, f"custom_kernel_{name}")
     arguments = ", ".join(
         f"at.{parameter}" if slot is None else f"emu::Argument{{buffers[{slot}]}}"
         for parameter, slot in known

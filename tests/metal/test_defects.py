@@ -1,4 +1,4 @@
-"""Defects put into small kernels on purpose: each is found, and its cure is clean."""
+"""The emulator and the sanitizers find defects that are put into small kernels, and pass the cures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lint: each rule has a kernel that breaks it and the sound one that it comes from."""
+"""The lint finds a kernel that breaks a rule, for every rule, and passes the sound kernel it was made from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simdgroup operations, matrices, atomics and vectors against NumPy."""
+"""Emulated simdgroup operations, matrices, atomics and vectors agree with NumPy."""
 
 from __future__ import annotations
 

@@ -1,22 +1,24 @@
-"""From Metal source to C++, as text."""
+"""Metal source becomes C++ that keeps its lines: parameters, threadgroup variables, address spaces."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import mlx.core as mx
 import pytest
 
 from metal.kit import kernel, needs_gpp
-from metal.source import EmulationError, Source, parameters, share_threadgroup_memory
+from metal.source import EmulationError, Source, parameters, share_threadgroup_memory, to_cpp
 
 
-def generated(source: str, **call: object) -> Source:
-    sizes = {
-        "output_shapes": [(8,)],
-        "output_dtypes": [mx.float32],
-        "grid": (8, 1, 1),
-        "threadgroup": (8, 1, 1),
-    }
-    return kernel(source, name="text").source([mx.zeros((3, 3))], **sizes, **call)
+def generated(source: str, inputs: Sequence[mx.array] = (mx.zeros((3, 3)),)) -> Source:
+    return kernel(source, name="text").source(
+        inputs,
+        output_shapes=[(8,)],
+        output_dtypes=[mx.float32],
+        grid=(8, 1, 1),
+        threadgroup=(8, 1, 1),
+    )
 
 
 @needs_gpp
@@ -34,6 +36,14 @@ def test_parameters_of_a_kernel() -> None:
         ("simdgroup_index_in_threadgroup", None),
         ("thread_position_in_grid", None),
     ]
+
+
+@needs_gpp
+def test_inputs_in_either_address_space_make_the_same_cpp() -> None:
+    small, large = (generated("y[0] = a[0];", inputs=[mx.zeros((size,))]) for size in (7, 8))
+    assert "const constant float* a [[buffer(0)]]" in small.msl
+    assert "const device float* a [[buffer(0)]]" in large.msl
+    assert to_cpp(small, "text") == to_cpp(large, "text")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""Bytes between the Metal kernels and device memory, counted by the emulator, beside the least that their tiling must move.
+"""Bytes between the Metal kernels and device memory, beside the least that their tiling must move.
 
     PYTHONPATH=tests python -m metal.traffic
 
-prints the table and writes it to benchmark/results/metal-bytes.md. Assign, argmax and topk are counted as lanes ask, sums
-(with their sort) and moves as each byte once per threadgroup. A case is counted on some of its rows: traffic per row is the same for all.
+prints the table and writes it to benchmark/results/metal-bytes.md. The emulator counts. Traffic of
+assign, argmax and topk is counted as lanes ask, that of sums (with their sort) and moves as each byte
+once per threadgroup. A case is counted on some of its rows: traffic per row is the same for all.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from flash_kmeans_mlx.backends.metal import kernels, launch
-from flash_kmeans_mlx.backends.metal import kernels as topk
+from flash_kmeans_mlx.backends.metal import kernels, launch, topk
 from flash_kmeans_mlx.backends.metal.device import Device, ceil_div
 from metal.emulator import EmulatedKernel, emulation
 
@@ -45,6 +45,8 @@ class Busy(Device):
 
 @dataclass(frozen=True)
 class Row:
+    """A line of the table: what one kernel moves and computes for one case."""
+
     kernel: str
     case: str
     dtype: str
@@ -59,28 +61,33 @@ class Row:
 
 
 def count(call: Callable[[], object], *, once: bool = False) -> int:
-    """Bytes that kernels move in a call, but for their few sizes."""
+    """Bytes that kernels move in a call, except their few sizes."""
     with emulation(count=True) as run:
         call()
-    moved = [t for found in run.launches for t in found.buffers if t.name != "sizes"]
+    moved = [t for launched in run.launches for t in launched.buffers if t.name != "sizes"]
     return sum(t.read_once + t.written_once if once else t.read + t.written for t in moved)
 
 
 def least_assign(
     n: int, k: int, d: int, itemsize: int, tiles: launch.Tiles | launch.PointTiles, top: int = 1
 ) -> int:
-    """x once, or once per tile of centroids where it is streamed; centroids and bias once per tile of rows; the results."""
+    """Bytes of points, centroids and results.
+
+    x is read once, or once per tile of centroids where it is streamed; centroids and bias once per
+    tile of rows.
+    """
     streamed = isinstance(tiles, launch.Tiles) and tiles.res == 0
     x = n * d * itemsize * (ceil_div(k, tiles.centroids) if streamed else 1)
     return x + ceil_div(n, tiles.rows) * k * (d + 1) * 4 + 8 * n * top
 
 
 def between(n: int, k: int, d: int) -> int:
-    """What MLX's own operations move in `accumulate`: scans of the sort's counts, or the sum of dense partial sums."""
+    """Bytes of MLX's own operations in `accumulate`: scans of the sort's counts, or dense sums."""
     if k <= launch.DENSE_CLUSTERS:
-        return 4 * launch.dense_launch(1, n, k, d).chunks * k * (d + 1) + 4 * k * (d + 1)
-    plan = launch.sort(1, n, k)
-    return 4 * 5 * plan.chunks * k  # the scan reads and writes, the bases read twice and write
+        chunks = launch.dense_sums_launch(1, n, k, d).chunks
+        return 4 * chunks * k * (d + 1) + 4 * k * (d + 1)
+    # The scan reads and writes the counts, the bases read two arrays and write one.
+    return 4 * 5 * launch.sort_launch(1, n, k).chunks * k
 
 
 def draw(*shape: int) -> mx.array:
@@ -89,49 +96,69 @@ def draw(*shape: int) -> mx.array:
 
 def rows_of(kernel: str, case: str, dtype: mx.Dtype, d: int, k: int, n: int) -> Row:
     """A line of the table: one of KERNELS over n rows."""
-    x = draw(1, n, d).astype(dtype)
-    name = str(dtype).rpartition(".")[2]
-    if kernel == "sums":
-        labels = mx.array(np.random.default_rng(0).integers(0, k, (1, n)).astype(np.uint32))
-        moved = count(lambda: kernels.accumulate(x, labels, k), once=True) + between(n, k, d)
-        orders = 1 if k <= launch.DENSE_CLUSTERS else 2  # labels, and the order if there is one
-        return Row(
-            kernel, case, name, n, moved, x.nbytes + orders * 4 * n + 4 * k * (d + 1), 2 * n * d
-        )
-    c, bias = draw(1, k, d), draw(1, k)
-    if kernel == "move":
-        sums, going = c + 1, mx.array([True])
-        moved = count(
-            lambda: kernels.move_centroids(sums, mx.abs(bias), c, going, spherical=False), once=True
-        )
-        return Row(kernel, case, name, k, moved, 4 * 4 * k * (d + 1), 4 * k * d)
     top = min(TOP, k) if kernel.startswith("topk") else 1
-    if kernel in ("argmax", "topk of rows"):
-        scores = draw(n, k).astype(dtype)
-        moved = count(
-            lambda: kernels.argmax(scores) if kernel == "argmax" else topk.top_of_rows(scores, top)
-        )
-        return Row(kernel, case, name, n, moved, scores.nbytes + 8 * n * top, n * k)
-    if kernel == "topk":
-        tiles: launch.Tiles | launch.PointTiles = launch.topk_config(d)
-        moved = count(lambda: topk.topk(x, c, bias, top, device=Busy()))
-    else:
-        tiles = launch.assign_configs(d)[0]
-        moved = count(lambda: kernels.assign(x, c, bias, device=Busy()))
-    return Row(
-        kernel, case, name, n, moved, least_assign(n, k, d, dtype.size, tiles, top), 2 * n * k * d
+    rows = k if kernel == "move" else n
+    moved, least, flops = {
+        "assign": _assign,
+        "argmax": _argmax,
+        "topk": _topk,
+        "topk of rows": _top_of_rows,
+        "sums": _sums,
+        "move": _move,
+    }[kernel](dtype, d, k, n, top)
+    return Row(kernel, case, str(dtype).rpartition(".")[2], rows, moved, least, flops)
+
+
+def _assign(dtype: mx.Dtype, d: int, k: int, n: int, _: int) -> tuple[int, int, int]:
+    x, c, bias = draw(1, n, d).astype(dtype), draw(1, k, d), draw(1, k)
+    moved = count(lambda: kernels.assign(x, c, bias, device=Busy()))
+    return moved, least_assign(n, k, d, dtype.size, launch.assign_tiles(d)[0]), 2 * n * k * d
+
+
+def _topk(dtype: mx.Dtype, d: int, k: int, n: int, top: int) -> tuple[int, int, int]:
+    x, c, bias = draw(1, n, d).astype(dtype), draw(1, k, d), draw(1, k)
+    moved = count(lambda: topk.topk(x, c, bias, top, device=Busy()))
+    return moved, least_assign(n, k, d, dtype.size, launch.topk_tiles(d), top), 2 * n * k * d
+
+
+def _argmax(dtype: mx.Dtype, _: int, k: int, n: int, __: int) -> tuple[int, int, int]:
+    scores = draw(n, k).astype(dtype)
+    return count(lambda: kernels.argmax(scores)), scores.nbytes + 8 * n, n * k
+
+
+def _top_of_rows(dtype: mx.Dtype, _: int, k: int, n: int, top: int) -> tuple[int, int, int]:
+    scores = draw(n, k).astype(dtype)
+    return count(lambda: topk.top_of_rows(scores, top)), scores.nbytes + 8 * n * top, n * k
+
+
+def _sums(dtype: mx.Dtype, d: int, k: int, n: int, _: int) -> tuple[int, int, int]:
+    x = draw(1, n, d).astype(dtype)
+    labels = mx.array(np.random.default_rng(0).integers(0, k, (1, n)).astype(np.uint32))
+    moved = count(lambda: kernels.accumulate(x, labels, k), once=True) + between(n, k, d)
+    orders = 1 if k <= launch.DENSE_CLUSTERS else 2  # labels, and the order if there is one
+    return moved, x.nbytes + orders * 4 * n + 4 * k * (d + 1), 2 * n * d
+
+
+def _move(_: mx.Dtype, d: int, k: int, __: int, ___: int) -> tuple[int, int, int]:
+    c, weight_sum = draw(1, k, d), mx.abs(draw(1, k))
+    moved = count(
+        lambda: kernels.move_centroids(
+            sums=c + 1, weight_sum=weight_sum, old=c, active=mx.array([True]), spherical=False
+        ),
+        once=True,
     )
+    return moved, 4 * 4 * k * (d + 1), 4 * k * d
 
 
 def table() -> list[Row]:
     """Every kernel at the shapes of the benchmark."""
-    found = []
+    rows = []
     for kernel in KERNELS:
-        for case, (d, k, rows) in CASES.items():
+        for case, (d, k, sum_rows) in CASES.items():
+            n = sum_rows if kernel == "sums" else min(sum_rows, max(64, PRODUCTS // (k * d)))
             for dtype in (mx.float32, mx.float16)[: 1 if kernel == "move" else 2]:
-                n = rows if kernel == "sums" else min(rows, max(64, PRODUCTS // (k * d)))
-                found.append(rows_of(kernel, case, dtype, d, k, n))
-    return found
+                rows.append(rows_of(kernel, case, dtype, d, k, n))
+    return rows
 
 
 def markdown(rows: list[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Custom kernels on Apple GPUs: those of `kernels/metal/` through `mx.fast.metal_kernel`. Lists are scanned as on "portable"."""
+"""Metal kernels on Apple GPUs through `mx.fast.metal_kernel`; lists are scanned by "portable"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""Iterations on the device: a block of them is one graph, for which the host waits once."""
+"""Iterations on the GPU: a block of them is one graph, and the host waits once for it.
+
+A block applies the stop rules of Lloyd's loop (`kmeans/lloyd.py`) to each batch element by itself
+and reports the states of `backends/points.py`:
+
+- PENDING: the E-step reached the limit, or left a cluster empty that the host must repair. The host
+  does the M-step.
+- STABLE: the E-step changed no label.
+- SETTLED: the M-step moved no centroid by more than `tol`. Labels are one step behind.
+"""
 
 from __future__ import annotations
 
@@ -11,103 +20,163 @@ import mlx.core as mx
 from ..points import SETTLED, STABLE
 from . import kernels
 from .device import Device
+from .kernels import Normalisation, Sums
 from .strategy import Strategy
 
-__all__ = ["Held", "Rules", "State", "block"]
+__all__ = ["Constants", "Options", "State", "block"]
 
 
-class Held(NamedTuple):
-    """What iterations read and never change; None for weights of one, and where there is nothing to shift or scale."""
+class Constants(NamedTuple):
+    """Arrays that iterations read and never change.
+
+    Attributes:
+        x: (B, N, D) points.
+        weights: (B, N) float32, or None for ones.
+        shift: (B, D) float32, `Normalisation.shift` of points, or None where they are normalised.
+        factor: (B,) float32, `Normalisation.factor` of points, or None likewise.
+        frame_shift: (B, D) float32, `Frame.shift`, or None where centroids are the same in both
+            coordinates.
+        frame_scale: (B,) float32, `Frame.scale`, or None likewise.
+        tol: () float32.
+    """
 
     x: mx.array
     weights: mx.array | None
-    shift: mx.array | None  # of points on their way into the frame
+    shift: mx.array | None
     factor: mx.array | None
-    origin: mx.array | None  # of the frame that centroids come out of
-    scale: mx.array | None
+    frame_shift: mx.array | None
+    frame_scale: mx.array | None
     tol: mx.array
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """Normalisation of points, or None to read them as they are."""
+        if self.shift is None or self.factor is None:
+            return None
+        return Normalisation(self.shift, self.factor)
 
 
 class State(NamedTuple):
-    """Where every batch element is; batch elements that aren't running keep all of it."""
+    """Where every batch element is; one that isn't running keeps all of it.
 
-    c: mx.array  # (B, K, D) in the user's coordinates
-    inner: mx.array  # the same in the frame
+    Attributes:
+        centroids: (B, K, D) float32 in the user's coordinates.
+        normalised: (B, K, D) float32, the same in normalised coordinates.
+        bias: (B, K) float32.
+        labels: (B, N) uint32.
+        running: (B,) bool.
+        remaining: (B,) int32, E-steps to the limit.
+        status: (B,) int32, PENDING, STABLE or SETTLED.
+        moved: (B,) float32, `Step.shift`: how far centroids moved in the last M-step.
+        sums: (B, K, D) float32, of points in normalised coordinates.
+        weight_sum: (B, K) float32.
+        counts: (B, K) uint32.
+    """
+
+    centroids: mx.array
+    normalised: mx.array
     bias: mx.array
     labels: mx.array
     running: mx.array
-    left: mx.array  # E-steps to the limit
+    remaining: mx.array
     status: mx.array
-    shift: mx.array
+    moved: mx.array
     sums: mx.array
     weight_sum: mx.array
     counts: mx.array
 
 
-class Rules(NamedTuple):
-    """What an iteration is: a graph of its own for each."""
+class Options(NamedTuple):
+    """Choices that make another graph of an iteration.
+
+    Attributes:
+        spherical: Whether centroids are directions.
+        skip_empty: Whether an empty cluster keeps its centroid, without the host.
+        strategy: The E-step.
+        device: The GPU.
+        summed_shift: Whether `tol` bounds the moves of all centroids together.
+    """
 
     spherical: bool
     skip_empty: bool
     strategy: Strategy
-    gpu: Device
+    device: Device
     summed_shift: bool = False
 
 
 @lru_cache(maxsize=64)
-def block(length: int, rules: Rules, compiled: bool) -> Callable[[Held, State], State]:
-    """`length` iterations as a function of (held, state); one compiled function serves all fits."""
-    iterate = partial(_iterate, rules=rules)
+def block(length: int, options: Options, compiled: bool) -> Callable[[Constants, State], State]:
+    """Return `length` iterations as one function; all fits share what is compiled."""
+    iterate = partial(_iterate, options=options)
 
-    def run(held: list[Any], state: list[mx.array]) -> list[mx.array]:
-        fixed, current = Held(*held), State(*state)
+    def run(constants: list[Any], state: list[mx.array]) -> list[mx.array]:
+        fixed = Constants(*constants)
+        current = State(*state)
         for _ in range(length):
             current = iterate(fixed, current)
         return list(current)
 
     graph = mx.compile(run) if compiled else run
-    return lambda held, state: State(*graph(list(held), list(state)))
+    return lambda constants, state: State(*graph(list(constants), list(state)))
 
 
-def _iterate(held: Held, state: State, rules: Rules) -> State:
-    """One E-step, and the M-step of the batch elements that go on."""
+def _iterate(constants: Constants, state: State, options: Options) -> State:
+    """Do one E-step, and the M-step of the batch elements that go on."""
+    labels, sums = _e_step(constants, state, options)
     running = state.running
-    new = rules.strategy.labels(held.x, state.inner, state.bias, held.shift, held.factor, rules.gpu)
-    labels = mx.where(running[:, None], new, state.labels)
-    sums = kernels.accumulate(
-        held.x, labels, state.c.shape[1], held.weights, held.shift, held.factor
-    )
-    left = state.left - running.astype(mx.int32)
+    remaining = state.remaining - running.astype(mx.int32)
     stable = running & (labels == state.labels).all(axis=1)
-    stop = stable | (left == 0)
-    if not rules.skip_empty:
-        stop = stop | (sums.counts == 0).any(axis=1)
-    going = running & ~stop
-    c, inner, bias, moved = kernels.move_centroids(
-        sums.sums,
-        sums.weight_sum,
-        state.c,
-        going,
-        held.origin,
-        held.scale,
-        spherical=rules.spherical,
+    stopped = stable | (remaining == 0)
+    if not options.skip_empty:
+        stopped = stopped | (sums.counts == 0).any(axis=1)
+    active = running & ~stopped
+    centroids, normalised, bias, squares = kernels.move_centroids(
+        sums=sums.sums,
+        weight_sum=sums.weight_sum,
+        old=state.centroids,
+        active=active,
+        shift=constants.frame_shift,
+        scale=constants.frame_scale,
+        spherical=options.spherical,
     )
-    shift = mx.sqrt(moved.sum(axis=1) if rules.summed_shift else moved.max(axis=1))
-    if held.scale is not None:
-        shift = shift * held.scale
-    rests = (c == state.c).all(axis=(1, 2)) | (
-        (held.tol > 0) & (shift <= held.tol)
-    )  # squares of tiny moves are zero
-    settled = going & rests
-    at_rest = ~going[:, None]
+    moved = mx.sqrt(squares.sum(axis=1) if options.summed_shift else squares.max(axis=1))
+    if constants.frame_scale is not None:
+        moved = moved * constants.frame_scale
+    # Squares of tiny moves are zero, so equal centroids are looked for as well.
+    equal = (centroids == state.centroids).all(axis=(1, 2))
+    within_tol = (constants.tol > 0) & (moved <= constants.tol)
+    settled = active & (equal | within_tol)
+    inactive = ~active[:, None]
     return State(
-        c,
-        mx.where(at_rest[..., None], state.inner, inner),
-        mx.where(at_rest, state.bias, bias),
-        labels,
-        going & ~settled,
-        left,
-        mx.where(stable, STABLE, mx.where(settled, SETTLED, state.status)),
-        mx.where(going, shift, state.shift),
-        *sums,
+        centroids=centroids,
+        normalised=mx.where(inactive[..., None], state.normalised, normalised),
+        bias=mx.where(inactive, state.bias, bias),
+        labels=labels,
+        running=active & ~settled,
+        remaining=remaining,
+        status=mx.where(stable, STABLE, mx.where(settled, SETTLED, state.status)),
+        moved=mx.where(active, moved, state.moved),
+        sums=sums.sums,
+        weight_sum=sums.weight_sum,
+        counts=sums.counts,
     )
+
+
+def _e_step(constants: Constants, state: State, options: Options) -> tuple[mx.array, Sums]:
+    """Return labels (B, N) and sums; batch elements that aren't running keep their labels."""
+    found = options.strategy.labels(
+        constants.x,
+        state.normalised,
+        state.bias,
+        constants.normalisation,
+        options.device,
+    )
+    labels = mx.where(state.running[:, None], found, state.labels)
+    sums = kernels.accumulate(
+        constants.x,
+        labels,
+        state.centroids.shape[1],
+        weights=constants.weights,
+        normalisation=constants.normalisation,
+    )
+    return labels, sums

@@ -1,4 +1,4 @@
-"""What Metal and a GPU allow: limits, checked launches, which problems the kernels take."""
+"""Facts of GPUs and limits of Metal: checked launches, and which problems the kernels take."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MAX_THREADS = 1024  # of a threadgroup
 MAX_THREADGROUP_BYTES = 32768
 MAX_GRID = 2**31 - 1  # threads along one axis: Metal takes a uint32, MLX's Python call an int
 MAX_ROWS = 2**26 - 4  # of argmax and of topk over rows: up to 32 threads a row
-MAX_POINTS = 2**30 - 2**16  # of a batch element: two threads a row, and what pads them
-MAX_CLUSTERS = 2**23  # 128 threads each where sums are finished
+MAX_POINTS = 2**30 - 2**16  # of a batch element: two threads a row, and the rounding up of rows
+MAX_CLUSTERS = 2**23  # 128 threads each in sum_clusters
 MAX_BATCH = 65535
 MAX_FEATURES = 2**24
 SIMD = 32
@@ -21,17 +21,18 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Device:
-    """What a launch needs to know of a GPU.
+    """Facts of a GPU that launches depend on.
 
     Attributes:
-        architecture: `mx.device_info()["architecture"]`, such as applegpu_g13s; the last letter is the size of the chip.
+        architecture: `mx.device_info()["architecture"]`, such as "applegpu_g13s". The last letter
+            is the size of the chip.
     """
 
     architecture: str = "applegpu_g13g"
 
     @property
     def threadgroups(self) -> int:
-        """How many threadgroups keep every core busy: 8 a core."""
+        """Number of threadgroups that keep every core busy: 8 a core."""
         cores = {"p": 6, "g": 10, "s": 32, "c": 40, "d": 64}
         return 8 * cores.get(self.architecture[-1:], 10)
 
@@ -42,7 +43,7 @@ class Device:
 
     @property
     def rounds_products(self) -> bool:
-        """Whether MLX may compute float32 products in TF32: from the M5 on, unless told otherwise."""
+        """Whether MLX may compute float32 products in TF32: from the M5 on, by default."""
         generation = re.search(r"g(\d+)\w$", self.architecture)
         return bool(generation and int(generation[1]) >= 17)
 
@@ -52,7 +53,7 @@ class Launch:
     """A checked grid, in threads.
 
     Raises:
-        ValueError: more threads or threadgroup memory than Metal takes.
+        ValueError: There are more threads or more threadgroup memory than Metal takes.
     """
 
     grid: tuple[int, int, int]
@@ -65,16 +66,18 @@ class Launch:
             raise ValueError(f"a threadgroup of {threads} threads must be <= {MAX_THREADS}")
         if self.threadgroup_bytes > MAX_THREADGROUP_BYTES:
             raise ValueError(
-                f"{self.threadgroup_bytes} bytes of threadgroup memory must be <= {MAX_THREADGROUP_BYTES}"
+                f"{self.threadgroup_bytes} bytes of threadgroup memory must be"
+                f" <= {MAX_THREADGROUP_BYTES}"
             )
         if not all(0 < side <= MAX_GRID for side in self.grid):
             raise ValueError(
-                f"a grid of {self.grid} threads must be in [1, {MAX_GRID}] along every axis; cut the rows"
+                f"a grid of {self.grid} threads must be in [1, {MAX_GRID}] along every axis;"
+                " cut the rows"
             )
 
 
 def supports(b: int, n: int, k: int, d: int, dtype: str) -> str | None:
-    """None if the kernels take this shape, else the reason why not."""
+    """Return None if the kernels take this shape, else the reason why not."""
     if dtype not in DTYPES:
         return f"dtype={dtype} must be one of {', '.join(DTYPES)}"
     if min(b, n, k, d) < 1:
@@ -91,10 +94,10 @@ def supports(b: int, n: int, k: int, d: int, dtype: str) -> str | None:
 
 
 def power_of_two(n: int) -> int:
-    """The least power of two that is >= n."""
+    """Return the least power of two that is >= n."""
     return 1 << (n - 1).bit_length()
 
 
 def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up."""
+    """Return a / b, rounded up."""
     return -(-a // b)

@@ -1,32 +1,36 @@
-"""Launch configurations: pure functions of shapes, dtypes and device facts. Nothing here touches a device.
+"""Launches of the kernels as pure functions of shapes, dtypes and facts of the GPU.
 
-Register counts are estimates for the arrays a kernel declares, in 32-bit registers of a lane. Nobody has compiled these
-kernels for an Apple GPU yet; `Tiles.registers` exists so that no configuration grows past what a thread is said to have.
+Nothing here touches a device, so all of it is tested without one. Register counts are estimates for
+the arrays that a kernel declares, in 32-bit registers of a lane. Nobody has compiled these kernels
+for an Apple GPU yet; `Tiles.registers` exists so that no configuration grows past what a thread is
+said to have.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .device import MAX_ROWS, SIMD, Device, Launch, ceil_div, power_of_two
 
 __all__ = [
-    "Dense",
+    "DenseSumsLaunch",
+    "Digit",
     "PointTiles",
-    "Rows",
-    "Segments",
-    "Sort",
+    "RowsLaunch",
+    "SortLaunch",
+    "SortedSumsLaunch",
     "Tiles",
-    "argmax_rows",
-    "assign_configs",
+    "argmax_launch",
     "assign_launch",
-    "dense_launch",
+    "assign_tiles",
+    "dense_sums_launch",
     "score_rows",
-    "segments",
-    "sort",
-    "topk_config",
+    "sort_launch",
+    "sorted_sums_launch",
+    "top_of_rows_launch",
     "topk_launch",
-    "topk_rows_launch",
+    "topk_tiles",
 ]
 
 MAX_REGISTERS = 104  # leaves 24 of 128 for addresses
@@ -35,14 +39,16 @@ DENSE_CLUSTERS = 64  # up to here sums need no sort
 TABLE = 8192  # buckets of a sort by one digit: 32 KiB of uint32
 FUSED_K = 32  # entries of a list of topk: one a lane
 LEAST_ROWS = 64  # of a product
-CHUNKS = (
-    2048  # of sorted rows at most, up to N = 2**23: enough for the widest GPU, and few to add up
-)
+# Chunks of sorted rows, up to N = 2**23: enough for the widest GPU, and few to add up.
+MAX_CHUNKS = 2048
+LEAST_SORT_CHUNK = 1024  # rows
+LEAST_SUM_CHUNK = 256  # rows
+WHOLE_LABEL = 2**32 - 1  # a mask that keeps all bits
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """The template arguments of Scores: `scores.metal` says what they mean."""
+    """The template arguments of Scores, explained in `kernels/metal/scores.metal`."""
 
     nsg: int
     rb: int
@@ -65,24 +71,34 @@ class Tiles:
 
     @property
     def tile_bytes(self) -> int:
-        """Two buffers of centroids and bias."""
+        """Threadgroup memory of two buffers of centroids and bias."""
         return 2 * 4 * (self.bk * (self.centroids + 8) + self.centroids)
 
     @property
-    def top_bytes(self) -> int:
-        """What topk needs beside them: scratch and lists."""
+    def list_bytes(self) -> int:
+        """Threadgroup memory of the scratch and the lists of topk."""
         return 4 * self.nsg * 8 * self.centroids + 8 * self.rows * FUSED_K
 
     def registers(self) -> int:
-        """Estimate: rows of x (two chunks where they are streamed), accumulators, staged centroids, running best, operand."""
-        held = (self.res or 2) * self.bk // 8 * self.rb * 2
+        """Return an estimate of the registers of a lane."""
+        points = (self.res or 2) * self.bk // 8 * self.rb * 2  # two chunks where they are streamed
+        accumulators = self.rb * self.cb * 2
         staged = self.centroids * self.bk // self.threads + 1
-        return held + self.rb * self.cb * 2 + staged + self.rb * 2 + 2
+        best = self.rb * 2
+        operand = 2
+        return points + accumulators + staged + best + operand
 
 
 @dataclass(frozen=True)
 class PointTiles:
-    """D <= 8: `points` points a thread, `centroids` of them in threadgroup memory at a time."""
+    """The template arguments of assign_points, for D <= 8.
+
+    Attributes:
+        d: Features.
+        points: Points of a thread.
+        centroids: Centroids in threadgroup memory at a time.
+        threads: Threads of a threadgroup.
+    """
 
     d: int
     points: int = 4
@@ -101,9 +117,17 @@ class PointTiles:
         return self.points * (self.d + 2) + self.d + 1
 
 
+class Digit(NamedTuple):
+    """A digit of a label: (label >> shift) & mask, below `buckets`."""
+
+    buckets: int
+    shift: int
+    mask: int
+
+
 @dataclass(frozen=True)
-class Rows:
-    """A kernel over rows of scores."""
+class RowsLaunch:
+    """A kernel over rows of scores: `lanes` lanes share a row and load `width` scores at a time."""
 
     lanes: int
     width: int
@@ -111,44 +135,72 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Sort:
-    """One pass of a counting sort per digit: (buckets, shift, mask); `table` is the threadgroup table's length."""
+class SortLaunch:
+    """A counting sort: one pass per digit.
 
-    digits: tuple[tuple[int, int, int], ...]
+    Attributes:
+        digits: The digits, the lowest first.
+        table: Length of the table in threadgroup memory.
+        chunk_rows: Rows of a chunk.
+        chunks: Number of chunks.
+        launch: The launch of a pass.
+    """
+
+    digits: tuple[Digit, ...]
     table: int
-    chunk: int
+    chunk_rows: int
     chunks: int
     launch: Launch
 
 
 @dataclass(frozen=True)
-class Segments:
-    """Sums over sorted rows: `lanes` share a row, `width` features each; clusters up to `whole` rows are summed whole."""
+class SortedSumsLaunch:
+    """Sums over sorted rows.
+
+    Attributes:
+        lanes: Lanes that share a row.
+        width: Adjacent features of a lane.
+        nsg: Simdgroups of a threadgroup.
+        chunk_rows: Rows of a chunk.
+        whole_rows: Clusters up to this many rows are summed whole.
+        chunks: Number of chunks.
+        sum_chunks: The launch of sum_chunks.
+        sum_clusters: The launch of sum_clusters.
+    """
 
     lanes: int
     width: int
     nsg: int
-    chunk: int
-    whole: int
+    chunk_rows: int
+    whole_rows: int
     chunks: int
     sum_chunks: Launch
     sum_clusters: Launch
 
 
 @dataclass(frozen=True)
-class Dense:
-    """Sums without a sort."""
+class DenseSumsLaunch:
+    """Sums without a sort.
+
+    Attributes:
+        lanes: Lanes that share a row.
+        nsg: Simdgroups of a threadgroup.
+        table: Clusters that the table of a simdgroup has room for.
+        chunk_rows: Rows of a chunk.
+        chunks: Number of chunks.
+        launch: The launch of sum_dense.
+    """
 
     lanes: int
     nsg: int
     table: int
-    chunk: int
+    chunk_rows: int
     chunks: int
     launch: Launch
 
 
-def assign_configs(d: int) -> tuple[Tiles | PointTiles, ...]:
-    """The candidates for points of d features, the one to take without a measurement first."""
+def assign_tiles(d: int) -> tuple[Tiles | PointTiles, ...]:
+    """Return the candidates for points of d features; the first needs no measurement."""
     if d <= SMALL_D:
         return (PointTiles(d),)
     if d <= 32:
@@ -161,60 +213,55 @@ def assign_configs(d: int) -> tuple[Tiles | PointTiles, ...]:
     return Tiles(8, 2, 8, 16, 0), Tiles(4, 2, 8, 16, 0)
 
 
-def assign_launch(config: Tiles | PointTiles, b: int, n: int, k: int, device: Device) -> Launch:
-    """Threadgroups (row tiles, B, parts of K): parts where the rows alone leave cores without work."""
-    return _row_tiles(config, b, n, _parts(config, b, n, k, device), config.tile_bytes)
+def assign_launch(tiles: Tiles | PointTiles, b: int, n: int, k: int, device: Device) -> Launch:
+    """Return a grid of threadgroups (row tiles, B, parts of K).
+
+    K is cut into parts where the rows alone leave cores without work.
+    """
+    return _row_tiles(tiles, b, n, _parts(tiles, b, n, k, device), tiles.tile_bytes)
 
 
-def topk_config(d: int, *, narrow: bool = False) -> Tiles:
-    """`narrow`: an input may be in `constant` memory, so loads are of one element."""
+def topk_tiles(d: int, *, narrow: bool = False) -> Tiles:
+    """Return the tiles of top_rows; with `narrow`, an input may be in `constant` memory.
+
+    Loads are then of one element.
+    """
     res = 0 if d > 64 else 1 if d <= 16 else 2 if d <= 32 else 4
     return Tiles(2, 2, 4, 16, res, 1 if narrow else 4)
 
 
-def topk_launch(config: Tiles, b: int, n: int, k: int, device: Device) -> Launch:
-    """Launch of the fused topk."""
-    return _row_tiles(
-        config, b, n, _parts(config, b, n, k, device), config.tile_bytes + config.top_bytes
-    )
+def topk_launch(tiles: Tiles, b: int, n: int, k: int, device: Device) -> Launch:
+    """Return the launch of top_rows, with the grid of `assign_launch`."""
+    parts = _parts(tiles, b, n, k, device)
+    return _row_tiles(tiles, b, n, parts, tiles.tile_bytes + tiles.list_bytes)
 
 
-def _parts(config: Tiles | PointTiles, b: int, n: int, k: int, device: Device) -> int:
-    groups = b * ceil_div(n, config.rows)
-    return max(
-        1, min(ceil_div(device.threadgroups, groups), ceil_div(k, config.centroids) // 4, 32)
-    )
+def _parts(tiles: Tiles | PointTiles, b: int, n: int, k: int, device: Device) -> int:
+    groups = b * ceil_div(n, tiles.rows)
+    wanted = ceil_div(device.threadgroups, groups)
+    return max(1, min(wanted, ceil_div(k, tiles.centroids) // 4, 32))
 
 
 def _row_tiles(
-    config: Tiles | PointTiles, b: int, n: int, parts: int, threadgroup_bytes: int
+    tiles: Tiles | PointTiles, b: int, n: int, parts: int, threadgroup_bytes: int
 ) -> Launch:
-    return Launch(
-        (ceil_div(n, config.rows) * config.threads, b, parts),
-        (config.threads, 1, 1),
-        threadgroup_bytes,
-    )
+    grid = (ceil_div(n, tiles.rows) * tiles.threads, b, parts)
+    return Launch(grid, (tiles.threads, 1, 1), threadgroup_bytes)
 
 
-def argmax_rows(rows: int, k: int, itemsize: int) -> Rows:
-    """Loads of 16 bytes; a short row gets few lanes."""
+def argmax_launch(rows: int, k: int, itemsize: int) -> RowsLaunch:
+    """Return the launch of argmax: loads of 16 bytes, and few lanes for a short row."""
     _check_rows(rows)
     lanes = 32 if k > 64 else 8 if k > 8 else 2
     width = 1 if rows * k < 8 else 16 // itemsize
-    return Rows(lanes, width, Launch((ceil_div(rows * lanes, 128) * 128, 1, 1), (128, 1, 1)))
+    return RowsLaunch(lanes, width, Launch((ceil_div(rows * lanes, 128) * 128, 1, 1), (128, 1, 1)))
 
 
-def score_rows(k: int, device: Device) -> int:
-    """Rows whose scores exist at a time under the addmm strategy: as many as stay in the GPU's cache, but no crawl."""
-    return min(max(LEAST_ROWS, device.cache_bytes // (4 * k)), MAX_ROWS)
-
-
-def topk_rows_launch(rows: int, m: int) -> Rows:
-    """Launch of topk over rows of scores."""
+def top_of_rows_launch(rows: int, m: int) -> RowsLaunch:
+    """Return the launch of topk over rows of m scores."""
     _check_rows(rows)
-    return Rows(
-        SIMD, 1 if rows * m < 8 else 4, Launch((ceil_div(rows, 4) * 128, 1, 1), (128, 1, 1))
-    )
+    width = 1 if rows * m < 8 else 4
+    return RowsLaunch(SIMD, width, Launch((ceil_div(rows, 4) * 128, 1, 1), (128, 1, 1)))
 
 
 def _check_rows(rows: int) -> None:
@@ -222,55 +269,69 @@ def _check_rows(rows: int) -> None:
         raise ValueError(f"{rows} rows must be <= {MAX_ROWS} in one launch; cut them")
 
 
-def sort(b: int, n: int, k: int) -> Sort:
-    """Up to 8192 clusters by the whole label, above by two digits. The counts of the chunks are at most a few bytes a row."""
+def score_rows(k: int, device: Device) -> int:
+    """Return the number of rows whose scores exist at a time under the addmm strategy.
+
+    As many as stay in the GPU's cache, but not so few that products become slow.
+    """
+    return min(max(LEAST_ROWS, device.cache_bytes // (4 * k)), MAX_ROWS)
+
+
+def sort_launch(b: int, n: int, k: int) -> SortLaunch:
+    """Return a sort by the whole label up to 8192 clusters, by two digits above.
+
+    The counts of the chunks take at most a few bytes a row.
+    """
     if k <= TABLE:
-        digits = ((k, 0, 2**32 - 1),)
+        digits = (Digit(k, 0, WHOLE_LABEL),)
     else:
         bits = ((k - 1).bit_length() + 1) // 2
-        digits = ((1 << bits, 0, (1 << bits) - 1), (ceil_div(k, 1 << bits), bits, 2**32 - 1))
-    buckets = max(digit[0] for digit in digits)
+        low = Digit(1 << bits, 0, (1 << bits) - 1)
+        digits = (low, Digit(ceil_div(k, 1 << bits), bits, WHOLE_LABEL))
+    buckets = max(digit.buckets for digit in digits)
     table = next(size for size in (256, 2048, TABLE) if buckets <= size)
-    chunk = min(max(1024, 2 * power_of_two(buckets)), TABLE)
-    chunks = ceil_div(n, chunk)
-    return Sort(
-        digits, table, chunk, chunks, Launch((chunks * SIMD, b, 1), (SIMD, 1, 1), 4 * table)
-    )
+    chunk_rows = min(max(LEAST_SORT_CHUNK, 2 * power_of_two(buckets)), TABLE)
+    chunks = ceil_div(n, chunk_rows)
+    launch = Launch((chunks * SIMD, b, 1), (SIMD, 1, 1), 4 * table)
+    return SortLaunch(digits, table, chunk_rows, chunks, launch)
 
 
-def segments(b: int, n: int, k: int, d: int, *, narrow: bool = False) -> Segments:
-    """Chunks of sorted rows, so many that they feed the GPU and so few that adding them up is short."""
+def sorted_sums_launch(b: int, n: int, k: int, d: int, *, narrow: bool = False) -> SortedSumsLaunch:
+    """Return so many chunks of sorted rows that they feed the GPU, and few enough to add up fast.
+
+    With `narrow`, an input may be in `constant` memory and loads are of one element.
+    """
     width = 1 if narrow or d < 4 else 4
     lanes = _lanes(d, width)
     blocks = ceil_div(d, lanes * width)
     nsg = 4
-    chunk = min(max(256, power_of_two(ceil_div(n, CHUNKS))), 4096)
-    chunks = ceil_div(n, chunk)
     threads = nsg * SIMD
-    return Segments(
-        lanes,
-        width,
-        nsg,
-        chunk,
-        nsg * chunk,
-        chunks,
-        Launch((ceil_div(chunks, nsg) * threads, blocks, b), (threads, 1, 1)),
-        Launch((k * threads, blocks, b), (threads, 1, 1), 4 * nsg * (lanes * width + 1)),
+    chunk_rows = min(max(LEAST_SUM_CHUNK, power_of_two(ceil_div(n, MAX_CHUNKS))), 4096)
+    chunks = ceil_div(n, chunk_rows)
+    scratch_bytes = 4 * nsg * (lanes * width + 1)
+    return SortedSumsLaunch(
+        lanes=lanes,
+        width=width,
+        nsg=nsg,
+        chunk_rows=chunk_rows,
+        whole_rows=nsg * chunk_rows,
+        chunks=chunks,
+        sum_chunks=Launch((ceil_div(chunks, nsg) * threads, blocks, b), (threads, 1, 1)),
+        sum_clusters=Launch((k * threads, blocks, b), (threads, 1, 1), scratch_bytes),
     )
 
 
-def dense_launch(b: int, n: int, k: int, d: int) -> Dense:
-    """Chunks of 32 rows a cluster: the partial sums are then a thirty-second of x."""
+def dense_sums_launch(b: int, n: int, k: int, d: int) -> DenseSumsLaunch:
+    """Return chunks of 32 rows a cluster: the partial sums are then a thirty-second of x."""
     table = max(16, power_of_two(k))
     lanes = _lanes(d, 1)
     slices = ceil_div(d, lanes)
     nsg = min(128 // table, slices)
-    chunk = 32 * table
-    chunks = ceil_div(n, chunk)
-    launch = Launch(
-        (chunks * SIMD * nsg, ceil_div(slices, nsg), b), (SIMD * nsg, 1, 1), 4 * SIMD * table * nsg
-    )
-    return Dense(lanes, nsg, table, chunk, chunks, launch)
+    chunk_rows = 32 * table
+    chunks = ceil_div(n, chunk_rows)
+    grid = (chunks * SIMD * nsg, ceil_div(slices, nsg), b)
+    launch = Launch(grid, (SIMD * nsg, 1, 1), 4 * SIMD * table * nsg)
+    return DenseSumsLaunch(lanes, nsg, table, chunk_rows, chunks, launch)
 
 
 def _lanes(columns: int, width: int) -> int:

@@ -1,4 +1,4 @@
-"""Exact search on an Apple GPU: scores stay in registers, the best of each query in a simdgroup."""
+"""Exact search on an Apple GPU: scores stay in registers, each simdgroup keeps the best."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import mlx.core as mx
 import numpy as np
 
 from ..portable.neighbours import Chunk, PortableNeighbours
-from .kernels import top_of_rows, topk
+from .topk import top_of_rows, topk
 
 __all__ = ["MetalNeighbours"]
 
 
 class MetalNeighbours(PortableNeighbours):
-    """`PortableNeighbours` with top-k kernels.
+    """`PortableNeighbours` with the top-k kernels.
 
-    One finds the best rows by products, another one the best of scores that MLX computed.
+    `topk` computes products and finds their best at once; `top_of_rows` finds the best of MLX's
+    differences.
     """
 
     backend = "metal"

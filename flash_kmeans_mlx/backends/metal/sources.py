@@ -1,8 +1,12 @@
-"""What MLX is given to build each kernel: files, inputs, outputs and the few lines that call into them."""
+"""Definitions of the kernels for `mx.fast.metal_kernel`, and the calls of what it builds.
+
+A definition names files of `kernels/metal`, inputs and outputs, and holds the few lines that call
+the function in those files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -14,6 +18,7 @@ from .device import Launch
 
 __all__ = ["BEST_TYPES", "DEFINITIONS", "Definition", "build", "call", "source_text"]
 
+# Attributes of a thread that MLX passes where the source names them, and expressions on inputs.
 POSITION = "threadgroup_position_in_grid"
 GROUPS = "threadgroups_per_grid"
 SIMDGROUP = "simdgroup_index_in_threadgroup"
@@ -28,7 +33,14 @@ BEST_TYPES = (mx.uint32, mx.float32)
 
 @dataclass(frozen=True)
 class Definition:
-    """The arguments of `mx.fast.metal_kernel`, with the names of header files for the header."""
+    """The arguments of `mx.fast.metal_kernel`.
+
+    Attributes:
+        headers: Names of files of `kernels/metal`, which make up the header.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        source: The body of the kernel.
+    """
 
     headers: tuple[str, ...]
     inputs: tuple[str, ...]
@@ -45,7 +57,9 @@ DEFINITIONS = {
   {SCORES}
   threadgroup float tile[2 * S::TILE];
   threadgroup float bias_tile[2 * S::BN];
-  assign_rows<S>({PROBLEM}, label, score, tile, bias_tile, {POSITION}, {GROUPS}, {SIMDGROUP}, {LANE});
+  assign_rows<S>(
+      {PROBLEM}, label, score, tile, bias_tile,
+      {POSITION}, {GROUPS}, {SIMDGROUP}, {LANE});
 """,
     ),
     "assign_points": Definition(
@@ -55,7 +69,8 @@ DEFINITIONS = {
         f"""
   threadgroup float tile[BN * (D + 1)];
   assign_points<T, D, PT, BN, FRAMED>(
-      {PROBLEM}, label, score, tile, {POSITION}, {GROUPS}, thread_index_in_threadgroup, threads_per_threadgroup.x);
+      {PROBLEM}, label, score, tile,
+      {POSITION}, {GROUPS}, thread_index_in_threadgroup, threads_per_threadgroup.x);
 """,
     ),
     "argmax": Definition(
@@ -63,7 +78,8 @@ DEFINITIONS = {
         ("scores",),
         BEST,
         """
-  best_of_rows<T, LANES, W>(scores, label, score, scores_shape[0], scores_shape[1], thread_position_in_grid.x);
+  best_of_rows<T, LANES, W>(
+      scores, label, score, scores_shape[0], scores_shape[1], thread_position_in_grid.x);
 """,
     ),
     "sort_chunk": Definition(
@@ -73,7 +89,8 @@ DEFINITIONS = {
         f"""
   threadgroup uint table[TABLE];
   sort_chunk<PLACE, INDEXED>(
-      labels, order, limits, base, sizes, out, labels_shape[1], table, {POSITION}.x, {GROUPS}.x, {POSITION}.y, {LANE});
+      labels, order, limits, base, sizes, out, labels_shape[1], table,
+      {POSITION}.x, {GROUPS}.x, {POSITION}.y, {LANE});
 """,
     ),
     "find_offsets": Definition(
@@ -82,7 +99,8 @@ DEFINITIONS = {
         ("offsets",),
         """
   find_offsets(
-      labels, order, limits, sizes, offsets, labels_shape[1], thread_position_in_grid.x, thread_position_in_grid.y);
+      labels, order, limits, sizes, offsets, labels_shape[1],
+      thread_position_in_grid.x, thread_position_in_grid.y);
 """,
     ),
     "sum_chunks": Definition(
@@ -102,8 +120,8 @@ DEFINITIONS = {
         f"""
   threadgroup float scratch[NSG * (LANES * W + 1)];
   sum_cluster<T, LANES, W, NSG, WEIGHTED, FRAMED>(
-      {ROWS}, order, offsets, partial, sums, weight_sum, offsets_shape[1] - 1, sizes[0], sizes[1], scratch,
-      {POSITION}.x, {POSITION}.y, {POSITION}.z, {SIMDGROUP}, {LANE});
+      {ROWS}, order, offsets, partial, sums, weight_sum, offsets_shape[1] - 1, sizes[0], sizes[1],
+      scratch, {POSITION}.x, {POSITION}.y, {POSITION}.z, {SIMDGROUP}, {LANE});
 """,
     ),
     "sum_dense": Definition(
@@ -113,18 +131,19 @@ DEFINITIONS = {
         f"""
   threadgroup float table[NSG * TABLE * 32];
   sum_dense<T, LANES, WEIGHTED, FRAMED>(
-      {ROWS}, labels, partial, weight_sum, counts, sizes[0], sizes[1], table + {SIMDGROUP} * (TABLE * 32),
+      {ROWS}, labels, partial, weight_sum, counts, sizes[0], sizes[1],
+      table + {SIMDGROUP} * (TABLE * 32),
       {POSITION}.x, {GROUPS}.x, {POSITION}.y * NSG + {SIMDGROUP}, {POSITION}.z, {LANE});
 """,
     ),
     "move_centroids": Definition(
         ("common", "move"),
-        ("sums", "weight_sum", "old", "shift", "scale", "going"),
-        ("c", "inner", "bias", "moved"),
+        ("sums", "weight_sum", "old", "shift", "scale", "active"),
+        ("c", "normalised", "bias", "moved"),
         f"""
   move_centroid<SPHERICAL, FRAMED>(
-      sums, weight_sum, old, shift, scale, going, c, inner, bias, moved, sums_shape[1], sums_shape[2],
-      {POSITION}.x, {POSITION}.y, {LANE});
+      sums, weight_sum, old, shift, scale, active, c, normalised, bias, moved,
+      sums_shape[1], sums_shape[2], {POSITION}.x, {POSITION}.y, {LANE});
 """,
     ),
     "top_rows": Definition(
@@ -139,8 +158,8 @@ DEFINITIONS = {
   threadgroup float list_score[S::BM * 32];
   threadgroup uint list_index[S::BM * 32];
   top_rows<S, AFTER>(
-      {PROBLEM}, after_score, after_index, label, score, sizes[0], tile, bias_tile, scratch, list_score, list_index,
-      {POSITION}, {GROUPS}, {SIMDGROUP}, {LANE});
+      {PROBLEM}, after_score, after_index, label, score, sizes[0],
+      tile, bias_tile, scratch, list_score, list_index, {POSITION}, {GROUPS}, {SIMDGROUP}, {LANE});
 """,
     ),
     "top_of_rows": Definition(
@@ -149,30 +168,43 @@ DEFINITIONS = {
         BEST,
         f"""
   top_of_row<T, W, INDEXED, AFTER>(
-      scores, index, after_score, after_index, label, score, scores_shape[0], scores_shape[1], sizes[0],
-      {POSITION}.x * 4 + {SIMDGROUP}, {LANE});
+      scores, index, after_score, after_index, label, score,
+      scores_shape[0], scores_shape[1], sizes[0], {POSITION}.x * 4 + {SIMDGROUP}, {LANE});
 """,
     ),
 }
 
 
 def source_text(name: str) -> str:
-    """A file of kernels/metal."""
+    """Return the text of a file of `kernels/metal`."""
     return (files("flash_kmeans_mlx.kernels.metal") / f"{name}.metal").read_text(encoding="utf-8")
 
 
 def call(
     name: str,
+    *,
     inputs: list[mx.array],
     launch: Launch,
-    shapes: list[tuple[int, ...]],
-    dtypes: Any,
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Sequence[mx.Dtype],
     **template: Any,
 ) -> list[mx.array]:
-    """The outputs of a kernel."""
+    """Call a kernel.
+
+    Args:
+        name: Its name in `DEFINITIONS`.
+        inputs: Arrays in the order of its definition.
+        launch: The grid.
+        shapes: Shapes of the outputs.
+        dtypes: Dtypes of the outputs.
+        **template: Template arguments.
+
+    Returns:
+        The outputs.
+    """
     return build(name)(
         inputs=inputs,
-        output_shapes=shapes,
+        output_shapes=list(shapes),
         output_dtypes=list(dtypes),
         grid=launch.grid,
         threadgroup=launch.threadgroup,
@@ -181,7 +213,7 @@ def call(
 
 
 def build(name: str) -> Callable[..., list[mx.array]]:
-    """The kernel of that name, made once by whatever `mx.fast.metal_kernel` is at the time."""
+    """Return the kernel of that name, made once by what `mx.fast.metal_kernel` is at the time."""
     return _build(mx.fast.metal_kernel, name)
 
 

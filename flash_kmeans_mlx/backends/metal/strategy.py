@@ -1,4 +1,4 @@
-"""How labels are found: by the fused kernel, or by MLX's own products and the best of each row of their scores."""
+"""Strategies of the E-step: the fused kernel, or MLX's products and the best of each row."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import mlx.core as mx
 
 from . import kernels
 from .device import Device
-from .launch import PointTiles, Tiles, assign_configs, score_rows
+from .kernels import Normalisation
+from .launch import PointTiles, Tiles, assign_tiles, score_rows
 
 __all__ = ["Strategy", "candidates", "choose"]
 
-SMALL = 1 << 26  # N * K * D: up to here a fit is over before a measurement pays
+SMALL = 1 << 26  # N * K * D: up to here a measurement takes longer than it can save
 TIMED_ROWS = 1 << 17
-REMEMBERED = 256  # shape classes
+REMEMBERED = 256  # classes of shapes
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,10 @@ class Strategy:
 
     Attributes:
         name: "fused" or "addmm".
-        tiles: of the fused kernel. Scores add up feature by feature whatever they are: they don't change a bit.
-        waits: addmm waits for every chunk of rows, so that one chunk's scores exist at a time; can't be compiled.
+        tiles: Tiles of the fused kernel. Every score is summed feature by feature whatever they
+            are, so labels are the same.
+        waits: Whether addmm waits for every chunk of rows, so that the scores of one chunk exist at
+            a time. It can't be compiled then.
     """
 
     name: str
@@ -38,36 +41,35 @@ class Strategy:
         x: mx.array,
         c: mx.array,
         bias: mx.array,
-        shift: mx.array | None,
-        factor: mx.array | None,
-        gpu: Device,
+        normalisation: Normalisation | None,
+        device: Device,
     ) -> mx.array:
-        """(B, N) uint32, with arguments as those of `kernels.assign`."""
+        """Return labels (B, N) uint32; arguments are those of `kernels.assign`."""
         if self.name == "fused":
-            return kernels.assign(x, c, bias, shift, factor, config=self.tiles, device=gpu)[0]
+            return kernels.assign(x, c, bias, normalisation, tiles=self.tiles, device=device)[0]
         b, n, _ = x.shape
-        rows = score_rows(c.shape[1], gpu)
+        step = score_rows(c.shape[1], device)
         parts = []
-        for i in range(
-            b
-        ):  # one batch element at a time: MLX chooses kernels by shape, and a stack must equal its batch elements
-            for lo in range(0, n, rows):
-                some = x[i, lo : lo + rows].astype(mx.float32)
-                if shift is not None and factor is not None:
-                    some = (some - shift[i]) * factor[i]
-                parts.append(kernels.argmax(mx.addmm(bias[i], some, c[i].T))[0])
+        # One batch element at a time: MLX chooses kernels by shape, and a stack of fits must equal
+        # the fits of the stack.
+        for i in range(b):
+            for lo in range(0, n, step):
+                rows = x[i, lo : lo + step].astype(mx.float32)
+                if normalisation is not None:
+                    rows = (rows - normalisation.shift[i]) * normalisation.factor[i]
+                parts.append(kernels.argmax(mx.addmm(bias[i], rows, c[i].T))[0])
                 if self.waits:
                     mx.eval(parts[-1])
         return mx.concatenate(parts).reshape(b, n)
 
 
-def candidates(name: str | None, d: int, gpu: Device, *, capped: bool) -> list[Strategy]:
-    """What may be chosen under a given name, the one to take without a measurement first."""
-    fused = [Strategy("fused", tiles) for tiles in assign_configs(d)]
+def candidates(name: str | None, d: int, device: Device, *, capped: bool) -> list[Strategy]:
+    """Return the strategies that `name` allows; the first needs no measurement."""
+    fused = [Strategy("fused", tiles) for tiles in assign_tiles(d)]
     addmm = Strategy("addmm", waits=capped)
     if name == "addmm":
         return [addmm]
-    exact = os.environ.get("MLX_ENABLE_TF32") == "0" or not gpu.rounds_products
+    exact = os.environ.get("MLX_ENABLE_TF32") == "0" or not device.rounds_products
     return fused if name == "fused" or capped or not exact else [*fused, addmm]
 
 
@@ -78,47 +80,66 @@ def choose(
     name: str | None,
     x: mx.array,
     k: int,
-    shift: mx.array | None,
-    factor: mx.array | None,
-    gpu: Device,
+    normalisation: Normalisation | None,
     *,
+    device: Device,
     capped: bool,
     measure: bool,
 ) -> Strategy:
-    """The fastest candidate on this GPU, measured once per class of shapes; the batch plays no part in the class.
+    """Return the fastest candidate on this GPU, measured once per class of shapes.
 
-    The first candidate for small problems, without a GPU, and where nothing was measured nor is to be.
+    The class does not depend on the batch. The first candidate is returned for small problems,
+    without a GPU, and where nothing has been measured and `measure` is False.
     """
     _, n, d = x.shape
-    options = candidates(name, d, gpu, capped=capped)
+    options = candidates(name, d, device, capped=capped)
     if len(options) == 1 or n * k * d <= SMALL or not mx.metal.is_available():
         return options[0]
-    key = (name, capped, str(x.dtype), shift is None, n.bit_length(), k.bit_length(), d, gpu)
-    found = _fastest.get(key)
-    if found is None and not measure:
+    plain = normalisation is None
+    key = (name, capped, str(x.dtype), plain, n.bit_length(), k.bit_length(), d, device)
+    fastest = _fastest.get(key)
+    if fastest is not None:
+        return fastest
+    if not measure:
         return options[0]
-    if found is None:
-        some = x[: max(1, TIMED_ROWS // n), :TIMED_ROWS]
-        c = mx.zeros((len(some), k, d))
-        bias = mx.zeros((len(some), k))
-        mx.eval(some, c, bias)
-        frame = (
-            (None, None)
-            if shift is None or factor is None
-            else (shift[: len(some)], factor[: len(some)])
-        )
-        found = min(options, key=lambda option: _seconds(option, some, c, bias, *frame, gpu))
-        while len(_fastest) >= REMEMBERED:
-            _fastest.pop(next(iter(_fastest)), None)
-        _fastest[key] = found
-    return found
+    fastest = _measure(options, x, k, normalisation, device)
+    while len(_fastest) >= REMEMBERED:
+        _fastest.pop(next(iter(_fastest)), None)
+    _fastest[key] = fastest
+    return fastest
 
 
-def _seconds(strategy: Strategy, *arguments: object) -> float:
-    """The best of three turns, after one that compiles."""
+def _measure(
+    options: list[Strategy],
+    x: mx.array,
+    k: int,
+    normalisation: Normalisation | None,
+    device: Device,
+) -> Strategy:
+    """Return the fastest option on some of the points."""
+    _, n, d = x.shape
+    sample = x[: max(1, TIMED_ROWS // n), :TIMED_ROWS]
+    b = len(sample)
+    c = mx.zeros((b, k, d))
+    bias = mx.zeros((b, k))
+    mx.eval(sample, c, bias)
+    if normalisation is not None:
+        normalisation = Normalisation(normalisation.shift[:b], normalisation.factor[:b])
+    return min(options, key=lambda option: _seconds(option, sample, c, bias, normalisation, device))
+
+
+def _seconds(
+    strategy: Strategy,
+    x: mx.array,
+    c: mx.array,
+    bias: mx.array,
+    normalisation: Normalisation | None,
+    device: Device,
+) -> float:
+    """Return the best time of three runs, after one that compiles."""
     times = []
     for _ in range(4):
         start = time.perf_counter()
-        mx.eval(strategy.labels(*arguments))  # pyright: ignore[reportArgumentType]
+        mx.eval(strategy.labels(x, c, bias, normalisation, device))
         times.append(time.perf_counter() - start)
     return min(times[1:])

@@ -1,4 +1,7 @@
-"""Launch configurations: what they promise for any shape, without a device."""
+"""Launches fit the limits of Metal and cover every row, feature and cluster, for any shape.
+
+They are pure functions, so no device is needed.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ DEVICES = tuple(Device(f"applegpu_g16{size}") for size in "pgsd")
 @pytest.mark.parametrize("d", DIMS)
 def test_tiles_fit(d: int) -> None:
     for tiles in (
-        *launch.assign_configs(d),
-        launch.topk_config(d),
-        launch.topk_config(d, narrow=True),
+        *launch.assign_tiles(d),
+        launch.topk_tiles(d),
+        launch.topk_tiles(d, narrow=True),
     ):
         assert tiles.registers() <= launch.MAX_REGISTERS
         assert tiles.threads <= device.MAX_THREADS
@@ -33,7 +36,7 @@ def test_tiles_fit(d: int) -> None:
         )  # Scores asserts it too
         assert tiles.centroids <= tiles.threads  # each stages at most one bias
         assert tiles.res == 0 or tiles.res * tiles.bk >= d
-    assert launch.topk_config(d).centroids % device.SIMD == 0  # lists take 32 candidates at a time
+    assert launch.topk_tiles(d).centroids % device.SIMD == 0  # lists take 32 candidates at a time
 
 
 def test_registers_of_known_tiles() -> None:
@@ -45,81 +48,76 @@ def test_registers_of_known_tiles() -> None:
 @pytest.mark.parametrize("d", DIMS)
 def test_assign_covers_every_row_and_part(d: int) -> None:
     for n, k, gpu, b in itertools.product(ROWS, COUNTS, DEVICES, (1, 3)):
-        for config in launch.assign_configs(d):
-            plan = launch.assign_launch(config, b, n, k, gpu)
-            tiles, parts = plan.grid[0] // plan.threadgroup[0], plan.grid[2]
-            assert plan.grid[0] % plan.threadgroup[0] == 0
-            assert (tiles - 1) * config.rows < n <= tiles * config.rows
-            assert plan.grid[1] == b
-            assert parts == 1 or parts * config.centroids <= k
-        launch.topk_launch(launch.topk_config(d), b, n, k, gpu)
+        for tiles in launch.assign_tiles(d):
+            assign = launch.assign_launch(tiles, b, n, k, gpu)
+            row_tiles = assign.grid[0] // assign.threadgroup[0]
+            parts = assign.grid[2]
+            assert assign.grid[0] % assign.threadgroup[0] == 0
+            assert (row_tiles - 1) * tiles.rows < n <= row_tiles * tiles.rows
+            assert assign.grid[1] == b
+            assert parts == 1 or parts * tiles.centroids <= k
+        launch.topk_launch(launch.topk_tiles(d), b, n, k, gpu)
 
 
 def test_small_problems_split_the_centroids() -> None:
-    config = launch.assign_configs(64)[0]
-    assert launch.assign_launch(config, 1, 33, 10**5, DEVICES[2]).grid[2] > 1
-    assert launch.assign_launch(config, 1, 10**6, 10**5, DEVICES[2]).grid[2] == 1
+    tiles = launch.assign_tiles(64)[0]
+    assert launch.assign_launch(tiles, 1, 33, 10**5, DEVICES[2]).grid[2] > 1
+    assert launch.assign_launch(tiles, 1, 10**6, 10**5, DEVICES[2]).grid[2] == 1
 
 
 @pytest.mark.parametrize("k", COUNTS)
 def test_sort_sees_every_label_and_row(k: int) -> None:
     for n in ROWS:
-        plan = launch.sort(3, n, k)
-        assert (plan.chunks - 1) * plan.chunk < n <= plan.chunks * plan.chunk
-        assert max(digit[0] for digit in plan.digits) <= plan.table <= launch.TABLE
-        assert len(plan.digits) == (1 if k <= launch.TABLE else 2)
+        sort = launch.sort_launch(3, n, k)
+        assert (sort.chunks - 1) * sort.chunk_rows < n <= sort.chunks * sort.chunk_rows
+        assert max(digit.buckets for digit in sort.digits) <= sort.table <= launch.TABLE
+        assert len(sort.digits) == (1 if k <= launch.TABLE else 2)
         for label in {0, k // 2, k - 1}:
-            value = sum(((label >> shift) & mask) << shift for _, shift, mask in plan.digits)
-            assert value == label
-            assert all((label >> shift) & mask < buckets for buckets, shift, mask in plan.digits)
+            values = [(label >> digit.shift) & digit.mask for digit in sort.digits]
+            assert (
+                sum(v << digit.shift for v, digit in zip(values, sort.digits, strict=True)) == label
+            )
+            assert all(v < digit.buckets for v, digit in zip(values, sort.digits, strict=True))
 
 
 @pytest.mark.parametrize("d", DIMS)
 def test_sums_cover_every_row_and_feature(d: int) -> None:
     for n, k, narrow in itertools.product(ROWS, COUNTS, (False, True)):
-        plan = launch.segments(3, n, k, d, narrow=narrow)
-        assert plan.chunks * plan.chunk >= n
-        assert plan.sum_chunks.grid[0] >= plan.chunks * device.SIMD
-        assert plan.sum_chunks.grid[1] * plan.lanes * plan.width >= d
-        assert plan.sum_clusters.grid == (k * plan.nsg * device.SIMD, plan.sum_chunks.grid[1], 3)
+        sums = launch.sorted_sums_launch(3, n, k, d, narrow=narrow)
+        assert sums.chunks * sums.chunk_rows >= n
+        assert sums.sum_chunks.grid[0] >= sums.chunks * device.SIMD
+        assert sums.sum_chunks.grid[1] * sums.lanes * sums.width >= d
+        assert sums.sum_clusters.grid == (k * sums.nsg * device.SIMD, sums.sum_chunks.grid[1], 3)
     for n, k in itertools.product(ROWS, (1, 17, 64)):
-        dense = launch.dense_launch(3, n, k, d)
-        assert dense.chunks * dense.chunk >= n
+        dense = launch.dense_sums_launch(3, n, k, d)
+        assert dense.chunks * dense.chunk_rows >= n
         assert dense.table >= k
         assert dense.launch.grid[1] * dense.nsg * dense.lanes >= d
 
 
 def test_pipelines_are_bounded() -> None:
-    """However many shapes are seen, few sets of template arguments come of them."""
-    assert len({config for d in range(9, 5000) for config in launch.assign_configs(d)}) <= 10
-    assert (
-        len(
-            {
-                launch.topk_config(d, narrow=narrow)
-                for d in range(1, 5000)
-                for narrow in (False, True)
-            }
-        )
-        <= 8
-    )
+    """However many shapes there are, few sets of template arguments come of them."""
+    dims = range(1, 5000)
+    assert len({tiles for d in dims[8:] for tiles in launch.assign_tiles(d)}) <= 10
+    topk = {launch.topk_tiles(d, narrow=narrow) for d in dims for narrow in (False, True)}
+    assert len(topk) <= 8
     shapes = itertools.product((1, 10**3, 10**6), (65, 10**4), range(1, 300))
-    assert (
-        len({(p.lanes, p.width) for p in (launch.segments(1, n, k, d) for n, k, d in shapes)}) <= 9
-    )
-    assert len({launch.sort(1, 10**6, k).table for k in range(1, 20000)}) == 3
+    sums = [launch.sorted_sums_launch(1, n, k, d) for n, k, d in shapes]
+    assert len({(one.lanes, one.width) for one in sums}) <= 9
+    assert len({launch.sort_launch(1, 10**6, k).table for k in range(1, 20000)}) == 3
 
 
 def test_rows_of_scores() -> None:
-    assert launch.argmax_rows(10, 1000, 4).width == 4
-    assert launch.argmax_rows(10, 1000, 2).width == 8
-    assert launch.argmax_rows(1, 7, 4).width == 1  # fewer than 8 elements: `constant` memory
-    assert launch.argmax_rows(device.MAX_ROWS, 1000, 4).launch.grid[0] <= device.MAX_GRID
-    for plan in (
-        lambda: launch.argmax_rows(2**26, 2, 4),
-        lambda: launch.topk_rows_launch(2**26, 2),
+    assert launch.argmax_launch(10, 1000, 4).width == 4
+    assert launch.argmax_launch(10, 1000, 2).width == 8
+    assert launch.argmax_launch(1, 7, 4).width == 1  # fewer than 8 elements: `constant` memory
+    assert launch.argmax_launch(device.MAX_ROWS, 1000, 4).launch.grid[0] <= device.MAX_GRID
+    for too_many in (
+        lambda: launch.argmax_launch(2**26, 2, 4),
+        lambda: launch.top_of_rows_launch(2**26, 2),
     ):
         with pytest.raises(ValueError, match=r"67108864 rows must be <= 67108860"):
-            plan()
+            too_many()
 
 
 @pytest.mark.parametrize(
@@ -154,9 +152,9 @@ def test_supports() -> None:
 def test_what_is_supported_can_be_launched(shape: tuple[int, int, int, int]) -> None:
     b, n, k, d = shape
     assert device.supports(b, n, k, d, "float32") is None
-    for config in launch.assign_configs(d):
-        launch.assign_launch(config, b, n, k, DEVICES[3])
-    launch.topk_launch(launch.topk_config(d), b, n, k, DEVICES[3])
-    launch.sort(b, n, k)
-    launch.segments(b, n, k, d)
-    launch.dense_launch(b, n, 64, d)
+    for tiles in launch.assign_tiles(d):
+        launch.assign_launch(tiles, b, n, k, DEVICES[3])
+    launch.topk_launch(launch.topk_tiles(d), b, n, k, DEVICES[3])
+    launch.sort_launch(b, n, k)
+    launch.sorted_sums_launch(b, n, k, d)
+    launch.dense_sums_launch(b, n, 64, d)

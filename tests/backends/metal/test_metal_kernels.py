@@ -1,4 +1,8 @@
-"""Every Metal kernel against float64, at three orders of thread execution; on a Mac the same on the GPU."""
+"""The kernels of k-means agree with float64, whatever the order in which threads run.
+
+Without a GPU they run in the emulator of `tests/metal`, in three orders of threads; on a Mac they run on
+the GPU.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +20,9 @@ from metal.problems import DIMS, DTYPES, Data, make, run, variant
 from flash_kmeans_mlx.backends.metal import kernels, launch
 from flash_kmeans_mlx.backends.metal.device import Device
 
-SHAPES = tuple(itertools.product((1, 3), (1, 33, 1000), (1, 7, 65)))
+# 545 rows: more than one threadgroup of every kernel, the last one not full.
+SHAPES = tuple(itertools.product((1, 3), (1, 33, 545), (1, 7, 65)))
 HIGHEST = np.uint32(0xFFFFFFFF)
-
 
 pytestmark = pytest.mark.usefixtures("metal")
 
@@ -36,7 +40,7 @@ def check_best(data: Data, label: np.ndarray, score: np.ndarray) -> None:
 def test_assign(b: int, n: int, k: int, d: int) -> None:
     dtype, framed = variant(d)
     data = make(b, n, k, d, dtype, framed=framed)
-    check_best(data, *run(lambda: kernels.assign(data.x, data.c, data.bias, *data.frame)))
+    check_best(data, *run(lambda: kernels.assign(data.x, data.c, data.bias, data.normalisation)))
 
 
 @pytest.mark.parametrize("d", [3, 17, 130])
@@ -47,7 +51,7 @@ def test_assign_ties_go_to_the_lowest_index(d: int, dtype: mx.Dtype) -> None:
         c = mx.concatenate([data.c, data.c], axis=1)
         bias = mx.concatenate([data.bias, data.bias], axis=1)
         label, _ = run(
-            lambda data=data, c=c, bias=bias: kernels.assign(data.x, c, bias, *data.frame)
+            lambda data=data, c=c, bias=bias: kernels.assign(data.x, c, bias, data.normalisation)
         )
         np.testing.assert_array_equal(label, data.scores.argmax(-1))
 
@@ -55,16 +59,18 @@ def test_assign_ties_go_to_the_lowest_index(d: int, dtype: mx.Dtype) -> None:
 @pytest.mark.parametrize("d", [17, 64, 128, 130])
 def test_assign_by_the_second_candidate(d: int) -> None:
     data = make(2, 300, 130, d, mx.float32, framed=False)
-    config = launch.assign_configs(d)[1]
-    check_best(data, *run(lambda: kernels.assign(data.x, data.c, data.bias, config=config)))
+    tiles = launch.assign_tiles(d)[1]
+    check_best(data, *run(lambda: kernels.assign(data.x, data.c, data.bias, tiles=tiles)))
 
 
 @pytest.mark.parametrize("d", [3, 17])
 def test_assign_in_parts(d: int) -> None:
     data = make(1, 33, 2500, d, mx.float32, framed=True, integers=True)
     gpu = Device("applegpu_g13s")
-    assert launch.assign_launch(launch.assign_configs(d)[0], 1, 33, 2500, gpu).grid[2] > 1
-    label, _ = run(lambda: kernels.assign(data.x, data.c, data.bias, *data.frame, device=gpu))
+    assert launch.assign_launch(launch.assign_tiles(d)[0], 1, 33, 2500, gpu).grid[2] > 1
+    label, _ = run(
+        lambda: kernels.assign(data.x, data.c, data.bias, data.normalisation, device=gpu)
+    )
     np.testing.assert_array_equal(label, data.scores.argmax(-1))
 
 
@@ -131,25 +137,21 @@ def test_counting_sort(n: int, k: int) -> None:
 def check_sums(data: Data, labels: np.ndarray, k: int, weights: np.ndarray | None) -> None:
     given = None if weights is None else mx.array(weights)
     sums, weight_sum, counts = run(
-        lambda: kernels.accumulate(data.x, mx.array(labels), k, given, *data.frame)
+        lambda: kernels.accumulate(data.x, mx.array(labels), k, given, data.normalisation)
     )
     for b, rows in enumerate(data.rows):
-        w = (
-            np.ones(len(rows))
-            if weights is None
-            else np.maximum(weights[b], 0.0).astype(np.float64)
-        )
+        w = np.ones(len(rows)) if weights is None else np.maximum(weights[b], 0.0).astype(float)
         w = np.where(labels[b] < k, w, 0.0)
-        own = np.minimum(labels[b], k - 1)
+        cluster = np.minimum(labels[b], k - 1)
         truth, size = np.zeros((2, k, rows.shape[1]))
-        np.add.at(truth, own, rows * w[:, None])
-        np.add.at(size, own, np.abs(rows) * w[:, None])
-        growth = (
-            8 + np.sqrt(len(rows)) / 4
-        )  # hundreds of rows are added one after another where K is small
+        np.add.at(truth, cluster, rows * w[:, None])
+        np.add.at(size, cluster, np.abs(rows) * w[:, None])
+        # Hundreds of rows are added one after another where K is small.
+        growth = 8 + np.sqrt(len(rows)) / 4
         assert (np.abs(sums[b] - truth) <= growth * EPS["float32"] * size).all()
-        np.testing.assert_allclose(weight_sum[b], np.bincount(own, w, k), rtol=8 * EPS["float32"])
-        np.testing.assert_array_equal(counts[b], np.bincount(own[w > 0], minlength=k))
+        expected = np.bincount(cluster, w, k)
+        np.testing.assert_allclose(weight_sum[b], expected, rtol=8 * EPS["float32"])
+        np.testing.assert_array_equal(counts[b], np.bincount(cluster[w > 0], minlength=k))
 
 
 def random_weights(b: int, n: int) -> np.ndarray:
@@ -179,8 +181,8 @@ def test_accumulate_at_the_edges_of_chunks(
     sizes = [1024, 1025, 0, 1280, 1, 600, 2049, 255]
     labels = np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)[None]
     n = labels.size
-    plan = launch.segments(1, n, k, 17)
-    assert (plan.chunk, plan.whole) == (256, 1024)
+    sums = launch.sorted_sums_launch(1, n, k, 17)
+    assert (sums.chunk_rows, sums.whole_rows) == (256, 1024)
     data = make(1, n, k, 17, DTYPES[dtype], framed=framed)
     weights = random_weights(1, n) if weighted else None
     check_sums(data, labels, k, weights)
@@ -193,50 +195,44 @@ def test_accumulate_at_the_edges_of_chunks(
 @pytest.mark.parametrize("d", [3, 130])
 @pytest.mark.parametrize(("spherical", "framed"), [(False, False), (False, True), (True, False)])
 def test_move_centroids(d: int, spherical: bool, framed: bool) -> None:
-    """As float64 would: equal to the rounded quotient, but for the last bit of very few."""
+    """Centroids are float64 quotients, rounded; very few differ in their last bit."""
     rng = np.random.default_rng(d)
     b, k = 3, 70
     sums, old = rng.standard_normal((2, b, k, d)).astype(np.float32)
     weight_sum = rng.integers(1, 100, (b, k)).astype(np.float32)
     weight_sum[0, 3], sums[0, 3] = 0, 0
-    going = np.array([True, True, False])
+    active = np.array([True, True, False])
     shift = rng.normal(0, 1, (b, d)).astype(np.float32) if framed else np.zeros((b, d), np.float32)
     scale = np.ldexp(1.0, np.arange(b) - 1).astype(np.float32) if framed else np.ones(b, np.float32)
-    frame = [mx.array(shift), mx.array(scale)] if framed else []
-    c, inner, bias, moved = run(
+    c, normalised, bias, moved = run(
         lambda: kernels.move_centroids(
-            mx.array(sums),
-            mx.array(weight_sum),
-            mx.array(old),
-            mx.array(going),
-            *frame,
+            sums=mx.array(sums),
+            weight_sum=mx.array(weight_sum),
+            old=mx.array(old),
+            active=mx.array(active),
             spherical=spherical,
+            shift=mx.array(shift) if framed else None,
+            scale=mx.array(scale) if framed else None,
         )
     )
-    size = (
-        np.linalg.norm(sums.astype(np.float64), axis=-1)
-        if spherical
-        else weight_sum.astype(np.float64)
-    )
-    truth = (
-        sums / np.where(size > 0, size, 1)[..., None] * scale[:, None, None].astype(np.float64)
-        + shift[:, None]
-    )
-    truth = np.where((going[:, None] & (weight_sum > 0))[..., None], truth, old).astype(np.float32)
+    wide = sums.astype(np.float64)
+    size = np.linalg.norm(wide, axis=-1) if spherical else weight_sum.astype(np.float64)
+    truth = wide / np.where(size > 0, size, 1)[..., None] * scale[:, None, None] + shift[:, None]
+    moves = active[:, None] & (weight_sum > 0)
+    truth = np.where(moves[..., None], truth, old).astype(np.float32)
     assert (c != truth).mean() <= 1e-4
     np.testing.assert_allclose(c, truth, rtol=EPS["float32"])
-    own = (c.astype(np.float64) - shift[:, None]) / scale[:, None, None]
-    np.testing.assert_array_equal(inner, own.astype(np.float32))
-    square = np.square(inner.astype(np.float64)).sum(-1)
-    np.testing.assert_allclose(
-        bias, 0 * square if spherical else -0.5 * square, rtol=EPS["float32"]
-    )
+    expected = (c.astype(np.float64) - shift[:, None]) / scale[:, None, None]
+    np.testing.assert_array_equal(normalised, expected.astype(np.float32))
+    square = np.square(normalised.astype(np.float64)).sum(-1)
+    expected = 0 * square if spherical else -0.5 * square
+    np.testing.assert_allclose(bias, expected, rtol=EPS["float32"])
     step = (c.astype(np.float64) - old) / scale[:, None, None]
     np.testing.assert_allclose(moved, np.square(step).sum(-1), rtol=tolerance(d))
 
 
 def test_kernels_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And by what mx.fast.metal_kernel is at the time of the call."""
+    """They are built by what mx.fast.metal_kernel is at the time of the call."""
     made: list[str] = []
 
     def factory(**arguments: Any) -> Callable[..., list[mx.array]]:

@@ -1,4 +1,7 @@
-"""MetalPoints under Lloyd's loop: the same fit however it is cut into blocks, and that of the portable backend."""
+"""MetalPoints under Lloyd's loop give the same fit however it is cut into blocks.
+
+It is also the fit of the portable backend, and the same bits whatever the order of threads.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from metal.emulator import emulation
 
 from flash_kmeans_mlx import batch_kmeans_Euclid
 from flash_kmeans_mlx.backends.metal import points, sources
-from flash_kmeans_mlx.backends.metal.block import Held, Rules, State, block
+from flash_kmeans_mlx.backends.metal.block import Constants, Options, State, block
 from flash_kmeans_mlx.backends.metal.device import Device
 from flash_kmeans_mlx.backends.metal.points import MetalPoints
 from flash_kmeans_mlx.backends.metal.strategy import Strategy
@@ -24,15 +27,14 @@ from flash_kmeans_mlx.metrics import COSINE, DOT, EUCLIDEAN, Metric
 
 B, N, D, K = 2, 700, 17, 9
 
-
 pytestmark = pytest.mark.usefixtures("metal")
 
 
 def blobs(offset: float = 0.0) -> np.ndarray:
     rng = np.random.default_rng(3)
     centers = 2 * rng.standard_normal((B, K, D))
-    own = np.take_along_axis(centers, rng.integers(0, K, (B, N, 1)), axis=1)
-    return (own + rng.standard_normal((B, N, D)) + offset).astype(np.float32)
+    means = np.take_along_axis(centers, rng.integers(0, K, (B, N, 1)), axis=1)
+    return (means + rng.standard_normal((B, N, D)) + offset).astype(np.float32)
 
 
 def start(x: np.ndarray, k: int = K) -> np.ndarray:
@@ -51,9 +53,9 @@ def fit(
     arguments = {"max_iters": 30, "tol": 0.0, "empty": "farthest"} | options
     weights = arguments.pop("weights", None)
     report = (lambda _: None) if step_by_step else None
-    with cls(Problem(mx.array(x), c.shape[1], metric, x.shape, weights)) as held:
-        result = lloyd(held, c, **arguments, report=report)
-        return result, held.labels(), held.inertia(result.centroids)
+    with cls(Problem(mx.array(x), c.shape[1], metric, x.shape, weights)) as opened:
+        result = lloyd(opened, c, **arguments, report=report)
+        return result, opened.labels(), opened.inertia(result.centroids)
 
 
 def same(a: tuple[Fit, np.ndarray, np.ndarray], b: tuple[Fit, np.ndarray, np.ndarray]) -> None:
@@ -77,10 +79,8 @@ def test_blocks_equal_single_steps(metric: Metric, offset: float) -> None:
 def test_same_fit_as_portable(metric: Metric, k: int) -> None:
     x = blobs()
     weights = (np.random.default_rng(1).random((B, N)) * (np.arange(N) % 5 > 0)).astype(np.float32)
-    options = {
-        "weights": weights,
-        "max_iters": 30 if k == K else 4,
-    }  # many clusters part where two are all but equally far
+    # Fits with many clusters come apart after a few iterations, where two are almost equally far.
+    options = {"weights": weights, "max_iters": 30 if k == K else 4}
     ours, theirs = (
         fit(cls, x, start(x, k), metric, **options) for cls in (MetalPoints, PortablePoints)
     )
@@ -174,38 +174,42 @@ def test_blocks_grow_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def block_arguments() -> tuple[Held, State]:
+def block_arguments() -> tuple[Constants, State]:
     x = blobs()
-    with MetalPoints(Problem(mx.array(x), K, EUCLIDEAN, x.shape)) as some:
-        return some._held, some._start(start(x), np.full(B, 8))
+    with MetalPoints(Problem(mx.array(x), K, EUCLIDEAN, x.shape)) as opened:
+        return opened._constants, opened._start(start(x), np.full(B, 8))
 
 
-RULES = Rules(spherical=False, skip_empty=True, strategy=Strategy("fused"), gpu=Device())
+OPTIONS = Options(spherical=False, skip_empty=True, strategy=Strategy("fused"), device=Device())
 
 
 def test_block_is_one_graph(
-    block_arguments: tuple[Held, State], monkeypatch: pytest.MonkeyPatch
+    block_arguments: tuple[Constants, State], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tracing runs without data, and on a machine without Metal: nothing inside a block waits for the device."""
+    """Nothing inside a block waits for the device: it can be traced without data and without Metal."""
     monkeypatch.undo()
-    held, state = block_arguments
-    used = [i for i, a in enumerate(held) if a is not None]
+    constants, state = block_arguments
+    used = [i for i, a in enumerate(constants) if a is not None]
 
     def flat(*arrays: mx.array) -> list[mx.array]:
-        given: list[Any] = [None] * len(held)
+        filled: list[Any] = [None] * len(constants)
         for i, a in zip(used, arrays, strict=False):
-            given[i] = a
-        return list(block(8, RULES, False)(Held(*given), State(*arrays[len(used) :])))
+            filled[i] = a
+        state = State(*arrays[len(used) :])
+        return list(block(8, OPTIONS, False)(Constants(*filled), state))
 
     names: list[str] = []
     mx.export_function(
-        lambda event: names.append(str(event.get("name"))), flat, *(held[i] for i in used), *state
+        lambda event: names.append(str(event.get("name"))),
+        flat,
+        *(constants[i] for i in used),
+        *state,
     )
     assert names.count("CustomKernel") == 3 * 8
 
 
 def test_block_compiles(
-    block_arguments: tuple[Held, State], monkeypatch: pytest.MonkeyPatch
+    block_arguments: tuple[Constants, State], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def factory(**_: Any) -> Any:
         return lambda **call: [
@@ -216,24 +220,22 @@ def test_block_compiles(
     monkeypatch.setattr(mx.fast, "metal_kernel", factory)
     mx.enable_compile()  # the emulator has turned it off
     try:
-        run = block(2, RULES, True)
+        run = block(2, OPTIONS, True)
         for _ in range(2):
             state = run(*block_arguments)
             mx.eval(*state)
-            np.testing.assert_array_equal(np.array(state.left), 6)
+            np.testing.assert_array_equal(np.array(state.remaining), 6)
     finally:
         mx.disable_compile()
         block.cache_clear()  # it holds the stand-in
 
 
-@pytest.mark.parametrize(("offset", "held"), [(0.0, mx.float16), (100.0, mx.float32)])
-def test_numpy_points_that_need_no_frame_are_held_as_they_are(
-    offset: float, held: mx.Dtype
-) -> None:
+@pytest.mark.parametrize(("offset", "dtype"), [(0.0, mx.float16), (100.0, mx.float32)])
+def test_numpy_points_that_need_no_frame_keep_their_dtype(offset: float, dtype: mx.Dtype) -> None:
     x = blobs(offset).astype(np.float16)
-    with MetalPoints(Problem(x, K, EUCLIDEAN, x.shape)) as some:
-        assert some.x.dtype == held
-        np.testing.assert_array_equal(some.rows(1, np.arange(3)), x[1, :3].astype(np.float64))
+    with MetalPoints(Problem(x, K, EUCLIDEAN, x.shape)) as opened:
+        assert opened.x.dtype == dtype
+        np.testing.assert_array_equal(opened.rows(1, np.arange(3)), x[1, :3].astype(np.float64))
 
 
 def test_refuses_what_kernels_cannot_take() -> None:

@@ -1,4 +1,7 @@
-"""Strategies: all assign alike, one is chosen once per class of shapes, and the result names it."""
+"""Both strategies give the labels of Lloyd's algorithm, and the result names the one that ran.
+
+One is chosen by a measurement, once per class of shapes.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def test_tiles_do_not_change_a_bit(d: int) -> None:
     rng = np.random.default_rng(d)
     x, c = (mx.array(rng.standard_normal((1, n, d), np.float32)) for n in (300, 130))
     bias = -0.5 * mx.square(c).sum(-1)
-    one, other = (kernels.assign(x, c, bias, config=config) for config in launch.assign_configs(d))
+    one, other = (kernels.assign(x, c, bias, tiles=tiles) for tiles in launch.assign_tiles(d))
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(np.array(a), np.array(b))
 
@@ -89,8 +92,8 @@ def test_other_backends_have_other_strategies(backend: str, strategy: str, choic
         fk.batch_kmeans_Euclid(x, 2, backend=backend, strategy="fused")
 
 
-def names(found: list[Strategy]) -> list[str]:
-    return [option.name for option in found]
+def names(options: list[Strategy]) -> list[str]:
+    return [option.name for option in options]
 
 
 def test_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,15 +104,13 @@ def test_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(candidates(None, 64, M1, capped=True)) == ["fused", "fused"]
     monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     assert names(candidates(None, 64, M1, capped=False)) == ["fused", "fused", "addmm"]
-    assert names(candidates(None, 64, M5, capped=False)) == [
-        "fused",
-        "fused",
-    ]  # its products are rounded to TF32
+    # The products of an M5 are rounded to TF32.
+    assert names(candidates(None, 64, M5, capped=False)) == ["fused", "fused"]
 
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[Strategy]:
-    """What was timed; addmm always wins."""
+    """The strategies that were timed; addmm always wins."""
     seen: list[Strategy] = []
 
     def seconds(option: Strategy, *_: Any) -> float:
@@ -125,7 +126,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[Strategy]:
 def pick(
     n: int, k: int = 1000, b: int = 1, name: str | None = None, measure: bool = True
 ) -> Strategy:
-    return choose(name, mx.zeros((b, n, 64)), k, None, None, M1, capped=False, measure=measure)
+    x = mx.zeros((b, n, 64))
+    return choose(name, x, k, None, device=M1, capped=False, measure=measure)
 
 
 def test_the_fastest_is_remembered_by_class_of_shapes(timed: list[Strategy]) -> None:
@@ -158,7 +160,7 @@ def test_what_is_remembered_is_bounded(
 
 
 @pytest.mark.usefixtures("metal")
-def test_a_turn_is_timed_by_running_it() -> None:
+def test_a_strategy_is_timed_by_running_it() -> None:
     x = mx.array(blobs(1, 50, 5, 3).astype(np.float32))
     for option in candidates(None, 5, M1, capped=False):
-        assert strategy._seconds(option, x, x[:, :7], mx.zeros((1, 7)), None, None, M1) > 0
+        assert strategy._seconds(option, x, x[:, :7], mx.zeros((1, 7)), None, M1) > 0

@@ -1,4 +1,7 @@
-"""Bytes that the kernels move: to the byte what their tiling must, and close to the least for sums."""
+"""Kernels move exactly the bytes that their tiling must move; sums come close to the least.
+
+The emulator counts. The table in `benchmark/results` is checked against the same targets.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def test_sums_are_near_the_least(d: int, k: int, n: int, dtype: mx.Dtype) -> Non
 
 
 def test_the_table_names_every_kernel_and_case() -> None:
-    """The file is what the command wrote: the same rows, all within the targets."""
+    """The file has the rows that the command writes, all within the targets."""
     lines = [
         line.split("|")
         for line in TABLE.read_text(encoding="utf-8").splitlines()

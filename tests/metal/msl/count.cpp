@@ -1,5 +1,6 @@
-// Counts bytes moved to and from the buffers. The kernel is compiled with -fsanitize=thread, and this file takes the place of
-// libtsan: every load and store that the optimiser leaves calls one of these hooks.
+// Counts bytes moved to and from the buffers. The kernel is compiled with -fsanitize=thread, and
+// this file takes the place of libtsan: every load and store that the optimiser leaves calls one
+// of these hooks.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -83,7 +84,8 @@ ACCESS(16)
 void __tsan_read_range(void* p, uintptr_t n) { touch(p, n, false); }
 void __tsan_write_range(void* p, uintptr_t n) { touch(p, n, true); }
 
-// A read-modify-write is a load and a successful exchange: its bytes count once as read and once as written.
+// A read-modify-write is a load and a successful exchange: its bytes count once as read and once
+// as written.
 #define ATOMIC(bits)                                                                                         \
   uint##bits##_t __tsan_atomic##bits##_load(const volatile uint##bits##_t* p, int) {                         \
     touch(p, bits / 8, false);                                                                               \

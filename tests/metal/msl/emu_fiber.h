@@ -1,4 +1,5 @@
-// One fiber is one GPU thread: a stack of its own and a switch that saves the callee-saved registers.
+// One fiber is one GPU thread: a stack of its own and a switch that saves the callee-saved
+// registers.
 #pragma once
 #include <sys/mman.h>
 
@@ -58,8 +59,8 @@ EMU_RUNTIME inline char* map_pages(size_t bytes) {
   return p == MAP_FAILED ? nullptr : static_cast<char*>(p);
 }
 
-// Makes `f` start at entry() on its stack. TSan's fibers are never destroyed: it would reuse their slots, and races
-// between threadgroups would be missed.
+// Makes `f` start at entry() on its stack. TSan's fibers are never destroyed: it would reuse
+// their slots, and races between threadgroups would be missed.
 EMU_RUNTIME inline void prepare(Fiber& f, void (*entry)()) {
   f.stack_bottom = f.stack;
   f.stack_size = STACK;

@@ -1,4 +1,5 @@
-// Runs a grid: threadgroups are dealt to OS threads. Comes after the kernel; source.py adds call_kernel() behind it.
+// Runs a grid: threadgroups are dealt to OS threads. Comes after the kernel; source.py adds
+// call_kernel() behind it.
 #pragma once
 #undef device
 #undef constant

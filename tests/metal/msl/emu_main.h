@@ -1,4 +1,5 @@
-// main() of the executables that run under a sanitizer: buffers come from one file and go back to another.
+// main() of the executables that run under a sanitizer: buffers come from one file and go back
+// to another.
 #pragma once
 
 namespace emu {

@@ -1,4 +1,5 @@
-// The functions of <metal_math>, <metal_common>, <metal_integer> and <metal_relational> that kernels use.
+// The functions of <metal_math>, <metal_common>, <metal_integer> and <metal_relational> that
+// kernels use.
 #pragma once
 #include "emu_types.h"
 

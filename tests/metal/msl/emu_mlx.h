@@ -1,4 +1,4 @@
-// What MLX puts before every custom kernel, as far as kernels use it.
+// The preamble that MLX puts before every custom kernel, as far as kernels use it.
 #pragma once
 #include "emu_types.h"
 

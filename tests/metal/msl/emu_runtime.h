@@ -1,4 +1,5 @@
-// A threadgroup: its fibers take turns on one OS thread and meet at barriers and simdgroup operations.
+// A threadgroup: its fibers take turns on one OS thread and meet at barriers and simdgroup
+// operations.
 #pragma once
 #include <cstdarg>
 #include <cstdint>
@@ -19,8 +20,8 @@ struct Where {
   static constexpr Where here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 
-// Threads that must all arrive before any goes on: a simdgroup or the whole threadgroup. Two clocks in turn, since
-// one alone would also order the arrivals after those that have left.
+// Threads that must all arrive before any goes on: a simdgroup or the whole threadgroup. Two
+// clocks in turn, since one alone would also order the arrivals after those that have left.
 struct Meeting {
   int first, threads, here;
   const char* operation;
@@ -92,6 +93,9 @@ EMU_RUNTIME __attribute__((format(printf, 1, 2))) inline void fail(const char* f
   jump(SCHEDULER);
 }
 
+// Literals are compared in every operation, and mostly they are one.
+EMU_RUNTIME inline bool same(const char* a, const char* b) { return a == b || strcmp(a, b) == 0; }
+
 // Only barriers order memory (`fence`): shuffles, reductions and matrix operations don't.
 template <class Operation>
 EMU_RUNTIME inline void meet(Meeting& m, const char* name, Where where, bool fence, const void* registers, Operation run) {
@@ -100,7 +104,7 @@ EMU_RUNTIME inline void meet(Meeting& m, const char* name, Where where, bool fen
   if (m.here == 0) {
     m.operation = name;
     m.where = where;
-  } else if (m.where.line != where.line || strcmp(m.operation, name) != 0 || strcmp(m.where.file, where.file) != 0) {
+  } else if (m.where.line != where.line || !same(m.operation, name) || !same(m.where.file, where.file)) {
     fail("divergent %s: some threads are at %s (%s:%d), others at %s (%s:%d)", name, m.operation, m.where.file, m.where.line,
          name, where.file, where.line);
   }
@@ -127,7 +131,8 @@ EMU_RUNTIME inline void meet(Meeting& m, const char* name, Where where, bool fen
 
 inline int lane() { return group->current % LANES; }
 
-// run(threads, n) is executed once, by the lane that arrives last, on the registers of the n lanes of the simdgroup.
+// run(threads, n) is executed once, by the lane that arrives last, on the registers of the n
+// lanes of the simdgroup.
 template <class Operation>
 EMU_RUNTIME inline void collective(const char* name, Where where, const void* registers, Operation run) {
   meet(group->simdgroups[group->current / LANES], name, where, false, registers, run);
@@ -156,8 +161,8 @@ EMU_RUNTIME inline void entry() {
   abort();
 }
 
-// Storage of one `threadgroup` declaration: the same for every thread, all bits set (NaN) before it is written,
-// between forbidden gaps.
+// Storage of one `threadgroup` declaration: the same for every thread, all bits set (NaN) before
+// it is written, between forbidden gaps.
 template <class T>
 EMU_RUNTIME inline T& shared(const void* declaration) {
   Threadgroup& g = *group;

@@ -1,4 +1,5 @@
-// What the runtime tells the sanitizers. EMU_RUNTIME marks functions whose own accesses are none of the kernel's.
+// Calls that tell the sanitizers about fibers and clocks. EMU_RUNTIME marks functions whose own
+// accesses are not those of the kernel.
 #pragma once
 #include <cstddef>
 
@@ -43,7 +44,8 @@ EMU_RUNTIME inline void acquire(char* clock) {
   (void)clock;
 }
 
-// While one exists, accesses are not looked at: the last lane of a simd operation moves the registers of all.
+// While one exists, accesses are not looked at: the last lane of a simd operation moves the
+// registers of all.
 struct Ignore {
 #ifdef EMU_TSAN
   EMU_RUNTIME Ignore() {

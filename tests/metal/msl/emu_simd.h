@@ -1,4 +1,5 @@
-// Barriers and simdgroup operations. A lane without a source (out of range, or beyond a partial simdgroup) gets all bits set.
+// Barriers and simdgroup operations. A lane without a source (out of range, or beyond a partial
+// simdgroup) gets all bits set.
 #pragma once
 #include "emu_math.h"
 #include "emu_runtime.h"
@@ -11,7 +12,8 @@ struct Register {
   ushort argument;
 };
 
-// out of lane l = f(in of every lane, n, l, argument of lane l), computed by the last lane to arrive.
+// out of lane l = f(in of every lane, n, l, argument of lane l), computed by the last lane to
+// arrive.
 template <class T, class F>
 T each_lane(const char* name, Where where, T x, ushort argument, F f) {
   Register<T> mine{x, x, argument};
