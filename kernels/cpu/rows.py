@@ -26,7 +26,7 @@ def _pointer(_typing, address, dtype):
 
 
 @njit(**INNER)
-def _values(address, dtype, shape):
+def values_at(address, dtype, shape):
     return carray(_pointer(address, dtype), shape)  # pyright: ignore[reportCallIssue]
 
 
@@ -50,12 +50,12 @@ def _convert(first, row_stride, column_stride, dtype, width, n, shift, factor, o
     for i in range(n):
         row = first + i * row_stride
         if column_stride == width:
-            values = _values(row, dtype, shift.size)
+            values = values_at(row, dtype, shift.size)
             for d in range(shift.size):
                 out[i, d] = (values[d] - shift[d]) * factor
         else:
             for d in range(shift.size):
-                out[i, d] = (_values(row + d * column_stride, dtype, 1)[0] - shift[d]) * factor
+                out[i, d] = (values_at(row + d * column_stride, dtype, 1)[0] - shift[d]) * factor
 
 
 @njit(**INNER)
@@ -66,13 +66,13 @@ def _decode16(first, row_stride, column_stride, left, rescale, n, shift, factor,
     for i in range(n):
         row = first + i * row_stride
         if column_stride == 2:
-            values = _values(row, np.uint16, shift.size)
+            values = values_at(row, np.uint16, shift.size)
             for d in range(shift.size):
                 h = np.int32(values[d])
                 bits[i, d] = ((h & 0x7FFF) << left) | ((h & 0x8000) << 16)
         else:
             for d in range(shift.size):
-                h = np.int32(_values(row + d * column_stride, np.uint16, 1)[0])
+                h = np.int32(values_at(row + d * column_stride, np.uint16, 1)[0])
                 bits[i, d] = ((h & 0x7FFF) << left) | ((h & 0x8000) << 16)
         for d in range(shift.size):
             out[i, d] = (out[i, d] * rescale - shift[d]) * factor
@@ -108,7 +108,7 @@ def _convert_rows(source, lo, n, out):
 def read_rows(source, lo, n, out):
     """Rows lo:lo+n in the frame, float32 (n, D): in `out`, or x's own memory where nothing needs doing."""
     if source[4]:
-        return _values(source[0] + lo * source[1], np.float32, (n, source[5].size))
+        return values_at(source[0] + lo * source[1], np.float32, (n, source[5].size))
     _convert_rows(source, lo, n, out)
     return out[:n]
 

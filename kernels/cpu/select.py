@@ -1,0 +1,187 @@
+"""The best of many scored rows for each query.
+
+A key is 64 bits: a score, its bits in the order of the floats, above the number of its row. The
+largest keys are the best rows. Where the low bits are slots of inverted lists, equal scores are
+ranked by the ids in these slots. Both orders are total, so results do not depend on how the work
+is split.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .jit import njit
+from .options import INNER, JIT
+
+LOW = np.uint64(0xFFFFFFFF)
+
+
+class Buffers(NamedTuple):
+    """Candidates of a group of queries.
+
+    With C = k they are kept in order as they come. With more places they are collected, and the
+    best k are selected whenever a buffer is full.
+
+    Attributes:
+        keys: (Q, C) uint64.
+        counts: (Q,) int64, how many of them are filled.
+        least: (Q or more,) float32, the score a row needs to become a candidate.
+    """
+
+    keys: np.ndarray
+    counts: np.ndarray
+    least: np.ndarray
+
+
+@njit(**INNER)
+def ordered_bits(bits):
+    """Return the bits of a float32 as a uint64 that ranks as the float does."""
+    word = np.uint64(bits)
+    return word ^ (LOW if word >> np.uint64(31) else np.uint64(0x80000000))
+
+
+@njit(**INNER)
+def put_score(key, out, q):
+    """Set out[q] to the score of a key, or to -inf for the key 0, which stands for no row."""
+    word = key >> np.uint64(32)
+    word ^= np.uint64(0x80000000) if word >> np.uint64(31) else LOW
+    out.view(np.uint32)[q] = np.uint32(word)
+    if key == 0:
+        out[q] = -np.inf
+
+
+@njit(**INNER)
+def make_key(bits, number):
+    """Return the key of a score, given by its bits, and the number of a row below 2**32."""
+    return (ordered_bits(bits) << np.uint64(32)) | np.uint64(number)
+
+
+@njit(**INNER)
+def number_of(key):
+    """Return the number in the low bits of a key."""
+    return np.int64(key & LOW)
+
+
+@njit(**INNER)
+def key_of_row(bits, row):
+    """Return the key of a score and a row; the first of equal scores is the larger key."""
+    return make_key(bits, LOW - np.uint64(row))
+
+
+@njit(**INNER)
+def row_of(key):
+    """Return the row in a key that `key_of_row` made."""
+    return np.int64(LOW - (key & LOW))
+
+
+@njit(**INNER)
+def before(a, b, ids):
+    """Return whether key a ranks before b: equal scores by ids (slots,), if these are given."""
+    if ids is None:  # decided when this is compiled
+        return a > b
+    if a >> np.uint64(32) != b >> np.uint64(32):
+        return a > b
+    return ids[number_of(a)] < ids[number_of(b)]
+
+
+@njit(**INNER)
+def _swap_keys(keys, i, j, _ids):
+    keys[i], keys[j] = keys[j], keys[i]
+
+
+def make_select(before, swap):
+    """Return Hoare's select for values that before(a, b, data) ranks.
+
+    Made for each pair of functions, as Numba then compiles their calls away.
+
+    Args:
+        before: Whether value a ranks before b; `data` is whatever the caller passes on.
+        swap: swap(values, i, j, data) exchanges two of them.
+    """
+
+    # Not kept on disk by itself: the cache cannot tell functions from one factory apart.
+    @njit(**{**INNER, "cache": False})
+    def select(values, lo, hi, place, data):
+        """Move values[lo:hi] so that none left of `place` ranks after one right of it."""
+        hi -= 1
+        while lo < hi:
+            a, b, c = values[lo], values[(lo + hi) >> 1], values[hi]
+            if before(b, a, data):
+                a, b = b, a
+            pivot = a if before(c, a, data) else c if before(c, b, data) else b
+            i, j = lo, hi
+            while i <= j:
+                while before(values[i], pivot, data):
+                    i += 1
+                while before(pivot, values[j], data):
+                    j -= 1
+                if i <= j:
+                    swap(values, i, j, data)
+                    i += 1
+                    j -= 1
+            if place <= j:
+                hi = j
+            elif place >= i:
+                lo = i
+            else:
+                break
+
+    return select
+
+
+_select_keys = make_select(before, _swap_keys)
+
+
+@njit(**INNER)
+def keep_best(keys, n, k, ids):
+    """Move the best k of the first n keys to the front, the last of these to k - 1."""
+    _select_keys(keys, np.int64(0), n, k - 1, ids)
+
+
+@njit(**INNER)
+def push(key, q, k, buffers, ids):
+    """Put a key into the buffer of query q, and raise the least score once there are k."""
+    keys, counts, least = buffers
+    n = counts[q]
+    if keys.shape[1] == k:
+        if n == k and before(keys[q, k - 1], key, ids):  # the least has risen since it was scored
+            return
+        last = min(n, k - 1)
+        while last > 0 and before(key, keys[q, last - 1], ids):
+            keys[q, last] = keys[q, last - 1]
+            last -= 1
+        keys[q, last] = key
+        counts[q] = min(n + 1, k)
+        full = n + 1 >= k
+    else:
+        keys[q, n] = key
+        counts[q] = n + 1
+        full = n + 1 == keys.shape[1]
+        if full:
+            keep_best(keys[q], n + 1, k, ids)
+            counts[q] = k
+    if full:
+        put_score(keys[q, k - 1], least, q)
+
+
+@njit(**JIT)
+def settle(k, buffers, ids):
+    """Move the best k keys of each query to the front, in any order, and fill up with zeros."""
+    keys, counts, _ = buffers
+    for q in range(keys.shape[0]):
+        if counts[q] > k:
+            keep_best(keys[q], counts[q], k, ids)
+        for i in range(counts[q], k):
+            keys[q, i] = 0
+
+
+@njit(**INNER)
+def insert(values, rows, n, value, row):
+    """Put a distance and its row among the first n, which are sorted by distance, then row."""
+    i = n
+    while i > 0 and (value < values[i - 1] or (value == values[i - 1] and row < rows[i - 1])):
+        values[i] = values[i - 1]
+        rows[i] = rows[i - 1]
+        i -= 1
+    values[i] = value
+    rows[i] = row
