@@ -181,6 +181,7 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
         keep: Candidates of a query.
         buffers: `Buffers` of the queries; here scores need to reach, not exceed, `least`.
     """
+    keys, counts, least = buffers
     nbits, tail = coding.nbits, coding.tail
     n_planes = coding.code_size if 8 % nbits == 0 else coding.codewords.shape[0]
     table = np.empty((n_planes, ENTRIES), np.float32)
@@ -188,7 +189,6 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
     scores = np.empty(BLOCK, np.float32)
     factors = np.empty(BLOCK, np.float32)
     planes = np.empty((n_planes, BLOCK), np.uint8)
-    bits = scores.view(np.uint32)
     first_block = address(lists.payload)
     block_bytes = lists.payload.shape[1] * BLOCK
     for q in range(queries.shape[0]):
@@ -214,11 +214,11 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
                 best = scores[0]
                 for lane in range(BLOCK):
                     best = max(best, scores[lane])
-                if best >= buffers.least[q]:
+                if best >= least[q]:
                     for lane in range(min(np.int64(BLOCK), rows_left)):
-                        if scores[lane] >= buffers.least[q]:
-                            key = key_of_row(bits[lane], block * BLOCK + lane)
-                            push(key, q, keep, buffers, None)
+                        if scores[lane] >= least[q]:
+                            key = key_of_row(scores[lane], block * BLOCK + lane)
+                            push(key, q, keep, keys, counts, least, None)
                 block = np.int64(lists.next[block])
                 rows_left -= BLOCK
 

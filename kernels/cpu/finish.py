@@ -6,7 +6,7 @@ from .jit import njit
 from .options import JIT
 from .rows import FLOAT32, FLOAT64, read_rows, values_at
 from .scores import COSINE, DOT, L1, SQUARES
-from .select import insert, put_score, row_of
+from .select import insert, row_of, score_of
 
 STRICT = {**JIT, "fastmath": False}
 SHORT = 16  # dimensions up to which squares are summed in order, without fused operations
@@ -137,7 +137,7 @@ def finish_rows(op, queries, lo, data, keys, distances, indices, lowest, tile):
         for i in range(k):
             distances[q, i] = values[i] if i < n else np.inf
             indices[q, i] = rows[i] if i < n else NOTHING
-        put_score(keys[q, 0], lowest, q)
+        lowest[q] = score_of(keys[q, 0])
 
 
 @njit(**JIT)

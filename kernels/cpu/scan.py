@@ -17,7 +17,7 @@ from .lanes import POINTS
 from .lists import BLOCK
 from .options import JIT
 from .scores import CHORD, COSINE, DOT, SQUARES, store_marked
-from .select import insert, keep_best, make_key, number_of, push, put_score
+from .select import insert, keep_best, make_key, number_of, push, score_of
 
 # The typing context of an intrinsic is not an argument.
 # pyright: reportCallIssue=false
@@ -112,16 +112,16 @@ def _score_rows(op, queries, blocks, n_dims, limits, scores, masks):
 @njit(**JIT)
 def _push_marked(queries, masks, real, scores, blocks, keep, buffers, ids):
     """Push the scores that are marked for each of the queries, of lanes that are real rows."""
-    bits = scores.view(np.uint32)
+    keys, counts, least = buffers
     for r in range(queries.size):
         q, mask = queries[r], masks[r] & real
         while mask:
             lane = lowest_bit(mask)
             mask &= mask - 1
-            if scores[r, lane] < buffers.least[q]:  # which has risen since the mask was made
+            if scores[r, lane] < least[q]:  # which has risen since the mask was made
                 continue
             slot = blocks[lane // BLOCK] * BLOCK + lane % BLOCK
-            push(make_key(bits[r, lane], slot), q, keep, buffers, ids)
+            push(make_key(scores[r, lane], slot), q, keep, keys, counts, least, ids)
 
 
 @njit(**JIT)
@@ -252,4 +252,4 @@ def finish_keys(op, queries, keys, lists, distances, ids, lowest):
         for i in range(k):
             distances[q, i] = values[i] if i < n else np.inf
             ids[q, i] = names[i] if i < n else -1
-        put_score(keys[q, 0], lowest, q)
+        lowest[q] = score_of(keys[q, 0])

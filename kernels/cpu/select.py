@@ -9,9 +9,15 @@ is split.
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from .jit import njit
-from .options import INNER, JIT
+from .options import INNER, JIT, NEG_INF
+
+# The typing context of an intrinsic is not an argument.
+# pyright: reportCallIssue=false
 
 LOW = np.uint64(0xFFFFFFFF)
 
@@ -33,27 +39,42 @@ class Buffers(NamedTuple):
     least: np.ndarray
 
 
-@njit(**INNER)
-def ordered_bits(bits):
-    """Return the bits of a float32 as a uint64 that ranks as the float does."""
-    word = np.uint64(bits)
-    return word ^ (LOW if word >> np.uint64(31) else np.uint64(0x80000000))
+@intrinsic
+def _to_bits(_typing, score):
+    """Return the bits of a float32."""
+
+    def generate(_context, builder, _signature, args):
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+@intrinsic
+def _from_bits(_typing, bits):
+    """Return the float32 of these bits."""
+
+    def generate(_context, builder, _signature, args):
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
 
 
 @njit(**INNER)
-def put_score(key, out, q):
-    """Set out[q] to the score of a key, or to -inf for the key 0, which stands for no row."""
-    word = key >> np.uint64(32)
-    word ^= np.uint64(0x80000000) if word >> np.uint64(31) else LOW
-    out.view(np.uint32)[q] = np.uint32(word)
+def make_key(score, number):
+    """Return the key of a score and the number of a row below 2**32."""
+    bits = np.uint64(_to_bits(score))
+    bits ^= LOW if bits >> np.uint64(31) else np.uint64(0x80000000)  # ranks as the score does
+    return (bits << np.uint64(32)) | np.uint64(number)
+
+
+@njit(**INNER)
+def score_of(key):
+    """Return the score in a key; -inf for the key 0, which stands for no row."""
     if key == 0:
-        out[q] = -np.inf
-
-
-@njit(**INNER)
-def make_key(bits, number):
-    """Return the key of a score, given by its bits, and the number of a row below 2**32."""
-    return (ordered_bits(bits) << np.uint64(32)) | np.uint64(number)
+        return NEG_INF
+    bits = key >> np.uint64(32)
+    bits ^= np.uint64(0x80000000) if bits >> np.uint64(31) else LOW
+    return _from_bits(np.uint32(bits))
 
 
 @njit(**INNER)
@@ -63,9 +84,9 @@ def number_of(key):
 
 
 @njit(**INNER)
-def key_of_row(bits, row):
-    """Return the key of a score and a row; the first of equal scores is the larger key."""
-    return make_key(bits, LOW - np.uint64(row))
+def key_of_row(score, row):
+    """Return the key of a score and a row; the first of equal scores has the larger key."""
+    return make_key(score, LOW - np.uint64(row))
 
 
 @njit(**INNER)
@@ -139,9 +160,8 @@ def keep_best(keys, n, k, ids):
 
 
 @njit(**INNER)
-def push(key, q, k, buffers, ids):
+def push(key, q, k, keys, counts, least, ids):
     """Put a key into the buffer of query q, and raise the least score once there are k."""
-    keys, counts, least = buffers
     n = counts[q]
     if keys.shape[1] == k:
         if n == k and before(keys[q, k - 1], key, ids):  # the least has risen since it was scored
@@ -161,7 +181,7 @@ def push(key, q, k, buffers, ids):
             keep_best(keys[q], n + 1, k, ids)
             counts[q] = k
     if full:
-        put_score(keys[q, k - 1], least, q)
+        least[q] = score_of(keys[q, k - 1])
 
 
 @njit(**JIT)
