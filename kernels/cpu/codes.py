@@ -19,7 +19,7 @@ from .jit import njit
 from .lists import BLOCK
 from .options import INNER, JIT
 from .scores import SQUARES
-from .select import insert, key_of_row, push, row_of
+from .select import insert, key_of_row, push, row_of, score_of
 
 # The typing context of an intrinsic is not an argument.
 # pyright: reportCallIssue=false
@@ -181,45 +181,50 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
         keep: Candidates of a query.
         buffers: `Buffers` of the queries; here scores need to reach, not exceed, `least`.
     """
+    # Fields are taken out of structures here: in a loop, Numba would count references to them.
     keys, counts, least = buffers
-    nbits, tail = coding.nbits, coding.tail
-    n_planes = coding.code_size if 8 % nbits == 0 else coding.codewords.shape[0]
+    payload, _, _, following, first, sizes = lists
+    nbits, code_size, tail, _, codewords, centroids, _ = coding
+    n_planes = code_size if 8 % nbits == 0 else codewords.shape[0]
     table = np.empty((n_planes, ENTRIES), np.float32)
     row = np.empty(ENTRIES, np.float32)
     scores = np.empty(BLOCK, np.float32)
     factors = np.empty(BLOCK, np.float32)
     planes = np.empty((n_planes, BLOCK), np.uint8)
-    first_block = address(lists.payload)
-    block_bytes = lists.payload.shape[1] * BLOCK
+    first_block = address(payload)
+    block_bytes = payload.shape[1] * BLOCK
+    table_at, planes_at = address(table), address(planes)
+    scores_at, factors_at = address(scores), address(factors)
     for q in range(queries.shape[0]):
         _fill_table(op, coding, queries[q], row, table)
+        needed = least[q]
         for p in range(probes.shape[1]):
             number = probes[q, p]
-            block = np.int64(lists.first[number])
-            rows_left = lists.counts[number]
-            base = _base(op, tail, queries[q], coding.centroids[number])
+            block = np.int64(first[number])
+            rows_left = sizes[number]
+            base = _base(op, tail, queries[q], centroids[number])
             while rows_left > 0:
-                codes = first_block + block * block_bytes
+                codes_at = first_block + block * block_bytes
+                bytes_at = codes_at
                 if 8 % nbits != 0:
-                    _unpack(lists.payload, block, nbits, planes)
-                bytes_at = codes if 8 % nbits == 0 else address(planes)
-                _sum_entries(bytes_at, n_planes, address(table), base, address(scores))
+                    _unpack(payload, block, nbits, planes)
+                    bytes_at = planes_at
+                _sum_entries(bytes_at, n_planes, table_at, base, scores_at)
                 if tail != NONE:
-                    _read_floats(codes + coding.code_size * BLOCK, address(factors))
+                    _read_floats(codes_at + code_size * BLOCK, factors_at)
                     for lane in range(BLOCK):
-                        if tail == MINUS:
-                            scores[lane] -= factors[lane]
-                        else:
-                            scores[lane] *= factors[lane]
+                        score, factor = scores[lane], factors[lane]
+                        scores[lane] = score - factor if tail == MINUS else score * factor
                 best = scores[0]
                 for lane in range(BLOCK):
                     best = max(best, scores[lane])
-                if best >= least[q]:
+                if best >= needed:
                     for lane in range(min(np.int64(BLOCK), rows_left)):
-                        if scores[lane] >= least[q]:
+                        if scores[lane] >= needed:
                             key = key_of_row(scores[lane], block * BLOCK + lane)
-                            push(key, q, keep, keys, counts, least, None)
-                block = np.int64(lists.next[block])
+                            if push(key, q, keep, keys, counts, None):
+                                needed = score_of(keys[q, keep - 1])
+                block = np.int64(following[block])
                 rows_left -= BLOCK
 
 
@@ -237,7 +242,9 @@ def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
         ids: Out, (Q, k) int64; -1 where there is no row.
         doubtful: Out, (Q,) bool: rows that were left out may score as the k-th candidate does.
     """
-    k, (m, _, dsub) = distances.shape[1], coding.codebooks.shape
+    payload, names_of, owner, _, _, _ = lists
+    nbits, codebooks, centroids = coding.nbits, coding.codebooks, coding.centroids
+    k, (m, _, dsub) = distances.shape[1], codebooks.shape
     x, y = np.empty(m * dsub), np.empty(m * dsub)
     values, names = np.empty(keys.shape[1]), np.empty(keys.shape[1], np.int64)
     for q in range(keys.shape[0]):
@@ -250,14 +257,14 @@ def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
                 break
             slot = row_of(key)
             block, lane = slot // BLOCK, slot % BLOCK
-            number = lists.owner[block]
+            number = owner[block]
             for j in range(m):
-                label = _label(lists.payload, block, lane, j, coding.nbits)
+                label = _label(payload, block, lane, j, nbits)
                 for d in range(dsub):
                     y[j * dsub + d] = np.float32(
-                        coding.centroids[number, j * dsub + d] + coding.codebooks[j, label, d]
+                        centroids[number, j * dsub + d] + codebooks[j, label, d]
                     )
-            insert(values, names, n, distance(op, x, y), lists.ids[slot])
+            insert(values, names, n, distance(op, x, y), names_of[slot])
             n += 1
         for i in range(k):
             distances[q, i] = values[i] if i < n else np.inf

@@ -121,7 +121,8 @@ def _push_marked(queries, masks, real, scores, blocks, keep, buffers, ids):
             if scores[r, lane] < least[q]:  # which has risen since the mask was made
                 continue
             slot = blocks[lane // BLOCK] * BLOCK + lane % BLOCK
-            push(make_key(scores[r, lane], slot), q, keep, keys, counts, least, ids)
+            if push(make_key(scores[r, lane], slot), q, keep, keys, counts, ids):
+                least[q] = score_of(keys[q, keep - 1])
 
 
 @njit(**JIT)
@@ -154,8 +155,10 @@ def scan_lists(op, queries, probes, lists, keep, buffers):
         keep: Candidates of a query.
         buffers: `Buffers` of the queries; here scores need to reach, not exceed, `least`.
     """
+    payload, ids, _, following, first, sizes = lists
+    least = buffers.least
     n_dims = np.int64(queries.shape[1])
-    starts, probing = _queries_of_lists(probes, lists.counts.size)
+    starts, probing = _queries_of_lists(probes, sizes.size)
     blocks = np.zeros(BLOCKS, np.int64)
     block_addresses = np.zeros(BLOCKS, np.int64)
     query_addresses = np.zeros(QUERIES, np.int64)
@@ -163,25 +166,25 @@ def scan_lists(op, queries, probes, lists, keep, buffers):
     scores = np.zeros((QUERIES, POINTS), np.float32)
     masks = np.zeros(QUERIES, np.int64)
     first_query = address(queries)
-    first_block = address(lists.payload)
-    block_bytes = np.int64(4 * BLOCK * lists.payload.shape[1])
-    for number in range(lists.counts.size):
+    first_block = address(payload)
+    block_bytes = np.int64(4 * BLOCK * payload.shape[1])
+    for number in range(sizes.size):
         if starts[number] == starts[number + 1]:
             continue
-        block = np.int64(lists.first[number])
-        rows_left = lists.counts[number]
+        block = np.int64(first[number])
+        rows_left = sizes[number]
         while rows_left > 0:
             for b in range(BLOCKS):  # after the last block that one again, masked
                 blocks[b] = block
                 block_addresses[b] = first_block + block * block_bytes
-                block = np.int64(lists.next[block]) if lists.next[block] >= 0 else block
+                block = np.int64(following[block]) if following[block] >= 0 else block
             real = np.int64(-1) if rows_left >= 64 else (np.int64(1) << rows_left) - 1
             for i in range(starts[number], starts[number + 1], QUERIES):
                 n = min(np.int64(QUERIES), starts[number + 1] - i)
                 for r in range(QUERIES):
                     q = probing[i + min(r, n - 1)]
                     query_addresses[r] = first_query + 4 * n_dims * q
-                    limits[r] = buffers.least[q] if r < n else np.inf
+                    limits[r] = least[q] if r < n else np.inf
                 if _score_rows(
                     op,
                     address(query_addresses),
@@ -192,7 +195,7 @@ def scan_lists(op, queries, probes, lists, keep, buffers):
                     address(masks),
                 ):
                     asking = probing[i : i + n]
-                    _push_marked(asking, masks, real, scores, blocks, keep, buffers, lists.ids)
+                    _push_marked(asking, masks, real, scores, blocks, keep, buffers, ids)
             rows_left -= POINTS
 
 
@@ -227,6 +230,7 @@ def finish_keys(op, queries, keys, lists, distances, ids, lowest):
         ids: Out, (Q, k) int64; -1 where there is no row.
         lowest: Out, (Q,) float32 lowest score of the candidates, -inf where there are fewer than K.
     """
+    payload, names_of, _, _, _, _ = lists
     k, n_dims = distances.shape[1], queries.shape[1]
     x, y = np.empty(n_dims), np.empty(n_dims)
     values, names = np.empty(k), np.empty(k, np.int64)
@@ -240,8 +244,8 @@ def finish_keys(op, queries, keys, lists, distances, ids, lowest):
                 break
             slot = number_of(key)
             for d in range(n_dims):
-                y[d] = lists.payload[slot // BLOCK, d, slot % BLOCK]
-            value, name = distance(op, x, y), lists.ids[slot]
+                y[d] = payload[slot // BLOCK, d, slot % BLOCK]
+            value, name = distance(op, x, y), names_of[slot]
             last = min(n, k - 1)
             if n == k and not (
                 value < values[last] or (value == values[last] and name < names[last])

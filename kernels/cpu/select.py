@@ -160,28 +160,26 @@ def keep_best(keys, n, k, ids):
 
 
 @njit(**INNER)
-def push(key, q, k, keys, counts, least, ids):
-    """Put a key into the buffer of query q, and raise the least score once there are k."""
+def push(key, q, k, keys, counts, ids):
+    """Put a key into the buffer of query q; returns whether its k-th best key may have changed."""
     n = counts[q]
-    if keys.shape[1] == k:
-        if n == k and before(keys[q, k - 1], key, ids):  # the least has risen since it was scored
-            return
-        last = min(n, k - 1)
-        while last > 0 and before(key, keys[q, last - 1], ids):
-            keys[q, last] = keys[q, last - 1]
-            last -= 1
-        keys[q, last] = key
-        counts[q] = min(n + 1, k)
-        full = n + 1 >= k
-    else:
+    if keys.shape[1] > k:
         keys[q, n] = key
         counts[q] = n + 1
-        full = n + 1 == keys.shape[1]
-        if full:
-            keep_best(keys[q], n + 1, k, ids)
-            counts[q] = k
-    if full:
-        least[q] = score_of(keys[q, k - 1])
+        if n + 1 < keys.shape[1]:
+            return False
+        keep_best(keys[q], n + 1, k, ids)
+        counts[q] = k
+        return True
+    if n == k and before(keys[q, k - 1], key, ids):  # which has risen since the key was made
+        return False
+    last = min(n, k - 1)
+    while last > 0 and before(key, keys[q, last - 1], ids):
+        keys[q, last] = keys[q, last - 1]
+        last -= 1
+    keys[q, last] = key
+    counts[q] = min(n + 1, k)
+    return n + 1 >= k
 
 
 @njit(**JIT)

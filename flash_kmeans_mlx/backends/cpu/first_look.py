@@ -7,7 +7,6 @@ import numpy as np
 from ..neighbours import Found, Request
 from . import kernels
 from .scoring import Measurements, Scoring, score_op
-from .store import Rows
 from .tasks import SearchSizes
 from .workers import Workers
 from .workspace import NO_ROW, Workspace
@@ -20,7 +19,6 @@ class FirstLook:
 
     Attributes:
         request: The search.
-        queries: Its queries.
         sizes: How it is split into tasks.
         limit: (B, Q) distances beyond which rows may be left out, or None.
         offset: Index of the first row, for `exclude_self`.
@@ -31,7 +29,6 @@ class FirstLook:
     def __init__(
         self,
         request: Request,
-        queries: Rows,
         sizes: SearchSizes,
         limit: np.ndarray | None,
         offset: int,
@@ -39,7 +36,6 @@ class FirstLook:
     ) -> None:
         b, q, _ = request.queries.shape
         self.request = request
-        self.queries = queries
         self.sizes = sizes
         self.limit = limit
         self.offset = offset
@@ -96,7 +92,7 @@ class FirstLook:
     def _load(self, space: Workspace, scoring: Scoring, lo: int, hi: int) -> None:
         """Read queries lo:hi, measure what proofs need, and set what scores must exceed."""
         b = scoring.b
-        space.load(scoring, self.queries, b, lo, hi)
+        space.load(scoring, scoring.query_source, lo, hi)
         norms = self.measured.norms[b, lo:hi]
         by_products = scoring.op == kernels.scores.DOT
         if by_products or scoring.rounds:
@@ -104,8 +100,8 @@ class FirstLook:
         shift = scoring.view.row_shift
         if by_products and shift is not None:
             products = self.measured.shift_products[b, lo:hi]
-            source = self.queries.source(b)
-            kernels.finish.products_with(source, lo, shift, space.scratch.tile, products)
+            source, tile = scoring.given_query_source, space.scratch.tile
+            kernels.finish.products_with(source, lo, shift, tile, products)
         if self.limit is None or by_products:
             space.start(-np.inf)
         else:
@@ -118,9 +114,9 @@ class FirstLook:
         b = scoring.b
         kernels.finish.finish_rows(
             score_op(self.request.proximity),
-            self.queries.source(b),
+            scoring.given_query_source,
             lo,
-            scoring.rows.source(b),
+            scoring.given_row_source,
             np.ascontiguousarray(np.sort(keys, axis=1)[:, -self.sizes.keep :]),
             self.out[0][b, lo:hi],
             self.out[1][b, lo:hi],

@@ -72,7 +72,7 @@ class CpuNeighbours(Neighbours):
 
         out = np.empty((b, q, k)), np.empty((b, q, k), np.int64)
         limit = None if before is None else before[0][..., -1]  # rows beyond it do not count
-        first = FirstLook(request, self.queries, sizes, limit, offset, out)
+        first = FirstLook(request, sizes, limit, offset, out)
         self.workers.n = sizes.threads
         scorings = self._search_in_range(first, data, rows)
         if sizes.keep == n:  # no row was left out

@@ -64,7 +64,10 @@ class Scoring:
         view: The normalised coordinates in which its queries and rows are read.
         op: How rows score; see kernels/cpu/scores.py.
         centre: (D,) float64, taken off unit rows.
-        row_source: The rows as kernels read them.
+        query_source: The queries as kernels read them in the view; see kernels/cpu/rows.py.
+        row_source: The rows, alike.
+        given_query_source: The queries as given, neither shifted nor scaled.
+        given_row_source: The rows, alike.
         rounds: Whether reading queries and rows rounds their differences.
     """
 
@@ -87,7 +90,12 @@ class Scoring:
         chords = view.parallel or by_chords
         self.op = kernels.scores.CHORD if chords else score_op(proximity)
         self.centre = view.centre if chords else np.zeros(rows.x.shape[2])
-        self.row_source = rows.source(b, view.row_shift, view.row_scale)
+        self.given_query_source = self.query_source = queries.source(b)
+        self.given_row_source = self.row_source = rows.source(b)
+        if view.query_shift is not None or view.query_scale != 1.0:
+            self.query_source = queries.source(b, view.query_shift, view.query_scale)
+        if view.row_shift is not None or view.row_scale != 1.0:
+            self.row_source = rows.source(b, view.row_shift, view.row_scale)
         self.rounds = chords or "float64" in (rows.name, queries.name)
 
     def reads_well(self, largest_bits: int, query_magnitude: float) -> bool:
@@ -139,9 +147,9 @@ class Scoring:
 
     def reads_whole_numbers(self) -> bool:
         """Return whether queries and rows are read as whole numbers: small sums are then exact."""
-        view = self.view
         tile = np.empty((8, len(self.centre)), np.float32)
-        queries = self.queries.source(self.b, view.query_shift, view.query_scale)
-        return kernels.finish.are_whole(
-            queries, 0, self.queries.x.shape[1], tile
-        ) and kernels.finish.are_whole(self.row_source, 0, self.rows.x.shape[1], tile)
+        sources = (self.query_source, self.queries), (self.row_source, self.rows)
+        return all(
+            kernels.finish.are_whole(source, 0, vectors.x.shape[1], tile)
+            for source, vectors in sources
+        )

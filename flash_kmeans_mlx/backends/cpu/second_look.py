@@ -80,8 +80,8 @@ def look_again(
         workers: Threads.
         threads: How many of them may be used.
     """
-    b, rows, queries = scoring.b, scoring.rows, scoring.queries
-    (_, n, d), k = rows.x.shape, out[0].shape[1]
+    b, queries = scoring.b, scoring.queries
+    (_, n, d), k = scoring.rows.x.shape, out[0].shape[1]
     distance_op = score_op(scoring.proximity)
     if len(which) * n * (d + 8) < ONE_THREAD_PRODUCTS:
         threads = 1
@@ -93,7 +93,8 @@ def look_again(
     def search(slot: int, i: int) -> None:
         mine, space = which[i * group : (i + 1) * group], spaces[slot]
         asked = queries.some(b, mine)
-        space.load(scoring, asked, 0, 0, len(mine))
+        source = asked.source(0, scoring.view.query_shift, scoring.view.query_scale)
+        space.load(scoring, source, 0, len(mine))
         norms, products = np.empty(len(mine)), measured.shift_products[b, mine]
         space.measure(scoring, norms)
         distances, indices = out[0][mine], out[1][mine]
@@ -105,7 +106,7 @@ def look_again(
             kernels.finish.take_nearer(
                 distance_op,
                 asked.source(0),
-                rows.source(b),
+                scoring.given_row_source,
                 banned[mine],
                 space.buffers,
                 distances,

@@ -6,7 +6,7 @@ import numpy as np
 
 from . import kernels
 from .scoring import Scoring
-from .store import Rows, empty_lines
+from .store import empty_lines
 
 __all__ = ["NO_ROW", "Workspace"]
 
@@ -37,12 +37,11 @@ class Workspace:
         self._counts = np.zeros(group, np.int64)
         self._least = empty_lines((blocks * width,))
 
-    def load(self, scoring: Scoring, queries: Rows, b: int, lo: int, hi: int) -> None:
-        """Read queries lo:hi of batch element b; `start` must follow."""
+    def load(self, scoring: Scoring, source: tuple, lo: int, hi: int) -> None:
+        """Read queries lo:hi of a source; `start` must follow."""
         n = hi - lo
         self.lanes = self._lanes[: -(-n // kernels.scores.WIDE)]
         self.buffers = kernels.select.Buffers(self._keys[:n], self._counts[:n], self._least)
-        source = queries.source(b, scoring.view.query_shift, scoring.view.query_scale)
         kernels.topk.read_queries(
             scoring.op, source, lo, n, self.lanes, scoring.centre, self.scratch
         )
