@@ -181,7 +181,7 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
         keep: Candidates of a query.
         buffers: `Buffers` of the queries; here scores need to reach, not exceed, `least`.
     """
-    # Fields are taken out of structures here: in a loop, Numba would count references to them.
+    # Fields are taken out of the structures here: in a loop, Numba would count references to them.
     keys, counts, least = buffers
     payload, _, _, following, first, sizes = lists
     nbits, code_size, tail, _, codewords, centroids, _ = coding

@@ -120,7 +120,7 @@ def make_select(before, swap):
         swap: swap(values, i, j, data) exchanges two of them.
     """
 
-    # Not kept on disk by itself: the cache cannot tell functions from one factory apart.
+    # Not kept on disk by itself: the cache would not find it again, as it is made anew each time.
     @njit(**{**INNER, "cache": False})
     def select(values, lo, hi, place, data):
         """Move values[lo:hi] so that none left of `place` ranks after one right of it."""
@@ -161,7 +161,10 @@ def keep_best(keys, n, k, ids):
 
 @njit(**INNER)
 def push(key, q, k, keys, counts, ids):
-    """Put a key into the buffer of query q; returns whether its k-th best key may have changed."""
+    """Put a key into the buffer of query q.
+
+    Returns whether the k-th best key of the query is known, at keys[q, k - 1], and may be new.
+    """
     n = counts[q]
     if keys.shape[1] > k:
         keys[q, n] = key
@@ -195,7 +198,10 @@ def settle(k, buffers, ids):
 
 @njit(**INNER)
 def insert(values, rows, n, value, row):
-    """Put a distance and its row among the first n, which are sorted by distance, then row."""
+    """Put a distance and its row among the n before them, sorted by distance, then row.
+
+    What is at place n is overwritten.
+    """
     i = n
     while i > 0 and (value < values[i - 1] or (value == values[i - 1] and row < rows[i - 1])):
         values[i] = values[i - 1]
