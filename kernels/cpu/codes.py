@@ -109,7 +109,7 @@ def _fill_table(op, coding, query, row, table):
     That is products with the query less the mean or, where rows have no centroids, minus half the
     squared distances. `row` (ENTRIES,) is scratch.
     """
-    nbits, mean, codewords = coding.nbits, coding.mean, coding.codewords
+    nbits, _, tail, _, codewords, _, mean = coding
     m, dsub, ksub = codewords.shape
     parts_in_byte = 8 // nbits if 8 % nbits == 0 else 1
     for j in range(m):
@@ -117,7 +117,7 @@ def _fill_table(op, coding, query, row, table):
             row[c] = 0.0
         for d in range(dsub):
             value = query[j * dsub + d]
-            if op == SQUARES and coding.tail == NONE:
+            if op == SQUARES and tail == NONE:
                 for c in range(ksub):
                     gap = value - codewords[j, d, c]
                     row[c] -= np.float32(0.5) * gap * gap
@@ -213,8 +213,11 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
                 if tail != NONE:
                     _read_floats(codes_at + code_size * BLOCK, factors_at)
                     for lane in range(BLOCK):
-                        score, factor = scores[lane], factors[lane]
-                        scores[lane] = score - factor if tail == MINUS else score * factor
+                        scores[lane] = (
+                            scores[lane] - factors[lane]
+                            if tail == MINUS
+                            else scores[lane] * factors[lane]
+                        )
                 best = scores[0]
                 for lane in range(BLOCK):
                     best = max(best, scores[lane])
