@@ -1,4 +1,4 @@
-"""Candidates of a search as results: distances in float64 from the rows as they were given, sorted; lists merged."""
+"""Candidates of a search as results: distances in float64, sorted; lists of results, merged."""
 
 import numpy as np
 
@@ -6,18 +6,19 @@ from .jit import njit
 from .options import JIT
 from .rows import FLOAT32, FLOAT64, read_rows, values_at
 from .scores import COSINE, DOT, L1, SQUARES
+from .select import insert, row_of, score_of
 
 STRICT = {**JIT, "fastmath": False}
-SHORT = 16  # dimensions up to which squares are summed term by term, without fused operations: trees rely on it
-NEAR = 2.0**-20  # 1 - cos below which it is computed from differences, as in proximity.py
+SHORT = 16  # dimensions up to which squares are summed in order, without fused operations
+NEAR = 2.0**-20  # the same as NEAR in metrics.py: 1 - cos below it is computed from differences
 SMALL, UP = 2.0**-200, 2.0**300
 NOTHING = np.int64(0x7FFFFFFFFFFFFFFF)  # the index of a place that no row fills
 
 
 @njit(**JIT)
 def read_wide(source, i, tile, out):
-    """out = row i in float64, neither shifted nor scaled."""
-    address, row_stride, column_stride, kind = source[:4]
+    """Read row i into out (D,) float64, neither shifted nor scaled."""
+    address, row_stride, column_stride, kind, _, _, _ = source
     first = address + i * row_stride
     if kind == FLOAT32:
         for d in range(out.size):
@@ -26,15 +27,14 @@ def read_wide(source, i, tile, out):
         for d in range(out.size):
             out[d] = values_at(first + d * column_stride, np.float64, 1)[0]
     else:
-        row = read_rows(source, i, min(1, tile.shape[0]), tile)[
-            0
-        ]  # a literal 1 would be compiled separately
+        row = read_rows(source, i, np.int64(1), tile)[0]
         for d in range(out.size):
             out[d] = row[d]
 
 
 @njit(**STRICT)
-def _short_squares(x, y):
+def squares_in_order(x, y):
+    """Return the squared distance, a sum made term by term: trees rely on its rounding."""
     total = 0.0
     for d in range(x.size):
         gap = x[d] - y[d]
@@ -45,18 +45,21 @@ def _short_squares(x, y):
 @njit(**JIT)
 def scale_up(x):
     """Multiply x by a power of two if its squares, summed, may be too small for float64."""
-    most = 0.0
+    largest = 0.0
     for d in range(x.size):
-        most = max(most, abs(x[d]))
-    while 0.0 < most < SMALL:
-        most *= UP
+        largest = max(largest, abs(x[d]))
+    while 0.0 < largest < SMALL:
+        largest *= UP
         for d in range(x.size):
             x[d] *= UP
 
 
 @njit(**JIT)
 def _angle(x, y):
-    """1 - cos, by differences of the unit rows where it is small; 1 where x or y is 0; 0 where float64 sees no angle."""
+    """Return 1 - cos, by differences of the unit rows where it is small.
+
+    It is 1 where x or y is 0, and 0 where float64 sees no angle.
+    """
     total, a, b = 0.0, 0.0, 0.0
     for d in range(x.size):
         total += x[d] * y[d]
@@ -76,11 +79,11 @@ def _angle(x, y):
 
 
 @njit(**JIT)
-def _distance(op, x, y):
-    """Squared Euclidean, l1 or linf distance, 1 - cos, or minus the product."""
+def distance(op, x, y):
+    """Return the squared Euclidean, l1 or linf distance, 1 - cos, or minus the product."""
     total = 0.0
     if op == SQUARES and x.size <= SHORT:
-        total = _short_squares(x, y)
+        total = squares_in_order(x, y)
     elif op == SQUARES:
         for d in range(x.size):
             total += (x[d] - y[d]) * (x[d] - y[d])
@@ -99,25 +102,23 @@ def _distance(op, x, y):
 
 
 @njit(**JIT)
-def put_score(key, out, q):
-    """out[q] = the score in a key as kernels make them, -inf for no key."""
-    word = np.uint32(key >> np.uint64(32))
-    word ^= np.uint32(0x80000000) if word >> np.uint32(31) else np.uint32(0xFFFFFFFF)
-    out.view(np.uint32)[q] = word
-    if key == 0:
-        out[q] = -np.inf
-
-
-@njit(**JIT)
 def finish_rows(op, queries, lo, data, keys, distances, indices, lowest, tile):
-    """distances and indices (Q, k) of the candidates keys (Q, K >= k), ascending as np.sort leaves them, of queries lo and on.
+    """Compute the distances of candidates and sort them by distance, then index.
 
-    IN queries, data: sources that are neither shifted nor scaled. OUT distances in float64; sorted by distance, then index;
-    lowest (Q,), the lowest score of the candidates, -inf where there is no more.
+    Args:
+        op: The distance, see scores.py.
+        queries: Source, see rows.py; neither shifted nor scaled.
+        lo: The first query.
+        data: Source, alike.
+        keys: (Q, K >= k) uint64 candidates, ascending; 0 for none.
+        distances: Out, (Q, k) float64.
+        indices: Out, (Q, k) int64; NOTHING where there is no row.
+        lowest: Out, (Q,) float32 lowest score of the candidates, -inf where there are fewer than K.
+        tile: (T, D) float32 scratch.
     """
     k, n_dims = distances.shape[1], tile.shape[1]
     x, y = np.empty(n_dims), np.empty(n_dims)
-    value, row = np.empty(keys.shape[1]), np.empty(keys.shape[1], np.int64)
+    values, rows = np.empty(keys.shape[1]), np.empty(keys.shape[1], np.int64)
     for q in range(keys.shape[0]):
         read_wide(queries, lo + q, tile, x)
         if op == COSINE:
@@ -127,57 +128,59 @@ def finish_rows(op, queries, lo, data, keys, distances, indices, lowest, tile):
             key = keys[q, place]
             if key == 0:
                 break
-            index = np.int64(np.uint64(0xFFFFFFFF) - (key & np.uint64(0xFFFFFFFF)))
-            read_wide(data, index, tile, y)
+            row = row_of(key)
+            read_wide(data, row, tile, y)
             if op == COSINE:
                 scale_up(y)
-            value[n] = _distance(op, x, y)
-            v, i = value[n], n  # insertion: they are nearly in order
-            while i > 0 and (v < value[i - 1] or (v == value[i - 1] and index < row[i - 1])):
-                value[i], row[i] = value[i - 1], row[i - 1]
-                i -= 1
-            value[i], row[i] = v, index
+            insert(values, rows, n, distance(op, x, y), row)
             n += 1
         for i in range(k):
-            distances[q, i] = value[i] if i < n else np.inf
-            indices[q, i] = row[i] if i < n else NOTHING
-        put_score(keys[q, 0], lowest, q)
+            distances[q, i] = values[i] if i < n else np.inf
+            indices[q, i] = rows[i] if i < n else NOTHING
+        lowest[q] = score_of(keys[q, 0])
 
 
 @njit(**JIT)
-def take_nearer(op, queries, data, banned, keys, counts, distances, indices, tile):
-    """Put rows among the nearest so far, distances and indices (Q, k), sorted as `finish_rows` leaves them.
+def take_nearer(op, queries, data, banned, buffers, distances, indices, tile):
+    """Put candidates among the nearest rows so far, where they are not there already.
 
-    IN queries, data as there, of Q queries; keys (Q, C), of which counts (Q,) are filled, in any order; query i may not get
-    row banned[i]. Rows that are among the nearest already are left out.
+    Args:
+        op: The distance, see scores.py.
+        queries: Source of Q queries, see rows.py; neither shifted nor scaled.
+        data: Source, alike.
+        banned: (Q,) int64, the row that a query may not get.
+        buffers: `Buffers` of the queries, their keys in any order.
+        distances: In and out, (Q, k) float64, sorted as `finish_rows` leaves them.
+        indices: In and out, (Q, k) int64.
+        tile: (T, D) float32 scratch.
     """
     k, n_dims = distances.shape[1], tile.shape[1]
     x, y = np.empty(n_dims), np.empty(n_dims)
-    for q in range(keys.shape[0]):
+    for q in range(buffers.keys.shape[0]):
         read_wide(queries, q, tile, x)
         if op == COSINE:
             scale_up(x)
-        value, row = distances[q], indices[q]
-        for place in range(counts[q]):
-            index = np.int64(np.uint64(0xFFFFFFFF) - (keys[q, place] & np.uint64(0xFFFFFFFF)))
-            if index == banned[q]:
+        values, rows = distances[q], indices[q]
+        for place in range(buffers.counts[q]):
+            row = row_of(buffers.keys[q, place])
+            if row == banned[q]:
                 continue
-            read_wide(data, index, tile, y)
+            read_wide(data, row, tile, y)
             if op == COSINE:
                 scale_up(y)
-            v, i = _distance(op, x, y), k
-            while i > 0 and (v < value[i - 1] or (v == value[i - 1] and index < row[i - 1])):
+            value, i = distance(op, x, y), k
+            while i > 0 and (
+                value < values[i - 1] or (value == values[i - 1] and row < rows[i - 1])
+            ):
                 i -= 1
-            if i == k or (i > 0 and v == value[i - 1] and index == row[i - 1]):
-                continue
-            for j in range(k - 1, i, -1):
-                value[j], row[j] = value[j - 1], row[j - 1]
-            value[i], row[i] = v, index
+            known = i > 0 and value == values[i - 1] and row == rows[i - 1]
+            if i < k and not known:
+                insert(values, rows, k - 1, value, row)
 
 
 @njit(**JIT)
 def products_with(source, lo, row, tile, out):
-    """out (Q,) = products of the rows lo and on, neither shifted nor scaled, with a row (D,) float64."""
+    """Set out (Q,) to the products of a row (D,) float64 with rows lo, lo + 1, ... as given."""
     x = np.empty(row.size)
     for q in range(out.size):
         read_wide(source, lo + q, tile, x)
@@ -189,7 +192,7 @@ def products_with(source, lo, row, tile, out):
 
 @njit(**JIT)
 def are_whole(source, lo, hi, tile):
-    """Whether all values of rows lo:hi, as they are read, are whole numbers."""
+    """Return whether all values of rows lo:hi, as they are read, are whole numbers."""
     for s in range(lo, hi, tile.shape[0]):
         rows = read_rows(source, s, min(tile.shape[0], hi - s), tile)
         for i in range(rows.shape[0]):
@@ -201,21 +204,22 @@ def are_whole(source, lo, hi, tile):
 
 @njit(**JIT)
 def merge_lists(distances, indices, more_distances, more_indices):
-    """The first k of two sorted lists for every query, in the first one, (Q, k) and (Q, K)."""
-    k, other = distances.shape[1], more_distances.shape[1]
-    value, row = np.empty(k), np.empty(k, np.int64)
+    """Merge sorted results (Q, K) into others (Q, k), of which the first k are kept."""
+    k, n_more = distances.shape[1], more_distances.shape[1]
+    values, rows = np.empty(k), np.empty(k, np.int64)
     for q in range(distances.shape[0]):
         i, j = 0, 0
         for n in range(k):
-            u, a = distances[q, i], indices[q, i]
-            if j < other and (
-                more_distances[q, j] < u or (more_distances[q, j] == u and more_indices[q, j] < a)
+            value, row = distances[q, i], indices[q, i]
+            if j < n_more and (
+                more_distances[q, j] < value
+                or (more_distances[q, j] == value and more_indices[q, j] < row)
             ):
-                value[n], row[n] = more_distances[q, j], more_indices[q, j]
+                values[n], rows[n] = more_distances[q, j], more_indices[q, j]
                 j += 1
             else:
-                value[n], row[n] = u, a
+                values[n], rows[n] = value, row
                 i += 1
         for n in range(k):
-            distances[q, n] = value[n]
-            indices[q, n] = row[n]
+            distances[q, n] = values[n]
+            indices[q, n] = rows[n]

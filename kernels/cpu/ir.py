@@ -34,7 +34,7 @@ def pointer(builder, base, offset, kind):
 def splat(builder, value, kind):
     """Return a vector whose elements all are this value."""
     single = builder.insert_element(kind(ir.Undefined), value, ir.IntType(32)(0))
-    zeros = ir.VectorType(ir.IntType(32), WIDTH)([0] * WIDTH)
+    zeros = ir.VectorType(ir.IntType(32), kind.count)([0] * kind.count)
     return builder.shuffle_vector(single, kind(ir.Undefined), zeros)
 
 

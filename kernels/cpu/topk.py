@@ -1,84 +1,64 @@
-"""The best k rows for every query: queries are SIMD lanes, rows of the data pass by, scores never leave the registers.
+"""The best k rows for every query: queries are SIMD lanes, the rows are scored tile by tile.
 
-A block of ROWS rows against a vector or more of queries is scored at a time and compared with the k-th best score so far of
-every query; only scores that beat it are stored: in order where k is small, otherwise in a buffer of which the best k are
-kept whenever it is full. Scores are ranked with their row in one 64-bit key, so the order is total, ties go to the lowest
-row, and the result does not depend on how rows and queries are cut up.
+A block of rows is scored against a vector or more of queries at a time. Scores never leave the
+registers unless one of them exceeds the k-th best so far of its query; then they are ranked with
+their rows, as select.py describes.
 """
 
+from typing import NamedTuple
+
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from .finish import read_wide, scale_up
+from .ir import address, lowest_bit
 from .jit import njit
 from .options import JIT
 from .rows import FLOAT64, read_rows
 from .scores import CHORD, COSINE, DOT, L1, LINF, NARROW, NARROW_ROWS, WIDE, WIDE_ROWS, score_block
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
+from .select import keep_best, key_of_row, score_of
 
 
-@intrinsic
-def _lowest_bit(_typing, mask):
-    """The place of the lowest bit set; mask is not 0."""
+class Scratch(NamedTuple):
+    """Memory that `read_queries` and `search_rows` work in.
 
-    def generate(_context, builder, _signature, args):
-        return builder.cttz(args[0], ir.IntType(1)(1))
-
-    return types.uint64(types.uint64), generate
-
-
-@njit(**JIT)
-def _keep_best(keys, k):
-    """Move the k largest of keys to the front, the least of them last of these (Hoare's select)."""
-    lo, hi = 0, keys.size - 1
-    while lo < hi:
-        a, b, c = keys[lo], keys[(lo + hi) >> 1], keys[hi]
-        pivot = max(min(a, b), min(max(a, b), c))
-        i, j = lo, hi
-        while i <= j:
-            while keys[i] > pivot:
-                i += 1
-            while keys[j] < pivot:
-                j -= 1
-            if i <= j:
-                keys[i], keys[j] = keys[j], keys[i]
-                i += 1
-                j -= 1
-        if k - 1 <= j:
-            hi = j
-        elif k - 1 >= i:
-            lo = i
-        else:
-            break
-
-
-@njit(**JIT)
-def _take(n_rows, first, masks, scores, skip, q0, k, keys, counts, least):
-    """Put the scores that masks mark into the buffers of the queries q0 and on; row 0 is `first`.
-
-    A few are kept in order as they come; more are collected, and the best selected whenever their buffer is full.
+    Attributes:
+        tile: (T, D) float32, rows that are read at a time.
+        scores: (NARROW_ROWS, WIDE) float32.
+        masks: (NARROW_ROWS,) int64, a bit for each score that counts.
+        tail: (NARROW_ROWS, D) float32, the last rows, filled up to a block.
+        wide: (D,) float64, a row.
     """
-    bits = scores.view(np.uint32)
-    sort = keys.shape[1] == k
+
+    tile: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray
+    tail: np.ndarray
+    wide: np.ndarray
+
+
+@njit(**JIT)
+def _push_marked(n_rows, first_row, first_query, skip, k, buffers, scratch):
+    """Push the scores that the masks mark, of n_rows rows for WIDE queries.
+
+    Not by select.push: for every call, Numba counts references to arrays, which takes a tenth to a
+    third of a search.
+    """
+    keys, counts, least = buffers
+    scores, masks = scratch.scores, scratch.masks
+    in_order = keys.shape[1] == k
     for r in range(n_rows):
         mask = masks[r]
-        row = first + r
+        row = first_row + r
         while mask:
-            lane = np.int64(_lowest_bit(mask))
-            mask &= mask - np.uint64(1)
-            q = q0 + lane
+            lane = lowest_bit(mask)
+            mask &= mask - 1
+            q = first_query + lane
             if row == skip + q:
                 continue
-            word = np.uint64(bits[r, lane])
-            word ^= np.uint64(0xFFFFFFFF) if word >> np.uint64(31) else np.uint64(0x80000000)
+            key = key_of_row(scores[r, lane], row)
             n = counts[q]
-            key = (word << np.uint64(32)) | np.uint64(0xFFFFFFFF - row)
-            if sort:
-                if n == k and key < keys[q, k - 1]:  # which has risen since the mask was made
+            if in_order:
+                if n == k and key < keys[q, k - 1]:  # the least has risen since the mask was made
                     continue
                 last = min(n, k - 1)
                 while last > 0 and keys[q, last - 1] < key:
@@ -92,17 +72,15 @@ def _take(n_rows, first, masks, scores, skip, q0, k, keys, counts, least):
                 counts[q] = n + 1
                 full = n + 1 == keys.shape[1]
                 if full:
-                    _keep_best(keys[q], k)
+                    keep_best(keys[q], n + 1, k, None)
                     counts[q] = k
             if full:
-                word = keys[q, k - 1] >> np.uint64(32)
-                word ^= np.uint64(0x80000000) if word >> np.uint64(31) else np.uint64(0xFFFFFFFF)
-                least.view(np.uint32)[q] = np.uint32(word)
+                least[q] = score_of(keys[q, k - 1])
 
 
 @njit(**JIT)
 def _unit(row, centre, out):
-    """out = row of norm 1, or zeros for a zero row, less the centre."""
+    """Set out to the row divided by its norm, or zeros for a zero row, less the centre."""
     square = 0.0
     for d in range(row.size):
         square += np.float64(row[d]) * np.float64(row[d])
@@ -112,54 +90,59 @@ def _unit(row, centre, out):
 
 
 @njit(**JIT)
-def _unit_rows(source, lo, n, rows, centre, wide, tile):
-    """tile = rows lo:lo+n of norm 1 less the centre; `rows` are the same as float32, (n, D), which may be tile's memory."""
+def _unit_rows(source, lo, n, rows, centre, scratch):
+    """Return rows lo:lo+n, divided by their norms, less the centre, in the tile.
+
+    `rows` (n, D) holds them as float32, perhaps in the tile; those of float64 are read once more.
+    """
+    tile = scratch.tile
     for i in range(n):
         if source[3] == FLOAT64:
-            read_wide(source, lo + i, tile, wide)
-            scale_up(wide)
-            _unit(wide, centre, tile[i])
+            read_wide(source, lo + i, tile, scratch.wide)
+            scale_up(scratch.wide)
+            _unit(scratch.wide, centre, tile[i])
         else:
             _unit(rows[i], centre, tile[i])
     return tile[:n]
 
 
 @njit(**JIT)
-def read_queries(op, source, lo, n, tile, lanes, centre, wide):
-    """lanes (blocks, D, WIDE) = queries lo:lo+n; the last block is filled up with zeros.
+def read_queries(op, source, lo, n, lanes, centre, scratch):
+    """Fill lanes (blocks, D, WIDE) with queries lo:lo+n; the last block is filled up with zeros.
 
-    For COSINE and CHORD they are of norm 1, less the centre (D,). `wide` (D,) float64 is scratch.
+    For COSINE and CHORD, queries are divided by their norms, less the centre (D,).
     """
     for i in range(n, lanes.shape[0] * WIDE):
         for d in range(lanes.shape[1]):
             lanes[i // WIDE, d, i % WIDE] = 0.0
+    tile = scratch.tile
     for s in range(0, n, tile.shape[0]):
         m = min(tile.shape[0], n - s)
         rows = read_rows(source, lo + s, m, tile)
         if op in (COSINE, CHORD):
-            rows = _unit_rows(source, lo + s, m, rows, centre, wide, tile)
+            rows = _unit_rows(source, lo + s, m, rows, centre, scratch)
         for i in range(m):
             row = rows[i]
-            block, lane = (s + i) // WIDE, (s + i) % WIDE
+            block = (s + i) // WIDE
+            lane = (s + i) % WIDE
             for d in range(row.size):
                 lanes[block, d, lane] = row[d]
 
 
 @njit(**JIT)
 def measure_queries(op, lanes, norms):
-    """norms (Q,) float64 of the queries in lanes, in the norm of how rows score."""
+    """Set norms (Q,) float64 to those of the queries in lanes, in the norm that scores are of."""
     for q in range(norms.size):
         norms[q] = 0.0
     for block in range(lanes.shape[0]):
-        own = norms[block * WIDE : (block + 1) * WIDE]
+        block_norms = norms[block * WIDE : (block + 1) * WIDE]
         for d in range(lanes.shape[1]):
-            for lane in range(own.size):
+            for lane in range(block_norms.size):
                 value = abs(np.float64(lanes[block, d, lane]))
-                own[lane] = (
-                    max(own[lane], value)
-                    if op == LINF
-                    else own[lane] + (value if op == L1 else value * value)
-                )
+                if op == LINF:
+                    block_norms[lane] = max(block_norms[lane], value)
+                else:
+                    block_norms[lane] += value if op == L1 else value * value
     if op <= CHORD:
         for q in range(norms.size):
             norms[q] = np.sqrt(norms[q])
@@ -167,95 +150,94 @@ def measure_queries(op, lanes, norms):
 
 @njit(**JIT)
 def _largest_bits(rows):
-    """The bits of the largest magnitude: as integers, since comparisons of floats are compiled as if there were no NaN."""
-    peak = np.int32(0)
+    """Return the bits of the largest magnitude, as an int32.
+
+    Comparisons of floats are compiled as if there were no NaN; those of integers find it.
+    """
+    largest = np.int32(0)
     words = rows.view(np.int32)
     for i in range(rows.shape[0]):
         for d in range(rows.shape[1]):
-            peak = max(peak, words[i, d] & np.int32(0x7FFFFFFF))
-    return peak
+            largest = max(largest, words[i, d] & np.int32(0x7FFFFFFF))
+    return largest
 
 
 @njit(**JIT)
 def _largest_square(rows):
-    """The largest sum of squares of a row."""
-    most = np.float32(0.0)
+    """Return the largest sum of squares of a row."""
+    largest = np.float32(0.0)
     for i in range(rows.shape[0]):
         square = np.float32(0.0)
         for d in range(rows.shape[1]):
             square += rows[i, d] * rows[i, d]
-        most = max(most, square)
-    return most
+        largest = max(largest, square)
+    return largest
 
 
 @njit(**JIT)
-def search_rows(
-    op, lanes, n_queries, source, lo, hi, skip, k, keys, counts, least, centre, scratch
-):
-    """The best k of the rows lo:hi for every query, as keys: the score's bits in an order that integers have, then ~row.
+def search_rows(op, lanes, source, lo, hi, skip, k, buffers, centre, scratch):
+    """Push the best k of rows lo:hi into the buffers of every query.
 
-    IN lanes (blocks, D, WIDE) as `read_queries` leaves them, with the same centre; source of the data as in rows.py; query
-    i may not get row skip + i. INOUT keys (Q, C) uint64, of which counts (Q,) are filled: with C = k in order, otherwise the
-    best nowhere in particular; least (blocks * WIDE,), what a score must exceed to be looked at. scratch: tile (T, D),
-    scores (NARROW_ROWS, WIDE), masks, tail (NARROW_ROWS, D), wide (D,). Returns the bits of the largest magnitude among the
-    rows and, for DOT, the largest sum of squares of a row.
+    Args:
+        op: How rows score, see scores.py.
+        lanes: (blocks, D, WIDE) queries as `read_queries` leaves them, with the same centre.
+        source: The rows, see rows.py.
+        lo: First row.
+        hi: End of the rows.
+        skip: Query i never gets row skip + i.
+        k: Candidates of a query.
+        buffers: `Buffers` of the queries; `least` (blocks * WIDE,).
+        centre: (D,) taken off unit rows, for COSINE and CHORD.
+        scratch: `Scratch`.
+
+    Returns:
+        The bits of the largest magnitude among the rows as they are read and, for DOT, the largest
+        sum of squares of a row.
     """
-    tile, scores, masks, tail, wide = scratch
+    tile = scratch.tile
     start = np.zeros(NARROW_ROWS, np.float32)
     tail_start = np.zeros(NARROW_ROWS, np.float32)
-    peak, square = np.int32(0), np.float32(0.0)
-    few = (
-        op <= CHORD and (n_queries - 1) % WIDE < NARROW
-    )  # in the last block: the other kernels are not worth compiling twice
-    narrow_from = lanes.shape[0] - 1 if few else lanes.shape[0]
+    largest_bits = np.int32(0)
+    largest_square = np.float32(0.0)
+    # Only the last block may be narrow. L1 and LINF have no such kernel: it takes time to compile.
+    has_narrow_block = op <= CHORD and (buffers.keys.shape[0] - 1) % WIDE < NARROW
+    narrow_from = lanes.shape[0] - 1 if has_narrow_block else lanes.shape[0]
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
         rows = read_rows(source, s, n, tile)
-        peak = max(peak, _largest_bits(rows))
+        largest_bits = max(largest_bits, _largest_bits(rows))
         if op == DOT:
-            square = max(square, _largest_square(rows))
+            largest_square = max(largest_square, _largest_square(rows))
         if op in (COSINE, CHORD):
-            rows = _unit_rows(source, s, n, rows, centre, wide, tile)
+            rows = _unit_rows(source, s, n, rows, centre, scratch)
         for block in range(lanes.shape[0]):
             narrow = block >= narrow_from
             size = NARROW_ROWS if narrow else WIDE_ROWS
             for r in range(0, n, size):
                 x, first = rows[r:], start
                 if r + size > n:  # past the last row there may be no memory
-                    _fill_up(op, rows[r:], tail, tail_start)
-                    x, first = tail, tail_start
+                    _fill_tail(op, rows[r:], scratch.tail, tail_start)
+                    x, first = scratch.tail, tail_start
                 if score_block(
                     op,
                     narrow,
-                    np.int64(lanes[block].ctypes.data),
+                    address(lanes[block]),
                     lanes.shape[1],
-                    np.int64(x.ctypes.data),
-                    np.int64(first.ctypes.data),
-                    np.int64(least.ctypes.data) + 4 * WIDE * block,
-                    np.int64(scores.ctypes.data),
-                    np.int64(masks.ctypes.data),
+                    address(x),
+                    address(first),
+                    address(buffers.least) + 4 * WIDE * block,
+                    address(scratch.scores),
+                    address(scratch.masks),
                 ):
-                    _take(size, s + r, masks, scores, skip, block * WIDE, k, keys, counts, least)
-    return peak, square
+                    _push_marked(size, s + r, block * WIDE, skip, k, buffers, scratch)
+    return largest_bits, largest_square
 
 
 @njit(**JIT)
-def _fill_up(op, rows, tail, start):
-    """tail = the last rows, followed by some whose sums start where no score gets better than -inf."""
+def _fill_tail(op, rows, tail, start):
+    """Copy the last rows, and let the rest start where no score gets better than -inf."""
     for i in range(tail.shape[0]):
         start[i] = 0.0 if i < rows.shape[0] else -np.inf if op <= DOT else np.inf
     for i in range(rows.shape[0]):
         for d in range(rows.shape[1]):
             tail[i, d] = rows[i, d]
-
-
-@njit(**JIT)
-def settle(k, keys, counts):
-    """keys (Q, C): the best k of each query first, in any order, zeros after the last one there is."""
-    for q in range(keys.shape[0]):
-        n = counts[q]
-        if n > k:
-            _keep_best(keys[q, :n], k)
-            n = k
-        for i in range(n, k):
-            keys[q, i] = 0

@@ -7,10 +7,11 @@ from typing import Any
 
 from engine import Watch
 
-from flash_kmeans_mlx.backends.cpu import kernels
+from flash_kmeans_mlx.backends.cpu import first_look, kernels, second_look
 from flash_kmeans_mlx.backends.cpu import neighbours as cpu_topk
 from flash_kmeans_mlx.backends.cpu import scan as cpu_scan
-from flash_kmeans_mlx.backends.cpu.cut import ALONE, Cut
+from flash_kmeans_mlx.backends.cpu.scoring import Scoring
+from flash_kmeans_mlx.backends.cpu.tasks import ONE_THREAD_PRODUCTS, SearchSizes
 from flash_kmeans_mlx.backends.portable import neighbours as topk
 from flash_kmeans_mlx.backends.portable import scan as portable_scan
 
@@ -85,59 +86,57 @@ def watch_cpu(watch: Watch) -> None:
         for name in ("COSINE", "CHORD", "DOT", "SQUARES", "L1", "LINF")
     }
 
-    def sizes(cut: Cut, b: int, q: int, n: int, *_: Any) -> Iterator[str]:
+    def sizes(sizes: SearchSizes, b: int, q: int, n: int, *_: Any) -> Iterator[str]:
         yield (
             "every row a candidate"
-            if cut.keep == n
+            if sizes.keep == n
             else "candidates in order"
-            if cut.keep == cut.capacity
+            if sizes.keep == sizes.capacity
             else "candidates selected"
         )
-        yield "one thread" if cut.threads == 1 else "threads"
-        yield "one group" if cut.group >= q else "groups"
-        yield "one shard" if cut.shards == 1 else "shards"
-        yield "one tile" if cut.tile >= n else "tiles"
+        yield "one thread" if sizes.threads == 1 else "threads"
+        yield "one group" if sizes.group >= q else "groups"
+        yield "one shard" if sizes.shards == 1 else "shards"
+        yield "one tile" if sizes.tile >= n else "tiles"
         yield (
             "a narrow block"
-            if (min(cut.group, q) - 1) % kernels.scores.WIDE < kernels.scores.NARROW
+            if (min(sizes.group, q) - 1) % kernels.scores.WIDE < kernels.scores.NARROW
             else "wide blocks"
         )
 
     passes: list[Any] = []
 
-    def search(
-        self: Any,
-        elements: Any,
-        views: Any,
-        rows: Any,
-        sizes: Any,
-        known: Any,
-        offset: int,
-        *_: Any,
-    ) -> Iterator[str]:
-        for view in views:
-            yield ops[self._op(view)]
+    def search(self: Any, scorings: Any, *_: Any) -> Iterator[str]:
+        for scoring in scorings:
+            view = scoring.view
+            yield ops[scoring.op]
             plain = view.row_shift is None and view.row_scale == view.query_scale == 1
             yield (
                 "read as it is" if plain else "shifted" if view.row_shift is not None else "scaled"
             )
+        rows = scorings[0].rows
         if passes and passes[-1] is rows:
             yield "a misleading sample"
         passes.append(rows)
-        yield "one chunk" if known is None else "chunks"
+        yield "all rows"
+        yield "one chunk" if self.limit is None else "chunks"
 
-    def again(self: Any, b: int, which: Any, view: Any, rows: Any, *_: Any) -> Iterator[str]:
-        yield "asked again in pieces" if rows.x.shape[1] > cpu_topk.PIECE_ROWS else "asked again"
-        if self.request.max_bytes:
+    def again(scoring: Any, *_: Any, room: int, **__: Any) -> Iterator[str]:
+        pieces = scoring.rows.x.shape[1] > second_look.SECOND_ROWS
+        yield "asked again in pieces" if pieces else "asked again"
+        if room < 1 << 60:
             yield "asked again with less memory"
 
-    watch.after(cpu_topk, "cut", sizes)
-    watch.before(cpu, "_search", search)
-    watch.before(cpu, "_search", lambda *_: ["all rows"])
+    watch.after(cpu_topk, "search_sizes", sizes)
+    watch.before(first_look.FirstLook, "run", search)
     watch.before(cpu, "_by_trees", lambda *_: ["tree"])
-    watch.after(cpu, "_doubtful", lambda found, *_: [] if len(found) else ["proven"])
-    watch.after(cpu, "_whole", lambda whole, *_: ["whole numbers"] if whole else [])
-    watch.before(cpu, "_look_again", again)
+    watch.after(cpu_topk, "doubtful_queries", lambda found, *_: [] if len(found) else ["proven"])
+    watch.after(
+        Scoring,
+        "reads_whole_numbers",
+        lambda whole, *_: ["whole numbers"] if whole else [],
+    )
+    watch.before(cpu_topk, "look_again", again)
 
 
 def watch_portable(watch: Watch) -> None:
@@ -175,26 +174,26 @@ def watch_scans(watch: Watch) -> None:
     rounds: list[Any] = []
 
     def some(
+        _self: Any,
         op: int,
-        lists: Any,
-        proximity: Any,
         queries: Any,
         probes: Any,
-        k: int,
+        _k: int,
         keep: int,
-        *rest: Any,
+        n_rows: Any,
+        least: Any,
     ) -> Iterator[str]:
-        threads = (
-            1 if int(rest[0].sum()) * (queries.shape[1] + 8) < ALONE else cpu_scan.thread_count()
-        )
+        alone = int(n_rows.sum()) * (queries.shape[1] + 8) < ONE_THREAD_PRODUCTS
+        threads = 1 if alone else cpu_scan.thread_count()
         yield ops[op]
-        yield "candidates in order" if keep <= cpu_scan.SORTED else "candidates selected"
+        in_order = keep <= cpu_scan.KEPT_SORTED
+        yield "candidates in order" if in_order else "candidates selected"
         yield "one thread" if threads == 1 else "threads"
         if threads > 1:
             yield "shards" if len(queries) < threads and probes.shape[1] > 1 else "groups"
-        if rest[1] is not None:
+        if least is not None:
             yield "asked again"
 
-    watch.before(cpu_scan, "_scan", some)
+    watch.before(cpu_scan._Scan, "nearest", some)
     watch.before(portable_scan, "_scan_some", lambda *_: rounds.append(0) or ["MLX"])
     watch.before(portable_scan, "scan_reference", lambda *_: ["MLX, asked again"] if rounds else [])

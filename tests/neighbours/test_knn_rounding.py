@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.backends import bounds
-from flash_kmeans_mlx.backends.cpu.neighbours import CpuNeighbours
+from flash_kmeans_mlx.backends.cpu import neighbours as cpu_neighbours
 from flash_kmeans_mlx.backends.portable import neighbours as topk
 
 Array = NDArray[Any]
@@ -147,13 +147,13 @@ def test_products_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_doubtful_queries_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    original = CpuNeighbours._look_again
+    original = cpu_neighbours.look_again
 
-    def look_again(self: Any, b: int, which: Array, *rest: Any) -> None:
+    def look_again(scoring: Any, which: Array, *rest: Any, **options: Any) -> None:
         asked.append(len(which))
-        original(self, b, which, *rest)
+        original(scoring, which, *rest, **options)
 
-    monkeypatch.setattr(CpuNeighbours, "_look_again", look_again)
+    monkeypatch.setattr(cpu_neighbours, "look_again", look_again)
     x = points(900, 20)
     whole = np.rint(x).astype(np.float32)
     for data in (

@@ -1,4 +1,4 @@
-"""Scans of inverted lists of codes on the CPU: candidates and distances by the kernels of codes.py."""
+"""Scans of inverted lists of codes on the CPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from ..codes import Coding
 from ..neighbours import Found
 from ..scan import Lists
 from . import kernels
-from .cut import ALONE, BUFFER_BYTES, SORTED
+from .scan import kernel_lists
+from .scoring import score_op
+from .tasks import KEPT_SORTED, ONE_THREAD_PRODUCTS, candidates, scan_sizes
 from .workers import Workers, thread_count
 
 __all__ = ["scan_codes"]
 
-GROUP = 64  # queries of a task at most
-MOST_KEPT = 1 << 22  # candidates at a time
+MAX_GROUP = 64  # queries of a task
+MAX_KEPT = 1 << 22  # candidates of all queries at a time
 
 
 def scan_codes(
@@ -28,112 +30,102 @@ def scan_codes(
     probes: np.ndarray,
     k: int,
 ) -> Found:
-    """As `reference.scan_codes`."""
-    rows = lists.counts[probes].sum(1)
+    """Return the nearest codes; see `backends.scan_codes`.
+
+    Where rows that were left out score as the last of the k do, ids decide: these queries are
+    searched for again, with more candidates.
+    """
+    n_rows = lists.counts[probes].sum(1)
     distances, ids = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
     scan = _Scan(lists, coding, proximity)
-    todo, keep = np.arange(len(queries)), k + 2 + k // 16
-    while len(
-        todo
-    ):  # again where rows that were left out score as the last of the k do: the ids decide
-        keep, again = min(keep, max(1, int(rows[todo].max()))), []
-        for some in np.array_split(todo, -(-len(todo) * keep // MOST_KEPT)):
-            distances[some], ids[some], doubtful = scan.nearest(
-                queries[some], probes[some], k, keep, int(rows[some].sum())
+    todo, keep = np.arange(len(queries)), candidates(k)
+    while len(todo):
+        keep = min(keep, max(1, int(n_rows[todo].max())))
+        again = []
+        for part in np.array_split(todo, -(-len(todo) * keep // MAX_KEPT)):
+            distances[part], ids[part], doubtful = scan.nearest(
+                queries[part], probes[part], k, keep, int(n_rows[part].sum())
             )
-            again.append(some[doubtful & (rows[some] > keep)])
+            again.append(part[doubtful & (n_rows[part] > keep)])
         todo, keep = np.concatenate(again), 8 * keep
     return distances, ids
 
 
 class _Scan:
-    """What scans of the same lists have in common."""
+    """Scans of the same lists."""
 
     def __init__(self, lists: Lists, coding: Coding, proximity: Proximity) -> None:
-        self.lists, self.coding, self.proximity = lists, coding, proximity
-        self.op = {
-            "euclidean": kernels.scores.SQUARES,
-            "cosine": kernels.scores.COSINE,
-            "dot": kernels.scores.DOT,
-        }[proximity.name]
-        self.extra = (
-            kernels.codes.TIMES
-            if proximity.unit
-            else kernels.codes.NONE
-            if proximity.product or not coding.residual
-            else kernels.codes.MINUS
+        self._proximity = proximity
+        self._op = score_op(proximity)
+        self._lists = kernel_lists(lists)
+        mean = np.zeros(coding.centroids.shape[1], np.float32)
+        tail = kernels.codes.NONE
+        if proximity.unit:
+            tail = kernels.codes.TIMES
+        elif coding.residual and not proximity.product:
+            tail = kernels.codes.MINUS
+            mean = coding.mean
+        self._coding = kernels.codes.Coding(
+            nbits=coding.nbits,
+            code_size=coding.code_size,
+            tail=tail,
+            codebooks=coding.codebooks,
+            codewords=np.ascontiguousarray(coding.codebooks.swapaxes(1, 2)),
+            centroids=coding.centroids,
+            mean=mean,
         )
-        self.mean = (
-            coding.mean
-            if self.extra == kernels.codes.MINUS
-            else np.zeros(coding.centroids.shape[1], np.float32)
-        )
-        self.codewords = np.ascontiguousarray(coding.codebooks.swapaxes(1, 2))
 
     def nearest(
         self, queries: np.ndarray, probes: np.ndarray, k: int, keep: int, n_rows: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distances and ids as `reference.scan_codes` has them, of the `keep` best by score; for whom that may not do.
+        """Search among the best rows by score.
 
-        A task is some queries in all their lists or, where there are fewer queries than threads, in some of them.
+        Args:
+            queries: (Q, D).
+            probes: (Q, P) lists.
+            k: Neighbours of a query.
+            keep: Candidates of a query.
+            n_rows: Rows in the lists of all queries.
+
+        Returns:
+            Distances and ids (Q, k) as `scan_codes` returns them, and (Q,) bool, whether rows that
+            were left out may be among the first k.
         """
-        coding, lists, (q, d) = self.coding, self.lists, queries.shape
-        capacity = keep if keep <= SORTED else 2 * keep
-        threads = (
-            1
-            if n_rows * len(coding.codebooks) + q * d * coding.codebooks.shape[1] < ALONE
-            else thread_count()
+        op, coding, lists, (q, d) = self._op, self._coding, self._lists, queries.shape
+        m, ksub, _ = coding.codebooks.shape
+        alone = n_rows * m + q * d * ksub < ONE_THREAD_PRODUCTS
+        threads = 1 if alone else thread_count()
+        sizes = scan_sizes(
+            q, probes.shape[1], keep, threads, max_group=MAX_GROUP, kept_sorted=KEPT_SORTED
         )
-        group = max(1, min(GROUP, -(-q // threads), BUFFER_BYTES // (8 * capacity)))
-        shards = min(probes.shape[1], threads) if q < threads else 1
-        asking = unit_rows(queries).astype(np.float32) if self.proximity.unit else queries
+        group, shards = sizes.group, sizes.shards
         groups = -(-q // group)
+        scored = unit_rows(queries).astype(np.float32) if self._proximity.unit else queries
+        distances, ids = np.empty((q, k)), np.empty((q, k), np.int64)
+        doubtful = np.empty(q, np.bool_)
         parts = np.zeros((groups, shards, group, keep), np.uint64)
-        distances, ids, doubtful = (
-            np.empty((q, k)),
-            np.empty((q, k), np.int64),
-            np.empty(q, np.bool_),
-        )
 
         def search(_slot: int, i: int) -> None:
-            g, s = divmod(i, shards)
+            g, shard = divmod(i, shards)
             mine = slice(g * group, min(q, (g + 1) * group))
             n = mine.stop - mine.start
-            keys, filled = np.zeros((n, capacity), np.uint64), np.zeros(n, np.int64)
-            kernels.codes.scan_codes(
-                self.op,
-                self.extra,
-                coding.nbits,
-                coding.code_size,
-                asking[mine],
-                self.mean,
-                self.codewords,
-                coding.centroids,
-                (lists.payload, lists.next, lists.first, lists.counts),
-                np.ascontiguousarray(probes[mine, s::shards]),
-                keep,
-                keys,
-                filled,
+            buffers = kernels.select.Buffers(
+                keys=np.zeros((n, sizes.capacity), np.uint64),
+                counts=np.zeros(n, np.int64),
+                least=np.full(n, -np.inf, np.float32),
             )
-            kernels.topk.settle(keep, keys, filled)
-            parts[g, s, :n] = keys[:, :keep]
+            probed = np.ascontiguousarray(probes[mine, shard::shards])
+            kernels.codes.scan_codes(op, coding, scored[mine], lists, probed, keep, buffers)
+            kernels.select.settle(keep, buffers, None)
+            parts[g, shard, :n] = buffers.keys[:, :keep]
 
         def finish(_slot: int, g: int) -> None:
             mine = slice(g * group, min(q, (g + 1) * group))
             n = mine.stop - mine.start
-            best = np.sort(parts[g, :, :n].transpose(1, 0, 2).reshape(n, -1), axis=1)[:, -keep:]
-            kernels.codes.finish_codes(
-                self.op,
-                coding.nbits,
-                queries[mine],
-                coding.codebooks,
-                coding.centroids,
-                (lists.payload, lists.owner, lists.ids),
-                np.ascontiguousarray(best),
-                distances[mine],
-                ids[mine],
-                doubtful[mine],
-            )
+            keys = parts[g, :, :n].transpose(1, 0, 2).reshape(n, -1)
+            best = np.ascontiguousarray(np.sort(keys, axis=1)[:, -keep:])
+            out = distances[mine], ids[mine], doubtful[mine]
+            kernels.codes.finish_codes(op, coding, queries[mine], lists, best, *out)
 
         with closing(Workers(threads)) as workers:
             workers.run(search, groups * shards)

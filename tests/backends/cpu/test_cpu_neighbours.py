@@ -1,4 +1,4 @@
-"""Candidates that the kernels select, without those beyond k that would make up for a mistake; sizes that searches are cut into."""
+"""Kernels select the best candidates without spare ones beyond k; sizes of searches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.backends.cpu import neighbours as topk
-from flash_kmeans_mlx.backends.cpu.cut import Cut
+from flash_kmeans_mlx.backends.cpu.tasks import SearchSizes
 
 SCIPY: dict[str, Any] = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": "chebyshev"}
 
@@ -20,12 +20,12 @@ SCIPY: dict[str, Any] = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": 
 @pytest.mark.parametrize("k", [1, 2, 7, 33])
 @pytest.mark.parametrize("d", [1, 6])
 def test_the_best_are_kept(d: int, k: int, spare: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = topk.cut
+    original = topk.search_sizes
 
-    def bare(*sizes: Any) -> Cut:
+    def bare(*sizes: Any) -> SearchSizes:
         return replace(original(*sizes), keep=k, capacity=k + spare)
 
-    monkeypatch.setattr(topk, "cut", bare)
+    monkeypatch.setattr(topk, "search_sizes", bare)
     rng = np.random.default_rng(0)
     for n, q in ((40, 5), (1000, 70)):
         rows, queries = (rng.integers(-9, 10, (m, d)).astype(np.float32) for m in (n, q))
@@ -38,14 +38,14 @@ def test_the_best_are_kept(d: int, k: int, spare: int, monkeypatch: pytest.Monke
                 np.testing.assert_array_equal(indices, expected)
 
 
-def test_cuts() -> None:
-    many = topk.cut(1, 10_000, 10_000, 100, 10, 2, 1 << 62)
+def test_sizes() -> None:
+    many = topk.search_sizes(1, 10_000, 10_000, 100, 10, 2, 1 << 62)
     assert many.shards == 1 and many.threads == 2 and many.keep == many.capacity == 12
-    few = topk.cut(1, 1, 1_000_000, 128, 100, 2, 1 << 62)
+    few = topk.search_sizes(1, 1, 1_000_000, 128, 100, 2, 1 << 62)
     assert few.shards == 4 and few.group == 1 and few.capacity == 2 * few.keep
-    assert topk.cut(1, 10, 100, 5, 3, 8, 1 << 62).threads == 1
-    everything = topk.cut(1, 5, 5000, 3, 5000, 2, 1 << 62)
+    assert topk.search_sizes(1, 10, 100, 5, 3, 8, 1 << 62).threads == 1
+    everything = topk.search_sizes(1, 5, 5000, 3, 5000, 2, 1 << 62)
     assert everything.keep == 5000 < everything.capacity <= 10_000
     for room in (200_000, 1_000_000, 10_000_000):
-        tight = topk.cut(2, 10_000, 10_000, 16, 10, 4, room)
-        assert tight.threads * tight.slot_bytes(16) <= room
+        tight = topk.search_sizes(2, 10_000, 10_000, 16, 10, 4, room)
+        assert tight.threads * tight.thread_bytes(16) <= room

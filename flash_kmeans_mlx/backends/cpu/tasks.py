@@ -1,0 +1,143 @@
+"""Sizes of the tasks that searches on the CPU are split into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+__all__ = [
+    "BUFFER_BYTES",
+    "KEPT_SORTED",
+    "ONE_THREAD_PRODUCTS",
+    "ScanSizes",
+    "SearchSizes",
+    "candidates",
+    "scan_sizes",
+    "search_sizes",
+    "tile_rows",
+]
+
+# Fewer products than this are not worth waking other threads for.
+ONE_THREAD_PRODUCTS = 4_000_000
+# Candidates of a query that are kept in order as they come; more are collected, and the best
+# selected now and then.
+KEPT_SORTED = 32
+BUFFER_BYTES = 8 << 20  # for the candidates of a task
+LANE_VALUES = 1 << 17  # of the queries of a task: they stay in L2 while tiles of rows pass by
+# Queries of a task: fewer read the data too often, more leave no cache to the rows.
+MIN_GROUP, MAX_GROUP = 256, 1024
+SHARD_ROWS = 2048
+TILE_VALUES = 1 << 15  # of the rows that are read at a time
+
+
+def candidates(k: int) -> int:
+    """Return how many candidates to keep for k neighbours, so that rounding seldom hides one."""
+    return k + 2 + k // 16
+
+
+def tile_rows(n: int, d: int) -> int:
+    """Return how many of n rows are read at a time."""
+    return min(n, max(24, TILE_VALUES // d))
+
+
+@dataclass(frozen=True)
+class SearchSizes:
+    """Sizes of one search: they change its speed and its memory, not its result.
+
+    Attributes:
+        keep: Candidates of a query.
+        capacity: Places for them before the best are kept; with as many, they are kept in order.
+        group: Queries of a task.
+        shards: Parts of the rows, each a task.
+        tile: Rows that are read at a time.
+        threads: Threads to use.
+    """
+
+    keep: int
+    capacity: int
+    group: int
+    shards: int
+    tile: int
+    threads: int
+
+    def thread_bytes(self, d: int) -> int:
+        """Return the memory that a thread needs."""
+        lanes = (self.group + 64) * (4 * d + 4)
+        keys = self.group * (8 * self.capacity + 8 * self.keep + 16)
+        return lanes + keys + 4 * d * (self.tile + 28) + 48 * self.keep + 8192
+
+
+def search_sizes(b: int, q: int, n: int, d: int, k: int, threads: int, room: int) -> SearchSizes:
+    """Return the sizes of a search for k of n rows, within `room` bytes if that is possible.
+
+    Args:
+        b: Batch elements.
+        q: Queries of each.
+        n: Rows of each.
+        d: Dimensions.
+        k: Neighbours of a query.
+        threads: Threads that may be used.
+        room: Bytes for all threads.
+    """
+    keep = min(n, candidates(k))
+    capacity = keep if keep <= KEPT_SORTED else max(keep + 1, min(n, 2 * keep))
+    if b * q * n * (d + 8) < ONE_THREAD_PRODUCTS:  # 8: to look for the best among them
+        threads = 1
+    group = min(
+        MAX_GROUP,
+        max(MIN_GROUP, LANE_VALUES // d),
+        max(MIN_GROUP, -(-q // (2 * threads))),
+        max(1, BUFFER_BYTES // (8 * capacity)),
+    )
+    group = min(q, group if group < 64 else group // 64 * 64)
+    sizes = SearchSizes(keep, capacity, group, 1, tile_rows(n, d), threads)
+    while sizes.threads * sizes.thread_bytes(d) > room and (sizes.threads > 1 or sizes.group > 1):
+        if sizes.threads > 1:
+            sizes = replace(sizes, threads=sizes.threads - 1)
+        else:
+            sizes = replace(sizes, group=-(-sizes.group // 2))
+    tasks = b * -(-q // sizes.group)
+    if tasks < 2 * sizes.threads and sizes.threads > 1:
+        shards = min(-(-2 * sizes.threads // tasks), -(-n // SHARD_ROWS))
+        part_bytes = 8 * tasks * shards * sizes.group * keep
+        if sizes.threads * sizes.thread_bytes(d) + 2 * part_bytes <= room:
+            sizes = replace(sizes, shards=shards)
+    return sizes
+
+
+@dataclass(frozen=True)
+class ScanSizes:
+    """Sizes of one scan of inverted lists: they change its speed and its memory, not its result.
+
+    Attributes:
+        capacity: Places for the candidates of a query, as in `SearchSizes`.
+        group: Queries of a task.
+        shards: Parts of the lists that a query probes, each a task.
+        threads: Threads to use.
+    """
+
+    capacity: int
+    group: int
+    shards: int
+    threads: int
+
+
+def scan_sizes(
+    n_queries: int, n_probes: int, keep: int, threads: int, *, max_group: int, kept_sorted: int
+) -> ScanSizes:
+    """Return the sizes of a scan.
+
+    A task is some queries in all their lists or, where there are fewer queries than threads, in
+    some of them.
+
+    Args:
+        n_queries: Queries.
+        n_probes: Lists that each probes.
+        keep: Candidates of a query.
+        threads: Threads to use.
+        max_group: Queries of a task at most.
+        kept_sorted: Candidates up to which they are kept in order.
+    """
+    capacity = keep if keep <= kept_sorted else 2 * keep
+    group = max(1, min(max_group, -(-n_queries // threads), BUFFER_BYTES // (8 * capacity)))
+    shards = min(n_probes, threads) if n_queries < threads else 1
+    return ScanSizes(capacity, group, shards, threads)
