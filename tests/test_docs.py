@@ -9,9 +9,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import faiss
-import mlx.core as mx
-import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -37,9 +34,11 @@ class Block(NamedTuple):
 
 
 def pages() -> list[Path]:
-    """Return every page of the repository."""
-    found = ROOT.rglob("*.md")
-    return sorted(path for path in found if not HIDDEN & set(path.relative_to(ROOT).parts))
+    """Return the pages of the repository that have blocks to run."""
+    found = sorted(
+        path for path in ROOT.rglob("*.md") if not HIDDEN & set(path.relative_to(ROOT).parts)
+    )
+    return [p for p in found if any(block.reason is None for block in blocks(p.read_text()))]
 
 
 def blocks(text: str) -> list[Block]:
@@ -58,28 +57,14 @@ def run(name: str, text: str, names: dict[str, Any]) -> None:
             exec(compile(padding + block.code, name, "exec"), names)
 
 
-def given() -> dict[str, Any]:
-    """Return what blocks may use without making it, and write the files that they read to the working folder."""
-    rng = np.random.default_rng(0)
-    vectors, queries = (rng.standard_normal((n, 128), np.float32) for n in (3000, 20))
-    np.save("queries.npy", queries)
-    np.save("docs.npy", vectors)
-    mx.save_safetensors("docs.safetensors", {"embeddings": mx.array(vectors)})
-    titles = [str(i) for i in range(len(vectors))]
-    same = dict.fromkeys(("x", "X", "data", "vectors", "embeddings"), vectors)
-    return {**same, "queries": queries, "query": queries[:1], "titles": titles, "faiss": faiss}
-
-
 @pytest.mark.filterwarnings("ignore:.* training vectors for .* are advised:UserWarning")
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = page.read_text()
-    if not any(block.reason is None for block in blocks(text)):
-        pytest.skip("no block to run")
     monkeypatch.chdir(tmp_path)
-    run(str(page.relative_to(ROOT)), text, {"__name__": "page", **given()})
+    run(str(page.relative_to(ROOT)), text, {"__name__": "page"})
 
 
 PAGE = """

@@ -35,8 +35,8 @@ def write(
 
     Args:
         path: The file to write; replaced if it exists.
-        arrays: float32, float64, int64, uint32 or uint8. Without float64, `mx.load` reads the file
-            too.
+        arrays: Arrays of float32, float64, int64, uint32 or uint8. Without float64, `mx.load` reads
+            the file too.
         metadata: Strings to keep with the arrays; the format, its version and the sum are added.
 
     Raises:

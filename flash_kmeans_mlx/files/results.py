@@ -43,8 +43,8 @@ def write(
 
     Args:
         path: Its ending, one of RESULT_FORMATS, decides the format.
-        arrays: float32, float64, int64 or uint32; exactly one for .npy. uint32 becomes int64 in
-            .pt files.
+        arrays: Arrays of float32, float64, int64 or uint32; exactly one for .npy. In .pt files,
+            uint32 becomes int64.
         fields: Strings and integers to keep with them: arrays without dimensions in .npz files,
             strings of the metadata in .safetensors, entries of the dict in .pt; .npy has none.
 

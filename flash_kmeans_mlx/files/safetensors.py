@@ -79,7 +79,7 @@ class Header:
 
     @property
     def data_begin(self) -> int:
-        """Where the data begin in the file."""
+        """First byte of the data in the file."""
         return 8 + len(self.text)
 
     def entries(self) -> Iterator[Entry]:
@@ -96,7 +96,7 @@ def parts(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> list[Any]:
     """Return the content of a file as buffers: length of the header, header, array after array.
 
     Args:
-        arrays: float32, float64, int64, uint32 or uint8.
+        arrays: Arrays of float32, float64, int64, uint32 or uint8.
         metadata: Strings to keep with them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How the index of a store grows: exact search at first, inverted lists for many vectors."""
+"""Growth of a store's index: exact search at first, inverted lists for many vectors."""
 
 from __future__ import annotations
 

@@ -167,8 +167,9 @@ def batch_kmeans_Cosine(
     """Cluster points by direction with spherical k-means (Dhillon and Modha, 2001).
 
     Centroids are unit vectors. A point's cost is ``1 - cos``. Zero rows have no direction: they are
-    labelled 0, cost 1 and count nowhere else. Arguments, result and errors are as in
-    `batch_kmeans_Euclid`; initial centroids are normalised.
+    labelled 0, cost 1 and count nowhere else.
+
+    Arguments, result and errors are as in `batch_kmeans_Euclid`. Initial centroids are normalised.
     """
     return fit(
         COSINE,
@@ -217,8 +218,9 @@ def batch_kmeans_Dot(
 
     The best centroid of a point has the largest ``<x, c>``. A point's cost is ``-<x, c>``.
     Centroids are normalised sums, the best unit vectors for their points: with plain means the
-    objective can get worse from one iteration to the next. Arguments, result and errors are as in
-    `batch_kmeans_Euclid`; initial centroids are normalised.
+    objective can get worse from one iteration to the next.
+
+    Arguments, result and errors are as in `batch_kmeans_Euclid`. Initial centroids are normalised.
     """
     return fit(
         DOT,

@@ -148,7 +148,7 @@ class KMeans(Adapter, cluster.KMeans):
         tol: A run stops once the summed squared shift of the centres is at most tol times the mean
             variance of X's columns, or an assignment changes no label.
         verbose: Print a line per iteration.
-        random_state: int, `RandomState` or None, as in scikit-learn; the numbers drawn are not
+        random_state: An int, `RandomState` or None, as in scikit-learn; the numbers drawn are not
             scikit-learn's.
         copy_x: Ignored, X is never written to.
         algorithm: "lloyd" or "elkan", which find the same clusters: this package runs one loop for
@@ -159,7 +159,7 @@ class KMeans(Adapter, cluster.KMeans):
     Attributes:
         cluster_centers_: (K, D) in X's dtype, float64 for integers. NumPy, as all attributes are.
         labels_: (N,) int32.
-        inertia_: float, the weighted sum of squared distances.
+        inertia_: A float, the weighted sum of squared distances.
         n_iter_: Iterations of the run that was kept.
         n_features_in_: As in scikit-learn.
         feature_names_in_: As in scikit-learn.

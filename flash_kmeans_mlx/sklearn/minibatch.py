@@ -30,7 +30,7 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
     Attributes:
         cluster_centers_: (K, D) in X's dtype, float64 for integers. NumPy, as all attributes are.
         labels_: (N,) int32, if `compute_labels`.
-        inertia_: float; without `compute_labels` an estimate from the batches.
+        inertia_: A float; without `compute_labels` an estimate from the batches.
         n_iter_: Epochs begun.
         n_steps_: Batches.
         n_features_in_: As in scikit-learn.

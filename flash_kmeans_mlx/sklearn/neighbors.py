@@ -132,7 +132,7 @@ class NearestNeighbors(neighbors.NearestNeighbors):
 
         Args:
             X: (Q, D) queries; without it the fitted rows themselves, none a neighbour of itself.
-            n_neighbors: k; None for the constructor's.
+            n_neighbors: The number of neighbours; None for the constructor's.
             return_distance: Whether distances are wanted.
 
         Returns:

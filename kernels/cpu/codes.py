@@ -33,7 +33,7 @@ FLOATS = ir.VectorType(FLOAT, BLOCK)
 
 
 class Coding(NamedTuple):
-    """What the rows of the lists stand for; see backends/codes.py.
+    """The meaning of the rows of the lists; see backends/codes.py.
 
     Attributes:
         nbits: Bits of a part's label.

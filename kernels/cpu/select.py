@@ -117,7 +117,7 @@ def make_select(before, swap):
 
     Args:
         before: Whether value a ranks before b; `data` is whatever the caller passes on.
-        swap: swap(values, i, j, data) exchanges two of them.
+        swap: Exchanges two of them, as ``swap(values, i, j, data)``.
     """
 
     # Not kept on disk by itself: the cache would not find it again, as it is made anew each time.

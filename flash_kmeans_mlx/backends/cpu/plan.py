@@ -1,4 +1,4 @@
-"""How a problem is cut into shards, tiles and threads.
+"""Sizes of a fit: shards, tiles and threads.
 
 The bits of a result depend on numbers that come from N, K and D alone; a memory cap changes others.
 

@@ -1,4 +1,4 @@
-"""How rows score for queries on the CPU, and which scores prove that a row is too far."""
+"""Scores of rows for queries on the CPU, and which of them prove that a row is too far."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def score_op(proximity: Proximity) -> int:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a search measures while it reads queries and rows; it proves the candidates.
+    """Measures of queries and rows, taken while they are read; candidates are proven by them.
 
     Attributes:
         norms: (B, Q) float64, norms of the queries as they are read, where a proof needs them.
@@ -54,7 +54,7 @@ class Measurements:
 
 
 class Scoring:
-    """How the rows of one batch element score for its queries.
+    """The scores of one batch element's rows for its queries.
 
     Attributes:
         proximity: The distance.

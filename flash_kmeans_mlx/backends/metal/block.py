@@ -57,7 +57,7 @@ class Constants(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where every batch element is; one that isn't running keeps all of it.
+    """The state of every batch element; one that isn't running keeps all of it.
 
     Attributes:
         centroids: (B, K, D) float32 in the user's coordinates.
