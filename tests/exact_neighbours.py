@@ -11,9 +11,11 @@ import numpy.typing as npt
 from helpers import to_float64, tolerance
 from scipy.spatial.distance import cdist
 
+from flash_kmeans_mlx.metrics import PROXIMITIES
+
 Array = npt.NDArray[Any]
 
-METRICS = ("euclidean", "cosine", "dot", "l1", "linf")
+METRICS = tuple(PROXIMITIES)
 DTYPES = ("float32", "float64", "float16", "mlx-float32", "mlx-bfloat16")
 SCIPY: dict[str, Any] = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": "chebyshev"}
 JUDGED = 40  # queries of a search, at most

@@ -11,10 +11,12 @@ import pytest
 from helpers import FITS, KINDS, every_backend, given
 
 import flash_kmeans_mlx as fk
+from flash_kmeans_mlx.backends import BACKENDS
 
 X = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
 X2 = np.stack([X, X + 1])
 METRIC_NAMES = "must be one of 'euclidean', 'cosine', 'dot'"
+BACKEND_NAMES = ", ".join(map(repr, BACKENDS))
 INIT_NAMES = "'random', 'k-means++', 'k-means||'"
 
 
@@ -52,7 +54,7 @@ ARGUMENTS = [
     (
         {"backend": "gpu"},
         ValueError,
-        "backend='gpu' must be one of 'reference', 'portable', 'cpu', 'metal' or None",
+        f"backend='gpu' must be one of {BACKEND_NAMES} or None",
     ),
     ({"backend": 1}, ValueError, "backend=1 must be one of"),
     (

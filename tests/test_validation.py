@@ -14,6 +14,7 @@ from helpers import FITS, Array, every_backend
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx import validation
+from flash_kmeans_mlx.kmeans.empty_clusters import POLICIES
 
 # N, D, K. The CPU backend reads few dimensions in another way than many.
 FEW, MANY = (230, 5, 7), (190, 21, 6)
@@ -230,7 +231,7 @@ def test_nothing_given_is_changed(metric: str, backend: str) -> None:
     before = [a.tobytes() for a in arrays]
     for library in (np.asarray, mx.array):
         given = [library(a) for a in arrays]
-        for empty in ("farthest", "split", "keep"):
+        for empty in POLICIES:
             FITS[metric](
                 given[0],
                 4,

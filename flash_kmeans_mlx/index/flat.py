@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import backends
+from ..metrics import PROXIMITIES
 from ..neighbours.api import knn
 from .arguments import vectors
 from .base import Index
@@ -51,7 +52,7 @@ class IndexFlat(Index):
         ([[1.0, 18.0, inf]], [[20, 10, -1]])
     """
 
-    metrics = ("euclidean", "cosine", "dot", "l1", "linf")
+    metrics = tuple(PROXIMITIES)
 
     def __init__(self, d: int, metric: str = "euclidean", *, backend: str | None = None) -> None:
         super().__init__(d, metric, backend=backend)
@@ -95,7 +96,7 @@ class IndexFlat(Index):
         self, snapshot: _FlatSnapshot, queries: np.ndarray, k: int, **options: Any
     ) -> Found:
         rows: Any = snapshot.rows.array[: snapshot.n]
-        if backends.resolve(self.backend) in ("metal", "portable"):
+        if backends.BACKENDS[backends.resolve(self.backend)].USES_MLX:
             if not snapshot.device:
                 snapshot.device.append(mx.array(rows))
             rows = snapshot.device[0]

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from engine import environment
-from exact_neighbours import KINDS, METRICS, Array, distances, judge, make
+from exact_neighbours import KINDS, Array, distances, judge, make
 from hypothesis import strategies as st
 
 import flash_kmeans_mlx as fk
-from flash_kmeans_mlx.index import index_factory
+from flash_kmeans_mlx.index import Index, index_factory
 from flash_kmeans_mlx.index.lists import BLOCK
 
 FEW = 12  # queries of an index that are judged
@@ -140,7 +140,7 @@ def scans(draw: st.DrawFn, backends: tuple[str, ...]) -> Scan:
     return Scan(
         backend=backend,
         description=description,
-        metric=draw(st.sampled_from(METRICS[:3])),
+        metric=draw(st.sampled_from(Index.metrics)),
         kind=draw(st.sampled_from(tuple(KINDS)[:6] if codes else tuple(KINDS))),
         how=draw(st.sampled_from(("alike", "rows"))),
         q=min(q, 300) if codes else q,

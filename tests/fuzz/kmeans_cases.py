@@ -12,6 +12,8 @@ import mlx.core as mx
 import numpy as np
 from hypothesis import strategies as st
 
+from flash_kmeans_mlx.kmeans.empty_clusters import POLICIES
+
 # Strategies of the backend, and what its tuner is made to choose: a head of that width, groups later on, groups dropped.
 WAYS = ("tiles", "head", "groups", "15", "7", "3", "later", "dropped")
 # D by the tile that it leads to, with a TILE_VALUES of 1 << 12.
@@ -143,7 +145,7 @@ def small_cases(draw: st.DrawFn, metric: str) -> Case:
         dtype=draw(st.sampled_from(DTYPES)),
         way=way,
         init=draw(st.sampled_from(["random", "k-means++", "k-means++", "k-means||", "far"])),
-        empty=draw(st.sampled_from(["farthest", "split", "keep"])),
+        empty=draw(st.sampled_from(POLICIES)),
         weighted=draw(st.booleans()),
         n_init=draw(st.sampled_from([1, 1, 2])),
         max_iters=draw(st.sampled_from([5, 12] if heads else [5, 0, 1, 12, 40])),

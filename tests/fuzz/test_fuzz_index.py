@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exact_neighbours import SCIPY
 from helpers import Array, to_float64
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
-from small_indexes import D, trained
+from small_indexes import MAKE, D, trained
 
-from flash_kmeans_mlx.index import IndexPreTransform, load_index
+from flash_kmeans_mlx.index import Index, IndexFlat, IndexPreTransform, load_index
 
 LAST_ID = 2**63 - 2
-KINDS = ("flat", "ivf", "pq", "ivfpq", "opq,pq", "opq,ivf")
-CASES = [(kind, metric) for kind in KINDS for metric in ("euclidean", "cosine", "dot")]
-CASES += [("flat", "l1"), ("flat", "linf")]
+CASES = [(kind, metric) for kind in MAKE for metric in Index.metrics]
+CASES += [("flat", metric) for metric in IndexFlat.metrics if metric not in Index.metrics]
 EXAMPLES = 25  # of each case in every run
 EPS = 2.0**-23
 
@@ -153,11 +153,8 @@ class Life:
         elif self.metric == "dot":
             distances, slack = -(x @ rows.T), norms[0] * norms[1]
         else:
-            name: Any = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": "chebyshev"}[
-                self.metric
-            ]
             distances, slack = (
-                cdist(x, rows, name),
+                cdist(x, rows, SCIPY[self.metric]),
                 (norms[0] + norms[1]) ** (2 if self.metric == "euclidean" else 1),
             )
         return distances, 32 * EPS * slack + 1e-30, ids

@@ -24,12 +24,11 @@ from flash_kmeans_mlx.index import Index, IndexPreTransform, load_index
 from flash_kmeans_mlx.index.growing import Growing
 from flash_kmeans_mlx.index.lock import Lock
 
+# The metric of every kind. A rotation is tried around one kind of index.
 KINDS = {
-    "flat": "euclidean",
-    "ivf": "cosine",
-    "pq": "euclidean",
-    "ivfpq": "euclidean",
-    "opq,ivfpq": "euclidean",
+    kind: "cosine" if kind == "ivf" else "euclidean"
+    for kind in MAKE
+    if kind not in ("opq,ivf", "opq,pq")
 }
 PLACES = (str(Path(flash_kmeans_mlx.__file__).parent), contextlib.__file__)
 ERRORS = (MemoryError, KeyboardInterrupt, OSError)

@@ -14,13 +14,12 @@ from small_indexes import MAKE, NLIST, D, X, fingerprint, trained, with_gaps
 from flash_kmeans_mlx.files import atomic, models
 from flash_kmeans_mlx.index import IndexFlat, IndexIVFFlat, IndexPQ, index_file, load_index
 
-# Kinds of indexes with their metrics.
+# Every kind of index with a metric, and a few with another.
 CASES = [
+    *((kind, "euclidean") for kind in MAKE),
     ("flat", "l1"),
-    ("ivf", "euclidean"),
     ("ivf", "cosine"),
     ("pq", "cosine"),
-    ("ivfpq", "euclidean"),
     ("opq,ivfpq", "dot"),
 ]
 

@@ -12,6 +12,7 @@ from helpers import BACKENDS, FITS, every_backend, every_metric
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx import EmptyClusterWarning, KMeansResult, batch_kmeans_Euclid
+from flash_kmeans_mlx.kmeans.empty_clusters import POLICIES
 
 # As in scikit-learn's test_kmeans_results.
 FOUR = np.array([[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [1.0, 1.0]])
@@ -142,7 +143,7 @@ def test_keep_by_hand(backend: str) -> None:
 
 @pytest.mark.usefixtures("metal")
 @every_metric
-@pytest.mark.parametrize("empty", ["farthest", "split", "keep"])
+@pytest.mark.parametrize("empty", POLICIES)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 def test_empty_clusters_end_alike_on_every_backend(weighted: bool, empty: str, metric: str) -> None:
     x = helpers.blobs(3, 211, 17, 7).astype(np.float32)

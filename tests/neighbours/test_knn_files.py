@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from exact_neighbours import METRICS
 from memory import peak
 from vector_files import npy, safetensors, vecs
 
@@ -34,7 +35,7 @@ def assert_same(found: Any, expected: Any) -> None:
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot", "l1", "linf"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_files_give_what_arrays_give(
     files: tuple[Path, Path], metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

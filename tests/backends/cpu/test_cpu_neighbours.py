@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exact_neighbours import SCIPY
 from scipy.spatial.distance import cdist
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.backends.cpu import neighbours as topk
 from flash_kmeans_mlx.backends.cpu.tasks import SearchSizes
-
-SCIPY: dict[str, Any] = {"euclidean": "sqeuclidean", "l1": "cityblock", "linf": "chebyshev"}
 
 
 @pytest.mark.parametrize("spare", [0, 1, 40])

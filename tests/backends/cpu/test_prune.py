@@ -16,6 +16,7 @@ from flash_kmeans_mlx import assign
 from flash_kmeans_mlx.backends.cpu import tuner
 from flash_kmeans_mlx.backends.cpu.pruning import halved, principal_directions
 from flash_kmeans_mlx.backends.cpu.tuner import PruningTuner
+from flash_kmeans_mlx.kmeans.empty_clusters import POLICIES
 
 FITS = helpers.FITS
 pytestmark = pytest.mark.filterwarnings("ignore::flash_kmeans_mlx.EmptyClusterWarning")
@@ -83,7 +84,7 @@ def test_awkward_points(name: str, metric: str, strategy: str | None) -> None:
 
 
 @every_bound
-@pytest.mark.parametrize("empty", ["farthest", "split", "keep"])
+@pytest.mark.parametrize("empty", POLICIES)
 def test_empty_clusters(empty: str, strategy: str | None) -> None:
     x = helpers.blobs(2, 900, 12, 30).astype(np.float32)
     # A third of them far off.

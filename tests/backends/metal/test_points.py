@@ -22,6 +22,7 @@ from flash_kmeans_mlx.backends.metal.strategy import Strategy
 from flash_kmeans_mlx.backends.points import Points, Problem
 from flash_kmeans_mlx.backends.portable.points import PortablePoints
 from flash_kmeans_mlx.errors import BackendUnavailableError
+from flash_kmeans_mlx.kmeans.empty_clusters import POLICIES
 from flash_kmeans_mlx.kmeans.lloyd import Fit, lloyd
 from flash_kmeans_mlx.metrics import COSINE, DOT, EUCLIDEAN, Metric
 
@@ -89,7 +90,7 @@ def test_same_fit_as_portable(metric: Metric, k: int) -> None:
     np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-5)
 
 
-@pytest.mark.parametrize("empty", ["farthest", "split", "keep"])
+@pytest.mark.parametrize("empty", POLICIES)
 def test_empty_clusters(empty: str) -> None:
     x = blobs()
     c = start(x)
