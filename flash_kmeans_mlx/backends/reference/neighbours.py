@@ -22,7 +22,7 @@ class ReferenceNeighbours(Neighbours):
         n = data.shape[1]
         m = min(self.request.k, n)
         need = 16 * n_batch * n_queries * m + 8 * n * (4 * d + 8) + (1 << 18)
-        self.request.check_cap(need, "on the reference backend")
+        self.request.check_cap(need, f"on the {self.backend} backend")
         check_magnitude(largest(data), tuple(data.shape), "data")
         distances = np.full((n_batch, n_queries, m), np.inf)
         indices = np.full((n_batch, n_queries, m), NOTHING)
