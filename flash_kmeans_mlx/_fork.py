@@ -1,4 +1,4 @@
-"""MLX in forked processes: it computes on threads that exist in the parent process only."""
+"""MLX after a fork: its threads exist in the parent process only, so it may wait for ever."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Process:
 
     Attributes:
         is_fork: Whether it was forked.
-        this_thread: Whether MLX works in this thread of a fork, as `works`.
+        this_thread: Values of each thread; `works` says whether MLX computes in it after a fork.
     """
 
     is_fork = False
@@ -46,7 +46,7 @@ def check_mlx() -> None:
 def _try_mlx() -> bool:
     """Return whether MLX adds two numbers in time."""
     if mx.default_device().type != mx.DeviceType.cpu or mx.metal.is_available():
-        return not (mx.get_peak_memory() or mx.get_active_memory())  # a GPU in use is lost
+        return not (mx.get_peak_memory() or mx.get_active_memory())  # a GPU that the parent used
     stream = mx.default_stream(mx.default_device())
     done = threading.Event()
 

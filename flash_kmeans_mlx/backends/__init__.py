@@ -168,7 +168,7 @@ def scan_lists(
 
     Args:
         backend: One that `resolve` returned.
-        lists: They hold the rows.
+        lists: The inverted lists of the rows.
         proximity: The distance.
         queries: (Q, D) float32.
         probes: (Q, P) int64, distinct lists.
@@ -194,8 +194,8 @@ def scan_codes(
 
     Args:
         backend: One that `resolve` returned.
-        lists: They hold the codes.
-        coding: What the codes mean.
+        lists: The inverted lists of the codes.
+        coding: The meaning of the codes.
         proximity: The distance.
         queries: (Q, D) float32.
         probes: (Q, P) int64, distinct lists.

@@ -53,16 +53,16 @@ def least_by_differences(
     """
     squared = proximity.unit or proximity.name == "euclidean"
     reading = EPS * rounded
-    left = 1.0 - (4 if proximity.name == "linf" else d + 8) * EPS - reading
-    if left <= 0.5:
+    remaining = 1.0 - (4 if proximity.name == "linf" else d + 8) * EPS - reading
+    if remaining <= 0.5:
         return np.full(len(tau), -np.inf, np.float32)
     with np.errstate(all="ignore"):
         # 1 - cos is half the square of the difference of unit rows.
-        factor = (2.0**0.5 if proximity.unit else 1.0) / (scale * left)
+        factor = (2.0**0.5 if proximity.unit else 1.0) / (scale * remaining)
         size = (np.sqrt(tau) if squared else tau) * factor
-        size += (d * TINY + (d + 8) * EPS64 * proximity.unit) / left
+        size += (d * TINY + (d + 8) * EPS64 * proximity.unit) / remaining
         if rounded:
-            size += norms * (2.001 * reading / left)
+            size += norms * (2.001 * reading / remaining)
         return _round_down(-(size * size + d * TINY) if squared else -size)
 
 

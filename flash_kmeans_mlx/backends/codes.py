@@ -1,4 +1,4 @@
-"""The interface of a backend to scans of product-quantized codes: the meaning of a code."""
+"""The interface of a backend to scans of product-quantized codes: what a code stands for."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ class Coding:
     def code_size(self) -> int:
         """Bytes of a code, with which a row begins."""
         return -(-len(self.codebooks) * self.nbits // 8)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean (d,) float32 of the centroids, an origin near the data."""
+        return self.centroids.mean(0, np.float64).astype(np.float32)
 
     def decode(self, payload: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Return the vectors (N, d) float32 of rows (N, width) in the lists `numbers` (N,)."""
@@ -70,11 +75,6 @@ class Coding:
                 middle = (y + c) / 2 - self.mean
                 terms[part] = np.einsum("nd,nd->n", middle, y - c, dtype=np.float64)
         return np.concatenate([codes, terms[:, None].view(np.uint8)], axis=1)
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean (d,) float32 of the centroids, an origin near the data."""
-        return self.centroids.mean(0, np.float64).astype(np.float32)
 
 
 def pack(labels: np.ndarray, nbits: int) -> np.ndarray:

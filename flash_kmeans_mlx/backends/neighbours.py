@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["NOTHING", "PIECE", "Found", "Neighbours", "Request", "largest"]
 
 NOTHING = np.int64(np.iinfo(np.int64).max)  # the index of a place without a row, at distance Inf
-PIECE = 1 << 15  # values that are looked at together
+PIECE = 1 << 15  # values that are read at a time
 
 Found = tuple[np.ndarray, np.ndarray]  # distances and indices, or ids
 
@@ -35,7 +35,7 @@ class Request:
         k: Neighbours of every query.
         proximity: The distance.
         exclude_self: Whether query i never gets row i.
-        max_bytes: A cap on what is allocated beyond what the caller gave; 0 for none.
+        max_bytes: A cap on what is allocated beyond the caller's arrays; 0 for none.
         bytes_in_use: The part of the cap that is in use already.
     """
 
@@ -86,7 +86,7 @@ class Neighbours(ABC):
         Args:
             data: (B, M, D) as `validation.data` returns it; its values have not been checked.
             offset: The index of its first row, for `exclude_self`.
-            before: (B, Q, k) distances and indices that other chunks gave, or None. Rows that
+            before: (B, Q, k) distances and indices found in other chunks, or None. Rows that
                 cannot be among the first k of them may be left out.
 
         Returns:
@@ -109,7 +109,7 @@ class Neighbours(ABC):
             self.request = before
 
     def merge(self, best: Found, more: Found) -> None:
-        """Make `best` (B, Q, k) the first k of both; indices in `more` (B, Q, m) count alike."""
+        """Merge `more` (B, Q, m) into `best` (B, Q, k) in place, by distance, then by index."""
         k = best[0].shape[-1]
         for b, q in np.ndindex(*best[0].shape[:2]):
             distances = np.concatenate([best[0][b, q], more[0][b, q]])
@@ -119,7 +119,7 @@ class Neighbours(ABC):
             best[1][b, q] = indices[order]
 
     def skipped(self, offset: int, rows: int) -> np.ndarray:
-        """Return for each query the row of a chunk that it may not get, -1 for none."""
+        """Return (Q,) the row of a chunk that each query must not get, -1 for none."""
         row = np.arange(self.request.queries.shape[1]) - offset
         return np.where((row >= 0) & (row < rows) & self.request.exclude_self, row, -1)
 

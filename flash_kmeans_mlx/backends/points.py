@@ -61,11 +61,11 @@ class Problem:
 
     Attributes:
         x: (B, N, D) as `validation.data` returns it.
-        n_clusters: The most centroids that steps will be given.
+        n_clusters: K, the largest number of centroids in a step.
         metric: The metric.
         given_shape: The shape of x as the caller wrote it, for messages.
         weights: (B, N) float32, or None for ones.
-        max_bytes: A cap on what is allocated beyond what the caller gave; 0 for none.
+        max_bytes: A cap on what is allocated beyond the caller's arrays; 0 for none.
         bytes_in_use: The part of the cap that is in use already.
         check_finite: Whether to look for NaN and Inf.
         compiled: Whether MLX's graphs go through `mx.compile`.
@@ -152,8 +152,8 @@ class Points(ABC):
         backend: The name of the backend.
         strategy: The way in which it assigns, where it has several.
         seconds: Wall time by phase, as in `KMeansResult`.
-        rounding: The most by which the mean of copies of a point may miss it, relative to its norm.
-        problem: The problem it was made from.
+        rounding: The largest error of the mean of equal points, relative to their norm.
+        problem: The problem that it was made from.
         shape: (B, N, D).
         metric: The metric.
         frame: The coordinates that sums are in.

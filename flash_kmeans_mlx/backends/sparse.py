@@ -75,19 +75,20 @@ class SparsePoints(Points):
         counts = np.bincount(self._labels[0], weights=self.w > 0, minlength=k).astype(np.int64)
         status = np.array([STABLE if (before == self._labels).all() else PENDING])
         return Step(
-            (limits > 0).astype(np.int64),
-            status,
-            sums[None],
-            weight_sum[None],
-            counts[None],
-            np.zeros(1),
+            iterations=(limits > 0).astype(np.int64),
+            status=status,
+            sums=sums[None],
+            weight_sum=weight_sum[None],
+            counts=counts[None],
+            shift=np.zeros(1),
         )
 
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
         if not elements[0]:
             return
         c = np.asarray(centroids[0], np.float64)
-        columns, half = np.ascontiguousarray(c.T), 0.5 * np.square(c).sum(1)
+        columns = np.ascontiguousarray(c.T)
+        half = 0.5 * np.square(c).sum(1)
         step = max(1, TILE // len(c))
         for lo in range(0, self.shape[1], step):
             scores = self._rows[lo : lo + step] @ columns
@@ -99,10 +100,9 @@ class SparsePoints(Points):
         step = max(1, TILE // centroids.shape[1])
         for lo in range(0, self.shape[1], step):
             rows = slice(lo, lo + step)
-            square = self.distances(centroids[b], rows)
-            out[rows] = np.take_along_axis(square, self._labels[b, rows, None].astype(np.int64), 1)[
-                :, 0
-            ]
+            squares = self.distances(centroids[b], rows)
+            labels = self._labels[b, rows, None].astype(np.int64)
+            out[rows] = np.take_along_axis(squares, labels, 1)[:, 0]
         return out
 
     def distances(self, c: np.ndarray, rows: slice) -> np.ndarray:
@@ -151,7 +151,7 @@ def cluster_sums(
         x: (N, D) rows, dense or CSR.
         weights: (N,) float.
         labels: (N,) clusters.
-        k: K.
+        k: The number of clusters.
 
     Returns:
         Weighted sums (K, D) and the weights (K,) in them, float64.

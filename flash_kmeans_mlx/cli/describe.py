@@ -27,9 +27,8 @@ def describe(path: str) -> tuple[dict[str, str], list[Row]]:
         facts["format"] = ".npz"
         arrays = results.read_npz(path, MOST_BYTES)
         facts |= {name: str(array) for name, array in arrays.items() if array.ndim == 0}
-        return facts, [
-            (name, _shape(a.shape), str(a.dtype), "") for name, a in arrays.items() if a.ndim
-        ]
+        rows = [(name, _shape(a.shape), str(a.dtype), "") for name, a in arrays.items() if a.ndim]
+        return facts, rows
     arrays = contents(path)
     facts["format"] = Path(path).suffix.lower()
     if facts["format"] == ".safetensors":

@@ -1,4 +1,4 @@
-"""Output for a person: lines of text, errors in one line, progress."""
+"""Output on a terminal: lines of text, errors in one line, progress bars."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ADVICE = {
 
 
 def plain(text: str) -> str:
-    """Return the text in one line that can be printed, whatever the names in it hold."""
+    """Return the text in one line, with characters that can't be printed escaped."""
     return " ".join(text.splitlines()).encode(errors="backslashreplace").decode()
 
 
@@ -54,15 +54,15 @@ def reported(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def _line(error: Exception) -> str:
+    """Return an error in one line, with advice."""
     if isinstance(error, MemoryError):
         return f"not enough memory ({error}): set --max-mem-gb, or fit a sample"
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     advice = ADVICE.get(error.errno or 0)
     where = f"{os.fspath(error.filename)!r}: " if error.filename else ""
-    return (
-        where + error.strerror[0].lower() + error.strerror[1:] + (f"; {advice}" if advice else "")
-    )
+    reason = error.strerror[0].lower() + error.strerror[1:]
+    return where + reason + (f"; {advice}" if advice else "")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Files: vectors that users give, results, and the package's own models and indexes.
+"""Files: users' vectors, results, and the package's own models and indexes.
 
 `contents(path)` lists the arrays of a file of vectors. `open_vectors("PATH")` or ``"PATH::NAME"``
 picks one of them, whose `chunks` are read from the first to the last. Headers are checked against
@@ -50,7 +50,7 @@ FORMATS: dict[str, Callable[[str], dict[str, Vectors | str]]] = {
 
 
 def is_source(x: Any) -> bool:
-    """Whether `open_vectors` takes this: a path, a two-dimensional memory map, or Vectors."""
+    """Return whether `open_vectors` takes x: a path, a two-dimensional memory map, or Vectors."""
     return isinstance(x, (str, os.PathLike, Vectors)) or (isinstance(x, np.memmap) and x.ndim == 2)
 
 
@@ -77,8 +77,8 @@ def open_vectors(source: str | os.PathLike[str] | np.memmap | Vectors) -> Vector
     """Return the vectors of a source.
 
     Args:
-        source: ``"PATH"``, or ``"PATH::NAME"`` for a tensor or column of a file with several that
-            hold vectors; a two-dimensional memory map; or Vectors, which are returned.
+        source: ``"PATH"``; ``"PATH::NAME"`` for one tensor or column of a file with several; a
+            two-dimensional memory map; or Vectors, which are returned.
 
     Raises:
         OSError: The file can't be opened.

@@ -70,6 +70,27 @@ class ArrowVectors(Vectors):
             )
 
 
+def parquet(path: str) -> dict[str, Vectors | str]:
+    """Return the columns of a Parquet file."""
+    _pyarrow(path)
+    import pyarrow.parquet as pq
+
+    with _reported(path), pq.ParquetFile(path) as file:
+        return _columns(path, file.schema_arrow, file.metadata.num_rows, _parquet_batches)
+
+
+def arrow(path: str) -> dict[str, Vectors | str]:
+    """Return the columns of an Arrow (Feather 2, IPC) file or stream."""
+    with _reported(path):
+        reader = _open_arrow(path, _mapping(path))
+        schema = reader.schema
+        rows = 0
+        for batch in _each(reader):
+            batch.validate()  # lists are as long as the schema says
+            rows += batch.num_rows
+        return _columns(path, schema, rows, _arrow_batches)
+
+
 def _pyarrow(path: str) -> Any:
     try:
         import pyarrow
@@ -82,7 +103,7 @@ def _pyarrow(path: str) -> Any:
 
 @contextmanager
 def _reported(path: str) -> Iterator[None]:
-    """Turn pyarrow's errors into ours."""
+    """Turn pyarrow's errors into VectorFileError."""
     pa = _pyarrow(path)
     try:
         yield
@@ -103,7 +124,7 @@ def _parquet_batches(path: str, name: str, rows: int) -> Iterator[Iterator[Any]]
 
 @contextmanager
 def _arrow_batches(path: str, name: str, rows: int) -> Iterator[Iterator[Any]]:
-    """Yield slices of batches; the pages under a slice leave memory after it was used."""
+    """Yield slices of batches; the pages of a slice are released after its use."""
     owner = _mapping(path)
 
     def slices() -> Iterator[Any]:
@@ -126,39 +147,16 @@ def _open_arrow(path: str, owner: mmap.mmap) -> Any:
     """Return a reader of the file format or of the streaming format."""
     pa = _pyarrow(path)
     source = pa.BufferReader(pa.py_buffer(owner))
-    return (
-        pa.ipc.open_file(source) if owner[: len(_MAGIC)] == _MAGIC else pa.ipc.open_stream(source)
-    )
+    if owner[: len(_MAGIC)] == _MAGIC:
+        return pa.ipc.open_file(source)
+    return pa.ipc.open_stream(source)
 
 
 def _each(reader: Any) -> Iterator[Any]:
     """Return the batches of a file or of a stream."""
-    return (
-        (reader.get_batch(i) for i in range(reader.num_record_batches))
-        if hasattr(reader, "get_batch")
-        else reader
-    )
-
-
-def parquet(path: str) -> dict[str, Vectors | str]:
-    """Return the columns of a Parquet file."""
-    _pyarrow(path)
-    import pyarrow.parquet as pq
-
-    with _reported(path), pq.ParquetFile(path) as file:
-        return _columns(path, file.schema_arrow, file.metadata.num_rows, _parquet_batches)
-
-
-def arrow(path: str) -> dict[str, Vectors | str]:
-    """Return the columns of an Arrow (Feather 2, IPC) file or stream."""
-    with _reported(path):
-        reader = _open_arrow(path, _mapping(path))
-        schema = reader.schema
-        rows = 0
-        for batch in _each(reader):
-            batch.validate()  # lists are as long as the schema says
-            rows += batch.num_rows
-        return _columns(path, schema, rows, _arrow_batches)
+    if hasattr(reader, "get_batch"):
+        return (reader.get_batch(i) for i in range(reader.num_record_batches))
+    return reader
 
 
 def _columns(path: str, schema: Any, rows: int, batches: Batches) -> dict[str, Vectors | str]:
@@ -166,9 +164,9 @@ def _columns(path: str, schema: Any, rows: int, batches: Batches) -> dict[str, V
 
     columns: dict[str, Vectors | str] = {}
     for field in schema:
-        kind = (
-            field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
-        )
+        kind = field.type
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
         if not pa.types.is_fixed_size_list(kind):
             columns[field.name] = (
                 f"its type {field.type} is no list of a fixed size; cast it to one"

@@ -42,7 +42,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _temporary(folder: Path) -> BinaryIO:
-    """Open a new file and lock it: its writer is alive as long as the lock is held."""
+    """Open a new file and lock it; the lock ends with its writer."""
     while True:
         file = (folder / f".flash-kmeans-{uuid.uuid4().hex}.tmp").open("xb")
         # Another writer may have taken it for abandoned before it was locked.
@@ -62,13 +62,13 @@ def _remove_abandoned(folder: Path) -> None:
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock of the file `path` alone among all threads and processes.
+    """Lock the file `path` against all other threads and processes during the block.
 
     The file is created if it is missing. The system ends the lock of a process that dies. Where a
     file system has no locks, nobody waits.
 
     Raises:
-        TimeoutError: Another one has held it for WAIT seconds.
+        TimeoutError: Another has had the lock for WAIT seconds.
         OSError: The file can't be opened.
     """
     with Path(path).open("ab") as file:
@@ -87,7 +87,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _lock(file: BinaryIO) -> bool | None:
-    """Take the lock of an open file. False: another one has it; None: there are no locks here."""
+    """Try to lock an open file: False if another has the lock, None if there are no locks."""
     if sys.platform == "win32":
         return None
     import fcntl

@@ -37,7 +37,7 @@ STORED = {
         *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
     )
 }
-CHUNK_BYTES = 64 << 20  # of a chunk that is worked on while the next is read
+CHUNK_BYTES = 64 << 20  # of a chunk that is used while the next is read
 Progress = Callable[[int, int], None]  # called with the rows done so far, and their number
 KEPT = ("float16", "float32", "float64")  # dtypes that chunks have as they are stored
 COPY_AGAIN = "the file is incomplete or damaged: copy or write it again"
@@ -72,9 +72,9 @@ class Vectors(ABC):
     @property
     def reading_bytes(self) -> int:
         """Bytes that one row takes at most while its chunk is being read."""
-        return self.row_bytes + (
-            0 if self.dtype in KEPT else self.shape[1] * STORED[self.dtype].itemsize
-        )
+        if self.dtype in KEPT:
+            return self.row_bytes
+        return self.row_bytes + self.shape[1] * STORED[self.dtype].itemsize
 
     @abstractmethod
     def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
@@ -109,9 +109,10 @@ class Vectors(ABC):
 
 
 def value_dtype(stored: str) -> np.dtype:
-    """Return the dtype of chunks for the name of a stored one.
+    """Return the dtype of chunks for the name of a stored dtype.
 
-    It is that of a float, or the smallest float that holds every value, or float64.
+    Floats that NumPy has are kept. Other types of up to 16 bits become float32, which holds all
+    their values, and wider ones float64.
     """
     if stored in KEPT:
         return STORED[stored]
@@ -119,7 +120,7 @@ def value_dtype(stored: str) -> np.dtype:
 
 
 def decoded(raw: np.ndarray, stored: str) -> np.ndarray:
-    """Return values as chunks have them from stored values of the dtype of this name."""
+    """Return stored values as floats of `value_dtype(stored)`."""
     if stored == "bfloat16":
         wide = raw.astype(np.uint32)
         wide <<= 16
@@ -137,7 +138,7 @@ def check_shape(shape: Any) -> tuple[int, int] | str:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Refuse folders, and what may never give or take a byte: pipes, devices."""
+    """Refuse folders, and pipes and devices, which may block for ever."""
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise file_error(path, "it is no regular file")
 
@@ -148,7 +149,7 @@ def file_error(path: str | os.PathLike[str], problem: str, verb: str = "read") -
 
 
 def shortened(text: str) -> str:
-    """Return a text of a file as a message shows it."""
+    """Return the first characters of a text, quoted, for a message."""
     return repr(text if len(text) < 120 else text[:120] + "...")
 
 

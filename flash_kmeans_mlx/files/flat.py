@@ -29,6 +29,9 @@ from .safetensors import CODES, read_header
 __all__ = ["FlatVectors", "MappedVectors", "npy", "npy_header", "safetensors", "vecs"]
 
 _MAX_HEADER = 1 << 24
+_NPY_FIELD = re.compile(
+    r"\s*['\"](\w+)['\"]\s*:\s*('[^'\"]*'|\"[^'\"]*\"|True|False|\([\dL,\s]*\))\s*(?:,|$)"
+)
 
 
 class FlatVectors(Vectors):
@@ -40,9 +43,9 @@ class FlatVectors(Vectors):
         shape: (N, D).
         dtype: The name of the dtype in the file, a key of `STORED`.
         offset: Where the first row begins in the file, in bytes.
-        prefixed: Every row opens with D as an int32.
-        by_columns: The file holds column after column (Fortran order).
-        big_endian: The order of the bytes of a value.
+        prefixed: Whether every row begins with D as an int32.
+        by_columns: Whether the file is in Fortran order, column after column.
+        big_endian: Whether values are big-endian.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class FlatVectors(Vectors):
         return np.empty((rows, self._stride), np.uint8)
 
     def _read(self, file: FileIO, raw: np.ndarray, lo: int) -> np.ndarray:
-        """Read rows from `lo` on into `raw`, as many as it has room for; return (n, D) values."""
+        """Fill `raw` with rows from `lo` on, and return their stored values (n, D)."""
         if not self.by_columns:
             self._fill(file, raw, self.offset + lo * self._stride)
             return self._values(raw, lo)
@@ -103,6 +106,7 @@ class FlatVectors(Vectors):
         return columns.T
 
     def _fill(self, file: FileIO, out: np.ndarray, begin: int) -> None:
+        """Read bytes of the file from `begin` on until `out` is full."""
         missing = out.view(np.uint8).reshape(-1).data
         file.seek(begin)
         while missing:
@@ -114,7 +118,7 @@ class FlatVectors(Vectors):
             missing = missing[n_read:]
 
     def _values(self, raw: np.ndarray, first: int) -> np.ndarray:
-        """Return the (n, D) stored values in rows of bytes, the first of which is row `first`."""
+        """Return the stored values (n, D) of rows of bytes, from row `first` of the file on."""
         if not self.prefixed:
             return raw.view(self.stored)
         prefixes = raw[:, :4].view("<i4")[:, 0]
@@ -144,7 +148,7 @@ class FlatVectors(Vectors):
 
 
 class MappedVectors(Vectors):
-    """A two-dimensional memory map, whose pages leave memory after they were read."""
+    """A two-dimensional memory map; its pages are released after they were read."""
 
     def __init__(self, x: np.memmap, shape: tuple[int, int]) -> None:
         super().__init__(str(x.filename or ""), "", shape, x.dtype.newbyteorder("=").name)
@@ -176,21 +180,6 @@ class MappedVectors(Vectors):
         return self.x
 
 
-def _release_pages(owner: mmap.mmap, part: np.ndarray) -> None:
-    """Release the pages of this part of a map: they count as memory of this process."""
-    if not part.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    map_address = np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
-    begin = part.__array_interface__["data"][0] - map_address
-    page = begin // mmap.PAGESIZE * mmap.PAGESIZE
-    owner.madvise(mmap.MADV_DONTNEED, page, begin + part.nbytes - page)
-
-
-_NPY_FIELD = re.compile(
-    r"\s*['\"](\w+)['\"]\s*:\s*('[^'\"]*'|\"[^'\"]*\"|True|False|\([\dL,\s]*\))\s*(?:,|$)"
-)
-
-
 def npy(path: str) -> dict[str, Vectors | str]:
     """Return the array of a .npy file. Its header is never evaluated, and pickles are refused."""
     size = Path(path).stat().st_size
@@ -215,14 +204,52 @@ def npy(path: str) -> dict[str, Vectors | str]:
     }
 
 
-def _npy_dtype(descr: str) -> str | None:
-    """Return the name that `STORED` has for a dtype of NumPy, if it has one."""
-    code = re.fullmatch(r"[<>|=]?([fiub])(\d{1,2})", descr)
-    if code is None:
-        return None
-    name = {"f": "float", "i": "int", "u": "uint", "b": "bool"}[code[1]] + str(8 * int(code[2]))
-    name = "bool" if name == "bool8" else name
-    return name if name in STORED else None
+def safetensors(path: str) -> dict[str, Vectors | str]:
+    """Return the tensors of a .safetensors file."""
+    size = Path(path).stat().st_size
+    with Path(path).open("rb") as file:
+        try:
+            header = read_header(file, size, _MAX_HEADER)
+            entries = list(header.entries())
+        except ValueError as error:
+            raise file_error(path, str(error)) from None
+    tensors: dict[str, Vectors | str] = {}
+    for entry in entries:
+        name = entry.name
+        shape = check_shape(entry.shape)
+        if entry.code not in CODES:
+            tensors[name] = f"its dtype {entry.code} is not one of {', '.join(CODES)}"
+        elif isinstance(shape, str):
+            tensors[name] = shape
+        else:
+            offset = header.data_begin + entry.begin
+            tensors[name] = FlatVectors(path, name, shape, CODES[entry.code], offset)
+    data_bytes = max((entry.end for entry in entries), default=0)
+    _check_size(path, size, header.data_begin + data_bytes, "its tensors")
+    return tensors
+
+
+def vecs(path: str) -> dict[str, Vectors | str]:
+    """Return the rows of a .fvecs, .bvecs or .ivecs file.
+
+    A row is D as an int32, then D values: float32, uint8 or int32.
+    """
+    dtype = {".fvecs": "float32", ".bvecs": "uint8", ".ivecs": "int32"}[Path(path).suffix.lower()]
+    size = Path(path).stat().st_size
+    with Path(path).open("rb") as file:
+        d = int.from_bytes(file.read(4), "little", signed=True)
+        stride = 4 + d * STORED[dtype].itemsize
+        if size < 4 or d < 1 or size % stride:
+            raise file_error(
+                path,
+                f"its {size} bytes are no whole number of rows of {d} values,"
+                f" {stride} bytes each; {COPY_AGAIN}",
+            )
+        file.seek(size - stride)
+        last = int.from_bytes(file.read(4), "little", signed=True)
+    if last != d:
+        raise file_error(path, f"its last row has {last} values where row 0 has {d}; {COPY_AGAIN}")
+    return {"": FlatVectors(path, "", (size // stride, d), dtype, 0, prefixed=True)}
 
 
 def npy_header(path: str, file: IO[bytes], size: int) -> tuple[str, bool, tuple[int, ...], int]:
@@ -265,6 +292,16 @@ def _npy_fields(path: str, text: str) -> tuple[str, bool, tuple[int, ...]]:
     return descr[1:-1], order == "True", tuple(int(n) for n in re.findall(r"\d+", shape))
 
 
+def _npy_dtype(descr: str) -> str | None:
+    """Return the name that `STORED` has for a dtype of NumPy, if it has one."""
+    code = re.fullmatch(r"[<>|=]?([fiub])(\d{1,2})", descr)
+    if code is None:
+        return None
+    name = {"f": "float", "i": "int", "u": "uint", "b": "bool"}[code[1]] + str(8 * int(code[2]))
+    name = "bool" if name == "bool8" else name
+    return name if name in STORED else None
+
+
 def _check_size(path: str, size: int, expected: int, what: str) -> None:
     if size != expected:
         kind = "truncated" if size < expected else "not what its header says"
@@ -275,49 +312,11 @@ def _check_size(path: str, size: int, expected: int, what: str) -> None:
         )
 
 
-def safetensors(path: str) -> dict[str, Vectors | str]:
-    """Return the tensors of a .safetensors file."""
-    size = Path(path).stat().st_size
-    with Path(path).open("rb") as file:
-        try:
-            header = read_header(file, size, _MAX_HEADER)
-            entries = list(header.entries())
-        except ValueError as error:
-            raise file_error(path, str(error)) from None
-    tensors: dict[str, Vectors | str] = {}
-    for entry in entries:
-        name = entry.name
-        shape = check_shape(entry.shape)
-        if entry.code not in CODES:
-            tensors[name] = f"its dtype {entry.code} is not one of {', '.join(CODES)}"
-        elif isinstance(shape, str):
-            tensors[name] = shape
-        else:
-            offset = header.data_begin + entry.begin
-            tensors[name] = FlatVectors(path, name, shape, CODES[entry.code], offset)
-    data_bytes = max((entry.end for entry in entries), default=0)
-    _check_size(path, size, header.data_begin + data_bytes, "its tensors")
-    return tensors
-
-
-def vecs(path: str) -> dict[str, Vectors | str]:
-    """Return the rows of a .fvecs, .bvecs or .ivecs file.
-
-    Each is D as an int32, then D values: float32, uint8 or int32.
-    """
-    dtype = {".fvecs": "float32", ".bvecs": "uint8", ".ivecs": "int32"}[Path(path).suffix.lower()]
-    size = Path(path).stat().st_size
-    with Path(path).open("rb") as file:
-        d = int.from_bytes(file.read(4), "little", signed=True)
-        stride = 4 + d * STORED[dtype].itemsize
-        if size < 4 or d < 1 or size % stride:
-            raise file_error(
-                path,
-                f"its {size} bytes are no whole number of rows of {d} values,"
-                f" {stride} bytes each; {COPY_AGAIN}",
-            )
-        file.seek(size - stride)
-        last = int.from_bytes(file.read(4), "little", signed=True)
-    if last != d:
-        raise file_error(path, f"its last row has {last} values where row 0 has {d}; {COPY_AGAIN}")
-    return {"": FlatVectors(path, "", (size // stride, d), dtype, 0, prefixed=True)}
+def _release_pages(owner: mmap.mmap, part: np.ndarray) -> None:
+    """Release the pages of this part of a map: they count as memory of this process."""
+    if not part.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    map_address = np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
+    begin = part.__array_interface__["data"][0] - map_address
+    page = begin // mmap.PAGESIZE * mmap.PAGESIZE
+    owner.madvise(mmap.MADV_DONTNEED, page, begin + part.nbytes - page)

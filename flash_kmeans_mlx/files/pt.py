@@ -20,7 +20,7 @@ from .flat import FlatVectors
 
 __all__ = ["contents", "torch_module"]
 
-# Errors that torch.load raises on damaged files; with the first it refuses code.
+# Errors that torch.load raises on damaged files. UnpicklingError is its refusal to run code.
 _DAMAGED = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -118,7 +118,7 @@ def _vectors(path: str, name: str, value: Any, torch: Any) -> Vectors | str:
 
 
 def _flat(mapped: TorchVectors, tensor: Any) -> FlatVectors | None:
-    """Return the same rows as bytes of the file, or None where it is not clear which these are.
+    """Return the rows as bytes of the file, or None where it is not clear which bytes they are.
 
     Reading them takes less memory than mapping them.
     """

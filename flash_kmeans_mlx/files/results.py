@@ -23,15 +23,15 @@ from .flat import npy_header
 from .pt import torch_module
 from .safetensors import parts
 
-_MAX_DEFLATION = 1032  # how many times smaller deflate makes data at most
+__all__ = ["RESULT_FORMATS", "check_output", "read_npz", "write"]
+
+_MAX_DEFLATION = 1032  # the largest compression ratio of deflate
 _PIECE = 1 << 24  # bytes read at a time
 # Errors that reading raises on damaged files.
 _DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, TypeError),
     *(NotImplementedError, RuntimeError, OverflowError),
 )
-
-__all__ = ["RESULT_FORMATS", "check_output", "read_npz", "write"]
 
 
 def write(
@@ -60,7 +60,7 @@ def write(
 
 
 def check_output(path: str | os.PathLike[str], size: int = 0) -> None:
-    """Refuse a `path` to which `write` could not write `size` bytes, before hours of work.
+    """Refuse a `path` to which `write` could not write `size` bytes; called before long work.
 
     Raises:
         OSError: Its folder is missing or can't be written to, or the disk is full.
@@ -112,7 +112,7 @@ def read_npz(path: str, most_bytes: int | None = None) -> dict[str, np.ndarray]:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most_bytes: int | None) -> np.ndarray:
-    """Return one array. Memory is taken for it after its header was checked."""
+    """Return one array. Memory is allocated after its header was checked."""
     member: Any
     with archive.open(info) as member:
         descr, by_columns, shape, begin = npy_header(info.filename, member, info.file_size)
@@ -138,7 +138,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most_bytes: int | N
             if not n_read:
                 raise EOFError(f"{info.filename} ends early")
             missing = missing[n_read:]
-        member.read(1)  # at its end the sum is checked
+        member.read(1)  # zipfile checks the sum at the end
     return np.ndarray(shape, dtype, data.data, order="F" if by_columns else "C")
 
 

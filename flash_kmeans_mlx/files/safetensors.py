@@ -68,9 +68,9 @@ class Header:
     """The header of a file.
 
     Attributes:
-        text: As it stands in the file.
-        metadata: Should be strings by name; None where there is none.
-        tensors: What it says about each tensor.
+        text: The header as it is in the file.
+        metadata: Strings by name, unchecked; None where there is none.
+        tensors: The fields of each tensor by its name.
     """
 
     text: bytes
@@ -114,7 +114,8 @@ def parts(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> list[Any]:
                 " or uint8"
             )
         data.append(np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data)
-        begin, end = end, end + array.nbytes
+        begin = end
+        end += array.nbytes
         header[name] = {
             "dtype": _CODES_WRITTEN[dtype],
             "shape": list(array.shape),
@@ -129,10 +130,10 @@ def read_header(file: IO[bytes], size: int, longest: int, advice: str = "check t
     """Read the header of a file of `size` bytes; what follows in `file` are the data.
 
     Args:
-        file: At its start.
+        file: The open file, at its start.
         size: Its size in bytes.
         longest: Bytes that a header may take.
-        advice: What to do where it is a file of another format.
+        advice: The advice in messages about files of other formats.
 
     Raises:
         ValueError: It is no safetensors file, or truncated or damaged; the message says what to do.
@@ -201,7 +202,7 @@ def _entry(name: str, given: Any) -> Entry:
 
 
 def _is_counts(value: Any) -> TypeGuard[list[int]]:
-    """Whether this is a list of at most 64 integers that are not negative."""
+    """Return whether this is a list of at most 64 integers that are not negative."""
     return (
         isinstance(value, list)
         and len(value) <= 64

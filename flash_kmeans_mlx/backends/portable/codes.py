@@ -45,6 +45,7 @@ def _scan_some(
     probes: np.ndarray,
     k: int,
 ) -> Found:
+    """Search for some queries."""
     keep = k + 2 + k // 16
     targets = unit_rows(queries) if proximity.unit else queries.astype(np.float64)
     tables = _tables(coding, proximity, targets)
@@ -76,7 +77,7 @@ def _scan_some(
 
 
 def _tables(coding: Coding, proximity: Proximity, targets: np.ndarray) -> mx.array:
-    """Return (Q, m, 2**nbits): what each codeword adds to the scores for targets (Q, d)."""
+    """Return (Q, m, 2**nbits), the addend of each codeword to the scores of targets (Q, d)."""
     m = len(coding.codebooks)
     books = mx.array(coding.codebooks)
     if not proximity.product and not coding.residual:

@@ -28,8 +28,7 @@ __all__ = ["Chunk", "PortableNeighbours"]
 
 TILE_BYTES = 64 << 20  # for scores and rows on the device
 RANKED = 1 << 16  # values of candidates' rows that are in float64 together
-# Unit rows are made of larger ones where magnitudes are below: a device may take denormals for 0.
-SMALL = 2.0**-100
+SMALL = 2.0**-100  # magnitudes below are too near denormals for unit rows
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Chunk:
         queries: (Q, D) as the caller gave them.
         view: The coordinates in which queries and rows are read.
         products: Whether candidates are found by products, not by differences.
-        skipped: (Q,) the row that each query may not get, or -1.
+        skipped: (Q,) the row that each query must not get, or -1.
         distances: (Q, m) float64, the results, written in place.
         indices: (Q, m) int64, the results, written in place.
     """
@@ -75,20 +74,20 @@ class PortableNeighbours(Neighbours):
         magnitude = largest(data)
         check_magnitude(magnitude, tuple(data.shape), "data")
         smallest = smallest_row(self.request.queries), smallest_row(data)
+        # A device may take denormals for 0: unit rows are then made from larger ones.
         self._enlarge = self.request.proximity.unit and min(smallest) < SMALL
         distances = np.full((n_batch, n_queries, m), np.inf)
         indices = np.full((n_batch, n_queries, m), NOTHING)
         skipped = self.skipped(offset, n)
+        proximity = self.request.proximity
+        by_products = proximity.product or proximity.name == "euclidean"
         for b in range(n_batch):
-            seen = self._view(b, data, float(magnitude[b]))
-            by_products = self.request.proximity.product or (
-                self.request.proximity.name == "euclidean"
-            )
+            element_view = self._view(b, data, float(magnitude[b]))
             chunk = Chunk(
                 rows=data[b],
                 queries=self.request.queries[b],
-                view=seen,
-                products=by_products and not seen.parallel,
+                view=element_view,
+                products=by_products and not element_view.parallel,
                 skipped=skipped,
                 distances=distances[b],
                 indices=indices[b],
@@ -102,15 +101,16 @@ class PortableNeighbours(Neighbours):
         return distances, indices
 
     def _view(self, b: int, data: Any, magnitude: float) -> View:
+        """Return the view of batch element b; `magnitude` is the largest of its rows."""
         sample = to_numpy(data[b, :: max(1, data.shape[1] // VIEW_ROWS)]).astype(np.float64)
         of_queries = float(self.request.magnitude[b])
-        seen = view(self.request.proximity, of_queries, magnitude, sample, centred=True)
+        chosen = view(self.request.proximity, of_queries, magnitude, sample, centred=True)
         if isinstance(data, mx.array) or isinstance(self.request.queries, mx.array):
-            return on_device(seen)
-        return seen
+            return on_device(chosen)
+        return chosen
 
     def _tiles(self, data: Any, results: int) -> tuple[int, int]:
-        """Return the numbers of queries and rows of a tile that fit the cap beside the results."""
+        """Return the queries and rows of a tile that fit the cap beside `results` bytes."""
         _, n_queries, d = self.request.queries.shape
         n = data.shape[1]
         fixed = results + 64 * RANKED + (1 << 20)
@@ -210,19 +210,22 @@ class PortableNeighbours(Neighbours):
         chunk: Chunk,
         rounding: float,
     ) -> np.ndarray:
-        """Return (Q,) float32: a row that scores no more can't be as near as tau (Q,)."""
+        """Return (Q,) float32 scores: rows that score no more are not nearer than tau (Q,)."""
         proximity = self.request.proximity
         d = self.request.queries.shape[2]
-        seen = chunk.view
         if not chunk.products:
-            return least_by_differences(proximity, tau, norms, d, seen.row_scale, rounded=True)
+            return least_by_differences(
+                proximity, tau, norms, d, chunk.view.row_scale, rounded=True
+            )
         if proximity.unit:
             return least_by_products(proximity, tau, norms, d, rounded=rounding + (d + 16) * EPS)
         if not proximity.product:
-            return least_by_expansion(tau, norms, d, seen.row_scale, self._reach, rounded=rounding)
+            return least_by_expansion(
+                tau, norms, d, chunk.view.row_scale, self._reach, rounded=rounding
+            )
         offset = 0.0
-        if seen.row_shift is not None:
-            offset = float(np.linalg.norm(seen.row_shift)) / seen.row_scale
+        if chunk.view.row_shift is not None:
+            offset = float(np.linalg.norm(chunk.view.row_shift)) / chunk.view.row_scale
         return least_by_products(
             proximity,
             tau,
@@ -231,7 +234,7 @@ class PortableNeighbours(Neighbours):
             bases=bases,
             reach=self._reach,
             offset=offset,
-            scale=seen.query_scale * seen.row_scale,
+            scale=chunk.view.query_scale * chunk.view.row_scale,
             rounded=rounding,
         )
 
@@ -243,27 +246,26 @@ class PortableNeighbours(Neighbours):
             chunk: The data, whose view reads them.
         """
         proximity: Proximity = self.request.proximity
-        seen = chunk.view
         bases = np.zeros(len(queries))
-        if seen.row_shift is not None and proximity.product:
-            bases = queries @ seen.row_shift
+        if chunk.view.row_shift is not None and proximity.product:
+            bases = queries @ chunk.view.row_shift
         if proximity.unit:
             norms = np.where(queries.any(1), 1.0, 0.0)
             return (norms if chunk.products else np.full(len(queries), 2.0)), bases
-        shifted = queries if seen.query_shift is None else queries - seen.query_shift
+        shifted = queries if chunk.view.query_shift is None else queries - chunk.view.query_shift
         order = {"l1": 1, "linf": np.inf}.get(proximity.name, 2)
-        return np.asarray(np.linalg.norm(shifted / seen.query_scale, order, axis=1)), bases
+        return np.asarray(np.linalg.norm(shifted / chunk.view.query_scale, order, axis=1)), bases
 
     def _read(self, raw: Any, chunk: Chunk, *, of_queries: bool) -> mx.array:
         """Return queries or rows (N, D) as they are compared, float32."""
         if self.request.proximity.unit:
             return self._read_unit(raw, chunk)
-        seen = chunk.view
         if of_queries:
-            return framed(raw, seen.query_shift, seen.query_scale)
-        return framed(raw, seen.row_shift, seen.row_scale)
+            return framed(raw, chunk.view.query_shift, chunk.view.query_scale)
+        return framed(raw, chunk.view.row_shift, chunk.view.row_scale)
 
     def _read_unit(self, raw: Any, chunk: Chunk) -> mx.array:
+        """Return rows (N, D) of norm 1; less the centre where differences are compared."""
         if not chunk.products:
             return mx.array((unit_rows(to_numpy(raw)) - chunk.view.centre).astype(np.float32))
         if self._enlarge or (isinstance(raw, np.ndarray) and raw.dtype == np.float64):

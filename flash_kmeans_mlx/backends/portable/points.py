@@ -20,7 +20,7 @@ UNSET = 0xFFFFFFFF
 # For a batch element's scores and rows in a tile. Tiles depend on N, K and D alone, so a batched
 # fit gives the bits of separate fits.
 TILE_BYTES = 32 << 20
-LEAST_TILE = 64  # rows; with fewer, a fit would take too long
+LEAST_TILE = 64  # rows; with fewer a fit takes too long
 # An expanded distance below this share of the norms is rounding, as in kernels/cpu/candidates.py.
 NOISE = 1e-6
 
@@ -29,7 +29,7 @@ class PortablePoints(Points):
     """Points as an `mx.array`."""
 
     backend = "portable"
-    rounding = 1e-4  # of float32 sums
+    rounding = 1e-4  # sums are float32
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
@@ -123,6 +123,8 @@ class PortablePoints(Points):
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
     def _inverse_norms(self) -> mx.array:
+        """Return 1 / ||row|| (B, N), 0 for zero rows."""
+
         def tile(x: mx.array, _lo: int, _hi: int) -> mx.array:
             x = x + self._origin
             largest = mx.abs(x).max(-1)  # squares must not leave float32's range
@@ -193,6 +195,7 @@ class PortablePoints(Points):
         mx.eval(self._labels)
 
     def _inner(self, centroids: np.ndarray) -> tuple[mx.array, mx.array]:
+        """Return centroids (B, K, D) in the frame, and their bias (B, K)."""
         inner, bias = scored_once(self.frame, centroids)
         return mx.array(inner), mx.array(bias)
 
@@ -205,10 +208,10 @@ class PortablePoints(Points):
         c = mx.array(centroids if self.metric.spherical else self.frame.to_frame(centroids))
 
         def tile(x: mx.array, lo: int, hi: int) -> mx.array:
-            own = mx.take_along_axis(c, self._labels[:, lo:hi, None].astype(mx.int32), axis=1)
+            centroid = mx.take_along_axis(c, self._labels[:, lo:hi, None].astype(mx.int32), axis=1)
             if self.metric.spherical:
-                return -((x + self._origin) * own).sum(-1)
-            return mx.square(x - own).sum(-1)
+                return -((x + self._origin) * centroid).sum(-1)
+            return mx.square(x - centroid).sum(-1)
 
         return self.gather(tile)
 
@@ -220,9 +223,9 @@ class PortablePoints(Points):
         assert inverse is not None
 
         def tile(x: mx.array, lo: int, hi: int) -> mx.array:
-            own = mx.take_along_axis(c, self._labels[:, lo:hi, None].astype(mx.int32), axis=1)
-            half = mx.square((x + origin) * inverse[:, lo:hi, None] - own).sum(-1) / 2
-            return mx.where((inverse[:, lo:hi] > 0) & (own != 0).any(axis=-1), half, 1.0)
+            centroid = mx.take_along_axis(c, self._labels[:, lo:hi, None].astype(mx.int32), axis=1)
+            half = mx.square((x + origin) * inverse[:, lo:hi, None] - centroid).sum(-1) / 2
+            return mx.where((inverse[:, lo:hi] > 0) & (centroid != 0).any(axis=-1), half, 1.0)
 
         return self.gather(tile)
 

@@ -1,4 +1,4 @@
-"""Queries and rows of a search as MLX arrays, in the coordinates of a view."""
+"""Queries and rows of a search as MLX arrays, in normalised coordinates."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def take(x: Any, index: np.ndarray) -> Any:
     return x[mx.array(index)] if isinstance(x, mx.array) else x[index]
 
 
-def on_device(seen: View) -> View:
+def on_device(view: View) -> View:
     """Return the view with shifts that are float32 numbers, as MLX takes them."""
 
     def rounded(shift: np.ndarray | None) -> np.ndarray | None:
         return None if shift is None else shift.astype(np.float32).astype(np.float64)
 
-    return replace(seen, query_shift=rounded(seen.query_shift), row_shift=rounded(seen.row_shift))
+    return replace(view, query_shift=rounded(view.query_shift), row_shift=rounded(view.row_shift))
 
 
 def smallest_row(x: Any) -> float:

@@ -129,13 +129,11 @@ class ReferenceSeeding(Seeding):
         return np.stack([draw_points(potential, uniforms) for potential in self.w * self.nearest])
 
     def totals(self, candidates: np.ndarray) -> np.ndarray:
-        tried = np.stack(
-            [
-                np.square(self.x[b][None] - self.x[b, i][:, None]).sum(-1)
-                for b, i in enumerate(candidates)
-            ]
-        )
-        self.tried = np.minimum(tried, self.nearest[:, None])  # (B, L, N)
+        squares = [
+            np.square(self.x[b][None] - self.x[b, i][:, None]).sum(-1)
+            for b, i in enumerate(candidates)
+        ]
+        self.tried = np.minimum(np.stack(squares), self.nearest[:, None])  # (B, L, N)
         return np.einsum("bn,bln->bl", self.w, self.tried)
 
     def take(self, choice: np.ndarray) -> None:
