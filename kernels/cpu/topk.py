@@ -97,7 +97,7 @@ def _unit_rows(source, lo, n, rows, centre, scratch):
     """
     tile = scratch.tile
     for i in range(n):
-        if source[3] == FLOAT64:
+        if source.kind == FLOAT64:
             read_wide(source, lo + i, tile, scratch.wide)
             scale_up(scratch.wide)
             _unit(scratch.wide, centre, tile[i])
