@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from ._fork import check_mlx
-from .errors import VectorFileError
+from .files.mapped import check_mapped
 from .metrics import METRICS, Metric
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "centroids",
     "check_choice",
     "check_count",
-    "check_mapped",
     "data",
     "metric",
     "weights",
@@ -80,10 +78,10 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
     if x.ndim not in (2, 3):
         raise ValueError(
             f"{name} must have shape (N, D) or (B, N, D), got {x.ndim} dimensions"
-            f" ({name}.shape={_s(x)})"
+            f" ({name}.shape={tuple(x.shape)})"
         )
     if 0 in x.shape:
-        raise ValueError(f"{name} must have no empty dimension ({name}.shape={_s(x)})")
+        raise ValueError(f"{name} must have no empty dimension ({name}.shape={tuple(x.shape)})")
     check_mapped(x)
     if is_mlx:
         check_mlx()
@@ -140,16 +138,14 @@ def _converted(x: np.ndarray, dtype: Any, name: str) -> np.ndarray:
     except FloatingPointError:
         raise ValueError(
             f"{name} must fit in {np.dtype(dtype)}, got a magnitude of {np.abs(x).max():.3g}"
-            f" ({name}.shape={_s(x)}); rescale it"
+            f" ({name}.shape={tuple(x.shape)}); rescale it"
         ) from None
 
 
 def _cast(x: Any, dtype: Any, name: str) -> Any:
-    key = (
-        dtype
-        if isinstance(dtype, str)
-        else str(_MLX_FLOATS.get(dtype) or getattr(dtype, "__name__", dtype))
-    )
+    key = dtype
+    if not isinstance(dtype, str):
+        key = str(_MLX_FLOATS.get(dtype) or getattr(dtype, "__name__", dtype))
     if key not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)} or None for x's own")
     if isinstance(x, mx.array):
@@ -159,11 +155,8 @@ def _cast(x: Any, dtype: Any, name: str) -> Any:
     check_mlx()
     bits = np.empty(x.shape, np.uint16)  # which NumPy has no floats for
     for index, rows in _pieces(x):
-        bits[index] = (
-            mx.array(np.ascontiguousarray(_converted(rows, np.float32, name)))
-            .astype(mx.bfloat16)
-            .view(mx.uint16)
-        )
+        wide = mx.array(np.ascontiguousarray(_converted(rows, np.float32, name)))
+        bits[index] = wide.astype(mx.bfloat16).view(mx.uint16)
     return mx.array(bits).view(mx.bfloat16)
 
 
@@ -174,7 +167,7 @@ def _cast_mlx(x: mx.array, key: str, name: str) -> mx.array:
         for index, rows in _pieces(x):
             if (mx.isinf(y[index]) != mx.isinf(rows)).any():
                 raise ValueError(
-                    f"{name} must fit in {key}, got larger values ({name}.shape={_s(x)}); rescale"
+                    f"{name} must fit in {key}, got larger values ({name}.shape={tuple(x.shape)}); rescale"
                     " it"
                 )
     return y
@@ -325,31 +318,6 @@ def check_magnitude(magnitude: np.ndarray, shape: tuple[int, ...], name: str = "
             f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}"
             f" ({name}.shape={shape}); rescale it"
         )
-
-
-def _s(x: Any) -> tuple[int, ...]:
-    return tuple(x.shape)
-
-
-def check_mapped(x: Any) -> None:
-    """Refuse an array mapped from a file that has become smaller.
-
-    Reading past the end of the file would end the process (SIGBUS).
-
-    Raises:
-        VectorFileError: The file ends before the array does.
-    """
-    while isinstance(x, np.ndarray) and isinstance(x.base, np.ndarray):
-        x = x.base
-    owner = getattr(x, "_mmap", None)
-    if isinstance(x, np.memmap) and isinstance(owner, mmap.mmap):
-        size, end = owner.size(), x.offset + x.nbytes
-        if size < end:
-            raise VectorFileError(
-                f"cannot read {str(x.filename)!r}: it has become smaller while it was mapped,"
-                f" {size} bytes of {end};"
-                " leave files alone while they are read"
-            )
 
 
 def check_neighbours(

@@ -13,7 +13,6 @@ from typing import IO, Any
 import mlx.core as mx
 import numpy as np
 
-from ..validation import check_mapped
 from .base import (
     COPY_AGAIN,
     KEPT,
@@ -24,6 +23,7 @@ from .base import (
     file_error,
     shortened,
 )
+from .mapped import check_mapped
 from .safetensors import CODES, read_header
 
 __all__ = ["FlatVectors", "MappedVectors", "npy", "npy_header", "safetensors", "vecs"]

@@ -12,6 +12,7 @@ import numpy as np
 from .. import backends, validation
 from ..backends.points import Points
 from ..errors import EmptyClusterWarning
+from ..files.mapped import check_mapped
 from ..metrics import Metric
 from .empty_clusters import POLICIES
 from .lloyd import FinalMeans, Fit, Iteration, lloyd
@@ -110,7 +111,7 @@ def fit(
     with backends.open_points(backend, problem) as points:
 
         def start(run: int) -> np.ndarray:
-            validation.check_mapped(data.x)
+            check_mapped(data.x)
             rng = np.random.default_rng([seed, run])
             with points.timed("seeding"):
                 return initial_centroids(points, init, data, n_clusters, rng, check_finite)

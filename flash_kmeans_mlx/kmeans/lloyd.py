@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backends.points import PENDING, SETTLED, STABLE, Points, Step
-from ..validation import check_mapped
+from ..files.mapped import check_mapped
 from .empty_clusters import relocate, split
 
 __all__ = ["Fit", "Iteration", "lloyd"]

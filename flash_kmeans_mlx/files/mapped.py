@@ -1,0 +1,33 @@
+"""Arrays that are mapped from files."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+
+from ..errors import VectorFileError
+
+__all__ = ["check_mapped"]
+
+
+def check_mapped(x: Any) -> None:
+    """Refuse an array mapped from a file that has become smaller.
+
+    Reading past the end of the file would end the process (SIGBUS).
+
+    Raises:
+        VectorFileError: The file ends before the array does.
+    """
+    while isinstance(x, np.ndarray) and isinstance(x.base, np.ndarray):
+        x = x.base
+    owner = getattr(x, "_mmap", None)
+    if isinstance(x, np.memmap) and isinstance(owner, mmap.mmap):
+        size, end = owner.size(), x.offset + x.nbytes
+        if size < end:
+            raise VectorFileError(
+                f"cannot read {str(x.filename)!r}: it has become smaller while it was mapped,"
+                f" {size} bytes of {end};"
+                " leave files alone while they are read"
+            )
