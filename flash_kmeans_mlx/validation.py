@@ -167,8 +167,8 @@ def _cast_mlx(x: mx.array, key: str, name: str) -> mx.array:
         for index, rows in _pieces(x):
             if (mx.isinf(y[index]) != mx.isinf(rows)).any():
                 raise ValueError(
-                    f"{name} must fit in {key}, got larger values ({name}.shape={tuple(x.shape)}); rescale"
-                    " it"
+                    f"{name} must fit in {key}, got larger values"
+                    f" ({name}.shape={tuple(x.shape)}); rescale it"
                 )
     return y
 
