@@ -4,20 +4,37 @@ import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import config
 from numba.extending import intrinsic
 
 from .jit import njit
 from .options import INNER
 
+
+def _features():
+    """Return the features of the CPU to compile for: those that Numba was told, or this one's."""
+    if config.CPU_FEATURES is None:
+        return {name for name, has in llvm.get_host_cpu_features().items() if has}
+    return {name[1:] for name in config.CPU_FEATURES.split(",") if name[:1] == "+"}
+
+
+_FEATURES = _features()
 # Values in a vector register, and vectors of points at a time: as many as fit the registers
 # beside lanes.ROWS centroids.
-_FEATURES = llvm.get_host_cpu_features()
-if _FEATURES.get("avx512f"):
+if "avx512f" in _FEATURES:
     WIDTH, VECTORS = 16, 4
-elif _FEATURES.get("avx2"):
+elif "avx2" in _FEATURES:
     WIDTH, VECTORS = 8, 2
 else:
     WIDTH, VECTORS = 4, 4
+# How four bytes are multiplied with four others and added up, or "" where it takes too long.
+INT8 = ""
+if {"avx512f", "avx512vnni"} <= _FEATURES or ("avxvnni" in _FEATURES and WIDTH == 8):
+    INT8 = "vnni"
+elif WIDTH == 8:
+    INT8 = "avx2"
+elif "dotprod" in _FEATURES:
+    INT8 = "sdot"
 
 NUMBER = ir.IntType(64)
 FLOATS = ir.VectorType(ir.FloatType(), WIDTH)

@@ -50,7 +50,7 @@ def _to_bits(_typing, score):
 
 
 @intrinsic
-def _from_bits(_typing, bits):
+def from_bits(_typing, bits):
     """Return the float32 of these bits."""
 
     def generate(_context, builder, _signature, args):
@@ -74,7 +74,7 @@ def score_of(key):
         return NEG_INF
     bits = key >> np.uint64(32)
     bits ^= np.uint64(0x80000000) if bits >> np.uint64(31) else LOW
-    return _from_bits(np.uint32(bits))
+    return from_bits(np.uint32(bits))
 
 
 @njit(**INNER)

@@ -117,6 +117,24 @@ def move_rows(rows, s, moved, weights, label, labels, changes):
                 sums[old, d] -= w * rows[i, d]
 
 
+@njit(**INNER)
+def take_labels(rows, s, weights, label, labels, changes, moved):
+    """Make label (n,) the labels of the rows (n, D), which are points s:s+n.
+
+    Returns how many change. INOUT labels (N,) uint32 and changes. OUT moved (n,): which rows do.
+    """
+    count = 0
+    n = rows.shape[0]
+    for i in range(n):  # without a branch, which would be mispredicted
+        moved[count] = i
+        count += np.uint32(label[i]) != labels[s + i]
+    if changes.touched.size:
+        move_rows(rows, s, moved[:count], weights, label, labels, changes)
+    for i in range(n):
+        labels[s + i] = label[i]
+    return count
+
+
 @njit(**JIT)
 def step_rows(source, weights, scored, lanes, fill, lo, hi, labels, changes, scratch):
     """Do the E-step of rows lo:hi; return how many labels changed.
@@ -129,7 +147,6 @@ def step_rows(source, weights, scored, lanes, fill, lo, hi, labels, changes, scr
     tile, best, label, moved = scratch.rows, scratch.best, scratch.label, scratch.moved
     c, bias = scored.c, scored.bias
     keep = lanes.shape[0] > 1
-    update = changes.touched.size > 0
     if DEBUG and keep and lo % best.size:
         raise IndexError("two shards share a tile of lanes")
     changed = 0
@@ -140,15 +157,7 @@ def step_rows(source, weights, scored, lanes, fill, lo, hi, labels, changes, scr
         if fill:
             to_lanes(rows, lane)
         best_by_lanes(n, lane, np.int64(0), c, bias, best, label)
-        count = 0
-        for i in range(n):  # without a branch, which would be mispredicted
-            moved[count] = i
-            count += np.uint32(label[i]) != labels[s + i]
-        changed += count
-        if update:
-            move_rows(rows, s, moved[:count], weights, label, labels, changes)
-        for i in range(n):
-            labels[s + i] = label[i]
+        changed += take_labels(rows, s, weights, label, labels, changes, moved)
     return changed
 
 
