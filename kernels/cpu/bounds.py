@@ -30,7 +30,6 @@ class Table(NamedTuple):
         rows: (K, Q) float32, features by place.
         columns: (Q, K) float32, `rows` transposed.
         row_bias: (K,) float32, bias of the features by place.
-        tail: Whether the last feature is the norm of a remainder.
         drift: (K,) float32, how far each centroid has moved since the bounds were made.
         group_drift: (G,) float32, the largest drift of each group.
         eps: Rounding of scores, relative to squared norms.
@@ -48,7 +47,6 @@ class Table(NamedTuple):
     rows: np.ndarray
     columns: np.ndarray
     row_bias: np.ndarray
-    tail: bool
     drift: np.ndarray
     group_drift: np.ndarray
     eps: np.float32
@@ -79,7 +77,6 @@ class PruneScratch(NamedTuple):
     Arrays by point are (T + POINTS,), by chosen point too: those that a group may concern.
 
     Attributes:
-        near: (D, T + padding) float32, points as lanes where there are no features, or (0, ...).
         gathered: (Q, T + padding) float32, lanes of the chosen points.
         reach: Float32 by point, its least lower bound.
         threshold: Float32 by point, the score that a rival must exceed.
@@ -98,7 +95,6 @@ class PruneScratch(NamedTuple):
         masks: (ROWS,) int64.
     """
 
-    near: np.ndarray
     gathered: np.ndarray
     reach: np.ndarray
     threshold: np.ndarray
@@ -123,11 +119,11 @@ def own_scores(features, s, index, m, place, table, out):
 
     Dimensions are the outer loop: neighbouring points share pages.
     """
-    columns, row_bias, tail = table.columns, table.row_bias, table.tail
+    columns, row_bias = table.columns, table.row_bias
     for j in range(m):
         out[j] = row_bias[place[index[j]]]
     for d in range(columns.shape[0]):
-        sign = np.float32(-1.0 if tail and d == columns.shape[0] - 1 else 1.0)
+        sign = np.float32(-1.0 if d == columns.shape[0] - 1 else 1.0)  # the remainder
         column, row = features[d, s:], columns[d]
         for j in range(m):
             i = np.uint32(index[j])

@@ -241,16 +241,6 @@ def rounding(n_dims):
 
 
 @njit(**INNER)
-def _largest(row):
-    """Return the largest magnitude. Bits of floats rank as these do, in vectors of integers."""
-    bits = row.view(np.int32)
-    largest = np.int32(0)
-    for d in range(bits.size):
-        largest = max(largest, bits[d] & np.int32(0x7FFFFFFF))
-    return from_bits(np.uint32(largest))
-
-
-@njit(**INNER)
 def _up(square, n_dims):
     """Return the root of a sum of squares, no less than it is."""
     return np.sqrt(square) * (np.float32(1) + np.float32(n_dims + 8) * EPS)
@@ -260,31 +250,32 @@ def _up(square, n_dims):
 def round_points(rows, n, points, block, values):
     """Write n <= POINTS rows to a block of the points; the others of the block become zeros.
 
-    values: (4 Q,) int8 scratch.
+    values: (D + padding,) int8 scratch.
     """
     lanes, measures = points.words[block], points.measures
-    words = values.view(np.int32)
+    words, bits = values.view(np.int32), rows.view(np.int32)
     n_dims = rows.shape[1]
     for d in range(n_dims, values.size):
         values[d] = np.int8(ZERO)
     for i in range(POINTS):
+        at = block * POINTS + i
         square, lost = np.float32(0), np.float32(0)
         factor = np.float32(1)
         if i < n:
-            row = rows[i]
-            largest = _largest(row)
-            if largest > np.float32(0):
-                factor = np.float32(LEVELS) / max(largest, LEAST)
+            largest = np.int32(0)  # bits of magnitudes rank as these do, in vectors of integers
+            for d in range(n_dims):
+                largest = max(largest, bits[i, d] & np.int32(0x7FFFFFFF))
+            if largest > 0:
+                factor = np.float32(LEVELS) / max(from_bits(np.uint32(largest)), LEAST)
             step = np.float32(1) / factor
             for d in range(n_dims):
-                whole = np.rint(row[d] * factor)
+                whole = np.rint(rows[i, d] * factor)
                 values[d] = np.int8(np.int32(whole) + np.int32(ZERO))
-                gap = row[d] - whole * step
+                gap = rows[i, d] - whole * step
                 lost += gap * gap
-                square += row[d] * row[d]
+                square += rows[i, d] * rows[i, d]
             for q in range(words.size):
                 lanes[q, i] = words[q]
-        at = block * POINTS + i
         measures[FACTOR, at] = factor
         measures[RESIDUAL, at] = _up(lost, n_dims)
         measures[NORM, at] = _up(square, n_dims)
@@ -299,18 +290,20 @@ def round_centroids(c, bias, centroids):
     worst[0] = worst[1] = np.float32(0)
     top[0] = 0
     for k in range(c.shape[0]):
-        row = c[k]
-        step = max(_largest(row), LEAST) / CENTROID_LEVELS
+        largest = LEAST
+        for d in range(n_dims):
+            largest = max(largest, abs(c[k, d]))
+        step = largest / CENTROID_LEVELS
         factor = np.float32(1) / step
         square, lost = 0.0, 0.0
         total = np.int32(0)
         for d in range(n_dims):
-            whole = np.rint(row[d] * factor)
+            whole = np.rint(c[k, d] * factor)
             values[k, d] = np.int8(whole)
             total += np.int32(whole)
-            gap = np.float64(row[d]) - np.float64(whole) * np.float64(step)
+            gap = np.float64(c[k, d]) - np.float64(whole) * np.float64(step)
             lost += gap * gap
-            square += np.float64(row[d]) * np.float64(row[d])
+            square += np.float64(c[k, d]) * np.float64(c[k, d])
         start[k] = -ZERO * total
         norm = np.float32(max(np.sqrt(square), 1e-30) * (1 + 1e-6))
         terms[k, STEP], terms[k, BIAS], terms[k, LENGTH] = step, bias[k], norm
@@ -396,6 +389,8 @@ def label_block(rows, n, points, block, scored, centroids, first, label, scratch
     n_clusters, n_dims, n_quads = scored.c.shape[0], scored.c.shape[1], values.shape[1] // QUAD
     if DEBUG and (n > POINTS or label.size != n or block >= points.words.shape[0]):
         raise IndexError("points beyond their block")
+    if DEBUG and not first and (label.min() < 0 or label.max() >= scored.c.shape[0]):
+        raise IndexError("a label of other centroids")
     eta = rounding(n_dims)
     norms = points.measures[NORM, block * POINTS : (block + 1) * POINTS]
     for i in range(POINTS):

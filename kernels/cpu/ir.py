@@ -13,9 +13,10 @@ from .options import INNER
 
 def _features():
     """Return the features of the CPU to compile for: those that Numba was told, or this one's."""
-    if config.CPU_FEATURES is None:
+    told: str | None = getattr(config, "CPU_FEATURES")  # noqa: B009  # unknown to type checkers
+    if told is None:
         return {name for name, has in llvm.get_host_cpu_features().items() if has}
-    return {name[1:] for name in config.CPU_FEATURES.split(",") if name[:1] == "+"}
+    return {name[1:] for name in told.split(",") if name[:1] == "+"}
 
 
 _FEATURES = _features()

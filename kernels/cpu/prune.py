@@ -27,8 +27,9 @@ from .tile import UNSET, move_rows
 DENSE = 0.6  # share of a tile's points from which gathering them takes longer than it saves
 TWO, ZERO = np.float32(2), np.float32(0)
 
-# Fields of `work`, (4,) int64: what was computed so far.
-SCORES, RIVALS, OWN, CROSSED = range(4)
+# Fields of `work`, (5,) int64, sums so far: scores of features, distances of rivals and of own
+# centroids in all dimensions, points whose bounds crossed, points.
+SCORES, RIVALS, OWN, CROSSED, ROWS_DONE = range(5)
 
 
 @njit(**INNER)
@@ -57,11 +58,10 @@ def _start_points(source, table, features, bounds, s, n, first, scratch, work):
     """
     c, position, eps, most = table.c, table.position, table.eps, table.most
     square, inverse, upper, lower = bounds
-    near, known, tile = scratch.near, scratch.known, scratch.row
+    known, tile = scratch.known, scratch.row
     reach, threshold, gaps = scratch.reach, scratch.threshold, scratch.gaps
     lost, slack, bound, rest = scratch.lost, scratch.slack, scratch.bound, scratch.rest
     label, place, index = scratch.label, scratch.place, scratch.chosen
-    kept = features.shape[0] > 0
     carry(upper, lower, table.drift, table.group_drift, label, s, n, reach)
     crossing = np.int64(0)
     for i in range(n):
@@ -69,7 +69,7 @@ def _start_points(source, table, features, bounds, s, n, first, scratch, work):
         index[crossing] = i
         crossing += not upper[s + i] < reach[i]
     first_c, size = address(c), np.int64(c.strides[0])
-    guess = kept and not first and not table.exact
+    guess = not first and not table.exact
     if guess:
         own_scores(features, s, index, crossing, place, table, rest)
     for i in range(n):
@@ -94,10 +94,6 @@ def _start_points(source, table, features, bounds, s, n, first, scratch, work):
             work[OWN] += 1
         if upper[p] < reach[i]:
             continue
-        if not kept:
-            row = read_rows(source, p, np.int64(1), tile)[0]
-            for d in range(row.size):
-                near[d, i] = row[d] * r
         active += 1
         bound[i] = upper[p]
         slack[i] = e
@@ -112,7 +108,7 @@ def _select(features, bounds, s, n, g, scratch):
 
     Returns (how many, the address of their lanes, stride). OUT limit, mine and rest.
     """
-    near, gathered = scratch.near, scratch.gathered
+    gathered = scratch.gathered
     threshold, bound = scratch.threshold, scratch.bound
     rest, limit = scratch.rest, scratch.limit
     place, chosen, mine = scratch.place, scratch.chosen, scratch.mine
@@ -123,16 +119,15 @@ def _select(features, bounds, s, n, g, scratch):
         count += not bound[i] < lower[s + i]
     if count == 0:
         return count, np.int64(0), np.int64(0)
-    columns, at = (features, s) if features.shape[0] > 0 else (near, 0)
-    if DEBUG and at + -(-n // POINTS) * POINTS > columns.shape[1]:
+    if DEBUG and s + -(-n // POINTS) * POINTS > features.shape[1]:
         raise IndexError("points beyond their columns")
-    lanes, stride = address(columns) + 4 * at, np.int64(columns.strides[0])
+    lanes, stride = address(features) + 4 * s, np.int64(features.strides[0])
     if count > DENSE * n:
         count = n
         for i in range(n):
             chosen[i] = i
     else:
-        _gather(columns, at, chosen, count, gathered)
+        _gather(features, s, chosen, count, gathered)
         lanes, stride = address(gathered), np.int64(gathered.strides[0])
     for j in range(-(-count // POINTS) * POINTS):
         i = chosen[j] if j < count else 0
@@ -239,8 +234,8 @@ def prune_rows(
 
     Returns how many labels changed.
     IN source: rows as tile.py reads them; unshifted: rows without the shift of spherical ones, for
-    bounds; features (Q, N) or, where the rows themselves are read, (0, N). INOUT bounds,
-    labels (N,) uint32, where UNSET ones are guessed from the features, and changes. OUT work (4,).
+    bounds; features (Q, N). INOUT bounds, labels (N,) uint32, where UNSET ones are guessed from the
+    features, changes and work (5,).
     """
     order = table.order
     inverse, upper, lower = bounds.inverse, bounds.upper, bounds.lower
@@ -250,6 +245,7 @@ def prune_rows(
     size = label.size - POINTS
     only = np.zeros(1, np.int32)  # the index of the one row of a read
     changed = 0
+    work[ROWS_DONE] += hi - lo
     for s in range(lo, hi, size):
         n = min(size, hi - s)
         first = labels[s] == UNSET

@@ -20,7 +20,7 @@ __all__ = [
     "scan_lists",
 ]
 
-STRATEGIES: tuple[str, ...] = ("tiles", "head", "groups")
+STRATEGIES: tuple[str, ...] = ("tiles", "int8", "head")
 USES_MLX = False
 
 

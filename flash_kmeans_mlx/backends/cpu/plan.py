@@ -75,7 +75,7 @@ def plan(problem: Problem, threads: int) -> Plan:
     table = 8 * k * d
     tile = tile_rows(d)
     shards = shard_count(n, k, d)
-    looped = products < LOOPED and problem.strategy not in ("head", "groups")
+    looped = products < LOOPED and problem.strategy not in ("int8", "head")
     per_thread = 4 * tile * (3 * d + 4) + 4 * PAD * d + looped * (2 + shards) * table
     fixed = problem.bytes_in_use + 4 * b * n * _point_arrays(problem) + (1 << 20)
     fixed += _tables(problem) * b * table

@@ -1,4 +1,4 @@
-"""The CPU backend's points: tiles of products, or bounds where they are faster."""
+"""The CPU backend's points: each pass in the way that is fastest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .blas import single_threaded
 from .plan import Plan
 from .seeds import kmeans_plusplus
 from .tiles import TiledPoints
-from .tuner import PruningTuner
+from .tuner import Tuner
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,11 +23,11 @@ __all__ = ["CpuPoints"]
 
 
 class CpuPoints(TiledPoints):
-    """Points in host memory, with bounds if `tuner` chooses them."""
+    """Points in host memory, assigned in the ways that `tuner` chooses."""
 
     def __init__(self, problem: Problem, plan: Plan) -> None:
         super().__init__(problem, plan)
-        self.tuner = PruningTuner(self, problem.strategy)
+        self.tuner = Tuner(self, problem.strategy)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -65,5 +65,13 @@ class CpuPoints(TiledPoints):
     def prepared_step(
         self, centroids: np.ndarray, elements: np.ndarray, passes: int
     ) -> Callable[[int, int, int, kernels.tile.Changes], int]:
-        pruning = self.tuner.prepare(centroids, elements, passes)
-        return pruning.step_rows if pruning else super().prepared_step(centroids, elements, passes)
+        scored = self.scored(centroids)
+        by_tiles = self.by_tiles(scored)
+        way = self.tuner.prepare(centroids, scored, elements, passes)
+        if way is None:
+            return by_tiles
+
+        def step_rows(slot: int, b: int, s: int, changes: kernels.tile.Changes) -> int:
+            return (way.step_rows if way.pays() else by_tiles)(slot, b, s, changes)
+
+        return step_rows

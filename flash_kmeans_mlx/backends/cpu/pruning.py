@@ -23,6 +23,9 @@ SLACK = 1e-6  # relative to a squared norm: as in kernels/cpu/features.py
 # Rivals per point from which its own distance will be asked for anyway.
 OFTEN = 0.5
 TILE_VALUES = 1 << 17  # of a tile that stays in cache
+# A pair that is computed by itself takes as long as its products and this many more in tiles.
+COMPARISON = 500
+LEAST_ROWS = 512  # after which it is clear whether bounds pay
 
 
 class Features:
@@ -77,25 +80,22 @@ class Pruning:
 
     Attributes:
         group: Centroids that share a lower bound.
-        work: (threads, 4) int64, what was computed so far: see kernels/cpu/prune.py.
+        work: (threads, 5) int64, what was done so far: see kernels/cpu/prune.py.
     """
 
-    def __init__(self, points: TiledPoints, features: Features | None, grouped: bool) -> None:
+    def __init__(self, points: TiledPoints, features: Features) -> None:
         b, n, d = points.shape
         k = points.problem.n_clusters
         self.points = points
         self.features = features
-        self.group = min(GROUP, k) if grouped else k
+        self.group = min(GROUP, k)
         self.square = np.zeros((b, 0), np.float32) if points.metric.spherical else points.squares()
         self.upper = np.empty((b, n), np.float32)
         self.lower = np.empty((b, -(-k // self.group), n), np.float32)
-        self.columns = features.columns if features else np.zeros((b, 0, 0), np.float32)
-        self.width = features.width if features else d
-        self.tail = features is not None and features.basis.shape[1] > 0
-        tile = tile_rows(d, self.width, grouped)
+        tile = tile_rows(features.width)
         self.scratch = [self._scratch(tile, d) for _ in range(points.plan.threads)]
-        self.work = np.zeros((points.plan.threads, 4), np.int64)
-        self._work_before = self.work.sum(0)
+        self.work = np.zeros((points.plan.threads, 5), np.int64)
+        self._crossed = np.zeros(2, np.int64)  # rivals, and points whose bounds crossed, so far
         self.tables: list[kernels.bounds.Table | None] = [None] * b
         self.reset()
 
@@ -104,8 +104,7 @@ class Pruning:
         floats = empty_lines((8, room))
         ints = empty_lines((4, room), np.int32)
         return kernels.bounds.PruneScratch(
-            near=empty_lines((0 if self.features else d, room + PAD)),
-            gathered=empty_lines((self.width, room + PAD)),
+            gathered=empty_lines((self.features.width, room + PAD)),
             reach=floats[0],
             threshold=floats[1],
             gaps=floats[2],
@@ -148,9 +147,9 @@ class Pruning:
         """
         metric = self.points.metric
         bounding = np.ascontiguousarray(centroids, np.float32) if metric.spherical else scored.c
-        work = self.work.sum(0)
-        _, rivals, _, crossed = work - self._work_before
-        self._work_before = work
+        before = self._crossed
+        self._crossed = self.work[:, [kernels.prune.RIVALS, kernels.prune.CROSSED]].sum(0)
+        rivals, crossed = self._crossed - before
         exact = bool(rivals > OFTEN * crossed)
         if not self.seen.size:
             self.seen = bounding.copy()
@@ -166,7 +165,7 @@ class Pruning:
         """Return the table of batch element b for centroids c (K, D) with this bias (K,)."""
         k = len(c)
         square = np.einsum("kd,kd->k", c, c, dtype=np.float64)
-        features = self.features.of_centroids(c, square, b) if self.features else c
+        features = self.features.of_centroids(c, square, b)
         order = self.order[b]
         if order is None:
             order = halved(features, self.group)
@@ -187,7 +186,6 @@ class Pruning:
             rows=rows,
             columns=np.ascontiguousarray(rows.T),
             row_bias=bias[order],
-            tail=self.tail,
             drift=drift,
             group_drift=np.maximum.reduceat(drift[order], np.arange(0, k, self.group)),
             eps=self.points.eps,
@@ -208,7 +206,7 @@ class Pruning:
             points.unshifted(b),
             points.weights[b],
             self.tables[b],
-            self.columns[b],
+            self.features.columns[b],
             bounds,
             lo,
             hi,
@@ -218,41 +216,39 @@ class Pruning:
             self.work[slot],
         )
 
+    def rows(self) -> int:
+        return int(self.work[:, kernels.prune.ROWS_DONE].sum())
+
     def products(self) -> float:
-        """Return the multiply-adds so far."""
-        scores, rivals, own, _ = self.work.sum(0).tolist()
-        return scores * self.width + (rivals + own) * self.points.shape[2]
+        scores, rivals, own, _, _ = self.work.sum(0).tolist()
+        return scores * self.features.width + (rivals + own) * self.points.shape[2]
 
-    def crossing(self) -> int:
-        """Return the pairs of a point and a centroid that bounds did not rule out so far."""
-        return int(self.work[:, kernels.prune.SCORES].sum())
-
-
-def tile_rows(d: int, width: int, grouped: bool) -> int:
-    """Return the points per tile, whose rows stay in cache.
-
-    With groups, tiles are larger: the few points that a group concerns still fill vectors.
-    """
-    return max(256, min(768, TILE_VALUES // (width if grouped else d) // 64 * 64))
+    def pays(self) -> bool:
+        _, rivals, own, _, rows = self.work.sum(0).tolist()
+        one_by_one = (rivals + own) * COMPARISON
+        _, _, d = self.points.shape
+        whole = rows * d * self.points.problem.n_clusters
+        return self.products() + one_by_one <= whole or rows < LEAST_ROWS
 
 
-def pruning_bytes(
-    shape: tuple[int, int, int], k: int, width: int, kept: bool, grouped: bool, threads: int
-) -> int:
+def tile_rows(width: int) -> int:
+    """Return the points per tile: the few of them that a group concerns still fill vectors."""
+    return max(256, min(768, TILE_VALUES // width // 64 * 64))
+
+
+def pruning_bytes(shape: tuple[int, int, int], k: int, width: int, threads: int) -> int:
     """Return the bytes of features and their bounds.
 
     Args:
         shape: (B, N, D).
         k: Number of centroids.
-        width: Columns of the features, D if they are not kept.
-        kept: Whether features are kept.
-        grouped: Whether lower bounds are kept by group.
+        width: Columns of the features.
         threads: Number of threads.
     """
     b, n, d = shape
-    groups = -(-k // GROUP) if grouped else 1
-    scratch = (tile_rows(d, width, grouped) + 128) * 4 * (width + (0 if kept else d) + 13)
-    by_point = 4 * b * (n + 128) * (width * kept + groups + 3)
+    groups = -(-k // GROUP)
+    scratch = (tile_rows(width) + 128) * 4 * (width + 13)
+    by_point = 4 * b * (n + 128) * (width + groups + 3)
     by_centroid = 4 * b * k * (2 * d + 3 * width + 16)
     return by_point + by_centroid + threads * scratch
 

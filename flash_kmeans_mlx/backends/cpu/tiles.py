@@ -186,7 +186,13 @@ class TiledPoints(Points):
             elements: Indices of the batch elements to assign.
             passes: How many passes like this one may follow, this one included.
         """
-        scored = self.scored(centroids)
+        del elements, passes
+        return self.by_tiles(self.scored(centroids))
+
+    def by_tiles(
+        self, scored: kernels.tile.Scored
+    ) -> Callable[[int, int, int, kernels.tile.Changes], int]:
+        """Return step_rows(slot, b, s, changes) by tiles, as `prepared_step`."""
         return lambda slot, b, s, changes: self.step_rows(slot, b, self.shards[s], scored, changes)
 
     def step_rows(
