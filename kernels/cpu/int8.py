@@ -38,8 +38,8 @@ QUAD = 4  # dimensions of a lane
 ZERO, LEVELS = {"vnni": (128, 127), "avx2": (64, 63), "sdot": (0, 127), "": (0, 127)}[INT8]
 CENTROID_LEVELS = np.float32(127)
 MAX_DIMS = 1 << 15  # whose sums fit in 32 bits
-# The least magnitude of a row that its scale follows: products with squares stay in range.
-LEAST = np.float32(2.0**-56)
+LEAST = np.float32(2.0**-100)  # the least magnitude of a row that its scale follows
+TINY = np.float32(2.0**-110)  # what squares that are too small for float32 may add up to
 EPS = np.float32(2.0**-24)
 NONE = np.int32(-1)  # the label of a point that has none yet; below it are guesses
 PENDING = 2048  # candidates that are kept before they are compared
@@ -267,18 +267,18 @@ def round_points(rows, n, points, block, values):
                 largest = max(largest, bits[i, d] & np.int32(0x7FFFFFFF))
             if largest > 0:
                 factor = np.float32(LEVELS) / max(from_bits(np.uint32(largest)), LEAST)
-            step = np.float32(1) / factor
+                square = lost = TINY
             for d in range(n_dims):
-                whole = np.rint(rows[i, d] * factor)
+                value = rows[i, d] * factor
+                whole = np.rint(value)
                 values[d] = np.int8(np.int32(whole) + np.int32(ZERO))
-                gap = rows[i, d] - whole * step
-                lost += gap * gap
-                square += rows[i, d] * rows[i, d]
+                lost += (value - whole) * (value - whole)
+                square += value * value
             for q in range(words.size):
                 lanes[q, i] = words[q]
         measures[FACTOR, at] = factor
-        measures[RESIDUAL, at] = _up(lost, n_dims)
-        measures[NORM, at] = _up(square, n_dims)
+        measures[RESIDUAL, at] = _up(lost, n_dims) / factor
+        measures[NORM, at] = _up(square, n_dims) / factor
 
 
 @njit(**JIT)

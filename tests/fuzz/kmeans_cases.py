@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from flash_kmeans_mlx.kmeans.empty_clusters import POLICIES
 
-# Strategies of the backend, and what its tuner is made to choose: a head of that width, groups later on, groups dropped.
-WAYS = ("tiles", "head", "groups", "15", "7", "3", "later", "dropped")
+NAMES = ("tiles", "int8", "head")  # strategies of the backend
+# And what its tuner is made to choose: a head of that width, bytes, either until it does not pay.
+WAYS = (*NAMES, "15", "7", "3", "bytes", "dropped", "dropped head")
 # D by the tile that it leads to, with a TILE_VALUES of 1 << 12.
 DIMENSIONS = {512: (1, 8), 256: (9, 16), 128: (17, 32), 64: (33, 70)}
 KINDS = (
@@ -165,7 +166,7 @@ def real_cases(draw: st.DrawFn, metric: str) -> Case:
     k = draw(st.integers(2, max(2, min(n, 400, 200_000_000 // (n * d)))))
     return dataclasses.replace(
         draw(small_cases(metric)),
-        way=draw(st.sampled_from(WAYS[:3])),
+        way=draw(st.sampled_from((*NAMES, "bytes"))),
         b=1,
         n=n,
         d=d,

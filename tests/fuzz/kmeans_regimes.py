@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from engine import Watch
-from kmeans_cases import DIMENSIONS, Case
+from kmeans_cases import DIMENSIONS, NAMES, Case
 
-from flash_kmeans_mlx.backends.cpu import looped, seeds, tuner
+from flash_kmeans_mlx.backends.cpu import int8, looped, seeds, trial, tuner
+from flash_kmeans_mlx.backends.cpu.int8 import Int8
 from flash_kmeans_mlx.backends.cpu.plan import Plan
 from flash_kmeans_mlx.backends.cpu.points import CpuPoints
-from flash_kmeans_mlx.backends.cpu.tuner import PruningTuner
+from flash_kmeans_mlx.backends.cpu.pruning import Pruning
+from flash_kmeans_mlx.backends.cpu.tuner import Tuner
 from flash_kmeans_mlx.backends.points import Problem
 
 PLAN = importlib.import_module("flash_kmeans_mlx.backends.cpu.plan")
@@ -33,9 +35,11 @@ SMALLER: list[tuple[Any, str, Any]] = [
     (tuner, "COPIED_BYTES", 50_000),
     (tuner, "MIN_POINT_PASSES", 0),
     (tuner, "MIN_PRODUCTS", 0),
-    (tuner, "MIN_GROUPED", 8),
     (tuner, "MIN_POINTS", 1100),
-    (tuner, "RUN", 16),
+    (trial, "RUN", 16),
+    (int8, "MIN_DIMS", 9),
+    (int8, "MIN_PRODUCTS", 0),
+    (int8, "MIN_FIRST_PRODUCTS", 500),
     (tuner, "WIDTHS", (15, 7, 3)),
     (looped, "ALONE", 100_000),
     (looped, "CALL", 1_000_000),
@@ -45,11 +49,10 @@ SMALLER: list[tuple[Any, str, Any]] = [
 STRATEGIES = {
     "loop",
     "tiles",
-    "groups",
+    "int8",
     "head 3",
-    "head 3, groups",
-    "head 7, groups",
-    "head 15, groups",
+    "head 7",
+    "head 15",
 }
 # What a problem can meet, by the field of the plan or by what was seen of the fit; all of it must be met.
 REGIMES: dict[str, set[Any]] = {
@@ -62,6 +65,7 @@ REGIMES: dict[str, set[Any]] = {
     "threads": {"one", "more"},
     "spare": {"enough", "short"},
     "strategy": STRATEGIES,
+    "bytes": {"kept", "of a tile"},
     "seeding": {(team, kind) for team in (False, True) for kind in ("rows", "columns", "head")},
     "read": {"in place", "converted"},
     "frame": {"as given", "shifted", "scaled", "centred"},
@@ -83,25 +87,29 @@ def prepared(case: Case, seen: Seen | None = None, **changes: Any) -> Iterator[s
         patch.setenv("FLASH_KMEANS_THREADS", str(case.threads))
         for module, name, value in SMALLER if case.smaller else ():
             patch.setattr(module, name, value)
-        if case.way not in ("tiles", "head", "groups"):
+        if case.way not in NAMES:
             patch.setattr(PLAN, "plan", without_loop)
         if case.way.isdecimal():
-            patch.setattr(PruningTuner, "_fastest", lambda tuner, *_: head(tuner, int(case.way)))
-        elif case.way in ("later", "dropped"):
-            patch.setattr(PruningTuner, "_fastest", lambda *_: None)
-            patch.setattr(PruningTuner, "_groups_pay", lambda *_: True)
-            patch.setattr(tuner, "STOP_SHARE", -1.0 if case.way == "dropped" else 2.0)
+            patch.setattr(Tuner, "_fastest", lambda tuner, *_: head(tuner, int(case.way)))
+            patch.setattr(Pruning, "pays", lambda _: True)
+        elif case.way in ("bytes", "dropped"):
+            patch.setattr(Tuner, "_fastest", lambda *_: None)
+        if case.way == "dropped":
+            patch.setattr(Int8, "pays", lambda way: way.rows() < 700)
+        elif case.way == "dropped head":
+            patch.setattr(Tuner, "_fastest", lambda tuner, *_: head(tuner, 7))
+            patch.setattr(Pruning, "pays", lambda way: way.rows() < 700)
         if seen is not None:
             watch(Watch(patch, seen))
-        yield case.way if case.way in ("tiles", "head", "groups") else None
+        yield case.way if case.way in NAMES else None
 
 
 def without_loop(problem: Problem, threads: int, make_plan: Any = PLAN.plan) -> Plan:
     """Return a plan as for bounds: no loop in a kernel."""
-    return make_plan(dataclasses.replace(problem, strategy="groups"), threads)
+    return make_plan(dataclasses.replace(problem, strategy="head"), threads)
 
 
-def head(pruning: PruningTuner, width: int) -> np.ndarray | None:
+def head(pruning: Tuner, width: int) -> np.ndarray | None:
     """Return directions, as if `width` of them had been found fastest."""
     width = min(width, pruning.points.shape[2] - 1, pruning.points.shape[1])
     return pruning._directions(width) if width > 0 and pruning._fits(width) else None
@@ -132,6 +140,9 @@ def watch(watching: Watch) -> None:
             else:
                 yield "frame", "shifted" if frame.shift[b].any() else "scaled"
 
+    def of_bytes(_: Any, _way: Int8, _points: Any, kept: bool) -> Iterator[tuple[str, Any]]:
+        yield "bytes", "kept" if kept else "of a tile"
+
     kinds: dict[int, str] = {}  # of runs, by their identity: they are met one after another
 
     def of_run(run: Any, _points: Any, _b: int, _square: Any, features: Any) -> tuple[()]:
@@ -144,6 +155,7 @@ def watch(watching: Watch) -> None:
 
     watching.after(PLAN, "plan", of_plan)
     watching.after(CpuPoints, "__enter__", of_points)
+    watching.after(Int8, "__init__", of_bytes)
     watching.before(seeds._Run, "__init__", of_run)
     watching.before(seeds._Run, "__call__", of_call)
 

@@ -70,7 +70,7 @@ def test_every_strategy_of_the_cpu(n: int, d: int, k: int, metric: str) -> None:
         options = {"init_centroids": x[:: n // k][:k], "backend": "cpu"}
         plain = FITS[metric](x, k, 3, strategy="tiles", **options)
         check(x, plain, metric)
-        for strategy in ("head", "groups"):
+        for strategy in ("head", "int8"):
             result = FITS[metric](x, k, 3, strategy=strategy, **options)
             np.testing.assert_array_equal(result.labels, plain.labels, strategy)
             np.testing.assert_array_equal(result.centroids, plain.centroids, strategy)
@@ -199,7 +199,7 @@ def lowest(x: np.ndarray, c: np.ndarray) -> float:
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(["cosine", "dot"]),
-    st.sampled_from(["tiles", None, "head", "groups"]),
+    st.sampled_from(["tiles", None, "head", "int8"]),
 )
 def test_random_problems(seed: int, metric: str, strategy: str | None) -> None:
     rng = np.random.default_rng(seed)

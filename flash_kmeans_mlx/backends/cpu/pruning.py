@@ -19,13 +19,14 @@ __all__ = [
 ]
 
 GROUP = 64  # centroids that share a lower bound
-SLACK = 1e-6  # relative to a squared norm: as in kernels/cpu/features.py
+LONGER = 1e-6  # relative to a squared norm: SLACK of kernels/cpu/features.py
 # Rivals per point from which its own distance will be asked for anyway.
 OFTEN = 0.5
 TILE_VALUES = 1 << 17  # of a tile that stays in cache
 # A pair that is computed by itself takes as long as its products and this many more in tiles.
 COMPARISON = 500
 LEAST_ROWS = 512  # after which it is clear whether bounds pay
+SLACK = 1.25  # times the work of tiles: the first pass, without labels, takes longest
 
 
 class Features:
@@ -71,7 +72,7 @@ class Features:
             return c
         head = c @ self.basis[b].T
         along = np.einsum("kq,kq->k", head, head, dtype=np.float64)
-        tail = np.sqrt(np.maximum(square * (1 + SLACK) - along, 0))
+        tail = np.sqrt(np.maximum(square * (1 + LONGER) - along, 0))
         return np.concatenate([head, tail[:, None].astype(np.float32)], axis=1)
 
 
@@ -228,7 +229,7 @@ class Pruning:
         one_by_one = (rivals + own) * COMPARISON
         _, _, d = self.points.shape
         whole = rows * d * self.points.problem.n_clusters
-        return self.products() + one_by_one <= whole or rows < LEAST_ROWS
+        return self.products() + one_by_one <= SLACK * whole or rows < LEAST_ROWS
 
 
 def tile_rows(width: int) -> int:

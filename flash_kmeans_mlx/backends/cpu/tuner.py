@@ -130,7 +130,7 @@ class Tuner:
         """
         points = self.points
         k = centroids.shape[1]
-        labelled = bool(points.labels()[elements[0], 0] != kernels.tile.UNSET)
+        labelled = bool((points.labels()[elements, 0] != kernels.tile.UNSET).all())
         whole = k == points.problem.n_clusters  # not a round of k-means||
         if self.open and whole and not self.features and self._is_time(passes, labelled):
             self._choose(centroids, passes)
@@ -212,12 +212,11 @@ class Tuner:
     def _fastest(self, centroids: np.ndarray, passes: int) -> np.ndarray | None:
         """Return as many directions (B, Q, D) as make passes fastest, or None for no head."""
         points = self.points
-        most = min(points.shape[2] - 1, points.shape[1])
+        _, n, d = points.shape
+        widths = [w for w in WIDTHS if 2 * (w + 1) <= d]
         if self.asked == "head":
-            widths = [w for w in WIDTHS if w <= most] or [most]
-        else:
-            widths = [w for w in WIDTHS if 2 * (w + 1) <= points.shape[2]]
-        widths = [w for w in widths if self._fits(w)]
+            widths = widths or [min(WIDTHS[-1], d - 1, n)]
+        widths = [w for w in widths if w > 0 and self._fits(w)]
         if not widths:
             return None
         directions = self._directions(widths[0])

@@ -1,4 +1,4 @@
-"""Bounds on the CPU backend: whatever is skipped, the result is that of all products, bit for bit."""
+"""Bytes and bounds on the CPU: whatever is skipped, the result is that of all products, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from hypothesis import strategies as st
 from memory import stated_need
 
 from flash_kmeans_mlx import assign
-from flash_kmeans_mlx.backends.cpu import tuner
-from flash_kmeans_mlx.backends.cpu.pruning import halved, principal_directions
-from flash_kmeans_mlx.backends.cpu.tuner import PruningTuner
+from flash_kmeans_mlx.backends.cpu import trial, tuner
+from flash_kmeans_mlx.backends.cpu.int8 import Int8
+from flash_kmeans_mlx.backends.cpu.pruning import Pruning, halved, principal_directions
+from flash_kmeans_mlx.backends.cpu.trial import Trial
+from flash_kmeans_mlx.backends.cpu.tuner import Tuner
 from flash_kmeans_mlx.kmeans.empty_clusters import POLICIES
 
 FITS = helpers.FITS
 pytestmark = pytest.mark.filterwarnings("ignore::flash_kmeans_mlx.EmptyClusterWarning")
-every_bound = pytest.mark.parametrize("strategy", ["head", "groups"])
+every_way = pytest.mark.parametrize("strategy", ["head", "int8"])
 every_metric = pytest.mark.parametrize("metric", FITS)
 
 
 def same(
     x: Any, k: int, iters: int, strategy: str | None, metric: str = "euclidean", **options: Any
 ) -> Any:
-    """Return a fit with these bounds, known to have the bits of a fit without any."""
+    """Return a fit by this strategy, known to have the bits of a fit by tiles."""
     off, on = (
         FITS[metric](x, k, iters, strategy=p, backend="cpu", **options) for p in ("tiles", strategy)
     )
@@ -36,7 +38,7 @@ def same(
     return on
 
 
-@every_bound
+@every_way
 @every_metric
 @pytest.mark.parametrize(
     ("b", "n", "d", "k"),
@@ -56,13 +58,13 @@ def test_all_shapes(b: int, n: int, d: int, k: int, metric: str, strategy: str |
     helpers.assert_labels_optimal(x, result.centroids, result.labels, metric)
 
 
-@every_bound
+@every_way
 @pytest.mark.parametrize("kind", ["numpy-float64", "numpy-float16", "mlx-bfloat16", "mlx-float32"])
 def test_all_types(kind: str, strategy: str | None) -> None:
     same(helpers.given(helpers.blobs(2, 800, 20, 30), kind), 70, 10, strategy)
 
 
-@every_bound
+@every_way
 @every_metric
 @pytest.mark.parametrize(
     "name", ["offset", "duplicates", "grid", "zero rows", "one far point", "tiny", "huge"]
@@ -83,7 +85,7 @@ def test_awkward_points(name: str, metric: str, strategy: str | None) -> None:
     same(x.astype(np.float32), 100, 15, strategy, metric)
 
 
-@every_bound
+@every_way
 @pytest.mark.parametrize("empty", POLICIES)
 def test_empty_clusters(empty: str, strategy: str | None) -> None:
     x = helpers.blobs(2, 900, 12, 30).astype(np.float32)
@@ -92,7 +94,7 @@ def test_empty_clusters(empty: str, strategy: str | None) -> None:
     same(x, 80, 12, strategy, init_centroids=start, empty=empty)
 
 
-@every_bound
+@every_way
 def test_runs_elements_and_reports(
     strategy: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +108,7 @@ def test_runs_elements_and_reports(
     assert capsys.readouterr().out
 
 
-@every_bound
+@every_way
 @every_metric
 @pytest.mark.parametrize(("n", "k"), [(3000, 10), (600, 40), (90, 3)])
 def test_rounds_of_seeding_have_labels_of_their_own(
@@ -119,9 +121,7 @@ def test_rounds_of_seeding_have_labels_of_their_own(
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.integers(0, 2**32 - 1), st.sampled_from(["head", "groups"]), st.sampled_from(sorted(FITS))
-)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["head", "int8"]), st.sampled_from(sorted(FITS)))
 def test_random_problems(seed: int, strategy: str | None, metric: str) -> None:
     rng = np.random.default_rng(seed)
     n, d = int(rng.integers(1, 700)), int(rng.choice([1, 2, 5, 18, 33]))
@@ -139,17 +139,27 @@ def test_random_problems(seed: int, strategy: str | None, metric: str) -> None:
     )
 
 
-def test_bounds_skip_most_products_of_structured_points() -> None:
+def test_most_products_of_structured_points_are_skipped() -> None:
     x = helpers.low_rank(6000, 64, 5)
-    head, groups = (same(x, 300, 25, strategy) for strategy in ("head", "groups"))
-    assert head.products < 0.6 and groups.products < 0.9
-    assert (head.strategy, groups.strategy) == ("head 15", "groups")
+    head, as_bytes = (same(x, 300, 25, strategy) for strategy in ("head", "int8"))
+    assert head.products < 0.6 and as_bytes.products < 0.1
+    assert head.strategy in ("head 63", "head 31", "head 15") and as_bytes.strategy == "int8"
     off = FITS["euclidean"](x, 300, 25, strategy="tiles", backend="cpu")
     assert (off.products, off.strategy) == (1.0, "loop")
     assert (
         set(off.seconds) == {"choice", "seeding", "assignment", "update"}
         and off.seconds["choice"] == 0.0
     )
+
+
+@pytest.mark.parametrize("strategy", ["head", "int8"])
+def test_a_named_strategy_that_cannot_win_stops_early(strategy: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((8000, 96)).astype(np.float32)
+    if strategy == "int8":  # one coordinate leaves no digits to the others
+        x[:, 0] = rng.choice([-1e4, 1e4], 8000)
+    result = same(x, 200, 5, strategy)
+    assert result.strategy == "tiles" and 0.9 < result.products < 1.3
 
 
 @pytest.fixture
@@ -175,72 +185,47 @@ def test_the_choice_changes_no_bits(init: str, metric: str) -> None:
 def test_the_choice_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     x = helpers.low_rank(8000, 64, 5)
     seconds = {63: 9.0, 31: 4.0, 15: 3.0}
-    monkeypatch.setattr(PruningTuner, "_rivals", lambda *_: 0.0)
+    monkeypatch.setattr(Trial, "_rivals", lambda *_: 0.0)
     monkeypatch.setattr(
-        PruningTuner, "_time_head", lambda _self, _c, basis, _passes: seconds[basis.shape[1]]
+        Trial, "_time_head", lambda _self, _c, basis, _passes: seconds[basis.shape[1]]
     )
+    monkeypatch.setattr(Tuner, "_as_bytes", lambda *_: None)
     chosen = {}
-    for tiles in (10.0, 0.1):
-        monkeypatch.setattr(PruningTuner, "_time_tiles", lambda _self, _c, tiles=tiles: tiles)
-        monkeypatch.setattr(PruningTuner, "_groups_pay", lambda *_: False)
-        chosen[tiles] = same(x, 300, 8, None).strategy
-    assert chosen == {10.0: "head 15, groups", 0.1: "tiles"}
-    monkeypatch.setattr(PruningTuner, "_groups_pay", lambda *_: True)
-    assert same(x, 300, 8, None).strategy == "groups"
+    for plain in (10.0, 0.1):
+        monkeypatch.setattr(Trial, "_time_plain", lambda _self, _c, plain=plain: plain)
+        chosen[plain] = same(x, 300, 8, None).strategy
+    assert chosen == {10.0: "head 15", 0.1: "tiles"}
 
 
 @pytest.mark.usefixtures("always_choose")
-def test_hopeless_bounds_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hopeless_head_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
-    monkeypatch.setattr(tuner, "DISTANCE", 1.0)
+    monkeypatch.setattr(trial, "DISTANCE", 1.0)
     monkeypatch.setattr(
-        PruningTuner,
+        Trial,
         "_time_head",
         lambda _self, _c, basis, _passes: timed.append(basis.shape[1]) or 0.0,
     )
-    monkeypatch.setattr(PruningTuner, "_groups_pay", lambda *_: False)
     FITS["euclidean"](helpers.low_rank(8000, 64, 5), 300, 4, backend="cpu")
     assert timed in ([], [63])  # [63]: only to load the kernels
 
 
 @pytest.mark.usefixtures("always_choose")
-def test_groups_that_rule_nothing_out_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PruningTuner, "_choose", lambda self, *_: setattr(self, "_chosen", True))
-    monkeypatch.setattr(PruningTuner, "_groups_pay", lambda *_: True)
-    x = np.random.default_rng(0).standard_normal((8000, 48)).astype(np.float32)
-    result = same(x, 300, 8, None)
-    assert result.strategy == "groups" and 0.9 < result.products < 1.1
-
-
-@pytest.mark.usefixtures("always_choose")
-@pytest.mark.parametrize("faster", [True, False])
-def test_groups_begin_where_the_sample_is_faster_with_them(
-    monkeypatch: pytest.MonkeyPatch, faster: bool
+@pytest.mark.parametrize("way", [Int8, Pruning])
+def test_a_way_that_does_not_pay_is_left_at_any_shard(
+    monkeypatch: pytest.MonkeyPatch, way: type[Int8 | Pruning]
 ) -> None:
-    took = PruningTuner._time
-
-    def seconds(self: PruningTuner, centroids: np.ndarray, pruning: Any = None) -> float:
-        took(self, centroids, pruning)
-        return 0.0 if (pruning is not None) == faster else 1.0
-
-    monkeypatch.setattr(PruningTuner, "_time", seconds)
-    monkeypatch.setattr(PruningTuner, "_fastest", lambda *_: None)
-    x = helpers.low_rank(20_000, 12, 12)
-    result = same(x, 300, 40, None)
-    assert (result.strategy, result.products < 1) == (
-        ("groups", True) if faster else ("tiles", False)
-    )
+    monkeypatch.setattr(trial, "GAIN", 1e9 if way is Pruning else 0.0)
+    monkeypatch.setattr(way, "pays", lambda self: self.rows() < 9000)
+    x = np.random.default_rng(0).standard_normal((8000, 64)).astype(np.float32)
+    assert same(x, 300, 8, None).strategy in ("tiles", "int8")
 
 
 def test_few_points_are_not_worth_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner, "MIN_PRODUCTS", 0)
     monkeypatch.setattr(importlib.import_module("flash_kmeans_mlx.backends.cpu.plan"), "LOOPED", 0)
     chosen: list[int] = []
-    monkeypatch.setattr(
-        PruningTuner,
-        "_choose",
-        lambda self, _c, passes: chosen.append(passes) or setattr(self, "_chosen", True),
-    )
+    monkeypatch.setattr(Tuner, "_fastest", lambda _self, _c, passes: chosen.append(passes))
     x = helpers.low_rank(12_000, 20, 5)
     FITS["euclidean"](x, 40, 8, backend="cpu")
     assert not chosen
@@ -248,21 +233,22 @@ def test_few_points_are_not_worth_a_choice(monkeypatch: pytest.MonkeyPatch) -> N
     assert chosen == [10]
 
 
-@every_bound
-def test_bounds_are_given_up_where_memory_is_short(strategy: str | None) -> None:
+@pytest.mark.parametrize(("strategy", "short"), [("head", "tiles"), ("int8", "int8")])
+def test_a_strategy_takes_less_where_memory_is_short(strategy: str, short: str) -> None:
+    """Without memory for the bytes of all points, those of a tile are made anew in every pass."""
     x = helpers.low_rank(6000, 64, 5)
     least = stated_need(lambda cap: FITS["euclidean"](x, 300, 4, max_mem_gb=cap, backend="cpu"))
     tight = same(x, 300, 4, strategy, max_mem_gb=1.01 * least)
-    assert (tight.strategy, tight.products) == ("tiles", 1.0)
-    assert same(x, 300, 4, strategy, max_mem_gb=4 * least + 0.05).strategy != "tiles"
+    assert tight.strategy == short
+    assert same(x, 300, 4, strategy, max_mem_gb=4 * least + 0.05).strategy.startswith(strategy)
 
 
 @pytest.mark.usefixtures("always_choose")
-def test_predict_may_use_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_may_use_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
     x = helpers.low_rank(8000, 64, 5)
     c = x[::20]
     expected = assign(x, c, backend="cpu")
-    monkeypatch.setattr(PruningTuner, "_time_tiles", lambda *_: 1e9)
+    monkeypatch.setattr(Trial, "_time_plain", lambda *_: 1e9)
     np.testing.assert_array_equal(assign(x, c, backend="cpu"), expected)
 
 
