@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import text
 from .gate import unit_rows
 
 Array = npt.NDArray[Any]
@@ -46,13 +47,14 @@ class Case:
         D: Coordinates of a point.
         K: Clusters of each problem.
         iters: Lloyd iterations that every contestant runs.
-        make: Makes the data, float32 ``(B, N, D)``.
+        make: Makes the data, float32 ``(B, N, D)``, or less where less is there.
         tags: ``quick`` (in the default run), ``seeding`` (k-means++ is always timed), ``fit`` (also
             run as a whole fit), ``quick-fit`` (and that in the default run), ``real``, ``batched``.
         metric: ``"euclidean"``, ``"cosine"`` or ``"dot"``.
         dtype: Type of the points.
         needs: A module that making the data needs, and the package that has it.
-        queries: Queries of a search of the K nearest points; 0 for the points themselves.
+        queries: Queries of a search of the K nearest points, evenly spaced among those that are
+            made; 0 for the points themselves.
     """
 
     name: str
@@ -83,10 +85,26 @@ class Case:
 
     def data(self, seed: int = 0) -> Array:
         """Make the points, float32 ``(B, N, D)``, rounded to ``dtype``."""
-        if self.queries:
-            return np.ascontiguousarray(self._drawn(seed)[:, : self.N])
-        x = np.ascontiguousarray(self.make(self, np.random.default_rng(seed)), dtype=np.float32)
+        x = self._made(seed)
+        return np.delete(x, self._held_out(x), axis=1) if self.queries else x
+
+    def query_points(self, seed: int = 0) -> Array:
+        """Make the queries of a search, float32 ``(1, Q, D)``, of the same draw as the points."""
+        x = self._made(seed)
+        return x[:, self._held_out(x)] if self.queries else x
+
+    def _made(self, seed: int) -> Array:
+        whole = replace(self, N=self.N + self.queries)
+        x = np.ascontiguousarray(self.make(whole, np.random.default_rng(seed)), dtype=np.float32)
         return round_to(x, self.dtype)
+
+    def _held_out(self, x: Array) -> Array:
+        return np.linspace(0, x.shape[1] - 1, self.queries).astype(np.int64)
+
+    def sized_like(self, x: Array) -> Case:
+        """Return the case with the shape of its points, which may be smaller than expected."""
+        _, n, d = x.shape
+        return replace(self, N=n, D=d, K=min(self.K, n))
 
     def start(self, x: Array, seed: int = 0) -> Array:
         """Draw the points ``(B, K, D)`` that every contestant starts from, distinct if possible.
@@ -96,13 +114,6 @@ class Case:
         rng = np.random.default_rng(seed)
         c = np.stack([_distinct_rows(element, self.K, rng) for element in x])
         return c if self.metric == "euclidean" else unit_rows(c)
-
-    def query_points(self) -> Array:
-        """Make the queries of a search, float32 ``(1, Q, D)``, of the same draw as the points."""
-        return self._drawn()[:, self.N :] if self.queries else self.data()
-
-    def _drawn(self, seed: int = 0) -> Array:
-        return replace(self, N=self.N + self.queries, queries=0).data(seed)
 
     def shape(self, kind: str = "lloyd") -> str:
         """Return the shape in words."""
@@ -145,16 +156,14 @@ class IndexCase(Job):
     """Vectors, and the indexes that are built of them.
 
     Attributes:
-        points: Makes the vectors.
+        points: Makes the vectors and the queries.
         nlist: Lists of an IVF index.
         m: Codes of a product quantizer.
-        queries: Number of vectors that are held out as queries, evenly spaced.
     """
 
     points: Case
     nlist: int
     m: int
-    queries: int = 1000
 
     @property
     def name(self) -> str:
@@ -169,8 +178,8 @@ class IndexCase(Job):
         return self.points.missing()
 
     def description(self) -> str:
-        n = self.points.N - self.queries
-        return f"{n:,} x {self.points.D}, {self.queries:,} queries: {'; '.join(self.factories)}"
+        shape = f"{self.points.N:,} x {self.points.D}, {self.points.queries:,} queries"
+        return f"{shape}: {'; '.join(self.factories)}"
 
     def nprobes(self, factory: str) -> tuple[int, ...]:
         """Return the numbers of lists to search: powers of 2, and all lists of exact vectors."""
@@ -178,12 +187,6 @@ class IndexCase(Job):
             return (0,)
         every = [self.nlist] if factory.endswith("Flat") else []
         return (*(n for n in (1, 2, 4, 8, 16, 32, 64) if n < self.nlist), *every)
-
-    def data(self) -> tuple[Array, Array]:
-        """Make vectors (N, D) and queries (Q, D)."""
-        x = self.points.data()[0]
-        held_out = np.linspace(0, len(x) - 1, self.queries).astype(np.int64)
-        return np.delete(x, held_out, axis=0), x[held_out]
 
 
 def round_to(x: Array, dtype: str) -> Array:
@@ -268,6 +271,12 @@ def digits(case: Case, rng: np.random.Generator) -> Array:
     return np.asarray(load_digits(return_X_y=True)[0], dtype=np.float32)[None]
 
 
+def paragraphs(case: Case, rng: np.random.Generator) -> Array:
+    """Return the first paragraphs of real text as unit rows, see `text`."""
+    del rng
+    return text.points(case.D)[None, : case.N]
+
+
 _PHOTO = ("PIL", "Pillow")
 _QUICK_FIT = ("quick", "real", "seeding", "fit", "quick-fit")
 CASES = (
@@ -280,8 +289,18 @@ CASES = (
     Case("gauss-500k", 1, 500_000, 128, 1000, 10, gauss),
     Case("sift", 1, 60_000, 128, 1024, 20, sift_like, ("fit",)),
     Case("embeddings", 1, 50_000, 768, 512, 20, embeddings, ("fit",)),
+    Case("text", 1, 60_000, 128, 1024, 20, paragraphs, ("real", "fit")),
+    Case("text-384", 1, 20_000, 384, 256, 20, paragraphs, ("real", "fit")),
     Case("batch-256", 256, 500, 16, 8, 10, blobs, ("quick", "batched")),
     Case("batch-32", 32, 16_384, 64, 100, 10, blobs, ("batched",)),
+)
+# All sizes that are usual for embeddings. Cases of one text follow one another, see `text.points`.
+GRID = tuple(
+    Case(f"{kind}-{n // 1000}k-{d}-{k}", 1, n, d, k, 10, make)
+    for kind, make in (("gauss", gauss), ("text", paragraphs))
+    for d in (128, 384, 768)
+    for n in (5_000, 20_000, 50_000)
+    for k in (64, 256, 1024)
 )
 # The first twelve have the shapes of mlx-nn's table: every point is a query and finds itself first.
 SEARCHES = (
@@ -295,6 +314,7 @@ SEARCHES = (
     Case("gauss-one", 1, 100_000, 128, 10, 1, gauss, queries=1),
     Case("sift-k10", 1, 60_000, 128, 10, 1, sift_like, queries=1000),
     Case("embeddings-k10", 1, 20_000, 768, 10, 1, embeddings, queries=1000),
+    Case("text-k10", 1, 59_000, 128, 10, 1, paragraphs, ("real",), queries=1000),
     Case("cosine-k10", 1, 20_000, 768, 10, 1, embeddings, metric="cosine", queries=1000),
     Case("dot-k10", 1, 20_000, 768, 10, 1, gauss, metric="dot", queries=1000),
     Case("low-k10", 1, 100_000, 3, 10, 1, gauss, queries=100_000),
@@ -303,8 +323,8 @@ SEARCHES = (
 
 
 INDEXES = (
-    IndexCase(Case("patches", 1, 66_570, 192, 1, 1, patches, needs=("PIL", "Pillow")), 256, 24),
-    IndexCase(Case("embeddings", 1, 201_000, 128, 1000, 1, embeddings), 1024, 16),
+    IndexCase(Case("patches", 1, 65_570, 192, 1, 1, patches, needs=_PHOTO, queries=1000), 256, 24),
+    IndexCase(Case("embeddings", 1, 200_000, 128, 1000, 1, embeddings, queries=1000), 1024, 16),
 )
 
 

@@ -75,7 +75,7 @@ class IndexResult(Result):
 
     def title(self) -> str:
         shape = f"{self.n:,} x {self.job.points.D}"
-        queries = f"{self.job.queries:,} queries in a batch, k={K}"
+        queries = f"{self.job.points.queries:,} queries in a batch, k={K}"
         return f"{self.job.name}: {self.factory}, {shape}, {queries}"
 
     def table(self, width: int) -> RenderableType:
@@ -105,7 +105,7 @@ class IndexResult(Result):
             if nprobe in row.recalls
         }
         ours, theirs = (
-            self.job.queries / median(row.searches[nprobe])
+            self.job.points.queries / median(row.searches[nprobe])
             if row and nprobe in row.searches
             else None
             for row in (self.valid(FlashKMeansMLX), self.valid(Faiss))
@@ -125,7 +125,7 @@ class IndexResult(Result):
             "d": self.job.points.D,
             "nlist": self.job.nlist,
             "m": self.job.m,
-            "queries": self.job.queries,
+            "queries": self.job.points.queries,
             "k": K,
         }
 
@@ -195,7 +195,8 @@ def run(job: IndexCase, settings: Settings, show: Show) -> list[IndexResult]:
     """Run a case; there is one result for each kind of index."""
     from flash_kmeans_mlx import knn
 
-    x, queries = job.data()
+    x = job.points.data()[0]
+    queries = job.points.query_points()[0]
     truth = knn(queries, x, K)[1]
     runs = settings.runs or SUITE.usual_runs
     results = []

@@ -112,6 +112,8 @@ def run(job: KMeansJob, settings: Settings, show: Show) -> list[JudgedResult]:
     with Workers(JudgedWork, rows, settings.threads, partial(show, result)) as workers:
         workers.show("making the data")
         x = case.data()
+        case = case.sized_like(x)
+        result.take_sizes(case)
         start = case.query_points() if job.kind == "knn" else case.start(x)
         options = {name: getattr(case, name) for name in ("K", "iters", "metric", "dtype")}
         workers.load({"x": x, "start": start}, queries=job.kind == "knn", **options)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from .. import gate, machine
-from ..cases import KMeansJob
+from ..cases import Case, KMeansJob
 from ..report import seconds
 from ..runner import Result, Row
 from ..timing import Times
@@ -102,6 +102,7 @@ class JudgedResult(Result):
         memory: Peak memory of our fit beyond the input, in bytes.
         bound: The bound of that.
         rows_judged: Labels or queries that the gate judged.
+        shortage: How many points there are, where these are fewer than the case asks for.
     """
 
     job: KMeansJob
@@ -109,6 +110,16 @@ class JudgedResult(Result):
     memory: int | None = None
     bound: int = 0
     rows_judged: int = 0
+    shortage: str = ""
+
+    def take_sizes(self, made: Case) -> None:
+        """Take the case with the sizes that its data have, and note what is missing."""
+        asked = self.job.case
+        if made != asked:
+            self.shortage = (
+                f"only {made.N:,} x {made.D} of {asked.N:,} x {asked.D} values can be made here"
+            )
+        self.job = replace(self.job, case=made)
 
     def section(self, kind: str) -> list[JudgedRow]:
         """Return the rows of one kind."""
@@ -165,7 +176,7 @@ class JudgedResult(Result):
     def notes(self) -> list[str]:
         kind = self.job.kind
         case = self.job.case
-        notes: list[str] = []
+        notes: list[str] = [self.shortage]
         ours = self.base(kind)
         for row in self.section("lloyd"):
             relative = self.ratio(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .. import figures
-from ..cases import CASES, KMeansJob, custom
+from ..cases import CASES, GRID, KMeansJob, custom
 from ..runner import Settings, Suite
 from ..timing import RUNS
 from .judged import run
@@ -20,6 +20,7 @@ inertia  in float64, relative to scikit-learn's (without it, to ours)
 """
 
 _LLOYD = [KMeansJob(case, "lloyd") for case in CASES]
+_GRID = [KMeansJob(case, "lloyd") for case in GRID]
 _FITS = [KMeansJob(case, "fit") for case in CASES if "fit" in case.tags]
 _QUICK_TAG = {"lloyd": "quick", "fit": "quick-fit"}
 
@@ -51,7 +52,7 @@ A result that fails these checks shows no time.
 "matmul alone" is NumPy's product of points and centroids, once for each of our passes over the
 points.
 """,
-    jobs=_LLOYD + _FITS,
+    jobs=_LLOYD + _FITS + _GRID,
     run=run,
     plot=figures.plot_ratios,
     adapt=adapt,
@@ -59,6 +60,7 @@ points.
         "quick": [job for job in _LLOYD + _FITS if _QUICK_TAG[job.kind] in job.case.tags],
         "all": _LLOYD,
         "fit": _FITS,
+        "grid": _GRID,
     },
     options=frozenset(
         {"n", "d", "k", "b", "max_iters", "metric", "dtype", "seeding"}

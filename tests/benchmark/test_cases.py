@@ -2,18 +2,20 @@
 # pyright: reportMissingImports=false
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from flash_kmeans_mlx.benchmark import cases
+from flash_kmeans_mlx.benchmark import cases, text
 from flash_kmeans_mlx.benchmark.cases import CASES, Case
 from flash_kmeans_mlx.benchmark.runner import Settings
 from flash_kmeans_mlx.benchmark.suites import SUITES
 
 SMALL = [case for case in CASES if "real" not in case.tags]
-REAL = [case for case in CASES if "real" in case.tags and case.missing() is None]
+TEXT = [case for case in CASES if case.make is cases.paragraphs]
+REAL = [case for case in CASES if "real" in case.tags and case not in TEXT and not case.missing()]
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
@@ -32,6 +34,40 @@ def test_real_data_has_the_shape_of_the_table(case: Case) -> None:
     start = case.start(x)
     assert start.shape == (case.B, case.K, case.D)
     assert len(np.unique(start[0], axis=0)) == case.K
+
+
+@pytest.mark.parametrize("case", TEXT, ids=lambda case: case.name)
+def test_text_gives_what_there_is(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "PARAGRAPHS", 1500)
+    x = case.data()
+    assert x.shape == (1, 1500, case.D) and x.dtype == np.float32
+    assert case.sized_like(x) == replace(case, N=1500)
+    norms = np.linalg.norm(x[0], axis=1)
+    np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-5)
+    assert (norms > 0).mean() > 0.99  # few have no word that others have too
+    assert replace(case, N=900).data().shape == (1, 900, case.D)
+    few = replace(case, K=1000).sized_like(x[:, :600, :40])
+    assert (few.N, few.D, few.K) == (600, 40, 600)
+
+
+def test_text_with_few_words_has_few_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "PARAGRAPHS", 200)
+    x = replace(TEXT[0], N=200, D=1000, K=10).data()
+    assert x.shape[1] == 200 and 20 < x.shape[2] < 300
+
+
+def test_paragraphs_are_distinct_and_no_headings() -> None:
+    found = text.paragraphs(1000)
+    assert len(set(found)) == 1000 and found == text.paragraphs(1000)
+    assert all(len(paragraph) >= 40 and "\n" not in paragraph for paragraph in found)
+
+
+def test_files_that_are_no_python_have_no_text(tmp_path: Path) -> None:
+    for name, content in {"two.py": b"print 'two'", "bytes.py": b"'\xff'"}.items():
+        (tmp_path / name).write_bytes(content)
+        assert list(text._docstrings(tmp_path / name)) == []
+    (tmp_path / "three.py").write_text('"""One."""\nclass A:\n    """Two."""\n')
+    assert list(text._docstrings(tmp_path / "three.py")) == ["One.", "Two."]
 
 
 def test_sift_like_rows_are_integers_of_a_sift_norm() -> None:
@@ -72,6 +108,9 @@ def test_selection() -> None:
     names = [job.name for job in chosen("kmeans", "digits,fit:digits,digits")]
     assert names == ["digits", "fit:digits"]
     assert len(chosen("kmeans", "all")) == len(CASES)
+    grid = chosen("kmeans", "grid")
+    assert len({(job.case.make, job.case.N, job.case.D, job.case.K) for job in grid}) == 54
+    assert grid[0].name == "gauss-5k-128-64" and "seeding" not in grid[0].description()
     with pytest.raises(ValueError, match=r"unknown case 'digit' of .*; known are quick, .*digits"):
         chosen("kmeans", "digit")
 

@@ -14,7 +14,7 @@ from flash_kmeans_mlx.benchmark.peers import Faiss
 from flash_kmeans_mlx.benchmark.suites import SUITES, index
 from flash_kmeans_mlx.benchmark.suites.index import IndexResult, IndexRow
 
-TINY = IndexCase(Case("tiny", 1, 2050, 16, 8, 1, blobs), 8, 4, queries=50)
+TINY = IndexCase(Case("tiny", 1, 2000, 16, 8, 1, blobs, queries=50), 8, 4)
 
 
 def test_recall_counts_what_was_found_of_what_is_true() -> None:
@@ -25,9 +25,9 @@ def test_recall_counts_what_was_found_of_what_is_true() -> None:
 
 
 def test_queries_are_held_out() -> None:
-    x, queries = TINY.data()
-    assert x.shape == (2000, 16) and queries.shape == (50, 16)
-    assert not (x[:, None, 0] == queries[None, :, 0]).any()
+    x, queries = TINY.points.data(), TINY.points.query_points()
+    assert x.shape == (1, 2000, 16) and queries.shape == (1, 50, 16)
+    assert not (x[0, :, None, 0] == queries[0, None, :, 0]).any()
 
 
 def test_all_lists_are_looked_at_where_that_is_exact() -> None:

@@ -78,6 +78,16 @@ def test_ours_against_scikit_learn_with_seeding_and_memory() -> None:
     assert all(np.isfinite(row.inertia) for row in result.section("seeding"))
 
 
+def test_fewer_points_than_the_case_asks_for() -> None:
+    def make(case: cases.Case, rng: np.random.Generator) -> np.ndarray:
+        return cases.gauss(cases.replace(case, N=40, K=5), rng)
+
+    case = cases.replace(cases.custom(80, 3, 50, iters=1), make=make)
+    result = run(case, [wrong.Honest()])
+    assert not result.rows[0].problem and result.title().startswith("custom: 40 x 3, K=40,")
+    assert "only 40 x 3 of 80 x 3 values can be made here" in result.notes()[0]
+
+
 def test_whole_fits() -> None:
     result = run(cases.custom(500, 4, 6), [FlashKMeansMLX(), ScikitLearn()], kind="fit")
     assert [row.problem for row in result.rows] == ["", ""]
