@@ -110,7 +110,7 @@ class Int8Scratch(NamedTuple):
     reach: np.ndarray
 
 
-def _multiply(builder, total, points, centroids):
+def multiply(builder, total, points, centroids):
     """Return total plus the products of four bytes each, by int32."""
     module = builder.module
     if INT8 == "vnni":
@@ -164,7 +164,7 @@ def _sums(builder, lanes, n_quads, words, start, k, n_clusters):
             word = builder.load(pointer(builder, rows[r], offset, ir.IntType(32)))
             factor = splat(builder, word, INTS)
             for v in range(VECTORS):
-                total = _multiply(builder, builder.load(sums[r][v]), points[v], factor)
+                total = multiply(builder, builder.load(sums[r][v]), points[v], factor)
                 builder.store(total, sums[r][v])
     return index, [[builder.load(s) for s in row] for row in sums]
 
