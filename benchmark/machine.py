@@ -15,6 +15,7 @@ _PACKAGES = (
     "flash-kmeans-mlx", "mlx", "numpy", "numba", "scipy",
     "scikit-learn", "faiss-cpu", "superkmeans", "pykdtree",
 )
+_CPUINFO = Path("/proc/cpuinfo")
 # GB/s of memory as Apple publishes them, of the largest configuration.
 _BANDWIDTH = {
     "Apple M1": 68, "Apple M1 Pro": 200, "Apple M1 Max": 400, "Apple M1 Ultra": 800,
@@ -33,12 +34,14 @@ def usable_cpus() -> int:
 
 
 def cpu_model() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        model = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
-        if model:
-            return model.group(1).strip()
+    """Return the processor's name; family and model too if a virtual machine hides which one."""
+    if _CPUINFO.exists():
+        found = dict(re.findall(r"^(.+?)\s*:[ \t]*(.+)$", _CPUINFO.read_text(), re.MULTILINE))
+        name = found.get("model name", "").strip()
+        if name and not re.search(r"\d", name) and "cpu family" in found:
+            return f"{name}, family {found['cpu family']} model {found['model']}"
+        if name:
+            return name
     if sys.platform == "darwin":
         brand = subprocess.run(
             ["sysctl", "-n", "machdep.cpu.brand_string"],

@@ -87,6 +87,12 @@ class JudgedWork(Work):
         self.contestant.lloyd(self.x, self.start, self.case["iters"], metric)
         return {"bytes": peak.beyond()}
 
+    def peaks(self, threads: int) -> dict[str, Any]:
+        """Return the peak rates of the CPU."""
+        from ..peaks import measure
+
+        return measure(threads)
+
 
 def contestants(settings: Settings) -> list[Contestant]:
     """Return everyone who may take part in k-means and in searches, ours first."""
@@ -121,6 +127,8 @@ def run(job: KMeansJob, settings: Settings, show: Show) -> list[JudgedResult]:
         for kind in kinds:
             runs.take(kind)
         ours = next((row for row in rows if row.ours), None)
+        if ours is not None and ours.backend == "cpu" and job.kind != "knn":
+            result.peaks = workers.ask(ours, "peaks", threads=settings.threads)
         if ours is not None and job.kind == "lloyd":
             result.memory = workers.ask(ours, "memory", alone=True).get("bytes")
     show(result, "")
@@ -184,6 +192,10 @@ class _Runs:
             row.cold = answer["seconds"][0] if row.kind != "seeding" else None
         if run > self.settings.warmup:
             row.warm += answer["seconds"]
+            if row.engine and row.kind != "seeding":
+                spent = row.engine["seconds"]
+                seconds = spent["assignment"] + spent["update"]
+                row.rates.append(self.result.products(row) / seconds)
 
     def _judge(self, row: JudgedRow, answer: dict[str, Any]) -> None:
         digest = answer["digest"]

@@ -11,7 +11,7 @@ from .. import gate, machine
 from ..cases import Case, KMeansJob
 from ..report import seconds
 from ..runner import Result, Row
-from ..timing import Times
+from ..timing import Times, median
 
 _TITLES = {
     "lloyd": "same start, {iters} iterations",
@@ -30,6 +30,7 @@ class JudgedRow(Row):
         warm: Seconds of the later calls.
         verdicts: The gate's verdicts, by the digest of the result.
         inertias: Float64 inertia of each run.
+        rates: Multiply-adds a second of our warm runs, as if all products had been computed.
         n_iter, passes, backend, engine: Of the last run, see `Outcome`.
     """
 
@@ -38,6 +39,7 @@ class JudgedRow(Row):
     warm: list[float] = field(default_factory=list)
     verdicts: dict[str, gate.Verdict] = field(default_factory=dict)
     inertias: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
     n_iter: int = 0
     passes: float = 0.0
     backend: str = ""
@@ -65,6 +67,11 @@ class JudgedRow(Row):
         return max((verdict.regret for verdict in self.verdicts.values()), default=0.0)
 
     @property
+    def rate(self) -> float | None:
+        """Median of the rates; None if there are none."""
+        return median(self.rates) if self.rates else None
+
+    @property
     def remark(self) -> str:
         """A remark for the table."""
         if self.problem:
@@ -83,6 +90,7 @@ class JudgedRow(Row):
             "kind": self.kind,
             "backend": self.backend,
             "engine": self.engine,
+            "rate": self.rate,
             "note": self.contestant.note,
             "verdict": self.problem or ("ok" if times else "not run"),
             "cold": times.cold if times else None,
@@ -100,6 +108,7 @@ class JudgedResult(Result):
 
     Attributes:
         memory: Peak memory of our fit beyond the input, in bytes.
+        peaks: Multiply-adds a second of the CPU at its peak, by type; see `peaks.measure`.
         bound: The bound of that.
         rows_judged: Labels or queries that the gate judged.
         shortage: How many points there are, where these are fewer than the case asks for.
@@ -108,6 +117,7 @@ class JudgedResult(Result):
     job: KMeansJob
     rows: list[JudgedRow]
     memory: int | None = None
+    peaks: dict[str, float | None] = field(default_factory=dict)
     bound: int = 0
     rows_judged: int = 0
     shortage: str = ""
@@ -192,7 +202,7 @@ class JudgedResult(Result):
             judged = "queries" if kind == "knn" else "labels"
             notes.append(f"{judged} judged: {self.rows_judged:,} of {total:,}")
         notes += [self.device_rates(row) for row in self.section("lloyd") if row.backend == "metal"]
-        notes += [_engine(row) for row in self.section(kind) if row.engine and row.times]
+        notes += [self.engine(row) for row in self.section(kind) if row.engine and row.times]
         problems = [f"{row.name}: {row.problem}" for row in self.rows if ":" in row.problem]
         return [text for text in ("; ".join(filter(None, notes)), *dict.fromkeys(problems)) if text]
 
@@ -201,13 +211,39 @@ class JudgedResult(Result):
         if row.times is None:
             return ""
         case = self.job.case
-        values = case.B * case.N * case.D * row.passes
+        values = self.products(row) / case.K
         size = 4 if case.dtype == "float32" else 2
         known = machine.bandwidth()
         limit = f" of up to {known} GB/s" if known else ""
         flops = 2 * values * case.K / row.times.p50 / 1e12
         reads = 2 * values * size / row.times.p50 / 1e9
         return f"{row.backend}: {flops:.3g} TFLOP/s of products, x read at {reads:.3g} GB/s{limit}"
+
+    def products(self, row: JudgedRow) -> float:
+        """Return how many multiply-adds the products of points and centroids of all passes have."""
+        case = self.job.case
+        return case.B * case.N * case.D * case.K * row.passes
+
+    def engine(self, row: JudgedRow) -> str:
+        """Return our strategy, the products that it computed, its rate, and its time by phase."""
+        strategy = row.engine["strategy"] or row.backend
+        share = row.engine["products"]
+        computed = f"{share:.0%} of the products"
+        if "int8" in strategy:
+            computed = f"{share * self.job.case.K:.3g} survivors per row"
+        spent = row.engine["seconds"]
+        total = sum(spent.values()) - spent["choice"]  # which is part of the others
+        phases = ", ".join(
+            f"{name} {value / total:.0%}" for name, value in spent.items() if value and total
+        )
+        rate = ""
+        if row.rate and self.peaks:
+            shares = ", ".join(
+                f"{name} peak {f'{row.rate / peak:.0%}' if peak else '-'}"
+                for name, peak in self.peaks.items()
+            )
+            rate = f"; {row.rate / 1e9:.3g} G multiply-adds/s ({shares})"
+        return f"{strategy}: {computed}{rate}; time in {phases}"
 
     def figures(self) -> dict[str, Any]:
         names = ("queries", "B", "N", "D", "K", "iters", "metric", "dtype")
@@ -217,6 +253,7 @@ class JudgedResult(Result):
             "kind": self.job.kind,
             **{name: getattr(self.job.case, name) for name in names},
             "memory": None if self.memory is None else memory,
+            "peaks": self.peaks,
             "labels_judged": self.rows_judged,
         }
 
@@ -232,14 +269,3 @@ def _span(times: Times) -> str:
     low, low_unit = seconds(times.quantile(0.2)).split()
     high, high_unit = seconds(times.quantile(0.8)).split()
     return f"{low}{'' if low_unit == high_unit else ' ' + low_unit}-{high} {high_unit}"
-
-
-def _engine(row: JudgedRow) -> str:
-    """Return our strategy, the share of products that it computed, and its time by phase."""
-    spent = row.engine["seconds"]
-    total = sum(spent.values()) - spent["choice"]  # which is part of the others
-    phases = ", ".join(
-        f"{name} {value / total:.0%}" for name, value in spent.items() if value and total
-    )
-    strategy = row.engine["strategy"] or row.backend
-    return f"{strategy}: {row.engine['products']:.0%} of the products; time in {phases}"

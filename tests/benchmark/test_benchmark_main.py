@@ -97,6 +97,7 @@ def test_a_run_prints_a_table_and_writes_a_file(
         and ours["p20"] <= ours["p50"] <= ours["p80"]
     )
     assert job["memory"]["bytes"] >= 0 and job["labels_judged"] == 400
+    assert ours["backend"] != "cpu" or 0 < ours["rate"] < job["peaks"]["float32"]
 
 
 def test_a_search_is_judged_and_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,6 +164,23 @@ def test_times_are_printed_with_three_digits() -> None:
 def test_machine_has_a_name_for_its_file() -> None:
     assert machine.slug() == machine.slug().lower() and " " not in machine.slug()
     assert "numpy" in machine.versions()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("AMD EPYC", "AMD EPYC, family 25 model 17"),
+        ("AMD EPYC 9554 64-Core Processor", "AMD EPYC 9554 64-Core Processor"),
+    ],
+)
+def test_a_bare_name_gets_family_and_model(
+    name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "cpuinfo"
+    core = f"cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: {name}\npower management:\n\n"
+    info.write_text(2 * core)
+    monkeypatch.setattr(machine, "_CPUINFO", info)
+    assert machine.cpu_model() == told
 
 
 def test_plot(tmp_path: Path) -> None:

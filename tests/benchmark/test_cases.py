@@ -45,7 +45,7 @@ def test_text_gives_what_there_is(case: Case, monkeypatch: pytest.MonkeyPatch) -
     norms = np.linalg.norm(x[0], axis=1)
     np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-5)
     assert (norms > 0).mean() > 0.99  # few have no word that others have too
-    assert replace(case, N=900).data().shape == (1, 900, case.D)
+    assert replace(case, N=1200).data().shape == (1, 1200, case.D)
     few = replace(case, K=1000).sized_like(x[:, :600, :40])
     assert (few.N, few.D, few.K) == (600, 40, 600)
 
