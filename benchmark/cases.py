@@ -294,7 +294,7 @@ CASES = (
     Case("batch-256", 256, 500, 16, 8, 10, blobs, ("quick", "batched")),
     Case("batch-32", 32, 16_384, 64, 100, 10, blobs, ("batched",)),
 )
-# All sizes that are usual for embeddings. Cases of one text follow one another, see `text.points`.
+# Sizes that are usual for embeddings. Texts of equal D follow one another, see `text.points`.
 GRID = tuple(
     Case(f"{kind}-{n // 1000}k-{d}-{k}", 1, n, d, k, 10, make)
     for kind, make in (("gauss", gauss), ("text", paragraphs))

@@ -74,6 +74,9 @@ def listing(suites: Iterable[Any]) -> Table:
             names = [name for name, jobs in suite.known().items() if job in jobs]
             names.remove(job.name)
             view.add_row("", job.name, job.missing() or job.description(), ", ".join(names))
+        for name, jobs in suite.groups.items():
+            if jobs and jobs[0] not in suite.jobs:
+                view.add_row("", name, f"{len(jobs)} cases, {jobs[0].name} to {jobs[-1].name}")
         view.add_section()
     view.caption = "A group stands for its cases. The group quick is the default."
     return view

@@ -128,7 +128,7 @@ class Suite:
             next, which is empty when the result is complete.
         plot: Draws the contents of a result file. Raises ValueError if there is nothing to draw.
         adapt: Changes the chosen jobs as the settings say. Raises ValueError if they don't suit.
-        groups: Jobs that have a common name. Without others, ``quick`` and ``all`` are all jobs.
+        groups: Jobs that have a common name, also others than `jobs`.
         options: Options of the command line that it takes besides those of every suite.
         usual_runs: Warm runs that are timed by default.
     """
@@ -144,10 +144,15 @@ class Suite:
     options: frozenset[str] = frozenset()
     usual_runs: int = 5
 
+    def all_groups(self) -> Mapping[str, Sequence[Job]]:
+        """Return the groups; without others, ``quick`` and ``all`` are all jobs."""
+        return self.groups or {"quick": self.jobs, "all": self.jobs}
+
     def known(self) -> dict[str, Sequence[Job]]:
         """Return the jobs by the names of groups and of jobs."""
-        groups = self.groups or {"quick": self.jobs, "all": self.jobs}
-        return {**groups, **{job.name: [job] for job in self.jobs}}
+        groups = self.all_groups()
+        every = [*self.jobs, *(job for jobs in groups.values() for job in jobs)]
+        return {**groups, **{job.name: [job] for job in every}}
 
     def choose(self, settings: Settings) -> list[Any]:
         """Return the jobs for ``--case``, in order and without repeats.
@@ -159,8 +164,9 @@ class Suite:
         chosen: list[Job] = []
         for name in (settings.case or "quick").split(","):
             if name not in known:
+                names = ", ".join([*self.all_groups(), *(job.name for job in self.jobs)])
                 raise ValueError(
-                    f"unknown case {name!r} of the suite {self.name}; known are {', '.join(known)}"
+                    f"unknown case {name!r} of the suite {self.name}; known are {names}"
                 )
             chosen += [job for job in known[name] if job not in chosen]
         return self.adapt(chosen, settings)

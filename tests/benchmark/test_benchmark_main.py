@@ -49,7 +49,7 @@ def test_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixtu
     [
         ("", "kmeans"),
         ("--case digits,fit:digits", "kmeans"),
-        ("--case embeddings", "kmeans"),
+        ("--case embeddings,text-5k-384-64", "kmeans"),
         ("--case knn", "neighbours"),
         ("--case knn:gauss-k10 --metric dot", "neighbours"),
         ("--case disk --n 3000", "disk"),
@@ -66,6 +66,8 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     printed = capsys.readouterr().out
     assert "gauss-500k" in printed and "fit:digits" in printed and "knn:gauss-k10" in printed
+    assert "54 cases, gauss-5k-128-64 to text-50k-768-1024" in printed
+    assert "text-5k-384-64" not in printed
 
 
 def test_a_run_prints_a_table_and_writes_a_file(
