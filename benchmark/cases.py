@@ -49,7 +49,7 @@ class Case:
         iters: Lloyd iterations that every contestant runs.
         make: Makes the data, float32 ``(B, N, D)``, or less where less is there.
         tags: ``quick`` (in the default run), ``seeding`` (k-means++ is always timed), ``fit`` (also
-            run as a whole fit), ``quick-fit`` (and that in the default run), ``real``, ``batched``.
+            run as a whole fit), ``quick-fit`` (and that in the default run), ``real``.
         metric: ``"euclidean"``, ``"cosine"`` or ``"dot"``.
         dtype: Type of the points.
         needs: A module that making the data needs, and the package that has it.
@@ -291,8 +291,8 @@ CASES = (
     Case("embeddings", 1, 50_000, 768, 512, 20, embeddings, ("fit",)),
     Case("text", 1, 60_000, 128, 1024, 20, paragraphs, ("real", "fit")),
     Case("text-384", 1, 20_000, 384, 256, 20, paragraphs, ("real", "fit")),
-    Case("batch-256", 256, 500, 16, 8, 10, blobs, ("quick", "batched")),
-    Case("batch-32", 32, 16_384, 64, 100, 10, blobs, ("batched",)),
+    Case("batch-256", 256, 500, 16, 8, 10, blobs, ("quick",)),
+    Case("batch-32", 32, 16_384, 64, 100, 10, blobs),
 )
 # Sizes that are usual for embeddings. Texts of equal D follow one another, see `text.points`.
 GRID = tuple(

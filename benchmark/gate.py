@@ -12,10 +12,10 @@ Array = npt.NDArray[Any]
 
 SAMPLE = 20_000
 INERTIA_LIMIT = 0.01
+SEEDING_LIMIT = 0.25  # draws differ
 _EPSILON = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _SLACK = 16
 _REPORTED_LIMIT = 1e-3
-_SEEDING_LIMIT = 0.25
 _CHUNK = 2048
 
 
@@ -165,7 +165,7 @@ def judge(
 
 
 def compare(verdict: Verdict, best: float, limit: float = INERTIA_LIMIT) -> Verdict:
-    """Fail a result whose inertia exceeds the best one from the same start by more than ``limit``.
+    """Fail a result whose inertia exceeds the best one by more than ``limit``.
 
     Float32 implementations differ at ties and at empty clusters, so a small excess is no error.
     """
@@ -245,11 +245,6 @@ def judge_seeds(x: Array, centroids: Array) -> Verdict:
             return Verdict(f"{wrong} of {len(seeds)} seeds are not points of the data")
         total += nearest_inertia(points, seeds)
     return Verdict(inertia=total, rows=x.shape[0] * x.shape[1])
-
-
-def compare_seeds(verdict: Verdict, best: float) -> Verdict:
-    """Fail seeds whose cost is far above the best contestant's. Draws differ: the limit is wide."""
-    return compare(verdict, best, _SEEDING_LIMIT)
 
 
 def nearest_inertia(x: Array, centroids: Array) -> float:

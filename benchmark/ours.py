@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .contestants import ALL_METRICS, Array, Contestant, Outcome, Single, over_batch
+from .contestants import ALL_METRICS, Array, Contestant, Outcome
+from .peers import ScikitLearn
 
 
 def to_numpy(a: Any) -> Array:
@@ -21,12 +22,9 @@ def to_numpy(a: Any) -> Array:
 
 @dataclass(frozen=True)
 class Ours(Contestant):
-    """This package, which is always here."""
+    """This package."""
 
     package: ClassVar[str] = "flash-kmeans-mlx"
-
-    def missing(self) -> str | None:
-        return None
 
     def prepare(self) -> None:
         import flash_kmeans_mlx.index  # noqa: F401
@@ -159,24 +157,13 @@ class FlashKMeansDefaults(Ours):
 
 
 @dataclass(frozen=True)
-class FlashKMeansSklearn(Ours):
+class FlashKMeansSklearn(ScikitLearn):
     """``KMeans(k).fit(x)`` of `flash_kmeans_mlx.sklearn`.
 
     Beside scikit-learn's row it shows the effect of changing the import alone.
     """
 
     name: ClassVar[str] = "sklearn.KMeans(k).fit(x)"
+    package: ClassVar[str] = Ours.package
     kinds: ClassVar[frozenset[str]] = frozenset({"fit"})
-    fit_note: ClassVar[str] = "k-means++, tolerance 1e-4"
-
-    def prepare(self) -> None:
-        import flash_kmeans_mlx.sklearn  # noqa: F401
-
-    def fit(self, x: Any, k: int, seed: int) -> Outcome:
-        from flash_kmeans_mlx.sklearn import KMeans
-
-        def run_one(b: int) -> Single:
-            model = KMeans(k, random_state=seed).fit(x[b])
-            return model.labels_, model.cluster_centers_, model.n_iter_, model.inertia_, 0
-
-        return over_batch(x, run_one)
+    module: ClassVar[str] = "flash_kmeans_mlx.sklearn"

@@ -30,14 +30,8 @@ _BYTES = 4  # products of bytes that are added to a sum of 32 bits
 llvm.initialize_native_asmparser()
 
 
-def _add_floats(builder: Any, total: Any, a: Any, b: Any) -> Any:
-    """Return total + a * b, by one instruction where the CPU has it."""
-    flags = kernels.ir.FUSED
-    return builder.fadd(total, builder.fmul(a, b, flags=flags), flags=flags)
-
-
 def _loop(kind: Any, one: float, add: Callable[..., Any]) -> Any:
-    """Return an intrinsic that adds products to all sums, as often as it is told.
+    """Return a function that adds products to all sums, as often as it is told.
 
     It returns the bits of all sums added up, so that none of them can be left out.
 
@@ -66,23 +60,21 @@ def _loop(kind: Any, one: float, add: Callable[..., Any]) -> Any:
     def loop(_typing: Any, rounds: Any) -> Any:
         return types.int32(types.int64), generate
 
-    return loop
+    @njit(nogil=True)
+    def run(rounds: int) -> int:
+        return loop(rounds)  # pyright: ignore[reportCallIssue]  # the typing context
+
+    return run
 
 
-_float_loop = _loop(FLOATS, 1.0, _add_floats)
-_byte_loop = _loop(INTS, 0x01010101, kernels.int8.multiply)
+def _fused(builder: Any, total: Any, a: Any, b: Any) -> Any:
+    """Return total + a * b, by one instruction where the CPU has it."""
+    flags = kernels.ir.FUSED
+    return builder.fadd(total, builder.fmul(a, b, flags=flags), flags=flags)
 
 
-@njit(nogil=True)
-def add_floats(rounds: int) -> int:
-    """Add products of ones to ones in float32."""
-    return _float_loop(rounds)
-
-
-@njit(nogil=True)
-def add_bytes(rounds: int) -> int:
-    """Add products of ones to whole numbers."""
-    return _byte_loop(rounds)
+add_floats = _loop(FLOATS, 1.0, _fused)
+add_bytes = _loop(INTS, 0x01010101, kernels.int8.multiply)
 
 
 def measure(threads: int) -> dict[str, float | None]:

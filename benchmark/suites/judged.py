@@ -127,8 +127,9 @@ def run(job: KMeansJob, settings: Settings, show: Show) -> list[JudgedResult]:
         for kind in kinds:
             runs.take(kind)
         ours = next((row for row in rows if row.ours), None)
-        if ours is not None and ours.backend == "cpu" and job.kind != "knn":
-            result.peaks = workers.ask(ours, "peaks", threads=settings.threads)
+        on_cpu = next((row for row in rows if row.ours and row.backend == "cpu"), None)
+        if on_cpu is not None and job.kind != "knn":
+            result.peaks = workers.ask(on_cpu, "peaks", threads=settings.threads)
         if ours is not None and job.kind == "lloyd":
             result.memory = workers.ask(ours, "memory", alone=True).get("bytes")
     show(result, "")
@@ -228,10 +229,10 @@ class _Runs:
         ]
         if not judged or judged[0].kind == "fit":
             return
-        check = gate.compare_seeds if judged[0].kind == "seeding" else gate.compare
+        limit = gate.SEEDING_LIMIT if judged[0].kind == "seeding" else gate.INERTIA_LIMIT
         inertias = [float(np.mean(row.inertias)) for row in judged]
         for row, inertia in zip(judged, inertias, strict=True):
             first = next(iter(row.verdicts.values()))
-            verdict = check(replace(first, inertia=inertia), min(inertias))
+            verdict = gate.compare(replace(first, inertia=inertia), min(inertias), limit)
             if not verdict.ok:
                 row.problem = f"wrong: {verdict.reason}"
