@@ -23,8 +23,9 @@ FLOATS, INTS, WIDTH = kernels.ir.FLOATS, kernels.ir.INTS, kernels.ir.WIDTH
 _SUMS = 12  # more than latency times instructions a cycle
 _ROUNDS = 1 << 23  # about 15 ms
 _TRIES = 8
-# A vector register, in LLVM's constraints of inline assembly.
-_REGISTER = "w" if platform.machine() in ("arm64", "aarch64") else "x"
+# A vector register, in LLVM's constraints of inline assembly, by the kind of CPU.
+_REGISTERS = {"x86_64": "x", "AMD64": "x", "arm64": "w", "aarch64": "w"}
+_REGISTER = _REGISTERS.get(platform.machine())
 _BYTES = 4  # products of bytes that are added to a sum of 32 bits
 
 llvm.initialize_native_asmparser()
@@ -84,12 +85,13 @@ def measure(threads: int) -> dict[str, float | None]:
 
     Returns:
         ``"float32"``, and ``"int8"``, which is None where the kernels use no products of bytes.
+        Both are None on other kinds of CPU than x86-64 and ARM64.
     """
     loops = {"float32": (add_floats, WIDTH), "int8": (add_bytes, WIDTH * _BYTES)}
     rates: dict[str, float | None] = dict.fromkeys(loops)
     with ThreadPoolExecutor(threads) as pool:
         for name, (run, products) in loops.items():
-            if name == "int8" and not kernels.ir.INT8:
+            if _REGISTER is None or (name == "int8" and not kernels.ir.INT8):
                 continue
             run(1)  # which compiles it
             count = _ROUNDS * _SUMS * products

@@ -202,9 +202,10 @@ class JudgedResult(Result):
             judged = "queries" if kind == "knn" else "labels"
             notes.append(f"{judged} judged: {self.rows_judged:,} of {total:,}")
         notes += [self.device_rates(row) for row in self.section("lloyd") if row.backend == "metal"]
-        notes += [self.engine(row) for row in self.section(kind) if row.engine and row.times]
-        problems = [f"{row.name}: {row.problem}" for row in self.rows if ":" in row.problem]
-        return [text for text in ("; ".join(filter(None, notes)), *dict.fromkeys(problems)) if text]
+        lines = ["; ".join(filter(None, notes))]
+        lines += [self.engine(row) for row in self.section(kind) if row.engine and row.times]
+        lines += [f"{row.name}: {row.problem}" for row in self.rows if ":" in row.problem]
+        return list(dict.fromkeys(filter(None, lines)))
 
     def device_rates(self, row: JudgedRow) -> str:
         """Return the rates of products and of reading x, which happens twice an iteration."""

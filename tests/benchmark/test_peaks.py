@@ -26,6 +26,8 @@ def test_peak_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert integers is None or integers > floats
     monkeypatch.setattr(kernels.ir, "INT8", "")
     assert peaks.measure(1)["int8"] is None
+    monkeypatch.setattr(peaks, "_REGISTER", None)
+    assert peaks.measure(1) == {"float32": None, "int8": None}
 
 
 @pytest.mark.parametrize(
