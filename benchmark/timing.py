@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,28 +15,6 @@ RUNS = 3
 _RUNS_IF_LONG = 2
 
 
-@dataclass(frozen=True)
-class Times:
-    """Seconds of one contestant's runs.
-
-    Attributes:
-        cold: The first call in its process, imports excluded. None where something else ran before.
-        warm: All later calls.
-    """
-
-    cold: float | None
-    warm: tuple[float, ...]
-
-    def quantile(self, q: float) -> float:
-        """Return a quantile of the warm times."""
-        return float(np.quantile(self.warm, q))
-
-    @property
-    def p50(self) -> float:
-        """Median of the warm times."""
-        return self.quantile(0.5)
-
-
 def usual_runs(seconds: float) -> int:
     """Return the usual number of warm runs, where one run of all contestants takes ``seconds``."""
     return _RUNS_IF_LONG if seconds > _LONG else RUNS
@@ -47,6 +25,11 @@ def repeats(seconds: float) -> int:
     return int(np.clip(_SHORT / max(seconds, 1e-9), 1, _MAX_REPEATS))
 
 
-def median(values: list[float]) -> float:
+def quantile(values: Sequence[float], q: float) -> float:
+    """Return a quantile of the values."""
+    return float(np.quantile(values, q))
+
+
+def median(values: Sequence[float]) -> float:
     """Return the median of the values."""
-    return float(np.median(values))
+    return quantile(values, 0.5)

@@ -11,7 +11,7 @@ from .. import gate, machine
 from ..cases import Case, KMeansJob
 from ..report import seconds
 from ..runner import Result, Row
-from ..timing import Times, median
+from ..timing import median, quantile
 
 _TITLES = {
     "lloyd": "same start, {iters} iterations",
@@ -26,7 +26,8 @@ class JudgedRow(Row):
 
     Attributes:
         kind: ``"lloyd"``, ``"seeding"``, ``"fit"`` or ``"knn"``.
-        cold: Seconds of the first call in its process.
+        cold: Seconds of the first call in its process, imports excluded. None where something else
+            ran before.
         warm: Seconds of the later calls.
         verdicts: The gate's verdicts, by the digest of the result.
         inertias: Float64 inertia of each run.
@@ -51,9 +52,9 @@ class JudgedRow(Row):
         return f"{name}, seeding" if self.kind == "seeding" else name
 
     @property
-    def times(self) -> Times | None:
-        """The times; None unless the result is right."""
-        return None if self.problem or not self.warm else Times(self.cold, tuple(self.warm))
+    def times(self) -> list[float]:
+        """Seconds of the warm runs; none unless the result is right."""
+        return [] if self.problem else self.warm
 
     @property
     def inertia(self) -> float | None:
@@ -76,7 +77,7 @@ class JudgedRow(Row):
         """A remark for the table."""
         if self.problem:
             return self.problem.split(":")[0]
-        if self.times is None:
+        if not self.times:
             return "..."
         if self.contestant.yardstick:
             return f"{self.n_iter} passes"
@@ -93,9 +94,9 @@ class JudgedRow(Row):
             "rate": self.rate,
             "note": self.contestant.note,
             "verdict": self.problem or ("ok" if times else "not run"),
-            "cold": times.cold if times else None,
-            **{f"p{q}": times.quantile(q / 100) if times else None for q in (20, 50, 80)},
-            "runs": len(times.warm) if times else 0,
+            "cold": self.cold if times else None,
+            **{f"p{q}": quantile(times, q / 100) if times else None for q in (20, 50, 80)},
+            "runs": len(times),
             "iterations": self.n_iter,
             "inertia": self.inertia,
             "regret": self.regret,
@@ -149,9 +150,7 @@ class JudgedResult(Result):
     def ratio(self, row: JudgedRow) -> float | None:
         """Return the row's median over that of our row of the same kind."""
         base = self.base(row.kind)
-        if row.times is None or base is None or base.times is None:
-            return None
-        return row.times.p50 / base.times.p50
+        return median(row.times) / median(base.times) if row.times and base is not None else None
 
     def inertia_ratio(self, row: JudgedRow) -> float | None:
         """Return the row's inertia over scikit-learn's."""
@@ -170,12 +169,12 @@ class JudgedResult(Result):
         relative = self.ratio(row)
         quality = self.inertia_ratio(row)
         yardstick = row.contestant.yardstick
-        judged = times is not None and not yardstick and row.kind != "seeding"
+        judged = times and not yardstick and row.kind != "seeding"
         return {
             "contestant": row.name,
             "its": str(row.n_iter) if times and row.n_iter else "",
-            "cold": seconds(times.cold) if times and not yardstick else "",
-            "median": seconds(times.p50) if times else "",
+            "cold": seconds(row.cold) if times and not yardstick else "",
+            "median": seconds(median(times)) if times else "",
             "p20-p80": _span(times) if times else "",
             "x ours": f"{relative:.2f}" if relative is not None else "",
             "inertia": f"{quality:.5f}" if quality is not None and times else "",
@@ -209,15 +208,15 @@ class JudgedResult(Result):
 
     def device_rates(self, row: JudgedRow) -> str:
         """Return the rates of products and of reading x, which happens twice an iteration."""
-        if row.times is None:
+        if not row.times:
             return ""
         case = self.job.case
         values = self.products(row) / case.K
         size = 4 if case.dtype == "float32" else 2
         known = machine.bandwidth()
         limit = f" of up to {known} GB/s" if known else ""
-        flops = 2 * values * case.K / row.times.p50 / 1e12
-        reads = 2 * values * size / row.times.p50 / 1e9
+        flops = 2 * values * case.K / median(row.times) / 1e12
+        reads = 2 * values * size / median(row.times) / 1e9
         return f"{row.backend}: {flops:.3g} TFLOP/s of products, x read at {reads:.3g} GB/s{limit}"
 
     def products(self, row: JudgedRow) -> float:
@@ -266,7 +265,7 @@ class JudgedResult(Result):
         return data
 
 
-def _span(times: Times) -> str:
-    low, low_unit = seconds(times.quantile(0.2)).split()
-    high, high_unit = seconds(times.quantile(0.8)).split()
+def _span(times: list[float]) -> str:
+    low, low_unit = seconds(quantile(times, 0.2)).split()
+    high, high_unit = seconds(quantile(times, 0.8)).split()
     return f"{low}{'' if low_unit == high_unit else ' ' + low_unit}-{high} {high_unit}"
