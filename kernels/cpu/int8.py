@@ -234,6 +234,16 @@ def _bounder(lift):
 _bound_scores, _bound_and_lift = _bounder(lift=False), _bounder(lift=True)
 
 
+@njit(**JIT)
+def bound_rows(lift, lanes, n_quads, values, start, terms, k, n_clusters, limits, bounds, masks):
+    """Bound the scores of a block with centroids k:k+ROWS, see `_bounder`; all are addresses."""
+    if lift:
+        return _bound_and_lift(
+            lanes, n_quads, values, start, terms, k, n_clusters, limits, bounds, masks
+        )
+    return _bound_scores(lanes, n_quads, values, start, terms, k, n_clusters, limits, bounds, masks)
+
+
 @njit(**INNER)
 def rounding(n_dims):
     """Return by how much two ways to compute a score may differ, relative to its terms."""
@@ -314,9 +324,9 @@ def round_centroids(c, bias, centroids):
 
 
 @njit(inline="always", **INNER)
-def _start(rows, row_size, scored, label, terms, eta, norms, wanted, scratch):
-    """Start the points of a block that are wanted from the scores of their labels."""
-    limits, best, known = scratch.limits, scratch.best, scratch.known
+def _score_labels(rows, row_size, scored, label, terms, eta, norms, scratch):
+    """Compute the scores of the points of a block that are wanted with their labels."""
+    limits, best, known, wanted = scratch.limits, scratch.best, scratch.known, scratch.wanted
     c, bias = scored.c, scored.bias
     base, size, n_dims = address(c), np.int64(c.strides[0]), c.shape[1]
     for i in range(label.size):
@@ -331,7 +341,10 @@ def _start(rows, row_size, scored, label, terms, eta, norms, wanted, scratch):
 
 @njit(**INNER)
 def _settle(rows, count, first, scored, terms, eta, norms, label, scratch):
-    """Compare the candidates by their scores. Labels come from the highest bounds if `first`."""
+    """Compare the candidates by their scores; return how many were compared.
+
+    If `first`, points without a label start from the candidate of the highest bound.
+    """
     limits, best, chain, known = scratch.limits, scratch.best, scratch.chain, scratch.known
     point, rival, reach, wanted = scratch.point, scratch.rival, scratch.reach, scratch.wanted
     c, bias = scored.c, scored.bias
@@ -346,7 +359,7 @@ def _settle(rows, count, first, scored, terms, eta, norms, label, scratch):
             wanted[i] = label[i] < NONE
             if wanted[i]:
                 label[i] = NONE - 1 - label[i]
-        _start(row_base, row_size, scored, label, terms, eta, norms, wanted, scratch)
+        _score_labels(row_base, row_size, scored, label, terms, eta, norms, scratch)
     compared = 0
     for j in range(count):
         i, k = np.int64(point[j]), np.int64(rival[j])
@@ -376,6 +389,26 @@ def _settle(rows, count, first, scored, terms, eta, norms, label, scratch):
     return compared
 
 
+@njit(inline="always", **INNER)
+def _set_limits(n, points, block, centroids, first, label, eta, scratch):
+    """Set what bounds of a block are made of, and what they must reach; mark points to score."""
+    worst, limits, wanted = centroids.worst, scratch.limits, scratch.wanted
+    measures = points.measures
+    for i in range(POINTS):
+        at = block * POINTS + i
+        factor, residual, norm = measures[FACTOR, at], measures[RESIDUAL, at], measures[NORM, at]
+        error = residual + (norm + residual) * worst[0] + norm * eta + worst[1]
+        real = i < n and norm > np.float32(0)
+        limits[0, i] = factor
+        limits[1, i] = factor * error
+        limits[2, i] = NEG_INF if real else np.float32(np.inf)
+        wanted[i] = real and not first
+        if i < n and not real:
+            label[i] = centroids.top[0]
+        elif real and first:
+            label[i] = NONE
+
+
 @njit(**JIT)
 def label_block(rows, n, points, block, scored, centroids, first, label, scratch):
     """Find the labels of n <= POINTS rows, which are a block of the points.
@@ -383,83 +416,48 @@ def label_block(rows, n, points, block, scored, centroids, first, label, scratch
     INOUT label (n,) int32: labels that rows may have kept; not read if `first`. Returns how many
     pairs were compared by their scores.
     """
-    values, start, terms, worst, top = centroids
-    limits, masks, wanted = scratch.limits, scratch.masks, scratch.wanted
-    point, rival, reach, bounds = scratch.point, scratch.rival, scratch.reach, scratch.bounds
-    n_clusters, n_dims, n_quads = scored.c.shape[0], scored.c.shape[1], values.shape[1] // QUAD
+    masks, bounds = scratch.masks, scratch.bounds
+    point, rival, reach = scratch.point, scratch.rival, scratch.reach
+    terms = centroids.terms
+    n_clusters, n_dims = scored.c.shape[0], scored.c.shape[1]
     if DEBUG and (n > POINTS or label.size != n or block >= points.words.shape[0]):
         raise IndexError("points beyond their block")
-    if DEBUG and not first and (label.min() < 0 or label.max() >= scored.c.shape[0]):
+    if DEBUG and not first and (label.min() < 0 or label.max() >= n_clusters):
         raise IndexError("a label of other centroids")
     eta = rounding(n_dims)
     norms = points.measures[NORM, block * POINTS : (block + 1) * POINTS]
-    for i in range(POINTS):
-        factor = points.measures[FACTOR, block * POINTS + i]
-        residual = points.measures[RESIDUAL, block * POINTS + i]
-        error = residual + (norms[i] + residual) * worst[0] + norms[i] * eta + worst[1]
-        limits[0, i] = factor
-        limits[1, i] = factor * error
-        real = i < n and norms[i] > np.float32(0)
-        limits[2, i] = NEG_INF if real else np.float32(np.inf)
-        wanted[i] = real and not first
-        if i < n and not real:
-            label[i] = top[0]
-        elif real and first:
-            label[i] = NONE
-    if not first:
-        _start(
-            address(rows),
-            np.int64(rows.strides[0]),
-            scored,
-            label,
-            terms,
-            eta,
-            norms,
-            wanted,
-            scratch,
-        )
-    lanes = address(points.words[block])
+    _set_limits(n, points, block, centroids, first, label, eta, scratch)
+    row_size = np.int64(rows.strides[0])
+    _score_labels(address(rows), row_size, scored, label, terms, eta, norms, scratch)
+    lanes, n_quads = address(points.words[block]), centroids.values.shape[1] // QUAD
+    values, start, terms_at = address(centroids.values), address(centroids.start), address(terms)
+    limits_at, bounds_at, masks_at = address(scratch.limits), address(bounds), address(masks)
     count, compared = 0, 0
     for k in range(0, n_clusters, ROWS):
-        if first:
-            found = _bound_and_lift(
-                lanes,
-                n_quads,
-                address(values),
-                address(start),
-                address(terms),
-                k,
-                n_clusters,
-                address(limits),
-                address(bounds),
-                address(masks),
-            )
-        else:
-            found = _bound_scores(
-                lanes,
-                n_quads,
-                address(values),
-                address(start),
-                address(terms),
-                k,
-                n_clusters,
-                address(limits),
-                address(bounds),
-                address(masks),
-            )
-        if not found:
-            continue
-        for r in range(min(ROWS, n_clusters - k)):
-            mask = masks[r]
-            while mask:
-                i = lowest_bit(mask)
-                mask &= mask - 1
-                point[count], rival[count], reach[count] = i, k + r, bounds[r, i]
-                count += 1
-        if count >= PENDING:
+        if bound_rows(
+            first,
+            lanes,
+            n_quads,
+            values,
+            start,
+            terms_at,
+            k,
+            n_clusters,
+            limits_at,
+            bounds_at,
+            masks_at,
+        ):
+            for r in range(min(ROWS, n_clusters - k)):
+                mask = masks[r]
+                while mask:
+                    i = lowest_bit(mask)
+                    mask &= mask - 1
+                    point[count], rival[count], reach[count] = i, k + r, bounds[r, i]
+                    count += 1
+        if count >= PENDING or k + ROWS >= n_clusters:
             compared += _settle(rows, count, first, scored, terms, eta, norms, label, scratch)
             count = 0
-    return compared + _settle(rows, count, first, scored, terms, eta, norms, label, scratch)
+    return compared
 
 
 @njit(**JIT)
