@@ -2,10 +2,10 @@
 
 import os
 
-# Shards of rows begin at multiples of this.
-SHARD_ROWS = 512
-# Rows of the smallest tile. Tiles are powers of two up to SHARD_ROWS: no two shards share one.
-TILE_ROWS = 64
+# Shards of rows begin at multiples of this, and at tiles where tiles are kept.
+SHARD_ROWS = 128
+# Rows of the smallest and of the largest tile; tiles are powers of two.
+TILE_ROWS, MOST_TILE_ROWS = 64, 512
 # Float32 values between the lanes of two dimensions: a power of two apart, lanes share few lines
 # of the cache.
 LANE_PADDING = 16

@@ -26,6 +26,7 @@ PLAN = importlib.import_module("flash_kmeans_mlx.backends.cpu.plan")
 SMALLER: list[tuple[Any, str, Any]] = [
     (PLAN, "SMALL", 60_000),
     (PLAN, "LOOPED", 2_000_000),
+    (PLAN, "SHARDS", 3),
     (PLAN, "SHARD_ROWS", 600),
     (PLAN, "TILE_VALUES", 1 << 12),
     (PLAN, "RESIDENT_BYTES", 300_000),
@@ -60,7 +61,7 @@ REGIMES: dict[str, set[Any]] = {
     "team": {True, False},
     "resident": {True, False},
     "tile": set(DIMENSIONS),
-    "shards": {"one", "some", "most"},
+    "cuts": {"one", "some", "most"},
     "flight": {"all shards", "some shards"},
     "threads": {"one", "more"},
     "spare": {"enough", "short"},
@@ -121,7 +122,7 @@ def watch(watching: Watch) -> None:
     def of_plan(found: Plan, problem: Problem, _threads: int) -> Iterator[tuple[str, Any]]:
         full = problem.x.shape[0] * found.shards
         words = {
-            "shards": "one" if found.shards == 1 else "most" if found.shards >= 4 else "some",
+            "cuts": "one" if found.shards == 1 else "most" if found.shards >= 4 else "some",
             "flight": "all shards" if found.flight == full else "some shards",
             "threads": "one" if found.threads == 1 else "more",
             "spare": "enough" if found.spare > 1 << 30 else "short",

@@ -17,7 +17,7 @@ from ..draws import OVERSAMPLING, ROUNDS
 from ..points import Problem
 from .kernels import sizes
 
-__all__ = ["PAD", "RESIDENT_BYTES", "Plan", "cut_rows", "plan", "sizes"]
+__all__ = ["PAD", "RESIDENT_BYTES", "Plan", "plan", "sizes"]
 
 PAD = sizes.LANE_PADDING
 
@@ -26,8 +26,9 @@ ADVICE = "raise it, or fit fewer batch elements at a time"
 SMALL = 10_000_000  # N * K * D below which one thread per batch element is enough
 # N * K * D below which the whole loop is one kernel: Python takes 0.3 ms an iteration.
 LOOPED = 300_000_000
-SHARD_ROWS, SHARDS = 4096, 64
-LOOPED_SHARD_ROWS, LOOPED_SHARDS = 512, 16
+# Shards of a batch element: this many, so that threads end at about the same time, or as many as
+# have this many rows, up to the last number.
+SHARDS, SHARD_ROWS, MOST_SHARDS = 16, 1024, 64
 LOOPED_BYTES = 8 << 20  # for the sums of all shards, which every thread may have
 # For the sums of the shards in flight: so many bytes, or so many shards.
 FLIGHT_BYTES, FLIGHT = 32 << 20, 4
@@ -44,8 +45,8 @@ class Plan:
         team: Whether all threads run that kernel together; otherwise each has batch elements of
             its own.
         resident: Whether points are kept as lanes from one iteration to the next.
-        tile: Rows per tile, a divisor of `sizes.SHARD_ROWS`, at whose multiples shards begin.
-        shards: Parts of a batch element's rows with sums of their own.
+        tile: Rows per tile.
+        cuts: First rows of the parts of a batch element that have sums of their own, and N.
         flight: Shards, of one or more batch elements, whose sums exist at a time.
         threads: Threads to use.
         spare: Bytes that may be allocated beyond all this, for memory that only saves time.
@@ -55,10 +56,15 @@ class Plan:
     team: bool
     resident: bool
     tile: int
-    shards: int
+    cuts: tuple[int, ...]
     flight: int
     threads: int
     spare: int
+
+    @property
+    def shards(self) -> int:
+        """Parts of a batch element with sums of their own."""
+        return len(self.cuts) - 1
 
 
 def plan(problem: Problem, threads: int) -> Plan:
@@ -74,7 +80,8 @@ def plan(problem: Problem, threads: int) -> Plan:
     products = n * k * d
     table = 8 * k * d
     tile = tile_rows(d)
-    shards = shard_count(n, k, d)
+    cuts = cut_rows(n, k, d)
+    shards = len(cuts) - 1
     looped = products < LOOPED and problem.strategy not in ("int8", "head")
     per_thread = 4 * tile * (3 * d + 4) + 4 * PAD * d + looped * (2 + shards) * table
     fixed = problem.bytes_in_use + 4 * b * n * _point_arrays(problem) + (1 << 20)
@@ -86,41 +93,42 @@ def plan(problem: Problem, threads: int) -> Plan:
     spare -= (threads - 1) * per_thread
     flight = max(FLIGHT_BYTES // table, min(FLIGHT, threads))
     flight = 1 + min(b * shards - 1, flight - 1, spare // 2 // table)
+    if threads < flight < b * shards:
+        flight -= flight % threads  # so that all threads end together
     spare -= (flight - 1) * table
     team = looped and shards > 1 and b < threads
     resident_bytes = 9 * (n + tile) * d * (1 if team else threads)
     resident = looped and resident_bytes <= min(RESIDENT_BYTES, spare // 2)
     spare -= resident * resident_bytes
-    return Plan(looped, team, resident, tile, shards, flight, threads, spare)
+    return Plan(looped, team, resident, tile, cuts, flight, threads, spare)
 
 
 def tile_rows(d: int) -> int:
     """Return the rows of D values in a tile: a power of two, as many as stay in cache."""
-    rows = sizes.SHARD_ROWS
+    rows = sizes.MOST_TILE_ROWS
     while rows > sizes.TILE_ROWS and rows * d > TILE_VALUES:
         rows //= 2
     return rows
 
 
-def shard_count(n: int, n_clusters: int, d: int) -> int:
-    """Return the parts of N rows with sums of their own, which fix the order of additions.
+def cut_rows(n: int, n_clusters: int, d: int) -> tuple[int, ...]:
+    """Return the first rows of N rows' parts with sums of their own, and N.
 
-    It is the same for every way of assigning.
+    They fix the order of additions, and are the same for every way of assigning. They are about as
+    long, so that threads end at about the same time.
     """
     products = n * n_clusters * d
+    unit = sizes.SHARD_ROWS
     if products < SMALL:
-        return 1
-    if products < LOOPED:
-        most = min(LOOPED_SHARDS, -(-n // LOOPED_SHARD_ROWS), LOOPED_BYTES // (8 * n_clusters * d))
-        return max(1, most)
-    return min(SHARDS, -(-n // SHARD_ROWS))
-
-
-def cut_rows(n: int, shards: int) -> list[tuple[int, int]]:
-    """Return the row ranges (first, last + 1) of at most so many shards."""
-    size = -(-n // shards)
-    size = -(-size // sizes.SHARD_ROWS) * sizes.SHARD_ROWS
-    return [(lo, min(lo + size, n)) for lo in range(0, n, size)]
+        shards = 1
+    elif products < LOOPED:
+        unit = sizes.MOST_TILE_ROWS  # tiles are kept
+        shards = max(1, min(SHARDS, LOOPED_BYTES // (8 * n_clusters * d)))
+    else:
+        shards = min(MOST_SHARDS, max(SHARDS, n // SHARD_ROWS))
+    units = -(-n // unit)
+    shards = min(shards, units)
+    return (*(units * s // shards * unit for s in range(shards)), n)
 
 
 def _point_arrays(problem: Problem) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 from ...frame import Frame
 from ..points import PENDING, STABLE, Points, Problem, Step, unit_weights
 from . import kernels
-from .plan import PAD, Plan, cut_rows
+from .plan import PAD, Plan
 from .store import Rows, choose_frame, empty_lines, source_of
 from .workers import Workers
 
@@ -56,8 +57,8 @@ class TiledPoints(Points):
         self._rows = rows
         self._read_in(choose_frame(rows, self.metric, problem.check_finite, problem.given_shape))
         self.workers = Workers(plan.threads)
-        self.shards = cut_rows(n, plan.shards)
-        self.cuts = np.array([lo for lo, _ in self.shards] + [n])
+        self.shards = list(itertools.pairwise(plan.cuts))
+        self.cuts = np.array(plan.cuts)
         self.scratch = [self._scratch() for _ in range(plan.threads)]
         self.eps = np.float32(EPS * (8 + np.sqrt(d)))
         self._labels = np.empty((b, n), np.uint32)

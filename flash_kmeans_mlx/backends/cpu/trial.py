@@ -53,7 +53,7 @@ class Trial:
             given_shape=(1, *rows.shape),
             check_finite=False,
         )
-        plan = replace(points.plan, threads=1, shards=1, flight=1)
+        plan = replace(points.plan, threads=1, cuts=(0, len(rows)), flight=1)
         self._points = TiledPoints(problem, plan)
 
     def __enter__(self) -> Self:

@@ -55,7 +55,11 @@ def test_sizes_make_sense(shape: tuple[int, int, int], k: int) -> None:
     found = cut(shape, k)
     assert min(found.tile, found.shards, found.flight, found.threads) >= 1
     assert found.looped == (n * k * d < 300_000_000) and not cut(shape, k, bounded=True).looped
-    assert found.shards <= -(-n // 512) and found.flight <= b * found.shards and found.threads <= 4
+    assert (
+        found.shards <= -(-n // sizes.SHARD_ROWS)
+        and found.flight <= b * found.shards
+        and found.threads <= 4
+    )
     assert not found.team or (found.looped and b < found.threads)
 
 
@@ -63,8 +67,23 @@ def test_sizes_make_sense(shape: tuple[int, int, int], k: int) -> None:
     "d", [1, 3, 127, 128, 129, 160, 192, 204, 256, 257, 341, 500, 768, 1025, 5000]
 )
 def test_shards_begin_where_tiles_do(d: int) -> None:
-    tile = cut((1, 6000, d), 50).tile
-    assert sizes.SHARD_ROWS % tile == 0 and tile % sizes.TILE_ROWS == 0
+    """Where tiles are kept, no two shards share one; blocks of bytes are never shared."""
+    kept = cut((1, 3000, d), 90_000 // d)
+    assert kept.looped and kept.shards > 1
+    assert not any(lo % kept.tile for lo in kept.cuts[:-1])
+    found = cut((1, 6000, d), 400_000 // d)
+    assert not found.looped and found.tile % sizes.TILE_ROWS == 0
+    assert not any(lo % sizes.TILE_ROWS for lo in found.cuts[:-1])
+
+
+@pytest.mark.parametrize("n", [2048, 2500, 3001, 5000, 9999, 10_000, 20_000, 50_000])
+@pytest.mark.parametrize("threads", [2, 4])
+def test_threads_have_about_as_much_to_do(n: int, threads: int) -> None:
+    """Of threads that take one shard after another, the last ends little after the first."""
+    busy = [0] * threads
+    for lo, hi in itertools.pairwise(cut((1, n, 768), 256).cuts):
+        busy[busy.index(min(busy))] += hi - lo
+    assert n / max(busy) >= (0.92 if threads == 2 else 0.8) * threads
 
 
 @pytest.mark.parametrize(
@@ -82,7 +101,7 @@ def test_shards_that_keep_their_points(n: int, d: int) -> None:
 
 def bits(p: Plan) -> tuple[int, ...]:
     """Return the fields that the bits of a result depend on."""
-    return (p.shards,)
+    return p.cuts
 
 
 @every_case
@@ -132,7 +151,7 @@ def test_a_tighter_cap_never_cuts_less(shape: tuple[int, int, int], k: int) -> N
     low = least(shape, k)
     plans = [cut(shape, k, max_bytes=low + (extra << 20)) for extra in (0, 1, 4, 16, 64, 256, 1024)]
     for tight, wide in itertools.pairwise(plans):
-        assert (tight.looped, tight.tile, tight.shards) == (wide.looped, wide.tile, wide.shards)
+        assert (tight.looped, tight.tile, tight.cuts) == (wide.looped, wide.tile, wide.cuts)
         assert tight.flight <= wide.flight and tight.threads <= wide.threads
 
 
