@@ -39,7 +39,7 @@ ZERO, LEVELS = {"vnni": (128, 127), "avx2": (64, 63), "sdot": (0, 127), "": (0, 
 CENTROID_LEVELS = np.float32(127)
 MAX_DIMS = 1 << 15  # whose sums fit in 32 bits
 LEAST = np.float32(2.0**-100)  # the least magnitude of a row that its scale follows
-TINY = np.float32(2.0**-110)  # what squares that are too small for float32 may add up to
+TINY = np.float32(2.0**-110)  # what values that are too small for float32 may add up to
 EPS = np.float32(2.0**-24)
 NONE = np.int32(-1)  # the label of a point that has none yet; below it are guesses
 PENDING = 2048  # candidates that are kept before they are compared
@@ -334,7 +334,7 @@ def _score_labels(rows, row_size, scored, label, terms, eta, norms, scratch):
             continue
         k = label[i]
         best[0, i] = dot_at(rows + i * row_size, base + k * size, n_dims) + bias[k]
-        best[1, i] = eta * (norms[i] * terms[k, LENGTH] + abs(terms[k, BIAS]))
+        best[1, i] = eta * (norms[i] * terms[k, LENGTH] + abs(terms[k, BIAS])) + TINY
         known[i] = False
         limits[2, i] = max(limits[2, i], limits[0, i] * (best[0, i] - best[1, i]))
 
@@ -369,7 +369,7 @@ def _settle(rows, count, first, scored, terms, eta, norms, label, scratch):
         compared += 1
         row = row_base + i * row_size
         score = dot_at(row, base + k * size, n_dims) + bias[k]
-        error = eta * (norms[i] * terms[k, LENGTH] + abs(bias[k]))
+        error = eta * (norms[i] * terms[k, LENGTH] + abs(bias[k])) + TINY
         gap, window = score - best[0, i], error + best[1, i]
         if gap < -window:
             continue
