@@ -5,21 +5,44 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import config
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from .jit import njit
 from .options import INNER
 
+# Becomes one instruction where a processor multiplies bytes and adds them up in lanes.
+SUM_OF_BYTES = """
+declare i32 @llvm.vector.reduce.add.v16i32(<16 x i32>)
+define i32 @sum(<16 x i8> %a, <16 x i8> %b) {
+  %c = sext <16 x i8> %a to <16 x i32>
+  %d = sext <16 x i8> %b to <16 x i32>
+  %e = mul <16 x i32> %c, %d
+  %f = call i32 @llvm.vector.reduce.add.v16i32(<16 x i32> %e)
+  ret i32 %f
+}
+"""
+
 
 def _features():
-    """Return the features of the CPU to compile for: those that Numba was told, or this one's."""
-    told: str | None = getattr(config, "CPU_FEATURES")  # noqa: B009  # unknown to type checkers
-    if told is None:
-        return {name for name, has in llvm.get_host_cpu_features().items() if has}
-    return {name[1:] for name in told.split(",") if name[:1] == "+"}
+    """Return what Numba compiles for: the features it was told, or else those of this CPU."""
+    features = config.CPU_FEATURES
+    return get_host_cpu_features() if features is None else features
 
 
-_FEATURES = _features()
+def _has_sdot():
+    """Return whether code for this ARM64 has SDOT: its name says so, not its features."""
+    if not llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        return False
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+        cpu=config.CPU_NAME or llvm.get_host_cpu_name(), features=_features()
+    )
+    return "sdot" in machine.emit_assembly(llvm.parse_assembly(SUM_OF_BYTES))
+
+
+_FEATURES = {name[1:] for name in _features().split(",") if name.startswith("+")}
 # Values in a vector register, and vectors of points at a time: as many as fit the registers
 # beside lanes.ROWS centroids.
 if "avx512f" in _FEATURES:
@@ -34,7 +57,7 @@ if {"avx512f", "avx512vnni"} <= _FEATURES or ("avxvnni" in _FEATURES and WIDTH =
     INT8 = "vnni"
 elif WIDTH == 8:
     INT8 = "avx2"
-elif "dotprod" in _FEATURES:
+elif _has_sdot():
     INT8 = "sdot"
 
 NUMBER = ir.IntType(64)
