@@ -11,6 +11,9 @@ from numba.extending import intrinsic
 from .jit import njit
 from .options import INNER
 
+# Numba makes its settings at run time.
+# pyright: reportAttributeAccessIssue=false
+
 # Becomes one instruction where a processor multiplies bytes and adds them up in lanes.
 SUM_OF_BYTES = """
 declare i32 @llvm.vector.reduce.add.v16i32(<16 x i32>)
@@ -51,7 +54,8 @@ elif "avx2" in _FEATURES:
     WIDTH, VECTORS = 8, 2
 else:
     WIDTH, VECTORS = 4, 4
-# How four bytes are multiplied with four others and added up, or "" where it takes too long.
+# How four bytes are multiplied with four others and added up, or "" where it takes too long: as
+# with AVX-512 without VNNI, whose two units for vectors gain little by it.
 INT8 = ""
 if {"avx512f", "avx512vnni"} <= _FEATURES or ("avxvnni" in _FEATURES and WIDTH == 8):
     INT8 = "vnni"
