@@ -91,7 +91,7 @@ class Run:
     def __init__(self, x: np.ndarray, c: np.ndarray, bias: np.ndarray) -> None:
         self.x, self.c = x, c
         (n, d), k = x.shape, len(c)
-        quads = -(-d // int8.QUAD)
+        quads = int8.words_of(d)
         blocks, room = -(-n // POINTS), int8.PENDING + lanes.ROWS * POINTS
         self.source = rows.Source(
             x.ctypes.data, 4 * d, 4, rows.FLOAT32, np.bool_(True), np.zeros(d), 1.0

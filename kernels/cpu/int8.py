@@ -33,9 +33,11 @@ from .tile import UNSET, take_labels
 # pyright: reportCallIssue=false
 
 QUAD = 4  # dimensions of a lane
+# Lanes of a point that lie side by side: SMMLA multiplies two points by two centroids.
+BESIDE = 2 if INT8 == "smmla" else 1
 # What a point's bytes may hold: whole numbers up to LEVELS, stored plus ZERO. AVX2 adds pairs of
 # products in 16 bits, which has room for seven bits times eight.
-ZERO, LEVELS = {"vnni": (128, 127), "avx2": (64, 63), "sdot": (0, 127), "": (0, 127)}[INT8]
+ZERO, LEVELS = {"vnni": (128, 127), "avx2": (64, 63)}.get(INT8, (0, 127))
 CENTROID_LEVELS = np.float32(127)
 MAX_DIMS = 1 << 15  # whose sums fit in 32 bits
 LEAST = np.float32(2.0**-100)  # the least magnitude of a row that its scale follows
@@ -51,7 +53,8 @@ class Int8Points(NamedTuple):
     """Points as bytes, in blocks of POINTS; those of a batch have a leading axis B.
 
     Attributes:
-        words: (blocks, D / QUAD, POINTS) int32, four bytes each, plus ZERO.
+        words: (blocks, Q, POINTS) int32, four bytes each, plus ZERO; Q is `words_of` D. Those
+            of a point lie BESIDE side by side.
         measures: (3, blocks * POINTS) float32: the factor between a row and its whole numbers, the
             norm of the rounding and that of the row, both rounded up.
     """
@@ -64,7 +67,7 @@ class Int8Centroids(NamedTuple):
     """Centroids as bytes, and what bounds need of them; those of a batch have a leading axis B.
 
     Attributes:
-        values: (K, D + padding) int8, zeros in the padding.
+        values: (K, QUAD * Q) int8, zeros in the padding.
         start: (K,) int32, what sums start from, so that ZERO cancels.
         terms: (K, 3) float32: the step between whole numbers, the bias and the norm, rounded up.
         worst: (2,) float32: the largest norm of a rounding and the largest rounding of a bias, each
@@ -83,7 +86,7 @@ class Int8Scratch(NamedTuple):
     """Memory of one thread.
 
     Attributes:
-        values: (D + padding,) int8, a row as whole numbers.
+        values: (QUAD * Q,) int8, a row as whole numbers.
         limits: (3, POINTS) float32: the factor, the error per norm of a centroid, and the least
             bound that counts, of a block's points.
         best: (2, POINTS) float32: the score of the label, and its rounding.
@@ -137,23 +140,25 @@ def multiply(builder, total, points, centroids):
     return builder.add(total, builder.call(quads, [products, ones]))
 
 
-def _sums(builder, lanes, n_quads, words, start, k, n_clusters):
-    """Return sums of products [ROWS][VECTORS] int32 of centroids k:k+ROWS, and their indices.
-
-    Past the end it is the last centroid again.
-    """
+def _rows(builder, n_quads, words, k, n_clusters):
+    """Return indices and addresses of centroids k:k+ROWS, the last one again past the end."""
     last = builder.sub(n_clusters, NUMBER(1))
-    index = []
+    index, rows = [], []
     for r in range(ROWS):
         i = builder.add(k, NUMBER(r))
         index.append(builder.select(builder.icmp_signed("<", i, last), i, last))
+        rows.append(builder.add(words, builder.mul(builder.mul(index[r], n_quads), NUMBER(4))))
+    return index, rows
+
+
+def _sums(builder, lanes, n_quads, words, start, k, n_clusters):
+    """Return indices of centroids k:k+ROWS, and sums of products [ROWS][VECTORS] int32."""
+    index, rows = _rows(builder, n_quads, words, k, n_clusters)
     sums = [[cgutils.alloca_once(builder, INTS) for _ in range(VECTORS)] for _ in range(ROWS)]
-    rows = []
     for r in range(ROWS):
         at = pointer(builder, start, builder.mul(index[r], NUMBER(4)), ir.IntType(32))
         for v in range(VECTORS):
             builder.store(splat(builder, builder.load(at), INTS), sums[r][v])
-        rows.append(builder.add(words, builder.mul(builder.mul(index[r], n_quads), NUMBER(4))))
     with cgutils.for_range(builder, n_quads) as loop:
         at = builder.add(lanes, builder.mul(loop.index, NUMBER(4 * POINTS)))
         points = [
@@ -167,6 +172,41 @@ def _sums(builder, lanes, n_quads, words, start, k, n_clusters):
                 total = multiply(builder, builder.load(sums[r][v]), points[v], factor)
                 builder.store(total, sums[r][v])
     return index, [[builder.load(s) for s in row] for row in sums]
+
+
+def _sums_by_pairs(builder, lanes, n_quads, words, _start, k, n_clusters):
+    """Return `_sums` by SMMLA: two points times two centroids, eight dimensions at a time."""
+    index, rows = _rows(builder, n_quads, words, k, n_clusters)
+    bytes_, pair = ir.VectorType(ir.IntType(8), 16), ir.VectorType(NUMBER, 2)
+    kind = ir.FunctionType(INTS, [INTS, bytes_, bytes_])
+    name = "llvm.aarch64.neon.smmla.v4i32.v16i8"
+    multiply = cgutils.get_or_insert_function(builder.module, kind, name)
+    zero = INTS([0] * WIDTH)  # what sums start from, as ZERO is 0
+    sums = [
+        [cgutils.alloca_once_value(builder, zero) for _ in range(2 * VECTORS)]
+        for _ in range(ROWS // 2)
+    ]
+    with cgutils.for_range(builder, builder.sdiv(n_quads, NUMBER(2))) as loop:
+        at = builder.add(lanes, builder.mul(loop.index, NUMBER(8 * POINTS)))
+        offset = builder.mul(loop.index, NUMBER(8))
+        for r in range(ROWS // 2):
+            both = pair(ir.Undefined)
+            for j in range(2):
+                eight = builder.load(pointer(builder, rows[2 * r + j], offset, NUMBER), align=4)
+                both = builder.insert_element(both, eight, ir.IntType(32)(j))
+            factor = builder.bitcast(both, bytes_)
+            for v in range(2 * VECTORS):
+                points = builder.load(pointer(builder, at, 16 * v, bytes_), align=4)
+                total = builder.call(multiply, [builder.load(sums[r][v]), points, factor])
+                builder.store(total, sums[r][v])
+    found = []
+    for r in range(ROWS):  # of one centroid, each other value
+        taken = ir.VectorType(ir.IntType(32), WIDTH)([2 * i + r % 2 for i in range(WIDTH)])
+        totals = [builder.load(total) for total in sums[r // 2]]
+        found.append(
+            [builder.shuffle_vector(*totals[2 * v : 2 * v + 2], taken) for v in range(VECTORS)]
+        )
+    return index, found
 
 
 def _fused(builder, a, b, c):
@@ -188,7 +228,8 @@ def _bounder(lift):
 
     def generate(_context, builder, _signature, args):
         lanes, n_quads, words, start, terms, k, n_clusters, limits, bounds, masks = args
-        index, sums = _sums(builder, lanes, n_quads, words, start, k, n_clusters)
+        total = _sums_by_pairs if INT8 == "smmla" else _sums
+        index, sums = total(builder, lanes, n_quads, words, start, k, n_clusters)
 
         def of_points(field, v):
             at = pointer(builder, limits, 4 * (POINTS * field + WIDTH * v), FLOATS)
@@ -244,6 +285,11 @@ def bound_rows(lift, lanes, n_quads, values, start, terms, k, n_clusters, limits
     return _bound_scores(lanes, n_quads, values, start, terms, k, n_clusters, limits, bounds, masks)
 
 
+def words_of(n_dims):
+    """Return how many words of QUAD dimensions a row takes: Q."""
+    return -(-n_dims // (QUAD * BESIDE)) * BESIDE
+
+
 @njit(**INNER)
 def rounding(n_dims):
     """Return by how much two ways to compute a score may differ, relative to its terms."""
@@ -260,9 +306,10 @@ def _up(square, n_dims):
 def round_points(rows, n, points, block, values):
     """Write n <= POINTS rows to a block of the points; the others of the block become zeros.
 
-    values: (D + padding,) int8 scratch.
+    values: (QUAD * Q,) int8 scratch.
     """
-    lanes, measures = points.words[block], points.measures
+    lanes = points.words[block].reshape((points.words.shape[1] // BESIDE, POINTS, BESIDE))
+    measures = points.measures
     words, bits = values.view(np.int32), rows.view(np.int32)
     n_dims = rows.shape[1]
     for d in range(n_dims, values.size):
@@ -285,7 +332,7 @@ def round_points(rows, n, points, block, values):
                 lost += (value - whole) * (value - whole)
                 square += value * value
             for q in range(words.size):
-                lanes[q, i] = words[q]
+                lanes[q // BESIDE, i, q % BESIDE] = words[q]
         measures[FACTOR, at] = factor
         measures[RESIDUAL, at] = _up(lost, n_dims) / factor
         measures[NORM, at] = _up(square, n_dims) / factor

@@ -14,16 +14,16 @@ from .options import INNER
 # Numba makes its settings at run time.
 # pyright: reportAttributeAccessIssue=false
 
-# Becomes one instruction where a processor multiplies bytes and adds them up in lanes.
+# Becomes one instruction where a processor multiplies bytes of these signs and adds them up.
 SUM_OF_BYTES = """
 declare i32 @llvm.vector.reduce.add.v16i32(<16 x i32>)
-define i32 @sum(<16 x i8> %a, <16 x i8> %b) {
-  %c = sext <16 x i8> %a to <16 x i32>
-  %d = sext <16 x i8> %b to <16 x i32>
+define i32 @sum(<16 x i8> %a, <16 x i8> %b) {{
+  %c = {} <16 x i8> %a to <16 x i32>
+  %d = {} <16 x i8> %b to <16 x i32>
   %e = mul <16 x i32> %c, %d
   %f = call i32 @llvm.vector.reduce.add.v16i32(<16 x i32> %e)
   ret i32 %f
-}
+}}
 """
 
 
@@ -33,16 +33,23 @@ def _features():
     return get_host_cpu_features() if features is None else features
 
 
-def _has_sdot():
-    """Return whether code for this ARM64 has SDOT: its name says so, not its features."""
+def _arm_products():
+    """Return INT8 for an ARM64: what it has follows from its name, not from its features."""
     if not llvm.get_process_triple().startswith(("aarch64", "arm64")):
-        return False
+        return ""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
         cpu=config.CPU_NAME or llvm.get_host_cpu_name(), features=_features()
     )
-    return "sdot" in machine.emit_assembly(llvm.parse_assembly(SUM_OF_BYTES))
+
+    def emits(instruction, *signs):
+        module = llvm.parse_assembly(SUM_OF_BYTES.format(*signs))
+        return instruction in machine.emit_assembly(module)
+
+    if emits("usdot", "zext", "sext"):  # which comes with SMMLA
+        return "smmla"
+    return "sdot" if emits("sdot", "sext", "sext") else ""
 
 
 _FEATURES = {name[1:] for name in _features().split(",") if name.startswith("+")}
@@ -56,13 +63,12 @@ else:
     WIDTH, VECTORS = 4, 4
 # How four bytes are multiplied with four others and added up, or "" where it takes too long: as
 # with AVX-512 without VNNI, whose two units for vectors gain little by it.
-INT8 = ""
 if {"avx512f", "avx512vnni"} <= _FEATURES or ("avxvnni" in _FEATURES and WIDTH == 8):
     INT8 = "vnni"
 elif WIDTH == 8:
     INT8 = "avx2"
-elif _has_sdot():
-    INT8 = "sdot"
+else:
+    INT8 = _arm_products()
 
 NUMBER = ir.IntType(64)
 FLOATS = ir.VectorType(ir.FloatType(), WIDTH)

@@ -18,7 +18,6 @@ MIN_PRODUCTS, MIN_FIRST_PRODUCTS = 2048, 20_000
 COMPARISON = 500
 LEAST_ROWS = 512  # after which it is clear whether bytes are fine enough
 GAIN = 0.7  # share of the time of tiles that bytes save without comparisons
-QUAD = 4  # dimensions whose bytes make a word, as in kernels/cpu/int8.py
 
 
 class Int8:
@@ -36,7 +35,7 @@ class Int8:
         threads = points.plan.threads
         self.points = points
         self.kept = kept
-        self._words = -(-d // QUAD)
+        self._words = kernels.int8.words_of(d)
         self._scratch = [_scratch(self._words) for _ in range(threads)]
         self._bytes = [
             self._empty(-(-size // lanes))
@@ -61,7 +60,7 @@ class Int8:
         self._n_clusters = k = scored.c.shape[1]
         for b in elements:
             table = kernels.int8.Int8Centroids(
-                values=np.zeros((k, QUAD * self._words), np.int8),
+                values=np.zeros((k, kernels.int8.QUAD * self._words), np.int8),
                 start=np.empty(k, np.int32),
                 terms=np.empty((k, 3), np.float32),
                 worst=np.empty(2, np.float32),
@@ -126,7 +125,7 @@ def int8_bytes(shape: tuple[int, int, int], k: int, tile: int, threads: int, kep
         kept: Whether the bytes of all points are kept.
     """
     b, n, d = shape
-    row = QUAD * (-(-d // QUAD)) + 12
+    row = kernels.int8.QUAD * kernels.int8.words_of(d) + 12
     padded = 128  # points of a block, and the beginning of a line
     rows = b * (n + padded) if kept else threads * (tile + padded)
     return rows * row + b * k * (row + 8) + threads * (1 << 16)
@@ -136,7 +135,7 @@ def _scratch(words: int) -> kernels.int8.Int8Scratch:
     lanes, rows = kernels.lanes.POINTS, kernels.lanes.ROWS
     room = kernels.int8.PENDING + rows * lanes
     return kernels.int8.Int8Scratch(
-        values=np.empty(QUAD * words, np.int8),
+        values=np.empty(kernels.int8.QUAD * words, np.int8),
         limits=empty_lines((3, lanes)),
         best=empty_lines((2, lanes)),
         chain=empty_lines((lanes,)),
