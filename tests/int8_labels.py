@@ -104,7 +104,7 @@ class Run:
             values=np.zeros((k, 4 * quads), np.int8),
             start=np.zeros(k, np.int32),
             terms=np.zeros((k, 3), np.float32),
-            worst=np.zeros(2, np.float32),
+            worst=np.zeros(3, np.float32),
             top=np.zeros(1, np.int64),
         )
         self.own = int8.Int8Scratch(

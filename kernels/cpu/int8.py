@@ -42,6 +42,9 @@ CENTROID_LEVELS = np.float32(127)
 MAX_DIMS = 1 << 15  # whose sums fit in 32 bits
 LEAST = np.float32(2.0**-100)  # the least magnitude of a row that its scale follows
 TINY = np.float32(2.0**-110)  # what values that are too small for float32 may add up to
+BEYOND = np.float32(2.0**120)  # where bounds could leave the range of float32
+LEAST_NORM = 1e-30  # of centroids
+LOST = np.float32(2.0**-149 / LEAST_NORM)  # of a product near zero, per norm of a centroid
 EPS = np.float32(2.0**-24)
 NONE = np.int32(-1)  # the label of a point that has none yet; below it are guesses
 PENDING = 2048  # candidates that are kept before they are compared
@@ -70,8 +73,8 @@ class Int8Centroids(NamedTuple):
         values: (K, QUAD * Q) int8, zeros in the padding.
         start: (K,) int32, what sums start from, so that ZERO cancels.
         terms: (K, 3) float32: the step between whole numbers, the bias and the norm, rounded up.
-        worst: (2,) float32: the largest norm of a rounding and the largest rounding of a bias, each
-            as a share of the norm of its centroid.
+        worst: (3,) float32: the largest norm of a rounding and the largest rounding of a bias, each
+            as a share of the norm of its centroid; the largest of all norms and biases.
         top: (1,) int64, the label of a row of zeros.
     """
 
@@ -254,8 +257,7 @@ def _bounder(lift):
                 )
                 bound = _fused(builder, error, norm, score)
                 found[r][v] = bound
-                # What is beyond the range of float32 counts.
-                marks[r][v] = builder.fcmp_unordered(">=", bound, limit)
+                marks[r][v] = builder.fcmp_ordered(">=", bound, limit)
                 if lift:
                     least = _fused(builder, builder.fneg(error), norm, score)
                     higher = builder.fcmp_ordered(">", least, limit)
@@ -344,7 +346,7 @@ def round_centroids(c, bias, centroids):
     values, start, terms, worst, top = centroids
     n_dims = c.shape[1]
     eta = rounding(n_dims)
-    worst[0] = worst[1] = np.float32(0)
+    worst[:] = np.float32(0)
     top[0] = 0
     for k in range(c.shape[0]):
         largest = LEAST
@@ -362,10 +364,11 @@ def round_centroids(c, bias, centroids):
             lost += gap * gap
             square += np.float64(c[k, d]) * np.float64(c[k, d])
         start[k] = -ZERO * total
-        norm = np.float32(max(np.sqrt(square), 1e-30) * (1 + 1e-6))
+        norm = np.float32(max(np.sqrt(square), LEAST_NORM) * (1 + 1e-6))
         terms[k, STEP], terms[k, BIAS], terms[k, LENGTH] = step, bias[k], norm
         worst[0] = max(worst[0], np.float32(np.sqrt(lost) * (1 + 1e-6)) / norm)
         worst[1] = max(worst[1], eta * abs(bias[k]) / norm)
+        worst[2] = max(worst[2], norm, abs(bias[k]))
         if bias[k] > bias[top[0]]:
             top[0] = k
 
@@ -436,8 +439,20 @@ def _settle(rows, count, first, scored, terms, eta, norms, label, scratch):
     return compared
 
 
+@njit(**INNER)
+def _label_by_scores(row, scored):
+    """Return the label of a row, which is an address, by the scores of tile.py alone."""
+    c, bias = scored.c, scored.bias
+    best, label = NEG_INF, 0
+    for k in range(c.shape[0]):
+        score = score_at(row, address(c) + k * np.int64(c.strides[0]), c.shape[1], bias[k])
+        if score > best:
+            best, label = score, k
+    return label
+
+
 @njit(inline="always", **INNER)
-def _set_limits(n, points, block, centroids, first, label, eta, scratch):
+def _set_limits(rows, n, points, block, scored, centroids, first, label, eta, scratch):
     """Set what bounds of a block are made of, and what they must reach; mark points to score."""
     worst, limits, wanted = centroids.worst, scratch.limits, scratch.wanted
     measures = points.measures
@@ -445,6 +460,7 @@ def _set_limits(n, points, block, centroids, first, label, eta, scratch):
         at = block * POINTS + i
         factor, residual, norm = measures[FACTOR, at], measures[RESIDUAL, at], measures[NORM, at]
         error = residual + (norm + residual) * worst[0] + norm * eta + worst[1]
+        error += np.float32(rows.shape[1]) * LOST
         real = i < n and norm > np.float32(0)
         limits[0, i] = factor
         limits[1, i] = factor * error
@@ -454,6 +470,11 @@ def _set_limits(n, points, block, centroids, first, label, eta, scratch):
             label[i] = centroids.top[0]
         elif real and first:
             label[i] = NONE
+        if real and (factor + limits[1, i]) * worst[2] > BEYOND:
+            limits[0, i] = limits[1, i] = np.float32(0)
+            limits[2, i] = np.float32(np.inf)
+            wanted[i] = False
+            label[i] = _label_by_scores(address(rows) + i * np.int64(rows.strides[0]), scored)
 
 
 @njit(**JIT)
@@ -473,7 +494,7 @@ def label_block(rows, n, points, block, scored, centroids, first, label, scratch
         raise IndexError("a label of other centroids")
     eta = rounding(n_dims)
     norms = points.measures[NORM, block * POINTS : (block + 1) * POINTS]
-    _set_limits(n, points, block, centroids, first, label, eta, scratch)
+    _set_limits(rows, n, points, block, scored, centroids, first, label, eta, scratch)
     row_size = np.int64(rows.strides[0])
     _score_labels(address(rows), row_size, scored, label, terms, eta, norms, scratch)
     lanes, n_quads = address(points.words[block]), centroids.values.shape[1] // QUAD

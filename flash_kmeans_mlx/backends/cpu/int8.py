@@ -63,7 +63,7 @@ class Int8:
                 values=np.zeros((k, kernels.int8.QUAD * self._words), np.int8),
                 start=np.empty(k, np.int32),
                 terms=np.empty((k, 3), np.float32),
-                worst=np.empty(2, np.float32),
+                worst=np.empty(3, np.float32),
                 top=np.empty(1, np.int64),
             )
             kernels.int8.round_centroids(scored.c[b], scored.bias[b], table)
