@@ -30,8 +30,7 @@ def _refuse_prune(function: Callable[P, R]) -> Callable[P, R]:
         if "prune" in kwargs:
             raise TypeError(
                 "prune is not an argument any more: write strategy=None for prune='auto',"
-                " strategy='tiles' for 'off', strategy='head' for 'head',"
-                " strategy='groups' for 'groups'"
+                " strategy='tiles' for 'off', strategy='head' for 'head'"
             )
         return function(*args, **kwargs)
 
@@ -88,12 +87,12 @@ def batch_kmeans_Euclid(
         backend: "cpu", "metal" (Apple GPUs), "portable" (MLX operations only, any device),
             "reference" (NumPy, float64), or None for the best one on MLX's default device. A named
             one runs or raises.
-        strategy: The way in which the backend assigns, or None for the fastest one, found by
-            trying. On "cpu", with the same bits for each: "tiles" (compute all products), "head"
-            (bound every score by a few principal directions) or "groups" (keep bounds for each 64
-            centroids from one iteration to the next). On "metal": "fused" (scores stay in
-            registers) or "addmm" (MLX's own products); they may round apart, so name one to fix the
-            bits.
+        strategy: The way in which the backend assigns, or None for the fastest one. On "cpu",
+            with the same bits for each: "tiles" (compute all products in float32), "int8" (rule
+            centroids out by products of 8-bit integers) or "head" (by bounds on a few principal
+            directions); the last two are left for "tiles" where they do not pay on the data. On
+            "metal": "fused" (scores stay in registers) or "addmm" (MLX's own products); they may
+            round apart, so name one to fix the bits.
         max_mem_gb: A hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none. ValueError
             if it is too low.
         dtype: Cast x first: float32, float16 or bfloat16, as a string, MLX or NumPy dtype. Products
