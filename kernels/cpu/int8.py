@@ -43,8 +43,8 @@ MAX_DIMS = 1 << 15  # whose sums fit in 32 bits
 LEAST = np.float32(2.0**-100)  # the least magnitude of a row that its scale follows
 TINY = np.float32(2.0**-110)  # what values that are too small for float32 may add up to
 BEYOND = np.float32(2.0**120)  # where bounds could leave the range of float32
-LEAST_NORM = 1e-30  # of centroids
-LOST = np.float32(2.0**-149 / LEAST_NORM)  # of a product near zero, per norm of a centroid
+LEAST_NORM = np.float32(1e-30)  # of centroids
+LOST = np.float32(2.0**-149 / 1e-30)  # of a product near zero, per norm of a centroid
 EPS = np.float32(2.0**-24)
 NONE = np.int32(-1)  # the label of a point that has none yet; below it are guesses
 PENDING = 2048  # candidates that are kept before they are compared
@@ -348,25 +348,26 @@ def round_centroids(c, bias, centroids):
     eta = rounding(n_dims)
     worst[:] = np.float32(0)
     top[0] = 0
+    bits = c.view(np.int32)
     for k in range(c.shape[0]):
-        largest = LEAST
+        largest = np.int32(0)  # as for points
         for d in range(n_dims):
-            largest = max(largest, abs(c[k, d]))
-        step = largest / CENTROID_LEVELS
+            largest = max(largest, bits[k, d] & np.int32(0x7FFFFFFF))
+        step = max(from_bits(np.uint32(largest)), LEAST) / CENTROID_LEVELS
         factor = np.float32(1) / step
-        square, lost = 0.0, 0.0
+        square = lost = TINY
         total = np.int32(0)
         for d in range(n_dims):
-            whole = np.rint(c[k, d] * factor)
+            value = c[k, d] * factor
+            whole = np.rint(value)
             values[k, d] = np.int8(whole)
             total += np.int32(whole)
-            gap = np.float64(c[k, d]) - np.float64(whole) * np.float64(step)
-            lost += gap * gap
-            square += np.float64(c[k, d]) * np.float64(c[k, d])
+            lost += (value - whole) * (value - whole)
+            square += value * value
         start[k] = -ZERO * total
-        norm = np.float32(max(np.sqrt(square), LEAST_NORM) * (1 + 1e-6))
+        norm = max(_up(square, n_dims) * step, LEAST_NORM)
         terms[k, STEP], terms[k, BIAS], terms[k, LENGTH] = step, bias[k], norm
-        worst[0] = max(worst[0], np.float32(np.sqrt(lost) * (1 + 1e-6)) / norm)
+        worst[0] = max(worst[0], _up(lost, n_dims) * step / norm)
         worst[1] = max(worst[1], eta * abs(bias[k]) / norm)
         worst[2] = max(worst[2], norm, abs(bias[k]))
         if bias[k] > bias[top[0]]:

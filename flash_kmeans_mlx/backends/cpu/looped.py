@@ -80,6 +80,9 @@ class LoopedCpuPoints(CpuPoints):
             shift=outcomes[:, 2],
         )
 
+    def products(self) -> float:
+        return 1.0
+
     def _shared(self) -> kernels.loop.Shared:
         """Return memory for a team."""
         _, n, d = self.shape
@@ -103,6 +106,7 @@ class LoopedCpuPoints(CpuPoints):
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
         if self._work > ALONE:
             super().assign(centroids, elements)
+            self.strategy = "loop"
             return
         scored = self.scored(centroids)
         which = np.flatnonzero(elements)

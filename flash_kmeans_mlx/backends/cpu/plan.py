@@ -4,8 +4,8 @@ The bits of a result depend on numbers that come from N, K and D alone; a memory
 
 Each of these makes a fit faster, by the factor given (2 threads of an AMD EPYC, medians of 10 runs
 of the benchmark's problems): the loop in a kernel by 1.9 (gauss-5k) to 8.2 (batch-256), a team of
-threads by 1.6 (gauss-5k), points kept as lanes by 1.2 (gauss-5k) to 1.5 (batch-256). Whether bounds
-("head", "groups") are used is chosen by measuring: see tuner.py.
+threads by 1.6 (gauss-5k), points kept as lanes by 1.2 (gauss-5k) to 1.5 (batch-256). The way of
+larger problems is chosen by tuner.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ...validation import check_cap
 from ..draws import OVERSAMPLING, ROUNDS
 from ..points import Problem
+from . import kernels
 from .kernels import sizes
 
 __all__ = ["PAD", "RESIDENT_BYTES", "Plan", "plan", "sizes"]
@@ -26,6 +27,8 @@ ADVICE = "raise it, or fit fewer batch elements at a time"
 SMALL = 10_000_000  # N * K * D below which one thread per batch element is enough
 # N * K * D below which the whole loop is one kernel: Python takes 0.3 ms an iteration.
 LOOPED = 300_000_000
+# The same from so many dimensions on, where products of bytes save more than Python takes.
+LOOPED_DIMS, LOOPED_WIDE = 256, 100_000_000
 # Shards of a batch element: this many, so that threads end at about the same time, or as many as
 # have this many rows, up to the last number.
 SHARDS, SHARD_ROWS, MOST_SHARDS = 16, 1024, 64
@@ -82,7 +85,9 @@ def plan(problem: Problem, threads: int) -> Plan:
     tile = tile_rows(d)
     cuts = cut_rows(n, k, d)
     shards = len(cuts) - 1
-    looped = products < LOOPED and problem.strategy not in ("int8", "head")
+    by_bytes = problem.strategy is None and d >= LOOPED_DIMS and bool(kernels.ir.INT8)
+    looped = products < (LOOPED_WIDE if by_bytes else LOOPED)
+    looped = looped and problem.strategy not in ("int8", "head")
     per_thread = 4 * tile * (3 * d + 4) + 4 * PAD * d + looped * (2 + shards) * table
     fixed = problem.bytes_in_use + 4 * b * n * _point_arrays(problem) + (1 << 20)
     fixed += _tables(problem) * b * table
