@@ -75,7 +75,7 @@ def _fused(builder: Any, total: Any, a: Any, b: Any) -> Any:
 
 
 add_floats = _loop(FLOATS, 1.0, _fused)
-add_bytes = _loop(INTS, 0x01010101, kernels.int8.multiply)
+add_bytes = _loop(INTS, 0x01010101, kernels.int8_products.multiply)
 
 
 def measure(threads: int) -> dict[str, float | None]:

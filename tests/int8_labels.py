@@ -23,6 +23,7 @@ else:
     KERNELS = "flash_kmeans_mlx.kernels.cpu"
 
 int8: Any = import_module(f"{KERNELS}.int8")
+e_step: Any = import_module(f"{KERNELS}.int8_labels")
 ir: Any = import_module(f"{KERNELS}.ir")
 lanes: Any = import_module(f"{KERNELS}.lanes")
 rows: Any = import_module(f"{KERNELS}.rows")
@@ -92,7 +93,7 @@ class Run:
         self.x, self.c = x, c
         (n, d), k = x.shape, len(c)
         quads = int8.words_of(d)
-        blocks, room = -(-n // POINTS), int8.PENDING + lanes.ROWS * POINTS
+        blocks, room = -(-n // POINTS), e_step.PENDING + lanes.ROWS * POINTS
         self.source = rows.Source(
             x.ctypes.data, 4 * d, 4, rows.FLOAT32, np.bool_(True), np.zeros(d), 1.0
         )
@@ -107,7 +108,7 @@ class Run:
             worst=np.zeros(3, np.float32),
             top=np.zeros(1, np.int64),
         )
-        self.own = int8.Int8Scratch(
+        self.own = e_step.Int8Scratch(
             values=np.zeros(4 * quads, np.int8),
             limits=aligned(3, POINTS),
             best=aligned(2, POINTS),
@@ -140,7 +141,7 @@ class Run:
     def by_bytes(self, labels: np.ndarray, fill: bool) -> int:
         """Replace the labels, round points anew if `fill`; return how many pairs were compared."""
         int8.round_centroids(self.scored.c, self.scored.bias, self.centroids)
-        return int8.step_rows(
+        return e_step.step_rows(
             *(self.source, NO_WEIGHTS, self.scored, self.centroids, self.points, np.bool_(True)),
             *(np.bool_(fill), 0, len(self.x), labels, NO_CHANGES, self.scratch, self.own),
         )[1]

@@ -74,7 +74,7 @@ class Int8:
         points = self.points
         assert self._scored is not None
         lo, hi = points.shards[s]
-        changed, compared = kernels.int8.step_rows(
+        changed, compared = kernels.int8_labels.step_rows(
             points.source(b),
             points.weights[b],
             kernels.tile.Scored(self._scored.c[b], self._scored.bias[b]),
@@ -131,10 +131,10 @@ def int8_bytes(shape: tuple[int, int, int], k: int, tile: int, threads: int, kep
     return rows * row + b * k * (row + 8) + threads * (1 << 16)
 
 
-def _scratch(words: int) -> kernels.int8.Int8Scratch:
+def _scratch(words: int) -> kernels.int8_labels.Int8Scratch:
     lanes, rows = kernels.lanes.POINTS, kernels.lanes.ROWS
-    room = kernels.int8.PENDING + rows * lanes
-    return kernels.int8.Int8Scratch(
+    room = kernels.int8_labels.PENDING + rows * lanes
+    return kernels.int8_labels.Int8Scratch(
         values=np.empty(kernels.int8.QUAD * words, np.int8),
         limits=empty_lines((3, lanes)),
         best=empty_lines((2, lanes)),

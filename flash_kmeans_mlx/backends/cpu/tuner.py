@@ -81,6 +81,7 @@ class Tuner:
         self._before = (0, 0.0)  # its rows and products before this pass
         enough = self._pass_products >= MIN_PRODUCTS and n >= MIN_POINTS
         self.open = strategy == "head" or (strategy is None and enough)
+        self._tried = False  # whether a head was
         self._bytes_open = strategy == "int8" or strategy is None
 
     @property
@@ -132,8 +133,11 @@ class Tuner:
         k = centroids.shape[1]
         labelled = bool((points.labels()[elements, 0] != kernels.tile.UNSET).all())
         whole = k == points.problem.n_clusters  # not a round of k-means||
-        if self.open and whole and not self.features and self._is_time(passes, labelled):
-            self._choose(centroids, passes)
+        last = labelled or passes == 1
+        if self.open and whole and not self.features and (last or not self._tried):
+            if self._is_time(passes):
+                self._choose(centroids, passes)
+            self.open = self.features is not None or not last
         self._way = None
         if self.open and whole and self.features:
             if self.pruning is None:
@@ -171,15 +175,10 @@ class Tuner:
             self._bytes_open = False
             self.int8 = None
 
-    def _is_time(self, passes: int, labelled: bool) -> bool:
-        """Return whether a head can be chosen now and may pay.
-
-        Means have shorter tails than the points that a fit starts from.
-        """
-        if self.asked == "head":
-            return True
+    def _is_time(self, passes: int) -> bool:
+        """Return whether so many passes are worth a trial."""
         enough = self.points.shape[1] * min(passes, PASSES) >= MIN_POINT_PASSES
-        return enough and (labelled or passes == 1)
+        return enough or self.asked == "head"
 
     def _as_bytes(self, k: int, passes: int) -> Int8 | None:
         """Return the points as bytes, kept for further passes if there is memory."""
@@ -201,10 +200,14 @@ class Tuner:
         return self.int8
 
     def _choose(self, centroids: np.ndarray, passes: int) -> None:
-        """Compute the features of a head, or settle that there is none."""
+        """Compute the features of a head where one is faster.
+
+        A fit that finds none among the points it starts from tries once more with its first means:
+        they have shorter tails.
+        """
+        self._tried = True
         with self.points.timed("choice"):
             directions = self._fastest(centroids[:1], min(passes, PASSES))
-        self.open = directions is not None
         if directions is not None:
             self.features = Features(self.points, directions)
             self.points.strategy = f"head {directions.shape[1]}"

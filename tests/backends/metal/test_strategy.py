@@ -80,7 +80,7 @@ def test_the_estimator_passes_it_on() -> None:
 @pytest.mark.parametrize(
     ("backend", "strategy", "choices"),
     [
-        ("cpu", "loop", "one of 'tiles', 'head', 'groups' or None"),
+        ("cpu", "loop", "one of 'tiles', 'int8', 'head' or None"),
         ("portable", "", "None"),
         ("reference", "", "None"),
     ],
