@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import int8_labels
 from .centroids import Coordinates, all_zero, coordinates_of, move, to_frame
+from .int8 import Int8Centroids, Int8Points, round_centroids
 from .jit import njit
 from .options import INNER, JIT
 from .rows import Sources, kept_rows, read_rows, source_of
@@ -67,6 +69,10 @@ class Shared(NamedTuple):
         scored: Centroids in normalised coordinates, and their bias.
         changed: (S,) int64, labels that changed.
         changes: Changes by the S shards, cleared.
+        points: The points as bytes, or no blocks: see int8.py.
+        centroids: The centroids as bytes.
+        compared: (S,) int64, pairs that bytes did not decide.
+        most: As many of them as are worth the use of bytes; -1 once they are given up.
     """
 
     rows: np.ndarray
@@ -74,10 +80,41 @@ class Shared(NamedTuple):
     scored: Scored
     changed: np.ndarray
     changes: Changes
+    points: Int8Points
+    centroids: Int8Centroids
+    compared: np.ndarray
+    most: np.ndarray
 
 
 @njit(inline="always", **INNER)
-def fit_element(batch, b, limit, c, outcome, shared, team, scratch):
+def _step_shard(source, weights, cuts, s, fill, lanes, labels, shared, scratch, own):
+    """Do the E-step of shard s, by bytes unless they are given up; `fill` is true at the first."""
+    lo, hi, changes = cuts[s], cuts[s + 1], changes_of(shared.changes, s)
+    if shared.most[0] >= 0:
+        shared.changed[s], shared.compared[s] = int8_labels.step_rows(
+            source,
+            weights,
+            shared.scored,
+            shared.centroids,
+            shared.points,
+            np.bool_(True),
+            fill,
+            lo,
+            hi,
+            labels,
+            changes,
+            scratch,
+            own,
+        )
+    else:
+        fill = fill or shared.lanes.shape[0] == 0
+        shared.changed[s] = step_rows(
+            source, weights, shared.scored, lanes, fill, lo, hi, labels, changes, scratch
+        )
+
+
+@njit(inline="always", **INNER)
+def fit_element(batch, b, limit, c, outcome, shared, team, scratch, own):
     """Run up to `limit` E-steps of batch element b.
 
     Stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster. All threads
@@ -89,15 +126,14 @@ def fit_element(batch, b, limit, c, outcome, shared, team, scratch):
     weights, labels, cuts = batch.weights[b], batch.labels[b], batch.cuts
     coordinates = coordinates_of(batch.coordinates, b)
     totals = totals_of(batch.totals, b)
-    changed, changes, scored = shared.changed, shared.changes, shared.scored
-    keep = shared.lanes.shape[0] > 0
-    lanes = shared.lanes if keep else scratch.lanes
+    changed, changes = shared.changed, shared.changes
+    lanes = shared.lanes if shared.lanes.shape[0] > 0 else scratch.lanes
     read = shared.rows.shape[0] > 0 and not source.direct
     if team.slot == 0:
         outcome[0], outcome[1], outcome[2] = 0.0, -1.0, 0.0
         if read:
             read_rows(source, np.int64(0), shared.rows.shape[0], shared.rows)
-        _begin(c, coordinates, scored, team.state)
+        _begin(c, coordinates, shared, team.state)
     if not meet(team):
         return
     if read:
@@ -105,18 +141,8 @@ def fit_element(batch, b, limit, c, outcome, shared, team, scratch):
     while True:
         s = add(team.state, NEXT, 1)
         while s < cuts.size - 1:
-            changed[s] = step_rows(
-                source,
-                weights,
-                scored,
-                lanes,
-                not keep or outcome[0] == 0.0,
-                cuts[s],
-                cuts[s + 1],
-                labels,
-                changes_of(changes, s),
-                scratch,
-            )
+            fill = outcome[0] == 0.0
+            _step_shard(source, weights, cuts, s, fill, lanes, labels, shared, scratch, own)
             s = add(team.state, NEXT, 1)
         if not meet(team):
             return
@@ -128,14 +154,19 @@ def fit_element(batch, b, limit, c, outcome, shared, team, scratch):
             return
         if team.slot == 0:
             _end(batch, c, coordinates, totals, limit, changed, outcome)
-            _begin(c, coordinates, scored, team.state)
+            if shared.compared.sum() > shared.most[0]:
+                shared.most[0] = -1
+            _begin(c, coordinates, shared, team.state)
         if not meet(team) or outcome[1] >= 0.0:
             return
 
 
 @njit(**INNER)
-def _begin(c, coordinates, scored, state):
+def _begin(c, coordinates, shared, state):
+    scored = shared.scored
     to_frame(c, coordinates, scored.c, scored.bias)
+    if shared.most[0] >= 0:
+        round_centroids(scored.c, scored.bias, shared.centroids)
     state[NEXT] = 0
 
 
@@ -166,14 +197,14 @@ def _end(batch, c, coordinates, totals, limit, changed, outcome):
 
 
 @njit(**JIT)
-def fit_elements(batch, limits, b0, b1, c, outcomes, shared, team, scratch):
+def fit_elements(batch, limits, b0, b1, c, outcomes, shared, team, scratch, own):
     """Call `fit_element` for the batch elements b0:b1 with limits[b] > 0.
 
     INOUT c (B, K, D) float32. OUT outcomes (B, 3) float64.
     """
     for b in range(b0, b1):
         if limits[b] > 0:
-            fit_element(batch, b, limits[b], c[b], outcomes[b], shared, team, scratch)
+            fit_element(batch, b, limits[b], c[b], outcomes[b], shared, team, scratch, own)
 
 
 @njit(**JIT)

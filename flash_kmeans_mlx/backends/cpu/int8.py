@@ -8,12 +8,20 @@ from . import kernels
 from .store import empty_lines
 from .tiles import TiledPoints
 
-__all__ = ["Int8", "int8_bytes", "is_worthwhile"]
+__all__ = [
+    "Int8",
+    "empty_centroids",
+    "empty_points",
+    "empty_scratch",
+    "int8_bytes",
+    "is_worthwhile",
+    "most_compared",
+]
 
 # Dimensions from which products of bytes are faster, and the least number of products a point, less
 # what other work a point takes: where it has a label to start from, and without.
 MIN_DIMS, OTHER_WORK = 32, 16
-MIN_PRODUCTS, MIN_FIRST_PRODUCTS = 2048, 20_000
+MIN_PRODUCTS, MIN_FIRST_PRODUCTS = 4096, 20_000
 # A pair whose score is compared takes as long as 3 D and this many more products in tiles.
 COMPARISON = 500
 LEAST_ROWS = 512  # after which it is clear whether bytes are fine enough
@@ -31,15 +39,12 @@ class Int8:
 
     def __init__(self, points: TiledPoints, kept: bool) -> None:
         b, n, d = points.shape
-        lanes = kernels.lanes.POINTS
         threads = points.plan.threads
         self.points = points
         self.kept = kept
-        self._words = kernels.int8.words_of(d)
-        self._scratch = [_scratch(self._words) for _ in range(threads)]
+        self._scratch = [empty_scratch(d) for _ in range(threads)]
         self._bytes = [
-            self._empty(-(-size // lanes))
-            for size in ([n] * b if kept else [points.plan.tile] * threads)
+            empty_points(size, d) for size in ([n] * b if kept else [points.plan.tile] * threads)
         ]
         self._filled = np.zeros((b, len(points.shards)), np.bool_)
         self._tables: list[kernels.int8.Int8Centroids | None] = [None] * b
@@ -47,25 +52,12 @@ class Int8:
         self._n_clusters = 0
         self.work = np.zeros((threads, 2), np.int64)
 
-    def _empty(self, blocks: int) -> kernels.int8.Int8Points:
-        lanes = kernels.lanes.POINTS
-        return kernels.int8.Int8Points(
-            words=empty_lines((blocks, self._words, lanes), np.int32),
-            measures=empty_lines((3, blocks * lanes)),
-        )
-
     def prepare(self, scored: kernels.tile.Scored, elements: np.ndarray) -> None:
         """Round the centroids of the next pass, which are in the frame, of some batch elements."""
         self._scored = scored
-        self._n_clusters = k = scored.c.shape[1]
+        _, self._n_clusters, d = scored.c.shape
         for b in elements:
-            table = kernels.int8.Int8Centroids(
-                values=np.zeros((k, kernels.int8.QUAD * self._words), np.int8),
-                start=np.empty(k, np.int32),
-                terms=np.empty((k, 3), np.float32),
-                worst=np.empty(3, np.float32),
-                top=np.empty(1, np.int64),
-            )
+            table = empty_centroids(self._n_clusters, d)
             kernels.int8.round_centroids(scored.c[b], scored.bias[b], table)
             self._tables[b] = table
 
@@ -102,10 +94,12 @@ class Int8:
     def pays(self) -> bool:
         compared, rows = self.work.sum(0).tolist()
         _, _, d = self.points.shape
-        return (
-            compared * (3 * d + COMPARISON) <= GAIN * rows * self._n_clusters * d
-            or rows < LEAST_ROWS
-        )
+        return compared <= most_compared(rows, self._n_clusters, d) or rows < LEAST_ROWS
+
+
+def most_compared(n: int, k: int, d: int) -> int:
+    """Return how many pairs may be compared before bytes take longer than tiles."""
+    return int(GAIN * n * k * d / (3 * d + COMPARISON))
 
 
 def is_worthwhile(d: int, k: int, labelled: bool) -> bool:
@@ -131,11 +125,33 @@ def int8_bytes(shape: tuple[int, int, int], k: int, tile: int, threads: int, kep
     return rows * row + b * k * (row + 8) + threads * (1 << 16)
 
 
-def _scratch(words: int) -> kernels.int8_labels.Int8Scratch:
+def empty_points(n: int, d: int) -> kernels.int8.Int8Points:
+    """Return memory for N points of D dimensions as bytes."""
+    lanes = kernels.lanes.POINTS
+    blocks = -(-n // lanes)
+    return kernels.int8.Int8Points(
+        words=empty_lines((blocks, kernels.int8.words_of(d), lanes), np.int32),
+        measures=empty_lines((3, blocks * lanes)),
+    )
+
+
+def empty_centroids(k: int, d: int) -> kernels.int8.Int8Centroids:
+    """Return memory for K centroids of D dimensions as bytes."""
+    return kernels.int8.Int8Centroids(
+        values=np.zeros((k, kernels.int8.QUAD * kernels.int8.words_of(d)), np.int8),
+        start=np.empty(k, np.int32),
+        terms=np.empty((k, 3), np.float32),
+        worst=np.empty(3, np.float32),
+        top=np.empty(1, np.int64),
+    )
+
+
+def empty_scratch(d: int) -> kernels.int8_labels.Int8Scratch:
+    """Return the memory of one thread, for points of D dimensions."""
     lanes, rows = kernels.lanes.POINTS, kernels.lanes.ROWS
     room = kernels.int8_labels.PENDING + rows * lanes
     return kernels.int8_labels.Int8Scratch(
-        values=np.empty(kernels.int8.QUAD * words, np.int8),
+        values=np.empty(kernels.int8.QUAD * kernels.int8.words_of(d), np.int8),
         limits=empty_lines((3, lanes)),
         best=empty_lines((2, lanes)),
         chain=empty_lines((lanes,)),

@@ -8,6 +8,14 @@ import numpy as np
 
 from ..points import Problem, Step
 from . import kernels
+from .int8 import (
+    empty_centroids,
+    empty_points,
+    empty_scratch,
+    int8_bytes,
+    is_worthwhile,
+    most_compared,
+)
 from .plan import PAD, Plan
 from .points import CpuPoints
 from .store import empty_lines
@@ -30,7 +38,14 @@ class LoopedCpuPoints(CpuPoints):
     def __init__(self, problem: Problem, plan: Plan) -> None:
         super().__init__(problem, plan)
         self.strategy = "loop"
-        self._work = self.shape[1] * self.shape[2] * problem.n_clusters
+        _, n, d = self.shape
+        k = problem.n_clusters
+        self._work = n * d * k
+        sets = 1 if plan.team else plan.threads
+        size = int8_bytes((sets, n, d), k, plan.tile, plan.threads, kept=True)
+        worthwhile = kernels.ir.INT8 and is_worthwhile(d, k, labelled=True)
+        self._as_bytes = bool(worthwhile) and problem.strategy is None and size <= plan.spare
+        self._own = [empty_scratch(d) for _ in range(plan.threads)]
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         b = len(limits)
@@ -52,7 +67,16 @@ class LoopedCpuPoints(CpuPoints):
             slot: int, lo: int, hi: int, shared: kernels.loop.Shared, team: kernels.team.Team
         ) -> None:
             kernels.loop.fit_elements(
-                batch, limits, lo, hi, centroids, outcomes, shared, team, self.scratch[slot]
+                batch,
+                limits,
+                lo,
+                hi,
+                centroids,
+                outcomes,
+                shared,
+                team,
+                self.scratch[slot],
+                self._own[slot],
             )
 
         if self.plan.team:
@@ -89,7 +113,7 @@ class LoopedCpuPoints(CpuPoints):
         k = self.problem.n_clusters
         s = len(self.shards)
         n_rows = n if self.plan.resident and not self.sources.direct.all() else 0
-        n_tiles = -(-n // self.plan.tile) if self.plan.resident else 0
+        n_tiles = -(-n // self.plan.tile) if self.plan.resident and not self._as_bytes else 0
         return kernels.loop.Shared(
             rows=np.empty((n_rows, d), np.float32),
             lanes=empty_lines((n_tiles, d, self.plan.tile + PAD)),
@@ -101,6 +125,10 @@ class LoopedCpuPoints(CpuPoints):
                 np.zeros((s, k), np.int64),
                 np.zeros((s, k), np.bool_),
             ),
+            points=empty_points(n if self._as_bytes else 0, d),
+            centroids=empty_centroids(k if self._as_bytes else 0, d),
+            compared=np.zeros(s, np.int64),
+            most=np.array([most_compared(n, k, d) if self._as_bytes else -1]),
         )
 
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:

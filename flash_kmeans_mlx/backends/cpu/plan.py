@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from ...validation import check_cap
 from ..draws import OVERSAMPLING, ROUNDS
 from ..points import Problem
-from . import kernels
 from .kernels import sizes
 
 __all__ = ["PAD", "RESIDENT_BYTES", "Plan", "plan", "sizes"]
@@ -27,8 +26,6 @@ ADVICE = "raise it, or fit fewer batch elements at a time"
 SMALL = 10_000_000  # N * K * D below which one thread per batch element is enough
 # N * K * D below which the whole loop is one kernel: Python takes 0.3 ms an iteration.
 LOOPED = 300_000_000
-# The same from so many dimensions on, where products of bytes save more than Python takes.
-LOOPED_DIMS, LOOPED_WIDE = 256, 100_000_000
 # Shards of a batch element: this many, so that threads end at about the same time, or as many as
 # have this many rows, up to the last number.
 SHARDS, SHARD_ROWS, MOST_SHARDS = 16, 1024, 64
@@ -85,9 +82,7 @@ def plan(problem: Problem, threads: int) -> Plan:
     tile = tile_rows(d)
     cuts = cut_rows(n, k, d)
     shards = len(cuts) - 1
-    by_bytes = problem.strategy is None and d >= LOOPED_DIMS and bool(kernels.ir.INT8)
-    looped = products < (LOOPED_WIDE if by_bytes else LOOPED)
-    looped = looped and problem.strategy not in ("int8", "head")
+    looped = products < LOOPED and problem.strategy not in ("int8", "head")
     per_thread = 4 * tile * (3 * d + 4) + 4 * PAD * d + looped * (2 + shards) * table
     fixed = problem.bytes_in_use + 4 * b * n * _point_arrays(problem) + (1 << 20)
     fixed += _tables(problem) * b * table

@@ -68,7 +68,7 @@ def test_sizes_make_sense(shape: tuple[int, int, int], k: int) -> None:
 )
 def test_shards_begin_where_tiles_do(d: int) -> None:
     """Where tiles are kept, no two shards share one; blocks of bytes are never shared."""
-    kept = cut((1, 3000, d), 30_000 // d)
+    kept = cut((1, 3000, d), 90_000 // d)
     assert kept.looped and kept.shards > 1
     assert not any(lo % kept.tile for lo in kept.cuts[:-1])
     found = cut((1, 6000, d), 400_000 // d)
