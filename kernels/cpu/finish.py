@@ -7,6 +7,7 @@ from .options import JIT
 from .rows import FLOAT32, FLOAT64, read_rows, values_at
 from .scores import COSINE, DOT, L1, SQUARES
 from .select import insert, row_of, score_of
+from .sums import sum_of_magnitudes, sum_of_products, sum_of_squares
 
 STRICT = {**JIT, "fastmath": False}
 SHORT = 16  # dimensions up to which squares are summed in order, without fused operations
@@ -20,7 +21,15 @@ def read_wide(source, i, tile, out):
     """Read row i into out (D,) float64, neither shifted nor scaled."""
     address, row_stride, column_stride, kind, _, _, _ = source
     first = address + i * row_stride
-    if kind == FLOAT32:
+    if kind == FLOAT32 and column_stride == 4:
+        values = values_at(first, np.float32, out.size)
+        for d in range(out.size):
+            out[d] = values[d]
+    elif kind == FLOAT64 and column_stride == 8:
+        values = values_at(first, np.float64, out.size)
+        for d in range(out.size):
+            out[d] = values[d]
+    elif kind == FLOAT32:
         for d in range(out.size):
             out[d] = values_at(first + d * column_stride, np.float32, 1)[0]
     elif kind == FLOAT64:
@@ -38,6 +47,16 @@ def squares_in_order(x, y):
     total = 0.0
     for d in range(x.size):
         gap = x[d] - y[d]
+        total += gap * gap
+    return total
+
+
+@njit(**STRICT)
+def unit_squares_in_order(x, y, a, b):
+    """Return the squared distance of a x and b y, a sum made term by term."""
+    total = 0.0
+    for d in range(x.size):
+        gap = x[d] * a - y[d] * b
         total += gap * gap
     return total
 
@@ -60,20 +79,13 @@ def _angle(x, y):
 
     It is 1 where x or y is 0, and 0 where float64 sees no angle.
     """
-    total, a, b = 0.0, 0.0, 0.0
-    for d in range(x.size):
-        total += x[d] * y[d]
-        a += x[d] * x[d]
-        b += y[d] * y[d]
+    total, a, b = sum_of_products(x, y), sum_of_products(x, x), sum_of_products(y, y)
     if a == 0.0 or b == 0.0:
         return 1.0
     total = 1.0 - total / np.sqrt(a * b)
     if total >= NEAR:
         return total
-    total, a, b = 0.0, 1.0 / np.sqrt(a), 1.0 / np.sqrt(b)
-    for d in range(x.size):
-        gap = x[d] * a - y[d] * b
-        total += gap * gap
+    total = unit_squares_in_order(x, y, 1.0 / np.sqrt(a), 1.0 / np.sqrt(b))
     rounding = (x.size + 8) * 2.0**-52
     return 0.5 * total if total > rounding * rounding else 0.0
 
@@ -81,23 +93,17 @@ def _angle(x, y):
 @njit(**JIT)
 def distance(op, x, y):
     """Return the squared Euclidean, l1 or linf distance, 1 - cos, or minus the product."""
+    if op == SQUARES:
+        return squares_in_order(x, y) if x.size <= SHORT else sum_of_squares(x, y)
+    if op == L1:
+        return sum_of_magnitudes(x, y)
+    if op == DOT:
+        return -sum_of_products(x, y)
+    if op == COSINE:
+        return _angle(x, y)
     total = 0.0
-    if op == SQUARES and x.size <= SHORT:
-        total = squares_in_order(x, y)
-    elif op == SQUARES:
-        for d in range(x.size):
-            total += (x[d] - y[d]) * (x[d] - y[d])
-    elif op == L1:
-        for d in range(x.size):
-            total += abs(x[d] - y[d])
-    elif op == DOT:
-        for d in range(x.size):
-            total -= x[d] * y[d]
-    elif op == COSINE:
-        total = _angle(x, y)
-    else:
-        for d in range(x.size):
-            total = max(total, abs(x[d] - y[d]))
+    for d in range(x.size):
+        total = max(total, abs(x[d] - y[d]))
     return total
 
 

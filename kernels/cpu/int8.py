@@ -136,7 +136,7 @@ def _bounder(lift):
     return bound
 
 
-_bound_scores, _bound_and_lift = _bounder(lift=False), _bounder(lift=True)
+bound_scores, _bound_and_lift = _bounder(lift=False), _bounder(lift=True)
 
 
 @njit(**JIT)
@@ -146,7 +146,7 @@ def bound_rows(lift, lanes, n_quads, values, start, terms, k, n_clusters, limits
         return _bound_and_lift(
             lanes, n_quads, values, start, terms, k, n_clusters, limits, bounds, masks
         )
-    return _bound_scores(lanes, n_quads, values, start, terms, k, n_clusters, limits, bounds, masks)
+    return bound_scores(lanes, n_quads, values, start, terms, k, n_clusters, limits, bounds, masks)
 
 
 def words_of(n_dims):

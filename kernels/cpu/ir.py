@@ -4,7 +4,7 @@ import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import config
+from numba.core import cgutils, config
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
@@ -109,3 +109,27 @@ def address(a):
 def lowest_bit(bits):
     """Return the place of the lowest one in an int64 other than 0."""
     return _lowest_bit(bits)  # pyright: ignore[reportCallIssue]  # the typing context is not an argument
+
+
+@intrinsic
+def _prefetch(_typing, at):
+    """Have the line of the cache at an address loaded."""
+
+    def generate(context, builder, _signature, args):
+        kind, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        load = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [kind, word, word, word]),
+            "llvm.prefetch.p0i8",
+        )
+        builder.call(load, [builder.inttoptr(args[0], kind), word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@njit(**INNER)
+def prefetch(at, size):
+    """Have memory of some bytes from an address on loaded into the cache."""
+    for offset in range(0, size, 64):
+        _prefetch(at + offset)  # pyright: ignore[reportCallIssue]  # as above

@@ -79,30 +79,26 @@ def _push_marked(n_rows, first_row, first_query, skip, k, buffers, scratch):
 
 
 @njit(**JIT)
-def _unit(row, centre, out):
-    """Set out to the row divided by its norm, or zeros for a zero row, less the centre."""
-    square = 0.0
-    for d in range(row.size):
-        square += np.float64(row[d]) * np.float64(row[d])
-    factor = 1.0 / np.sqrt(square) if square > 0.0 else 0.0
-    for d in range(row.size):
-        out[d] = row[d] * factor - centre[d]
-
-
-@njit(**JIT)
-def _unit_rows(source, lo, n, rows, centre, scratch):
+def unit_rows(source, lo, n, rows, centre, scratch):
     """Return rows lo:lo+n, divided by their norms, less the centre, in the tile.
 
-    `rows` (n, D) holds them as float32, perhaps in the tile; those of float64 are read once more.
+    Rows of zeros are left. `rows` (n, D) holds them as float32, perhaps in the tile; those of
+    float64 are read once more.
     """
-    tile = scratch.tile
+    tile, wide = scratch.tile, scratch.wide
     for i in range(n):
         if source.kind == FLOAT64:
-            read_wide(source, lo + i, tile, scratch.wide)
-            scale_up(scratch.wide)
-            _unit(scratch.wide, centre, tile[i])
+            read_wide(source, lo + i, tile, wide)
+            scale_up(wide)
         else:
-            _unit(rows[i], centre, tile[i])
+            for d in range(wide.size):
+                wide[d] = rows[i, d]
+        square = 0.0
+        for d in range(wide.size):
+            square += wide[d] * wide[d]
+        factor = 1.0 / np.sqrt(square) if square > 0.0 else 0.0
+        for d in range(wide.size):
+            tile[i, d] = wide[d] * factor - centre[d]
     return tile[:n]
 
 
@@ -120,7 +116,7 @@ def read_queries(op, source, lo, n, lanes, centre, scratch):
         m = min(tile.shape[0], n - s)
         rows = read_rows(source, lo + s, m, tile)
         if op in (COSINE, CHORD):
-            rows = _unit_rows(source, lo + s, m, rows, centre, scratch)
+            rows = unit_rows(source, lo + s, m, rows, centre, scratch)
         for i in range(m):
             row = rows[i]
             block = (s + i) // WIDE
@@ -163,7 +159,7 @@ def _largest_bits(rows):
 
 
 @njit(**JIT)
-def _largest_square(rows):
+def largest_square_of(rows):
     """Return the largest sum of squares of a row."""
     largest = np.float32(0.0)
     for i in range(rows.shape[0]):
@@ -207,9 +203,9 @@ def search_rows(op, lanes, source, lo, hi, skip, k, buffers, centre, scratch):
         rows = read_rows(source, s, n, tile)
         largest_bits = max(largest_bits, _largest_bits(rows))
         if op == DOT:
-            largest_square = max(largest_square, _largest_square(rows))
+            largest_square = max(largest_square, largest_square_of(rows))
         if op in (COSINE, CHORD):
-            rows = _unit_rows(source, s, n, rows, centre, scratch)
+            rows = unit_rows(source, s, n, rows, centre, scratch)
         for block in range(lanes.shape[0]):
             narrow = block >= narrow_from
             size = NARROW_ROWS if narrow else WIDE_ROWS

@@ -110,6 +110,7 @@ SHAPES = {
     "middle": ((1, 140), (100, 700), (1, 40)),
     "many queries": ((260, 400), (300, 900), (9, 140)),
     "many rows": ((1, 60), (2100, 5000), (9, 60)),
+    "bytes": ((260, 300), (7000, 8000), (75, 90)),
     "few dimensions": ((1000, 1100), (1000, 1500), (1, 8)),
 }
 
@@ -158,6 +159,10 @@ FIXED_KNN = [
     Knn("cpu", "dot", "huge", "float32", "float32", "alike", 1, 5, 40, 3, 40, False, 1, False, False, 7),
     Knn("cpu", "euclidean", "beyond", "float64", "float64", "near rows", 1, 100, 700, 9, 9, False, 2, True, True, 8),
     Knn("cpu", "cosine", "gaussian", "float16", "float16", "rows", 1, 300, 300, 20, 7, True, 3, True, False, 9),
+    Knn("cpu", "euclidean", "gaussian", "float32", "float32", "alike", 1, 260, 7000, 75, 10, False, 2, True, True, 10),
+    Knn("cpu", "cosine", "offset", "float64", "float64", "near rows", 1, 260, 7000, 75, 3, False, 3, False, True, 11),
+    Knn("cpu", "dot", "heavy", "mlx-bfloat16", "mlx-bfloat16", "rows", 1, 260, 7000, 75, 100, False, 1, False, False, 12),
+    Knn("cpu", "euclidean", "blobs", "float32", "float32", "near rows", 1, 260, 7000, 75, 10, False, 2, False, False, 13),
 ]
 FIXED_PORTABLE = [
     Knn("portable", "euclidean", "far", "float64", "float64", "near rows", 1, 20, 300, 5, 5, False, 1, True, False, 0),

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine import Watch
 
-from flash_kmeans_mlx.backends.cpu import first_look, kernels, second_look
+from flash_kmeans_mlx.backends.cpu import first_look, int8_look, kernels, second_look
 from flash_kmeans_mlx.backends.cpu import neighbours as cpu_topk
 from flash_kmeans_mlx.backends.cpu import scan as cpu_scan
 from flash_kmeans_mlx.backends.cpu.scoring import Scoring
@@ -49,6 +49,8 @@ CPU_REGIMES = {
     "asked again in pieces",
     "asked again with less memory",
 }
+if kernels.ir.INT8:
+    CPU_REGIMES |= {"bytes", "bytes given up"}
 PORTABLE_REGIMES = {
     "products",
     "expanded squares",
@@ -128,7 +130,12 @@ def watch_cpu(watch: Watch) -> None:
             yield "asked again with less memory"
 
     watch.after(cpu_topk, "search_sizes", sizes)
+
+    def by_bytes(left: list[tuple[int, int]], self: Any, *_: Any) -> Iterator[str]:
+        yield "bytes given up" if left == [(0, self.request.queries.shape[1])] else "bytes"
+
     watch.before(first_look.FirstLook, "run", search)
+    watch.after(int8_look.Int8Look, "run", by_bytes)
     watch.before(cpu, "_by_trees", lambda *_: ["tree"])
     watch.after(cpu_topk, "doubtful_queries", lambda found, *_: [] if len(found) else ["proven"])
     watch.after(

@@ -6,8 +6,9 @@ import numpy as np
 
 from ..neighbours import Found, Request
 from . import kernels
+from .int8_look import Int8Look
 from .scoring import Measurements, Scoring, score_op
-from .tasks import SearchSizes
+from .tasks import Int8Sizes, SearchSizes
 from .workers import Workers
 from .workspace import NO_ROW, Workspace
 
@@ -20,6 +21,7 @@ class FirstLook:
     Attributes:
         request: The search.
         sizes: How it is split into tasks.
+        int8: How a search by bytes is, or None for none.
         limit: (B, Q) distances beyond which rows may be left out, or None.
         offset: Index of the first row, for `exclude_self`.
         out: Distances and indices (B, Q, k), which `run` fills.
@@ -30,6 +32,7 @@ class FirstLook:
         self,
         request: Request,
         sizes: SearchSizes,
+        int8: Int8Sizes | None,
         limit: np.ndarray | None,
         offset: int,
         out: Found,
@@ -37,6 +40,7 @@ class FirstLook:
         b, q, _ = request.queries.shape
         self.request = request
         self.sizes = sizes
+        self.int8 = int8
         self.limit = limit
         self.offset = offset
         self.out = out
@@ -44,25 +48,39 @@ class FirstLook:
 
     def run(self, scorings: list[Scoring], workers: Workers) -> None:
         """Search in the batch elements that are scored this way."""
-        _, q, d = self.request.queries.shape
-        n = scorings[0].rows.x.shape[1]
-        sizes = self.sizes
-        group, shards, keep = sizes.group, sizes.shards, sizes.keep
-        groups = -(-q // group)
-        tasks = len(scorings) * groups
-        spaces = [Workspace(group, sizes.capacity, sizes.tile, d) for _ in range(sizes.threads)]
-        parts = np.zeros((tasks, shards, group, keep) if shards > 1 else 0, np.uint64)
-        largest_bits = np.zeros((tasks, shards), np.int32)
-        largest_squares = np.zeros((tasks, shards))
-        bounds = [n * s // shards for s in range(shards + 1)]
+        q, group = self.request.queries.shape[1], self.sizes.group
+        tasks = []
+        for scoring in scorings:
+            self.measured.largest_bits[scoring.b] = self.measured.largest_squares[scoring.b] = 0
+            for first, end in self._run_int8(scoring, workers) if self.int8 else [(0, q)]:
+                tasks += [(scoring, lo, min(end, lo + group)) for lo in range(first, end, group)]
+        if tasks:
+            self._run_float32(tasks, workers)
 
-        def queries_of(task: int) -> tuple[Scoring, int, int]:
-            j, g = divmod(task, groups)
-            return scorings[j], g * group, min(q, (g + 1) * group)
+    def _run_int8(self, scoring: Scoring, workers: Workers) -> list[tuple[int, int]]:
+        """Search by bytes; returns which queries are left, as `Int8Look.run` does."""
+        assert self.int8 is not None
+        look = Int8Look(self.request, self.int8, self.limit, self.offset, self.out, self.measured)
+        return look.run(scoring, workers)
+
+    def _run_float32(self, tasks: list[tuple[Scoring, int, int]], workers: Workers) -> None:
+        """Search for some queries each time, from the first to the end."""
+        d = self.request.queries.shape[2]
+        n = tasks[0][0].rows.x.shape[1]
+        sizes = self.sizes
+        group, keep = sizes.group, sizes.keep
+        # Sizes count memory for the groups of all queries.
+        q, elements = self.request.queries.shape[1], len({scoring.b for scoring, _, _ in tasks})
+        shards = sizes.shards if len(tasks) <= elements * -(-q // group) else 1
+        spaces = [Workspace(group, sizes.capacity, sizes.tile, d) for _ in range(sizes.threads)]
+        parts = np.zeros((len(tasks), shards, group, keep) if shards > 1 else 0, np.uint64)
+        largest_bits = np.zeros((len(tasks), shards), np.int32)
+        largest_squares = np.zeros((len(tasks), shards))
+        bounds = [n * s // shards for s in range(shards + 1)]
 
         def search(slot: int, i: int) -> None:
             task, shard = divmod(i, shards)
-            scoring, lo, hi = queries_of(task)
+            scoring, lo, hi = tasks[task]
             space = spaces[slot]
             self._load(space, scoring, lo, hi)
             skip = lo - self.offset if self.request.exclude_self else NO_ROW
@@ -77,17 +95,20 @@ class FirstLook:
                 self._finish(space, scoring, lo, hi, keys)
 
         def gather(slot: int, task: int) -> None:
-            scoring, lo, hi = queries_of(task)
+            scoring, lo, hi = tasks[task]
             keys = parts[task, :, : hi - lo].transpose(1, 0, 2).reshape(hi - lo, -1)
             self._finish(spaces[slot], scoring, lo, hi, keys)
 
-        workers.run(search, tasks * shards)
+        workers.run(search, len(tasks) * shards)
         if shards > 1:
-            workers.run(gather, tasks)
-        for j, scoring in enumerate(scorings):
-            mine = slice(j * groups, (j + 1) * groups)
-            self.measured.largest_bits[scoring.b] = largest_bits[mine].max()
-            self.measured.largest_squares[scoring.b] = largest_squares[mine].max()
+            workers.run(gather, len(tasks))
+        measured = self.measured
+        for task, (scoring, _, _) in enumerate(tasks):
+            b = scoring.b
+            measured.largest_bits[b] = max(measured.largest_bits[b], largest_bits[task].max())
+            measured.largest_squares[b] = max(
+                measured.largest_squares[b], largest_squares[task].max()
+            )
 
     def _load(self, space: Workspace, scoring: Scoring, lo: int, hi: int) -> None:
         """Read queries lo:hi, measure what proofs need, and set what scores must exceed."""

@@ -15,7 +15,7 @@ from .first_look import FirstLook
 from .scoring import Scoring
 from .second_look import doubtful_queries, look_again
 from .store import Rows
-from .tasks import ONE_THREAD_PRODUCTS, search_sizes
+from .tasks import ONE_THREAD_PRODUCTS, Int8Sizes, int8_sizes, search_sizes
 from .tree import Tree, order, tree_bytes, tree_is_faster
 from .workers import Workers, thread_count
 from .workspace import NO_ROW
@@ -72,7 +72,8 @@ class CpuNeighbours(Neighbours):
 
         out = np.empty((b, q, k)), np.empty((b, q, k), np.int64)
         limit = None if before is None else before[0][..., -1]  # rows beyond it do not count
-        first = FirstLook(request, sizes, limit, offset, out)
+        int8 = self._int8_sizes(n, k, room)
+        first = FirstLook(request, sizes, int8, limit, offset, out)
         self.workers.n = sizes.threads
         scorings = self._search_in_range(first, data, rows)
         if sizes.keep == n:  # no row was left out
@@ -94,6 +95,13 @@ class CpuNeighbours(Neighbours):
                     threads=self.threads,
                 )
         return out
+
+    def _int8_sizes(self, n: int, k: int, room: int) -> Int8Sizes | None:
+        """Return the sizes of a search by bytes, or None if it is done without."""
+        if not kernels.ir.INT8 or self.request.proximity.name in ("l1", "linf"):
+            return None
+        _, q, d = self.request.queries.shape
+        return int8_sizes(q, n, d, k, self.threads, room, max_dims=kernels.int8.MAX_DIMS)
 
     def _search_in_range(self, first: FirstLook, data: Any, rows: Rows) -> list[Scoring]:
         """Search in all batch elements, so that no square leaves the range of float32.

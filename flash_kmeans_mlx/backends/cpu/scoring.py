@@ -30,7 +30,8 @@ class Measurements:
     Attributes:
         norms: (B, Q) float64, norms of the queries as they are read, where a proof needs them.
         shift_products: (B, Q) float64, products of the queries with the rows' shift, for DOT.
-        lowest_scores: (B, Q) float32, that no row left out exceeds; -inf where none was left out.
+        lowest_scores: (B, Q) float32, that no row left out exceeds; -inf where none was left out,
+            Inf where it is not known.
         largest_squares: (B,) float64, largest sum of squares of a row as read, for DOT.
         largest_bits: (B,) int32, bits of the largest magnitude among the rows as read.
     """

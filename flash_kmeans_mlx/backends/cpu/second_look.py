@@ -51,6 +51,7 @@ def doubtful_queries(
             whole = scoring.reads_whole_numbers() if whole is None else whole
             size = norms * np.sqrt(square) if op == scores.DOT else -lowest.astype(np.float64)
             doubtful &= (size >= EXACT_WHOLE) | (not whole)
+        doubtful |= np.isposinf(lowest)  # candidates were lost
         found.append(lo + np.flatnonzero(doubtful))
     return np.concatenate(found)
 

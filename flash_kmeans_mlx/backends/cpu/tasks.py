@@ -8,9 +8,11 @@ __all__ = [
     "BUFFER_BYTES",
     "KEPT_SORTED",
     "ONE_THREAD_PRODUCTS",
+    "Int8Sizes",
     "ScanSizes",
     "SearchSizes",
     "candidates",
+    "int8_sizes",
     "scan_sizes",
     "search_sizes",
     "tile_rows",
@@ -27,6 +29,12 @@ LANE_VALUES = 1 << 17  # of the queries of a task: they stay in L2 while tiles o
 MIN_GROUP, MAX_GROUP = 256, 1024
 SHARD_ROWS = 2048
 TILE_VALUES = 1 << 15  # of the rows that are read at a time
+# From these on, bytes are faster than float32: it takes time to round the rows.
+INT8_QUERIES, INT8_ROWS, INT8_DIMS, INT8_PRODUCTS = 192, 2048, 32, 1 << 27
+ROWS_PER_CANDIDATE = 40  # with fewer rows, too many are candidates
+INT8_BLOCK = 64  # queries of a task are a multiple of it
+INT8_TILE = 1 << 17  # bytes of the rows that all queries of a task meet before they meet the next
+INT8_BYTES = 1 << 30  # for rows as bytes, at most
 
 
 def candidates(k: int) -> int:
@@ -101,6 +109,72 @@ def search_sizes(b: int, q: int, n: int, d: int, k: int, threads: int, room: int
         part_bytes = 8 * tasks * shards * sizes.group * keep
         if sizes.threads * sizes.thread_bytes(d) + 2 * part_bytes <= room:
             sizes = replace(sizes, shards=shards)
+    return sizes
+
+
+@dataclass(frozen=True)
+class Int8Sizes:
+    """Sizes of a search by bytes: they change its speed and its memory, not its result.
+
+    Attributes:
+        keep: Candidates of a query that its limit comes from.
+        capacity: Places for candidates before their limit is raised.
+        group: Queries of a task.
+        tile: Rows that all of them meet before they meet the next.
+        read: Rows that are read at a time.
+        threads: Threads to use.
+    """
+
+    keep: int
+    capacity: int
+    group: int
+    tile: int
+    read: int
+    threads: int
+
+    def thread_bytes(self, d: int) -> int:
+        """Return the memory that a thread needs."""
+        queries = (self.group + INT8_BLOCK) * (5 * d + 64)
+        keys = self.group * (8 * self.capacity + 24)
+        return queries + keys + 4 * d * (self.read + 100) + 24 * self.capacity + 16384
+
+    @staticmethod
+    def row_bytes(n: int, d: int) -> int:
+        """Return the memory of n rows as bytes."""
+        return n * (d + 24) + 8 * d
+
+
+def int8_sizes(
+    q: int, n: int, d: int, k: int, threads: int, room: int, *, max_dims: int
+) -> Int8Sizes | None:
+    """Return the sizes of a search by bytes, or None where it is not faster or does not fit.
+
+    Args:
+        q: Queries of a batch element.
+        n: Rows of it.
+        d: Dimensions.
+        k: Neighbours of a query.
+        threads: Threads that may be used.
+        room: Bytes for all threads.
+        max_dims: Dimensions at most.
+    """
+    keep = candidates(k)
+    if q < max(INT8_QUERIES, INT8_BLOCK * threads) or n < max(INT8_ROWS, ROWS_PER_CANDIDATE * keep):
+        return None
+    if not INT8_DIMS <= d <= max_dims or q * n * d < INT8_PRODUCTS:
+        return None
+    if Int8Sizes.row_bytes(n, d) > INT8_BYTES:
+        return None
+    capacity = 12 * keep + 192
+    group = min(MAX_GROUP // 2, -(-q // (4 * threads)), BUFFER_BYTES // (8 * capacity))
+    group = max(1, group // INT8_BLOCK) * INT8_BLOCK
+    tile = max(64, INT8_TILE // d // 64 * 64)
+    sizes = Int8Sizes(keep, capacity, group, tile, tile_rows(n, d), threads)
+    room -= Int8Sizes.row_bytes(n, d)
+    while sizes.threads * sizes.thread_bytes(d) > room:
+        if sizes.group == INT8_BLOCK:
+            return None
+        sizes = replace(sizes, group=max(1, sizes.group // INT8_BLOCK // 2) * INT8_BLOCK)
     return sizes
 
 
