@@ -11,7 +11,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .ir import FLOATS, FUSED, NUMBER, WIDTH, address, pointer, splat
+from .int8 import Int8Centroids
+from .ir import FLOATS, FUSED, NUMBER, WIDTH, address, pointer, prefetch, splat
 from .jit import njit
 from .options import INNER
 from .rows import row_at
@@ -29,8 +30,11 @@ class Candidates(NamedTuple):
     Attributes:
         lanes: (D, CANDIDATES) float32.
         norms: (3, CANDIDATES) float32, as in candidates.py.
+        rows: (CANDIDATES, D) float32.
         features: (CANDIDATES, Q) float32.
-        bias: (CANDIDATES,) float32 of the features' scores.
+        bias: (CANDIDATES,) float32 of the scores of features or bytes.
+        table: The candidates as bytes.
+        least: (1,) float32, the least of a term of distances, see near.py.
         picks: (CANDIDATES + 1,) int64, points; picks[0] < 0 if there are none. The last is the
             number of the winner.
         number: (1,) int64, candidates of this round.
@@ -40,8 +44,11 @@ class Candidates(NamedTuple):
 
     lanes: np.ndarray
     norms: np.ndarray
+    rows: np.ndarray
     features: np.ndarray
     bias: np.ndarray
+    table: Int8Centroids
+    least: np.ndarray
     picks: np.ndarray
     number: np.ndarray
     counts: np.ndarray
@@ -58,6 +65,8 @@ class SeedScratch(NamedTuple):
         masks: (AT_ONCE or ROWS,) int64.
         none: (POINTS,) int32, -1.
         idle: (POINTS,) float32, written and not read.
+        limits: (3, POINTS) float32.
+        bounds: (ROWS, POINTS) float32.
         points: (DRAW + AT_ONCE,) int32, points to try.
     """
 
@@ -67,6 +76,8 @@ class SeedScratch(NamedTuple):
     masks: np.ndarray
     none: np.ndarray
     idle: np.ndarray
+    limits: np.ndarray
+    bounds: np.ndarray
     points: np.ndarray
 
 
@@ -240,3 +251,11 @@ def try_some(source, places, rows, index, first, count, n_points):
         places.values,
         places.masks,
     )
+
+
+@njit(inline="always", **INNER)
+def fetch_next(source, places, index, first):
+    """Have the rows of the next call of `try_some` brought to the cache: they are not in line."""
+    if source.direct:
+        for p in range(first + AT_ONCE, first + 2 * AT_ONCE):
+            prefetch(source.address + index[p] * source.row_stride, 4 * places.n_dims)

@@ -36,6 +36,7 @@ LEAST = np.float32(2.0**-100)  # the least magnitude of a row that its scale fol
 TINY = np.float32(2.0**-110)  # what values that are too small for float32 may add up to
 LEAST_NORM = np.float32(1e-30)  # of centroids
 LOST = np.float32(2.0**-149 / 1e-30)  # of a product near zero, per norm of a centroid
+BEYOND = np.float32(2.0**120)  # where bounds could leave the range of float32
 EPS = np.float32(2.0**-24)
 FACTOR, RESIDUAL, NORM = range(3)  # of `Int8Points.measures`
 STEP, BIAS, LENGTH = range(3)  # of `Int8Centroids.terms`

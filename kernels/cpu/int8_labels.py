@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .int8 import (
+    BEYOND,
     BIAS,
     FACTOR,
     LENGTH,
@@ -30,7 +31,6 @@ from .rows import read_rows
 from .sizes import DEBUG
 from .tile import UNSET, take_labels
 
-BEYOND = np.float32(2.0**120)  # where bounds could leave the range of float32
 NONE = np.int32(-1)  # the label of a point that has none yet; below it are guesses
 PENDING = 2048  # candidates that are kept before they are compared
 

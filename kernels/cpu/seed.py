@@ -1,27 +1,27 @@
 """Greedy k-means++ in one kernel.
 
 A round draws candidates, adds up what each would gain, and takes the best. Candidates are SIMD
-lanes, points go by one after another. Features of the points (see features.py), where they are
-kept, tell first which points a candidate could be nearer to than their nearest centre; the others
-are not read.
+lanes, points go by one after another. Where bytes or features of the points are kept, they tell
+first which points a candidate could be nearer to than their nearest centre; the others are not
+read: see near.py.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from .candidates import AT_ONCE, CANDIDATES, places_of, try_some
-from .ir import address, lowest_bit
+from .candidates import AT_ONCE, CANDIDATES, fetch_next, places_of, try_some
+from .ir import lowest_bit
 from .jit import njit
-from .lanes import POINTS, ROWS, rows_above
+from .near import points_to_try, prepare_candidates, threshold_of
 from .options import INNER, JIT
 from .rows import read_rows
-from .sizes import DEBUG, SHARD_ROWS
+from .sizes import SHARD_ROWS
 from .team import NEXT, add, meet
 
 DRAW = SHARD_ROWS  # points whose weight is added up, so that a draw searches sums before points
 WINNER = CANDIDATES  # where `picks` has the round's best candidate
-ONE, TWO = np.float32(1), np.float32(2)
+ONE = np.float32(1)
 
 
 class Measure(NamedTuple):
@@ -56,7 +56,7 @@ class Nearest(NamedTuple):
 
     Attributes:
         nearest: (N,) float32, squared distances.
-        threshold: (N + POINTS,) float32, scores above it are nearer; (0,) without features.
+        threshold: (N + POINTS,) float32, what bounds must reach, see near.py; (0,) without bounds.
         blocks: (N / DRAW,) float64, sums of potential times distance.
         found: (N,) int32, points that a candidate of this round is nearer to.
         bits: (N,) uint16, a bit per candidate that is nearer to `found`.
@@ -69,43 +69,8 @@ class Nearest(NamedTuple):
     bits: np.ndarray
 
 
-@njit(**INNER)
-def _near(columns, candidates, s, n, threshold, scratch):
-    """Write to index[:m] those of points s:s+n that a candidate could be near; return m.
-
-    Features tell which.
-    """
-    masks, none, idle, index = scratch.masks, scratch.none, scratch.idle, scratch.points
-    count = candidates.number[0]
-    m = 0
-    if DEBUG and s + -(-n // POINTS) * POINTS > min(columns.shape[1], threshold.size):
-        raise IndexError("points beyond their columns")
-    for b in range(s, s + n, POINTS):
-        bits = np.int64(0)
-        for k in range(0, count, ROWS):
-            if rows_above(
-                address(columns) + 4 * b,
-                columns.strides[0],
-                candidates.features,
-                candidates.bias,
-                k,
-                count,
-                address(threshold) + 4 * b,
-                address(none),
-                address(idle),
-                masks,
-            ):
-                for a in range(ROWS):
-                    bits |= masks[a]
-        while bits:
-            index[m] = b + lowest_bit(bits)
-            m += 1
-            bits &= bits - 1
-    return m
-
-
 @njit(inline="always", **INNER)
-def _gain(source, columns, measure, lo, hi, state, candidates, gains, scratch):
+def _gain(source, filters, measure, lo, hi, state, candidates, gains, scratch):
     """Try the round's candidates on rows lo:hi; return how many rows one of them is nearer to.
 
     OUT found[lo:], bits[lo:]: those rows, and a bit per candidate. gains (CANDIDATES,) float64:
@@ -113,20 +78,17 @@ def _gain(source, columns, measure, lo, hi, state, candidates, gains, scratch):
     """
     nearest, found, bits = state.nearest, state.found, state.bits
     values, masks, index, rows = scratch.values, scratch.masks, scratch.points, scratch.rows
-    potential = measure.potential
+    threshold, potential = state.threshold, measure.potential
     for c in range(CANDIDATES):
         gains[c] = 0.0
     written = lo
     places = places_of(measure, candidates, nearest, scratch)
     for s in range(lo, hi, DRAW):
         n = min(DRAW, hi - s)
-        if columns.shape[0]:
-            m = _near(columns, candidates, s, n, state.threshold, scratch)
-        else:
-            m = n
-            for i in range(n):
-                index[i] = s + i
+        m = points_to_try(filters, measure, candidates, s, n, threshold, scratch)
         for j in range(0, m, AT_ONCE):
+            if m - j >= 2 * AT_ONCE:
+                fetch_next(source, places, index, j)
             if not try_some(source, places, rows, index, j, m, nearest.size):
                 continue
             for p in range(min(AT_ONCE, m - j)):
@@ -148,11 +110,13 @@ def _gain(source, columns, measure, lo, hi, state, candidates, gains, scratch):
 
 
 @njit(inline="always", **INNER)
-def _take(source, measure, lo, hi, size, state, candidates, scratch):
+def _take(source, filters, measure, lo, hi, size, state, candidates, scratch):
     """Make the round's best candidate a centre for rows lo:hi, where `_gain` found `size` rows."""
     nearest, threshold = state.nearest, state.threshold
     found, bits = state.found, state.bits
-    whole, eps = measure.whole, measure.eps
+    by_bytes = filters.points.words.shape[0] > 0
+    own = measure.own if by_bytes else measure.whole
+    inverse = measure.inverse
     values, index, rows = scratch.values, scratch.points, scratch.rows
     winner = candidates.picks[WINNER]
     m = 0
@@ -171,7 +135,8 @@ def _take(source, measure, lo, hi, size, state, candidates, scratch):
             v = values[p * CANDIDATES + winner]
             nearest[i] = v
             if threshold.size:
-                threshold[i] = (whole[i] - v) / TWO - eps * whole[i]
+                r = inverse[i] if by_bytes and inverse.size > 1 else ONE
+                threshold[i] = threshold_of(own[i], r, v, measure.eps)
     last = np.int64(-1)
     for i in mine:
         if i // DRAW != last:
@@ -181,12 +146,11 @@ def _take(source, measure, lo, hi, size, state, candidates, scratch):
 
 
 @njit(inline="always", **INNER)
-def _draw_round(source, columns, measure, k, uniforms, first, state, candidates, scratch):
+def _draw_round(source, filters, measure, k, uniforms, first, state, candidates, scratch):
     """Draw the candidates of round k; picks[0] < 0 if every point coincides with a centre."""
     lanes, norms, picks = candidates.lanes, candidates.norms, candidates.picks
-    features, bias, number = candidates.features, candidates.bias, candidates.number
+    features, number, columns = candidates.features, candidates.number, filters.columns
     inverse, centre, origin = measure.inverse, measure.centre, measure.origin
-    noise, eps = measure.noise, measure.eps
     centre_square = 0.0
     for v in centre:
         centre_square += v * v
@@ -215,10 +179,12 @@ def _draw_round(source, columns, measure, k, uniforms, first, state, candidates,
             total += (v + centre[d]) * (v + centre[d])
         norms[0, c] = total - centre_square
         norms[1, c] = start
-        norms[2, c] = noise * np.sqrt(square)
+        norms[2, c] = measure.noise * np.sqrt(square)
         for f in range(columns.shape[0]):
             features[c, f] = columns[f, i]
-        bias[c] = (eps - np.float32(0.5)) * np.float32(total)
+        candidates.bias[c] = (measure.eps - np.float32(0.5)) * np.float32(total)
+    if filters.points.words.shape[0]:
+        prepare_candidates(candidates, measure)
 
 
 @njit(**INNER)
@@ -237,7 +203,7 @@ def _most(gains, count):
 @njit(**JIT)
 def seed_element(
     source,
-    columns,
+    filters,
     measure,
     uniforms,
     first,
@@ -252,21 +218,21 @@ def seed_element(
 ):
     """Run rounds k0:k1 of k-means++ of one batch element by a team, as `fit_element` of loop.py.
 
-    IN columns (Q, N) features or (0, 0); uniforms (K, L); first: the first centre; cuts (S + 1,):
-    shards, which begin at multiples of DRAW. INOUT state: a `Nearest`.
+    IN filters: a `Filters`; uniforms (K, L); first: the first centre; cuts (S + 1,): shards, which
+    begin at multiples of DRAW. INOUT state: a `Nearest`.
     OUT chosen (K,), -1 from where every point coincides with a centre.
     """
     counts, gains, picks = candidates.counts, candidates.gains, candidates.picks
     for k in range(k0, k1):
         if team.slot == 0:
-            _draw_round(source, columns, measure, k, uniforms, first, state, candidates, scratch)
+            _draw_round(source, filters, measure, k, uniforms, first, state, candidates, scratch)
             team.state[NEXT] = 0
         if not meet(team) or picks[0] < 0:
             return
         s = add(team.state, NEXT, 1)
         while s < cuts.size - 1:
             counts[s] = _gain(
-                source, columns, measure, cuts[s], cuts[s + 1], state, candidates, gains[s], scratch
+                source, filters, measure, cuts[s], cuts[s + 1], state, candidates, gains[s], scratch
             )
             s = add(team.state, NEXT, 1)
         if not meet(team):
@@ -279,7 +245,17 @@ def seed_element(
             return
         s = add(team.state, NEXT, 1)
         while s < cuts.size - 1:
-            _take(source, measure, cuts[s], cuts[s + 1], counts[s], state, candidates, scratch)
+            _take(
+                source,
+                filters,
+                measure,
+                cuts[s],
+                cuts[s + 1],
+                counts[s],
+                state,
+                candidates,
+                scratch,
+            )
             s = add(team.state, NEXT, 1)
         if not meet(team):
             return

@@ -209,7 +209,8 @@ def seldom_cases(metric: str) -> list[Case]:
         seed=0,
     )
     heads = [dataclasses.replace(plain, way=way, k=k) for way, k in HEADS]
-    return heads + [
+    by_bytes = dataclasses.replace(plain, way="int8")
+    return [by_bytes, *heads] + [
         dataclasses.replace(
             plain, b=b, n=n, d=d, k=k, threads=threads, init=init, way=way, kind=kind
         )

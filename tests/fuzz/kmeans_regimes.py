@@ -33,7 +33,9 @@ SMALLER: list[tuple[Any, str, Any]] = [
     (PLAN, "LOOPED_BYTES", 200_000),
     (PLAN, "FLIGHT_BYTES", 20_000),
     (tuner, "RESIDENT_BYTES", 100_000),
+    (tuner, "COPIED_DIMS", 8),
     (tuner, "COPIED_BYTES", 50_000),
+    (tuner, "MIN_SEEDS", 4),
     (tuner, "MIN_POINT_PASSES", 0),
     (tuner, "MIN_PRODUCTS", 0),
     (tuner, "MIN_POINTS", 1100),
@@ -67,7 +69,9 @@ REGIMES: dict[str, set[Any]] = {
     "spare": {"enough", "short"},
     "strategy": STRATEGIES,
     "bytes": {"kept", "of a tile"},
-    "seeding": {(team, kind) for team in (False, True) for kind in ("rows", "columns", "head")},
+    "seeding": {
+        (team, kind) for team in (False, True) for kind in ("rows", "columns", "head", "bytes")
+    },
     "read": {"in place", "converted"},
     "frame": {"as given", "shifted", "scaled", "centred"},
 }
@@ -146,9 +150,13 @@ def watch(watching: Watch) -> None:
 
     kinds: dict[int, str] = {}  # of runs, by their identity: they are met one after another
 
-    def of_run(run: Any, _points: Any, _b: int, _square: Any, features: Any) -> tuple[()]:
-        head = features is not None and features.basis.shape[1]
-        kinds[id(run)] = "rows" if features is None else "head" if head else "columns"
+    def of_run(run: Any, _points: Any, _b: int, _square: Any, kept: Any) -> tuple[()]:
+        if kept is None:
+            kinds[id(run)] = "rows"
+        elif isinstance(kept, Int8):
+            kinds[id(run)] = "bytes"
+        else:
+            kinds[id(run)] = "head" if kept.basis.shape[1] else "columns"
         return ()
 
     def of_call(run: Any, team: Any, *_: Any) -> Iterator[tuple[str, Any]]:

@@ -52,6 +52,23 @@ class Int8:
         self._n_clusters = 0
         self.work = np.zeros((threads, 2), np.int64)
 
+    def of_element(self, b: int) -> kernels.int8.Int8Points:
+        """Return the bytes of all points of batch element b, which must be kept and filled."""
+        return self._bytes[b]
+
+    def fill(self) -> None:
+        """Round all points; their bytes must be kept."""
+        points = self.points
+
+        def shard(slot: int, b: int, s: int) -> None:
+            if self._filled[b, s]:
+                return
+            scratch = points.scratch[slot].rows, self._scratch[slot].values
+            kernels.near.fill_rows(points.source(b), self._bytes[b], *points.shards[s], *scratch)
+            self._filled[b, s] = True
+
+        points.run_shards(shard, points.shape[0])
+
     def prepare(self, scored: kernels.tile.Scored, elements: np.ndarray) -> None:
         """Round the centroids of the next pass, which are in the frame, of some batch elements."""
         self._scored = scored

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import kernels
+from .int8 import Int8, empty_centroids, empty_points
 from .pruning import Features
 from .store import empty_lines
 from .team import CALL, alone, run_team
@@ -18,7 +19,10 @@ NO_FEATURES = np.zeros((0, 0), np.float32)
 
 
 def kmeans_plusplus(
-    points: TiledPoints, first: np.ndarray, uniforms: np.ndarray, features: Features | None
+    points: TiledPoints,
+    first: np.ndarray,
+    uniforms: np.ndarray,
+    kept: Features | Int8 | None,
 ) -> np.ndarray:
     """Return (B, K) rows by greedy k-means++; -1 from where every point coincides with a centre.
 
@@ -26,14 +30,14 @@ def kmeans_plusplus(
         points: The points.
         first: (B,) the first centres.
         uniforms: (K, L) uniform numbers, for L candidates in each round.
-        features: Features that tell which points a candidate is far from.
+        kept: Features or bytes of the points, which tell what points a candidate is far from.
     """
     b, n, d = points.shape
     k, trials = uniforms.shape
     chosen = np.full((b, k), -1, np.int64)
     square = points.squares() if points.inverse is None else _squares_from_centre(points)
     threads = points.plan.threads
-    width = features.width if features else 0
+    width = kept.width if isinstance(kept, Features) else 0
     memory = [_memory(points, width) for _ in range(threads)]
     work = n * d * trials
     rounds = max(1, CALL // work)
@@ -44,7 +48,7 @@ def kmeans_plusplus(
             team = alone()
             candidates, scratch = memory[slot]
             for m in range(i * size, min(b, (i + 1) * size)):
-                run = _Run(points, m, square[m], features)
+                run = _Run(points, m, square[m], kept)
                 for k0 in range(0, k, rounds):
                     k1 = min(k, k0 + rounds)
                     run(team, candidates, scratch, k0, k1, first, uniforms, chosen)
@@ -54,7 +58,7 @@ def kmeans_plusplus(
     size = min(threads, len(points.shards))
     candidates = memory[0][0]
     for m in range(b):
-        run = _Run(points, m, square[m], features)
+        run = _Run(points, m, square[m], kept)
         for k0 in range(0, k, rounds):
             k1 = min(k, k0 + rounds)
 
@@ -71,14 +75,25 @@ class _Run:
     """k-means++ of one batch element."""
 
     def __init__(
-        self, points: TiledPoints, b: int, square: np.ndarray, features: Features | None
+        self,
+        points: TiledPoints,
+        b: int,
+        square: np.ndarray,
+        kept: Features | Int8 | None,
     ) -> None:
         n = points.shape[1]
         self.source = points.source(b)
         self.b = b
-        self.columns = features.columns[b] if features else NO_FEATURES
+        if points.inverse is not None and np.isinf(points.inverse[b].max()):
+            kept = None  # distances of rows with norms below float32's range are no numbers
+        self.filters = kernels.near.Filters(
+            columns=kept.columns[b] if isinstance(kept, Features) else NO_FEATURES,
+            points=kept.of_element(b)
+            if isinstance(kept, Int8)
+            else empty_points(0, points.shape[2]),
+        )
         self.measure = _measure(points, b, square)
-        threshold = np.full(n + kernels.lanes.POINTS if features else 0, np.inf, np.float32)
+        threshold = np.full(n + kernels.lanes.POINTS if kept else 0, np.inf, np.float32)
         threshold[:n] = -np.inf
         self.state = kernels.seed.Nearest(
             nearest=np.full(n, np.inf, np.float32),
@@ -103,7 +118,7 @@ class _Run:
         """Run rounds k0:k1."""
         kernels.seed.seed_element(
             self.source,
-            self.columns,
+            self.filters,
             self.measure,
             uniforms,
             first[self.b],
@@ -197,8 +212,11 @@ def _memory(
     candidates = kernels.candidates.Candidates(
         lanes=empty_lines((d, lanes)),
         norms=empty_lines((3, lanes)),
+        rows=np.zeros((lanes, d), np.float32),
         features=np.zeros((lanes, width), np.float32),
         bias=np.zeros(lanes, np.float32),
+        table=empty_centroids(lanes, d),
+        least=np.zeros(1, np.float32),
         picks=np.zeros(lanes + 1, np.int64),
         number=np.zeros(1, np.int64),
         counts=np.zeros(n_shards, np.int64),
@@ -211,6 +229,8 @@ def _memory(
         masks=np.empty(max(n, kernels.lanes.ROWS), np.int64),
         none=np.full(kernels.lanes.POINTS, -1, np.int32),
         idle=empty_lines((kernels.lanes.POINTS,)),
+        limits=empty_lines((3, kernels.lanes.POINTS)),
+        bounds=empty_lines((kernels.lanes.ROWS, kernels.lanes.POINTS)),
         points=np.empty(kernels.seed.DRAW + n, np.int32),
     )
     return candidates, scratch

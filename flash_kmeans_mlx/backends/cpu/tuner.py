@@ -31,8 +31,9 @@ PASSES = 10  # that a fit is expected to take
 BASIS_ROWS = 512  # points that directions are found from
 WIDTHS = (63, 31, 15)  # numbers of directions; fewer are tried as long as that is faster
 
-# Seeding reads points as lanes if they have so few dimensions or bytes.
-COPIED_DIMS, COPIED_BYTES = 16, 8 << 20
+# Seeding reads points as lanes if they have so few dimensions, as bytes if it chooses so many, and
+# otherwise as lanes if they have so few bytes.
+COPIED_DIMS, MIN_SEEDS, COPIED_BYTES = 16, 16, 8 << 20
 
 
 class Way(Protocol):
@@ -97,8 +98,8 @@ class Tuner:
         """Free everything: the points are not used any more."""
         self._way = self.pruning = self.int8 = self.features = None
 
-    def for_seeding(self) -> Features | None:
-        """Return features that tell seeding which points a candidate is far from."""
+    def for_seeding(self) -> Features | Int8 | None:
+        """Return features or bytes that tell seeding which points a candidate is far from."""
         points = self.points
         b, n, d = points.shape
         if self.open and not self.features:
@@ -108,6 +109,11 @@ class Tuner:
             self._choose(points.metric.start(starts).astype(np.float32), PASSES)
         if self.features:
             return self.features
+        if self._bytes_open and d > COPIED_DIMS and points.problem.n_clusters >= MIN_SEEDS:
+            self._make_bytes(points.problem.n_clusters, keep=True)
+            if self.int8 and self.int8.kept:
+                self.int8.fill()
+                return self.int8
         size = 4 * b * (n + 128) * d
         room = min(RESIDENT_BYTES, points.plan.spare)
         if size <= room and (d <= COPIED_DIMS or size <= COPIED_BYTES):
@@ -182,22 +188,23 @@ class Tuner:
 
     def _as_bytes(self, k: int, passes: int) -> Int8 | None:
         """Return the points as bytes, kept for further passes if there is memory."""
-        points = self.points
-        if not kernels.ir.INT8 or points.shape[2] > kernels.int8.MAX_DIMS:
-            return None
-
-        def fits(kept: bool) -> bool:
-            plan = points.plan
-            size = int8_bytes(points.shape, k, plan.tile, plan.threads, kept)
-            return size <= plan.spare
-
-        keep = passes > 1 and fits(True)
-        if self.int8 is None or (keep and not self.int8.kept):
-            if not keep and not fits(False):
-                return None
-            self.int8 = Int8(points, keep)
-        points.strategy = "int8"
+        if passes > 1:
+            self._make_bytes(k, keep=True)
+        if self.int8 is None:
+            self._make_bytes(k, keep=False)
+        if self.int8:
+            self.points.strategy = "int8"
         return self.int8
+
+    def _make_bytes(self, k: int, keep: bool) -> None:
+        """Have the points as bytes, if there is memory: all of them if `keep`, or a tile's."""
+        points, plan = self.points, self.points.plan
+        if self.int8 and (self.int8.kept or not keep):
+            return
+        if not kernels.ir.INT8 or points.shape[2] > kernels.int8.MAX_DIMS:
+            return
+        if int8_bytes(points.shape, k, plan.tile, plan.threads, keep) <= plan.spare:
+            self.int8 = Int8(points, keep)
 
     def _choose(self, centroids: np.ndarray, passes: int) -> None:
         """Compute the features of a head where one is faster.
@@ -209,6 +216,7 @@ class Tuner:
         with self.points.timed("choice"):
             directions = self._fastest(centroids[:1], min(passes, PASSES))
         if directions is not None:
+            self.int8 = None  # whose memory bounds may take
             self.features = Features(self.points, directions)
             self.points.strategy = f"head {directions.shape[1]}"
 

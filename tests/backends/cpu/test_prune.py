@@ -252,15 +252,15 @@ def test_predict_may_use_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(assign(x, c, backend="cpu"), expected)
 
 
-def test_features_never_change_the_seeds() -> None:
-    """Rows one by one, rows as lanes, and a head bound: the same draws."""
+def test_features_and_bytes_never_change_the_seeds() -> None:
+    """Rows one by one, rows as lanes, a head bound, bytes: the same draws."""
     for x in (
         helpers.low_rank(5000, 64, 5),
         helpers.pixels(4000),
         np.rint(2 * helpers.low_rank(3000, 30, 30)),
     ):
         for metric in FITS:
-            off, head = (
+            off, head, by_bytes = (
                 FITS[metric](
                     x,
                     50,
@@ -270,9 +270,10 @@ def test_features_never_change_the_seeds() -> None:
                     backend="cpu",
                     sample_weight=np.arange(len(x)) % 4,
                 )
-                for p in ("tiles", "head")
+                for p in ("tiles", "head", "int8")
             )
             np.testing.assert_array_equal(off.centroids, head.centroids)
+            np.testing.assert_array_equal(off.centroids, by_bytes.centroids)
 
 
 def test_seeds_are_those_of_the_reference_where_distances_are_exact() -> None:
