@@ -69,10 +69,6 @@ class Shared(NamedTuple):
         scored: Centroids in normalised coordinates, and their bias.
         changed: (S,) int64, labels that changed.
         changes: Changes by the S shards, cleared.
-        points: The points as bytes, or no blocks: see int8.py.
-        centroids: The centroids as bytes.
-        compared: (S,) int64, pairs that bytes did not decide.
-        most: As many of them as are worth the use of bytes; -1 once they are given up.
     """
 
     rows: np.ndarray
@@ -80,42 +76,68 @@ class Shared(NamedTuple):
     scored: Scored
     changed: np.ndarray
     changes: Changes
+
+
+class Bytes(NamedTuple):
+    """Memory of a thread for assigning by bytes, shared by a team but for the scratch.
+
+    Attributes:
+        points: The points as bytes: see int8.py.
+        centroids: The centroids as bytes.
+        compared: (S,) int64, pairs that bytes did not decide.
+        most: (1,) int64, as many of them as are worth it; -1 once bytes are given up.
+        scratch: Memory of the thread.
+    """
+
     points: Int8Points
     centroids: Int8Centroids
     compared: np.ndarray
     most: np.ndarray
+    scratch: int8_labels.Int8Scratch
 
 
 @njit(inline="always", **INNER)
-def _step_shard(source, weights, cuts, s, fill, lanes, labels, shared, scratch, own):
+def _step_by_bytes(source, weights, cuts, s, fill, labels, shared, by_bytes, scratch):
     """Do the E-step of shard s, by bytes unless they are given up; `fill` is true at the first."""
     lo, hi, changes = cuts[s], cuts[s + 1], changes_of(shared.changes, s)
-    if shared.most[0] >= 0:
-        shared.changed[s], shared.compared[s] = int8_labels.step_rows(
-            source,
-            weights,
-            shared.scored,
-            shared.centroids,
-            shared.points,
-            np.bool_(True),
-            fill,
-            lo,
-            hi,
-            labels,
-            changes,
-            scratch,
-            own,
+    if by_bytes.most[0] < 0:
+        always = np.bool_(True)
+        return step_rows(
+            source, weights, shared.scored, scratch.lanes, always, lo, hi, labels, changes, scratch
         )
-    else:
-        fill = fill or shared.lanes.shape[0] == 0
-        shared.changed[s] = step_rows(
-            source, weights, shared.scored, lanes, fill, lo, hi, labels, changes, scratch
-        )
+    changed, compared = int8_labels.step_rows(
+        source,
+        weights,
+        shared.scored,
+        by_bytes.centroids,
+        by_bytes.points,
+        np.bool_(True),
+        fill,
+        lo,
+        hi,
+        labels,
+        changes,
+        scratch,
+        by_bytes.scratch,
+    )
+    by_bytes.compared[s] = compared
+    return changed
+
+
+@njit(**INNER)
+def _round(by_bytes, scored):
+    """Round the centroids to bytes, unless these are to be given up."""
+    if by_bytes.compared.sum() > by_bytes.most[0]:
+        by_bytes.most[0] = -1
+    if by_bytes.most[0] >= 0:
+        round_centroids(scored.c, scored.bias, by_bytes.centroids)
 
 
 @njit(inline="always", **INNER)
-def fit_element(batch, b, limit, c, outcome, shared, team, scratch, own):
-    """Run up to `limit` E-steps of batch element b.
+def fit_element(batch, b, limit, c, outcome, shared, by_bytes, team, scratch):  # noqa: C901, PLR0912
+    """Run up to `limit` E-steps of batch element b, by bytes unless `by_bytes` is None.
+
+    One long function: handed to another one, arrays have their references counted.
 
     Stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster. All threads
     of a team call it with the same arguments but `team` and `scratch`.
@@ -126,14 +148,17 @@ def fit_element(batch, b, limit, c, outcome, shared, team, scratch, own):
     weights, labels, cuts = batch.weights[b], batch.labels[b], batch.cuts
     coordinates = coordinates_of(batch.coordinates, b)
     totals = totals_of(batch.totals, b)
-    changed, changes = shared.changed, shared.changes
-    lanes = shared.lanes if shared.lanes.shape[0] > 0 else scratch.lanes
+    changed, changes, scored = shared.changed, shared.changes, shared.scored
+    keep = shared.lanes.shape[0] > 0
+    lanes = shared.lanes if keep else scratch.lanes
     read = shared.rows.shape[0] > 0 and not source.direct
     if team.slot == 0:
         outcome[0], outcome[1], outcome[2] = 0.0, -1.0, 0.0
         if read:
             read_rows(source, np.int64(0), shared.rows.shape[0], shared.rows)
-        _begin(c, coordinates, shared, team.state)
+        _begin(c, coordinates, scored, team.state)
+        if by_bytes is not None:
+            _round(by_bytes, scored)
     if not meet(team):
         return
     if read:
@@ -141,8 +166,25 @@ def fit_element(batch, b, limit, c, outcome, shared, team, scratch, own):
     while True:
         s = add(team.state, NEXT, 1)
         while s < cuts.size - 1:
-            fill = outcome[0] == 0.0
-            _step_shard(source, weights, cuts, s, fill, lanes, labels, shared, scratch, own)
+            fill = not keep or outcome[0] == 0.0
+            if by_bytes is None:  # then Numba compiles no more than this
+                changed[s] = step_rows(
+                    source,
+                    weights,
+                    scored,
+                    lanes,
+                    fill,
+                    cuts[s],
+                    cuts[s + 1],
+                    labels,
+                    changes_of(changes, s),
+                    scratch,
+                )
+            else:
+                first = outcome[0] == 0.0
+                changed[s] = _step_by_bytes(
+                    source, weights, cuts, s, first, labels, shared, by_bytes, scratch
+                )
             s = add(team.state, NEXT, 1)
         if not meet(team):
             return
@@ -154,19 +196,16 @@ def fit_element(batch, b, limit, c, outcome, shared, team, scratch, own):
             return
         if team.slot == 0:
             _end(batch, c, coordinates, totals, limit, changed, outcome)
-            if shared.compared.sum() > shared.most[0]:
-                shared.most[0] = -1
-            _begin(c, coordinates, shared, team.state)
+            _begin(c, coordinates, scored, team.state)
+            if by_bytes is not None:
+                _round(by_bytes, scored)
         if not meet(team) or outcome[1] >= 0.0:
             return
 
 
 @njit(**INNER)
-def _begin(c, coordinates, shared, state):
-    scored = shared.scored
+def _begin(c, coordinates, scored, state):
     to_frame(c, coordinates, scored.c, scored.bias)
-    if shared.most[0] >= 0:
-        round_centroids(scored.c, scored.bias, shared.centroids)
     state[NEXT] = 0
 
 
@@ -197,14 +236,14 @@ def _end(batch, c, coordinates, totals, limit, changed, outcome):
 
 
 @njit(**JIT)
-def fit_elements(batch, limits, b0, b1, c, outcomes, shared, team, scratch, own):
+def fit_elements(batch, limits, b0, b1, c, outcomes, shared, by_bytes, team, scratch):
     """Call `fit_element` for the batch elements b0:b1 with limits[b] > 0.
 
     INOUT c (B, K, D) float32. OUT outcomes (B, 3) float64.
     """
     for b in range(b0, b1):
         if limits[b] > 0:
-            fit_element(batch, b, limits[b], c[b], outcomes[b], shared, team, scratch, own)
+            fit_element(batch, b, limits[b], c[b], outcomes[b], shared, by_bytes, team, scratch)
 
 
 @njit(**JIT)

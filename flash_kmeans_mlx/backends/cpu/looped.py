@@ -45,7 +45,6 @@ class LoopedCpuPoints(CpuPoints):
         size = int8_bytes((sets, n, d), k, plan.tile, plan.threads, kept=True)
         worthwhile = kernels.ir.INT8 and is_worthwhile(d, k, labelled=True)
         self._as_bytes = bool(worthwhile) and problem.strategy is None and size <= plan.spare
-        self._own = [empty_scratch(d) for _ in range(plan.threads)]
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         b = len(limits)
@@ -65,8 +64,15 @@ class LoopedCpuPoints(CpuPoints):
         )
 
         def run(
-            slot: int, lo: int, hi: int, shared: kernels.loop.Shared, team: kernels.team.Team
+            slot: int,
+            lo: int,
+            hi: int,
+            shared: kernels.loop.Shared,
+            by_bytes: kernels.loop.Bytes | None,
+            team: kernels.team.Team,
         ) -> None:
+            if by_bytes:
+                by_bytes = by_bytes._replace(scratch=empty_scratch(self.shape[2]))
             kernels.loop.fit_elements(
                 batch,
                 limits,
@@ -75,24 +81,24 @@ class LoopedCpuPoints(CpuPoints):
                 centroids,
                 outcomes,
                 shared,
+                by_bytes,
                 team,
                 self.scratch[slot],
-                self._own[slot],
             )
 
         if self.plan.team:
             size = min(self.plan.threads, len(self.shards))
             for m in np.flatnonzero(limits > 0).tolist():
-                shared = self._shared()
+                memory = self._shared(), self._by_bytes()
                 run_team(
                     self.workers,
                     size,
-                    lambda slot, team, m=m, shared=shared: run(slot, m, m + 1, shared, team),
+                    lambda slot, team, m=m, memory=memory: run(slot, m, m + 1, *memory, team),
                 )
         else:
             work = max(1, int(limits.max()) * self._work)
             self._run_slices(
-                lambda slot, lo, hi: run(slot, lo, hi, self._shared(), alone()),
+                lambda slot, lo, hi: run(slot, lo, hi, self._shared(), self._by_bytes(), alone()),
                 b,
                 max(1, CALL // work),
             )
@@ -126,10 +132,20 @@ class LoopedCpuPoints(CpuPoints):
                 np.zeros((s, k), np.int64),
                 np.zeros((s, k), np.bool_),
             ),
-            points=empty_points(n if self._as_bytes else 0, d),
-            centroids=empty_centroids(k if self._as_bytes else 0, d),
-            compared=np.zeros(s, np.int64),
-            most=np.array([most_compared(n, k, d) if self._as_bytes else -1]),
+        )
+
+    def _by_bytes(self) -> kernels.loop.Bytes | None:
+        """Return memory for a team that assigns by bytes, or None; each thread adds its scratch."""
+        if not self._as_bytes:
+            return None
+        _, n, d = self.shape
+        k = self.problem.n_clusters
+        return kernels.loop.Bytes(
+            points=empty_points(n, d),
+            centroids=empty_centroids(k, d),
+            compared=np.zeros(len(self.shards), np.int64),
+            most=np.array([most_compared(n, k, d)]),
+            scratch=empty_scratch(d),
         )
 
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
