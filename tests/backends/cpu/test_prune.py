@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from memory import stated_need
 
 from flash_kmeans_mlx import assign
-from flash_kmeans_mlx.backends.cpu import trial, tuner
+from flash_kmeans_mlx.backends.cpu import looped, trial, tuner
 from flash_kmeans_mlx.backends.cpu.int8 import Int8
+from flash_kmeans_mlx.backends.cpu.kernels import ir
+from flash_kmeans_mlx.backends.cpu.looped import LoopedCpuPoints
 from flash_kmeans_mlx.backends.cpu.pruning import Pruning, halved, principal_directions
 from flash_kmeans_mlx.backends.cpu.trial import Trial
 from flash_kmeans_mlx.backends.cpu.tuner import Tuner
@@ -137,6 +139,28 @@ def test_random_problems(seed: int, strategy: str | None, metric: str) -> None:
         metric,
         init=str(rng.choice(["random", "k-means++"])),
     )
+
+
+@pytest.mark.parametrize("most", [None, 0])
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(FITS)))
+def test_random_problems_of_the_loop_by_bytes(most: int | None, seed: int, metric: str) -> None:
+    """With `most` 0, bytes are given up as soon as they don't decide."""
+    rng = np.random.default_rng(seed)
+    n, d, k = int(rng.integers(150, 1500)), int(rng.integers(60, 150)), int(rng.integers(100, 140))
+    x = rng.standard_normal((n, d)) + rng.choice([0.0, 3.0, 50.0])
+    x = x[rng.integers(n, size=n)] if rng.random() < 0.3 else x
+    x = np.rint(2 * x) if rng.random() < 0.3 else x
+    used = []
+    with pytest.MonkeyPatch.context() as patch:
+        if most is not None:
+            patch.setattr(looped, "most_compared", lambda *_: most)
+        by_bytes = LoopedCpuPoints._by_bytes
+        patch.setattr(
+            LoopedCpuPoints, "_by_bytes", lambda self: used.append(by_bytes(self)) or used[-1]
+        )
+        same(x.astype(np.float32), k, int(rng.integers(1, 9)), None, metric)
+    assert any(used) or not ir.INT8
 
 
 def test_most_products_of_structured_points_are_skipped() -> None:
