@@ -73,6 +73,7 @@ class Problem:
         init: The name of the seeding, or ""; it decides how much memory is set aside for it.
         strategy: The name of the way to assign, or None for the backend's choice.
         summed_shift: Whether `tol` bounds the norm of all moves together, not the largest one.
+        labels: (B, N) uint32 to keep labels in, for backends on the host; None for new memory.
     """
 
     x: Any
@@ -88,6 +89,7 @@ class Problem:
     init: str = ""
     strategy: str | None = None
     summed_shift: bool = False
+    labels: np.ndarray | None = None
 
 
 @dataclass
@@ -121,6 +123,7 @@ class Points(ABC):
         backend: The name of the backend.
         strategy: The way in which it assigns, where it has several.
         seconds: Wall time by phase, as in `KMeansResult`.
+        sampled_seeds: Whether k-means++ is run on a sample, as rows are far away.
         rounding: The largest error of the mean of equal points, relative to their norm.
         problem: The problem that it was made from.
         shape: (B, N, D).
@@ -131,6 +134,7 @@ class Points(ABC):
 
     backend: ClassVar[str]
     rounding: ClassVar[float] = 1e-6
+    sampled_seeds: ClassVar[bool] = False
     strategy: str = ""
     frame: Frame
 
@@ -162,6 +166,20 @@ class Points(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget labels and sums: the next step is the first of a run."""
+
+    def totals_so_far(self) -> dict[str, np.ndarray]:
+        """Return the arrays besides labels that the next step starts from, by name."""
+        return {}
+
+    def restore(self, centroids: np.ndarray, totals: dict[str, np.ndarray]) -> None:
+        """Go back to where the labels were those of these centroids (B, K, D).
+
+        Args:
+            centroids: (B, K, D) float32.
+            totals: What `totals_so_far` returned there.
+        """
+        del totals
+        self.assign(centroids, np.ones(len(centroids), bool))
 
     @abstractmethod
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
@@ -277,6 +295,14 @@ class Points(ABC):
     @abstractmethod
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
         """Return rows (n, D) float64 of batch element b in the user's coordinates."""
+
+    def sample(self, index: np.ndarray) -> np.ndarray:
+        """Return rows (n, D) of batch element 0 in their own dtype, if `sampled_seeds`."""
+        raise NotImplementedError
+
+    def bytes_in_use(self) -> int:
+        """Return the part of `Problem.max_bytes` that is in use between two passes."""
+        return self.problem.bytes_in_use
 
     @abstractmethod
     def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:

@@ -107,17 +107,19 @@ class FlashKMeans:
         self.check_finite = check_finite
         self.centroids: Any = None
 
-    def fit(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> FlashKMeans:
-        """Cluster x (B, N, D) or (N, D) and return self."""
-        return self._fit(x, sample_weight, init_centroids)
-
-    def _fit(
+    def fit(
         self,
         x: Any,
         sample_weight: Any = None,
         init_centroids: Any = None,
-        report: Callable[[Iteration], None] | None = None,
+        *,
+        callback: Callable[[Iteration], object] | None = None,
+        labels_path: str | os.PathLike[str] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 0.0,
+        resume: bool = False,
     ) -> FlashKMeans:
+        """Cluster x (B, N, D) or (N, D) and return self; arguments as in `batch_kmeans_Euclid`."""
         data = self._check_d(x)
         validation.check_count("k", self.k, 1, data.shape[1], "N", data.given_shape)
         validation.check_iterations("niter", self.niter)
@@ -139,7 +141,11 @@ class FlashKMeans:
             backend=self.backend,
             strategy=self.strategy,
             check_finite=self.check_finite,
-            report=report,
+            callback=callback,
+            labels_path=labels_path,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            resume=resume,
         )
         self.labels_, self.centroids, self.n_iter_ = result
         self.inertia_ = result.inertia

@@ -75,7 +75,7 @@ class TiledPoints(Points):
         self.cuts = np.array(plan.cuts)
         self.scratch = [self._scratch() for _ in range(plan.threads)]
         self.eps = np.float32(EPS * (8 + np.sqrt(d)))
-        self._labels = np.empty((b, n), np.uint32)
+        self._labels = np.empty((b, n), np.uint32) if problem.labels is None else problem.labels
         self.totals = kernels.tile.Totals(
             np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
         )
@@ -133,6 +133,14 @@ class TiledPoints(Points):
         for total in self.totals:
             total.fill(0)
 
+    def totals_so_far(self) -> dict[str, np.ndarray]:
+        return self.totals._asdict()
+
+    def restore(self, centroids: np.ndarray, totals: dict[str, np.ndarray]) -> None:
+        super().restore(centroids, totals)
+        for own, old in zip(self.totals, kernels.tile.Totals(**totals), strict=True):
+            own[...] = old
+
     def reset_labels(self) -> None:
         """Forget the labels alone."""
         self._labels.fill(kernels.tile.UNSET)
@@ -186,7 +194,7 @@ class TiledPoints(Points):
                 kernels.tile.merge(own, totals, 0, n_clusters)
                 kernels.tile.clear_empty(totals, 0, n_clusters)
 
-            self.workers.run(shard, end - first)
+            self.run_tasks(shard, end - first)
             self.workers.run(merge, -(-end // n_shards) - first // n_shards)
         status = np.full(len(limits), STABLE)
         status[running[changed.reshape(-1, n_shards).any(axis=1)]] = PENDING
@@ -359,7 +367,11 @@ class TiledPoints(Points):
     def run_shards(self, task: Callable[[int, int, int], object], n_elements: int) -> None:
         """Call task(slot, m, s) for every m < n_elements and every shard s."""
         n = len(self.shards)
-        self.workers.run(lambda slot, i: task(slot, *divmod(i, n)), n_elements * n)
+        self.run_tasks(lambda slot, i: task(slot, *divmod(i, n)), n_elements * n)
+
+    def run_tasks(self, task: Callable[[int, int], object], n_tasks: int) -> None:
+        """Call task(slot, i) for i in range(n_tasks), each of which visits a shard."""
+        self.workers.run(task, n_tasks)
 
     def _sum_weights(self) -> np.ndarray:
         """Return (B, N) float32 weights of points in sums, or (B, 0) for all ones."""
