@@ -19,6 +19,7 @@ FOLDERS = {PACKAGE: ROOT / PACKAGE, KERNELS: ROOT / "kernels", BENCHMARK: ROOT /
 LAYERS = (
     {"_fork", "errors", "files", "frame", "metrics", "validation"},
     {"backends"},
+    {"shards"},
     {"kmeans", "neighbours"},
     {"index", "sklearn"},
     {""},

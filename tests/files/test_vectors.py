@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,15 @@ from vector_files import (
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.errors import VectorFileError
-from flash_kmeans_mlx.files import FORMATS, Vectors, ahead, contents, is_source, open_vectors
+from flash_kmeans_mlx.files import (
+    FORMATS,
+    Cursor,
+    Vectors,
+    ahead,
+    contents,
+    is_source,
+    open_vectors,
+)
 from flash_kmeans_mlx.files.flat import FlatVectors
 from flash_kmeans_mlx.kmeans.lloyd import Iteration
 
@@ -161,16 +168,20 @@ def test_named_arrays(tmp_path: Path) -> None:
 def test_ahead_reads_one_chunk_more_and_passes_errors_on() -> None:
     made: list[int] = []
 
+    class Reader(Cursor):
+        def read(self, lo: int, hi: int) -> np.ndarray:
+            if lo == 5:
+                raise VectorFileError("broken")
+            made.append(lo)
+            return np.array([lo])
+
     class Broken(Vectors):
-        def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
-            for i in range(5):
-                made.append(i)
-                yield np.array([i])
-            raise VectorFileError("broken")
+        def cursor(self, buffers: int = 1) -> Cursor:
+            return Reader()
 
     taken = []
     with pytest.raises(VectorFileError, match="broken"):  # noqa: PT012
-        for chunk in ahead(Broken("x", "", (5, 1), "float32"), 1):
+        for chunk in ahead(Broken("x", "", (9, 1), "float32"), 1):
             taken.append(int(chunk[0]))
             assert len(made) <= taken[-1] + 2
     assert taken == [0, 1, 2, 3, 4]
