@@ -16,9 +16,9 @@ from ..backends import Points
 from ..errors import NotFittedError
 from ..files import models
 from ..files.safetensors import json_object
-from .api import assigned
+from .assign import assigned
 from .empty_clusters import POLICIES
-from .fit import fit
+from .fit import fit, opened
 from .lloyd import Iteration
 from .seeding import INITS
 
@@ -278,7 +278,7 @@ class FlashKMeans:
         return np.array(self.centroids, np.float32)
 
     def _check_d(self, x: Any) -> validation.Data:
-        data = validation.data(x, self.dtype)
+        data = opened(x, self.dtype)
         if self.d is not None and data.shape[2] != self.d:
             raise ValueError(
                 f"x must have D={self.d} columns, got {data.shape[2]} (x.shape={data.given_shape})"

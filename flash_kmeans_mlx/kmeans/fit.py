@@ -19,8 +19,8 @@ from ..backends.stream import RowStream
 from ..errors import EmptyClusterWarning
 from ..files.mapped import check_mapped
 from ..files.results import labels_file
-from ..files.source import is_source, open_source
 from ..metrics import Metric
+from ..shards.source import is_source, open_source
 from .checkpoint import Checkpoint, Saved, describe
 from .empty_clusters import POLICIES
 from .lloyd import FinalMeans, Fit, Iteration, LoopState, lloyd

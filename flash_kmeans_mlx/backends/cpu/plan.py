@@ -96,7 +96,7 @@ def plan(problem: Problem, threads: int) -> Plan:
     least = fixed + per_thread + table
     piece = 0
     if stream:
-        threads = 1 if stream.one_cursor else threads + 1  # one reads while the others compute
+        threads = 1 if stream.rows.one_cursor else threads + 1  # one reads while the others compute
         piece = tile
         least += _piece_bytes(stream, piece)
         if problem.init == "k-means++":
@@ -212,7 +212,7 @@ def _point_arrays(problem: Problem) -> int:
 
 def _piece_bytes(stream: RowStream, rows: int) -> int:
     """Return the bytes that a thread needs to read so many rows, and to look at their costs."""
-    return stream.reading_bytes(rows) + 48 * rows
+    return stream.rows.reading_bytes(rows) + 48 * rows
 
 
 def _tables(problem: Problem) -> int:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ... import frame as frames
+from ...files import Cursor
 from ...frame import Frame
 from ...validation import check_magnitude
 from ..points import Problem, largest
-from ..stream import Cursor
 from . import kernels
 from .plan import Plan
 from .points import CpuPoints
@@ -131,7 +131,7 @@ class StreamedCpuPoints(CpuPoints):
         del b
         if all(int(i) in self._taken for i in index):
             return np.stack([self._taken[int(i)] for i in index]).astype(np.float64)
-        return self._stream.take(index).astype(np.float64)
+        return self.sample(index).astype(np.float64)
 
     def sample(self, index: np.ndarray) -> np.ndarray:
         self.close_cursors()
@@ -142,7 +142,7 @@ class StreamedCpuPoints(CpuPoints):
 
     def _take(self, index: np.ndarray) -> None:
         """Read rows together that will be asked for one by one."""
-        self._taken = dict(zip(index.tolist(), self._stream.take(index), strict=True))
+        self._taken = dict(zip(index.tolist(), self.sample(index), strict=True))
 
     def farthest(self, centroids: np.ndarray, b: int, n: int) -> np.ndarray:
         index = np.zeros(0, np.int64)
