@@ -44,9 +44,14 @@ def reported(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            say("interrupted: nothing was written", err=True)
+            written = "go on with --resume" if kwargs.get("checkpoint") else "nothing was written"
+            say(f"interrupted: {written}", err=True)
             raise typer.Exit(130) from None
-        except (ValueError, OSError, BackendUnavailableError, MemoryError) as error:
+        except MemoryError as error:
+            cure = "lower --max-mem-gb" if kwargs.get("max_mem_gb") else "set --max-mem-gb"
+            say(f"error: not enough memory ({error}): {cure}, or take fewer rows", err=True)
+            raise typer.Exit(1) from None
+        except (ValueError, OSError, BackendUnavailableError) as error:
             say(f"error: {_line(error)}", err=True)
             raise typer.Exit(1) from None
 
@@ -55,10 +60,8 @@ def reported(command: Callable[P, T]) -> Callable[P, T]:
 
 def _line(error: Exception) -> str:
     """Return an error in one line, with advice."""
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({error}): set --max-mem-gb, or fit a sample"
     if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
+        return str(error).replace(" (labels_path)", "")
     advice = ADVICE.get(error.errno or 0)
     where = f"{os.fspath(error.filename)!r}: " if error.filename else ""
     reason = error.strerror[0].lower() + error.strerror[1:]

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from .. import validation
-from ..backends import Points
 from ..backends.stream import RowStream
 from ..errors import NotFittedError
 from ..files import models
 from ..files.safetensors import json_object
-from .assign import assigned
+from .assign import Labelling, assigned, labels_of
 from .empty_clusters import POLICIES
 from .fit import fit, opened
 from .lloyd import Iteration
@@ -159,10 +157,9 @@ class FlashKMeans:
         """Cluster x and return its labels (B, N)."""
         return self.fit(x, sample_weight, init_centroids).labels_
 
-    def predict(self, x: Any) -> Any:
-        """Return the labels (B, N) uint32 of new points."""
-        with self._assigned(x, None) as (data, points, _):
-            return data.to_caller(points.labels(), array=True)
+    def predict(self, x: Any, *, labels_path: str | os.PathLike[str] | None = None) -> Any:
+        """Return the labels (B, N) uint32 of new points; `labels_path` as in `fit`."""
+        return labels_of(self._assigned(x, None, labels_path), labels_path)
 
     def score(self, x: Any, sample_weight: Any = None) -> Any:
         """Return minus the inertia (B,) of x under its best labels: larger is better."""
@@ -264,8 +261,8 @@ class FlashKMeans:
         return model
 
     def _assigned(
-        self, x: Any, sample_weight: Any
-    ) -> AbstractContextManager[tuple[validation.Data, Points, np.ndarray]]:
+        self, x: Any, sample_weight: Any, labels_path: str | os.PathLike[str] | None = None
+    ) -> Labelling:
         data = self._check_fitted(x)
         return assigned(
             data,
@@ -276,6 +273,7 @@ class FlashKMeans:
             self.backend,
             self.check_finite,
             self.strategy,
+            labels_path,
         )
 
     def _numpy_centroids(self) -> np.ndarray:

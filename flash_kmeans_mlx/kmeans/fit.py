@@ -147,8 +147,8 @@ def fit(
         summed_shift=summed_shift,
     )
     with ExitStack() as stack:
-        if labels_path is not None:
-            own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
+        own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
+        if own is not None:
             problem = replace(problem, labels=own.reshape(data.shape[:2]))
         points = stack.enter_context(backends.open_points(backend, problem))
 
