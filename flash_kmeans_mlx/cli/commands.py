@@ -22,7 +22,7 @@ from ..kmeans.seeding import INITS
 from ..metrics import METRICS, PROXIMITIES
 from ..neighbours.files import search_files
 from .inputs import for_backend, open_data, paths
-from .terminal import plain, progress_bar, reported, say
+from .terminal import plain, reported, say
 
 __all__ = ["app"]
 
@@ -111,17 +111,9 @@ def knn(
     validation.check_neighbours(k, y.shape[0], exclude_self)
     results.check_output(output, 12 * x.shape[0] * k)
     begin = perf_counter()
-    with progress_bar("searching", "rows") as update:
-        result = search_files(
-            x,
-            y,
-            k,
-            metric,
-            max_mem_gb=max_mem_gb,
-            backend=backend,
-            exclude_self=exclude_self,
-            progress=update,
-        )
+    result = search_files(
+        x, y, k, metric, max_mem_gb=max_mem_gb, backend=backend, exclude_self=exclude_self
+    )
     fields = {
         "queries_path": queries,
         "docs_path": docs,

@@ -1,11 +1,10 @@
-"""Output on a terminal: lines of text, errors in one line, progress bars."""
+"""Output on a terminal: lines of text, errors in one line."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -13,7 +12,7 @@ import typer
 
 from ..errors import BackendUnavailableError
 
-__all__ = ["plain", "progress_bar", "reported", "say"]
+__all__ = ["plain", "reported", "say"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,47 +65,3 @@ def _line(error: Exception) -> str:
     where = f"{os.fspath(error.filename)!r}: " if error.filename else ""
     reason = error.strerror[0].lower() + error.strerror[1:]
     return where + reason + (f"; {advice}" if advice else "")
-
-
-@contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[..., None] | None]:
-    """Show a progress bar with rate and time left.
-
-    Yields:
-        A function ``update(done, total, note="")``; None where standard error is no terminal.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.{0 if speed >= 100 else 1}f} {unit}/s")
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=console, speed_estimate_period=300) as bars:
-        bar = bars.add_task(what, total=None)
-
-        def update(done: int, total: int, note: str = "") -> None:
-            bars.update(bar, completed=done, total=total, description=f"{what}{note}")
-
-        yield update

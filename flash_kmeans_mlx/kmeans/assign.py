@@ -12,6 +12,7 @@ import numpy as np
 from .. import backends, validation
 from ..backends import Points
 from ..files.results import labels_file
+from ..progress import open_progress
 from .fit import opened
 
 __all__ = ["Labelling", "assign", "assigned", "labels_of"]
@@ -96,7 +97,8 @@ def assigned(
     backend = backends.resolve(backend, data.x)
     backends.check_strategy(strategy, backend)
     max_bytes = validation.cap(max_mem_gb)
-    with labels_file(labels_path, data.given_shape[:-1]) as own:
+    progress = open_progress()
+    with labels_file(labels_path, data.given_shape[:-1]) as own, progress:
         labels = None if own is None else own.reshape(data.shape[:2])
         problem = backends.Problem(
             x=data.x,
@@ -109,7 +111,9 @@ def assigned(
             check_finite=check_finite,
             strategy=strategy,
             labels=labels,
+            progress=progress,
         )
+        progress.phase("labelling")
         with backends.open_points(backend, problem) as points:
             points.reset()
             points.assign(c, np.ones(len(c), bool))

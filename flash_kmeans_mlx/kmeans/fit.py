@@ -20,6 +20,7 @@ from ..errors import EmptyClusterWarning
 from ..files.mapped import check_mapped
 from ..files.results import labels_file
 from ..metrics import Metric
+from ..progress import SILENT, open_progress
 from ..shards.source import is_source, open_source
 from .checkpoint import Checkpoint, Saved, describe
 from .empty_clusters import POLICIES
@@ -131,6 +132,7 @@ def fit(
     elif resume:
         raise ValueError("resume=True needs the path of a checkpoint")
     saved = saver.load() if saver and validation.check_flag("resume", resume) else None
+    progress = SILENT if verbose else open_progress()
     problem = backends.Problem(
         x=data.x,
         n_clusters=n_clusters,
@@ -145,8 +147,10 @@ def fit(
         init=init if isinstance(init, str) else "",
         strategy=strategy,
         summed_shift=summed_shift,
+        progress=progress,
     )
-    with ExitStack() as stack:
+    with progress, ExitStack() as stack:
+        progress.phase("reading")
         own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
         if own is not None:
             problem = replace(problem, labels=own.reshape(data.shape[:2]))
@@ -155,6 +159,7 @@ def fit(
         def run(number: int, resumed: LoopState | None, save: Save | None) -> Fit:
             check_mapped(data.x)
             rng = np.random.default_rng([seed, number])
+            progress.phase("seeding")
             with points.timed("seeding"):
                 c = (
                     resumed.centroids

@@ -70,7 +70,7 @@ class TiledPoints(Points):
         b, n, d = self.shape
         k = problem.n_clusters
         self.plan = plan
-        self.workers = Workers(plan.threads)
+        self.workers = Workers(plan.threads, problem.progress)
         self.shards = list(itertools.pairwise(plan.cuts))
         self.cuts = np.array(plan.cuts)
         self.scratch = [self._scratch() for _ in range(plan.threads)]
@@ -178,6 +178,7 @@ class TiledPoints(Points):
         n_clusters = self.problem.n_clusters
         changed = np.zeros(n_tasks, np.int64)
         changes = self._flight(n_clusters)
+        self.problem.progress.begin(n_tasks)
         for first in range(0, n_tasks, self.plan.flight):
             end = min(first + self.plan.flight, n_tasks)
 
@@ -367,11 +368,12 @@ class TiledPoints(Points):
     def run_shards(self, task: Callable[[int, int, int], object], n_elements: int) -> None:
         """Call task(slot, m, s) for every m < n_elements and every shard s."""
         n = len(self.shards)
+        self.problem.progress.begin(n_elements * n)
         self.run_tasks(lambda slot, i: task(slot, *divmod(i, n)), n_elements * n)
 
     def run_tasks(self, task: Callable[[int, int], object], n_tasks: int) -> None:
         """Call task(slot, i) for i in range(n_tasks), each of which visits a shard."""
-        self.workers.run(task, n_tasks)
+        self.workers.run(task, n_tasks, work=n_tasks)
 
     def _sum_weights(self) -> np.ndarray:
         """Return (B, N) float32 weights of points in sums, or (B, 0) for all ones."""
