@@ -86,7 +86,7 @@ class Bar(Progress):
             now = perf_counter()
             if now >= self._next:
                 self._next = now + STEP
-                with suppress(ImportError, OSError, UnicodeError):  # a bar must not end a fit
+                with suppress(OSError, UnicodeError):  # a bar must not end a fit
                     self._show()
 
     def _show(self) -> None:
@@ -95,6 +95,8 @@ class Bar(Progress):
             if not self._has_screen:
                 return
             self._next = float("inf")  # unless there is a bar, in the end
+            if find_spec("rich") is None:
+                return
             self._bar = _bar(self._begin)
             self._bar.start()
             self._next = self._begin

@@ -194,7 +194,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Bar]]:
 
 
 def test_without_rich(drawn: Callable[[], Bar], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    monkeypatch.setitem(sys.modules, "rich", None)
     with drawn() as progress:
         progress.phase("seeding")
         progress.advance(1)

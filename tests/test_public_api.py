@@ -71,11 +71,13 @@ VERBS = {
     "fit": "(self, x, sample_weight=None, init_centroids=None, *" + LOOP,
     "fit_predict": "(self, x, sample_weight=None, init_centroids=None)",
     "load": "(path)",
+    "partial_fit": "(self, x, sample_weight=None)",
     "predict": "(self, x, *, labels_path=None)",
     "save": "(self, path)",
     "score": "(self, x, sample_weight=None)",
     "train": "(self, x, sample_weight=None, init_centroids=None, *" + LOOP,
     "transform": "(self, x)",
+    "update": "(self, x, sample_weight=None)",
 }
 
 
