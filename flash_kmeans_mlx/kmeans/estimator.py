@@ -180,8 +180,8 @@ class FlashKMeans:
         keeps no sums, S is n times the centroid; for "cosine" and "dot" that times the mean product
         of the old points and their centroids. Clusters without any point stay where they are.
 
-        Arguments are as in `partial_fit`. The loop ends as that of `fit`, by `niter` and `tol`;
-        `labels_`, `inertia_` and `n_iter_` are those of x, and `counts_` count all points.
+        x (B, N, D) and weights are as in `partial_fit`. The loop ends as that of `fit`, by `niter`
+        and `tol`. `labels_`, `inertia_`, `n_iter_` are those of x, and `counts_` count all points.
         """
         return self._take(x, sample_weight, validation.check_iterations("niter", self.niter))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from ..kmeans.fit import fit
 from ..kmeans.lloyd import Iteration
 from ..kmeans.result import KMeansResult
 from ..metrics import EUCLIDEAN
+from ..shards.source import is_source
 from .rows import FitInput, distances, fit_input, from_mlx, inertia_of, match_type, nearest
+from .sources import SourceRows
 
 __all__ = ["Adapter", "KMeans", "checked_weights"]
 
@@ -40,9 +43,14 @@ class Adapter:
         return match_type(X, self.fit(X, sample_weight=sample_weight).labels_)
 
     def predict(self, X: Any) -> Any:
-        """Return labels (N,) int32 of new points X (N, D), `mx.array` if X is one."""
+        """Return labels (N,) int32 of new points X (N, D), `mx.array` if X is one.
+
+        X may be files, as in `batch_kmeans_Euclid`, which are read piece by piece.
+        """
         check_is_fitted(self)
-        return match_type(X, nearest(self._test_data(X), self.cluster_centers_, self.backend))
+        x = self._validated(X, reset=False, sources=True)
+        with x if isinstance(x, SourceRows) else nullcontext():
+            return match_type(X, nearest(x, self.cluster_centers_, self.backend))
 
     def transform(self, X: Any) -> Any:
         """Return Euclidean distances (N, K) to the centres in X's dtype, `mx.array` if X is one."""
@@ -57,15 +65,31 @@ class Adapter:
         return self.fit(X, sample_weight=sample_weight).transform(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return minus the inertia of X (N, D) under its nearest centres, in float64."""
-        check_is_fitted(self)
-        x = self._test_data(X)
-        weights = checked_weights(sample_weight, x)
-        labels = nearest(x, self.cluster_centers_, self.backend)
-        return -inertia_of(x, self.cluster_centers_, labels, weights)
+        """Return minus the inertia of X (N, D) under its nearest centres, in float64.
 
-    def _validated(self, X: Any, *, reset: bool = True) -> Any:
+        X may be files, as in `predict`.
+        """
+        check_is_fitted(self)
+        x = self._validated(X, reset=False, sources=True)
+        with x if isinstance(x, SourceRows) else nullcontext():
+            weights = checked_weights(sample_weight, x)
+            labels = nearest(x, self.cluster_centers_, self.backend)
+            return -inertia_of(x, self.cluster_centers_, labels, weights)
+
+    def _validated(self, X: Any, *, reset: bool = True, sources: bool = False) -> Any:
+        """Return X (N, D) as an array or CSR; with `sources`, files as `SourceRows`."""
         estimator: Any = self
+        if sources and is_source(X):
+            x = SourceRows(X)
+            if not reset and x.shape[1] != estimator.n_features_in_:
+                raise ValueError(
+                    f"X has {x.shape[1]} features, but {type(self).__name__} is expecting"
+                    f" {estimator.n_features_in_} features as input"
+                )
+            if reset:
+                estimator.n_features_in_ = x.shape[1]
+                vars(self).pop("feature_names_in_", None)
+            return x
         x = validate_data(
             estimator, from_mlx(X), accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset
         )

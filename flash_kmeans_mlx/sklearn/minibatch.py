@@ -11,7 +11,8 @@ from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 
 from .kmeans import Adapter, checked_weights
-from .rows import content_order, fit_input, inertia_of, nearest, sums_of
+from .rows import content_order, fit_input, inertia_of, nearest, sums_of, variance_of
+from .sources import SourceRows
 
 __all__ = ["MiniBatchKMeans"]
 
@@ -43,9 +44,28 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MiniBatchKMeans:
-        """Cluster X (N, D) with weights (N,) in batches drawn by weight and return self."""
-        x = self._validated(X)
-        self._check_params_vs_input(x)
+        """Cluster X (N, D) with weights (N,) in batches drawn by weight and return self.
+
+        X may be files, as in `batch_kmeans_Euclid`: the rows of each batch are read, and in the end
+        all for their labels. In memory are 32 bytes for each row, and a batch. Formats that
+        compress rows in groups, as Parquet does, read whole groups for a batch.
+        """
+        x = self._validated(X, sources=True)
+        if not isinstance(x, SourceRows):
+            self._check_params_vs_input(x)
+            return self._fit_rows(x, sample_weight)
+        with x:
+            tol, self.tol = self.tol, 0.0
+            try:
+                self._check_params_vs_input(np.broadcast_to(x.dtype.type(0), x.shape))
+            finally:
+                self.tol = tol
+            self._tol = tol * variance_of(x) if tol > 0 else 0.0
+            sizes: Any = self._batch_size, self._init_size
+            is_small = x.shape[0] <= max(sizes)
+            return self._fit_rows(x[np.arange(len(x))] if is_small else x, sample_weight)
+
+    def _fit_rows(self, x: Any, sample_weight: Any) -> MiniBatchKMeans:
         n = x.shape[0]
         size = int(self._batch_size)
         random_state = check_random_state(self.random_state)

@@ -30,6 +30,7 @@ __all__ = [
     "match_type",
     "nearest",
     "sums_of",
+    "variance_of",
 ]
 
 TILE = 1 << 16  # values in float64 at a time
@@ -227,6 +228,16 @@ def sums_of(
         sums += tile_sums
         weight_sum += tile_weight_sum
     return sums, weight_sum
+
+
+def variance_of(x: Any) -> float:
+    """Return the mean of the variances of the columns of rows x (N, D)."""
+    n, d = x.shape
+    origin = np.zeros(d)
+    for _, tile in _tiles(x, 0.0):
+        origin += tile.sum(0)
+    origin /= n
+    return sum(float(np.einsum("nd,nd->", tile, tile)) for _, tile in _tiles(x, origin)) / (n * d)
 
 
 def _column_variances(x: Any) -> Any:
