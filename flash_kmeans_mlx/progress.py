@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from threading import Lock
 from time import perf_counter
@@ -124,16 +125,16 @@ def open_progress() -> Progress:
 
     That is in other processes than the first one, and with FLASH_KMEANS_PROGRESS=0.
     """
-    if not (_is_terminal() or _is_notebook()):
+    if not (_is_terminal(sys.stderr) or _is_notebook()):
         return SILENT
     if multiprocessing.current_process().name != "MainProcess":
         return SILENT
     return SILENT if os.environ.get("FLASH_KMEANS_PROGRESS") == "0" else Bar()
 
 
-def _is_terminal() -> bool:
+def _is_terminal(stream: Any) -> bool:
     try:
-        return sys.stderr.isatty()
+        return stream.isatty()
     except (AttributeError, ValueError):  # there is none, or it is closed
         return False
 
@@ -141,9 +142,14 @@ def _is_terminal() -> bool:
 def _is_notebook() -> bool:
     """Return whether this is a kernel of Jupyter that can show bars."""
     ipython = sys.modules.get("IPython")
-    if ipython is None or "ipykernel" not in sys.modules or find_spec("ipywidgets") is None:
+    if ipython is None or "ipykernel" not in sys.modules or not _has_widgets():
         return False
     return type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
+@cache
+def _has_widgets() -> bool:
+    return find_spec("ipywidgets") is not None
 
 
 def _bar(begin: float) -> Any:
@@ -163,6 +169,7 @@ def _bar(begin: float) -> Any:
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
+        redirect_stdout=_is_terminal(sys.stdout),  # what goes to a file or a pipe still does
         get_time=perf_counter,
     )
     bar.add_task("")

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import pytest
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx import progress as bars
+from flash_kmeans_mlx.backends.cpu import codes, scan
+from flash_kmeans_mlx.index import IndexIVFFlat, IndexPQ
 from flash_kmeans_mlx.kmeans import assign as assignment
 from flash_kmeans_mlx.kmeans import fit as fitting
 from flash_kmeans_mlx.neighbours import api as searching
@@ -82,6 +85,19 @@ def test_a_search(seen: Seen, metric: str, d: int) -> None:
     assert seen[-1][1] > 0.8 * seen[-1][2] == 0.8 * len(data)
 
 
+@pytest.mark.parametrize("kind", ["ivf", "pq"])
+def test_a_search_in_an_index(seen: Seen, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (scan, codes):
+        monkeypatch.setattr(module, "open_progress", lambda: Watched(seen))
+    make = {"ivf": lambda: IndexIVFFlat(16, 20, nprobe=20), "pq": lambda: IndexPQ(16, 4, 4)}
+    index = make[kind]()
+    index.train(X[:5000])
+    index.add(X)
+    seen.clear()
+    index.search(X[:3000], 5)
+    assert {"searching"} == set(phases(seen)) and max(done for _, done, _ in seen) > 2
+
+
 def test_bits_are_the_same_with_a_bar(seen: Seen) -> None:
     labels, centroids, _ = fk.batch_kmeans_Euclid(X, 90, 5, backend="cpu")
     assert seen
@@ -102,6 +118,7 @@ np.save("x.npy", x)
 
 def slow(i):
     time.sleep(0.3)
+    print(i.n_iter)
     if sys.argv[2] == "error" and i.n_iter == 3:
         raise KeyboardInterrupt
 
@@ -157,7 +174,8 @@ def on_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[str,
 @pytest.mark.parametrize("how", ["", "error", "two"])
 def test_on_a_terminal(tmp_path: Path, how: str) -> None:
     said, shown = on_terminal(tmp_path, "0.2", how)
-    assert said.split() == ["interrupted", "True"] if how == "error" else ["True"]
+    lines = {"": "1234", "error": "123", "two": "12341234"}[how]
+    assert said.split() == [*lines, *(["interrupted"] if how == "error" else []), "True"]
     assert "iteration 2 of at most 4" in shown and "%" in shown
     assert "Traceback" not in shown
     # The cursor is back each time.
@@ -169,7 +187,7 @@ def test_on_a_terminal(tmp_path: Path, how: str) -> None:
 def test_nothing_on_a_terminal(tmp_path: Path, off: str) -> None:
     environment = {"FLASH_KMEANS_PROGRESS": "0"} if off == "environment" else {}
     said, shown = on_terminal(tmp_path, "100" if off == "short" else "0", "", **environment)
-    assert (said.split(), shown) == (["False"], "")
+    assert (said.split(), shown) == ([*"1234", "False"], "")
 
 
 def test_no_terminal_no_bar(tmp_path: Path) -> None:
@@ -181,7 +199,7 @@ def test_no_terminal_no_bar(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["False"], "")
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [*"1234", "False"], "")
 
 
 @pytest.fixture
@@ -199,6 +217,17 @@ def test_without_rich(drawn: Callable[[], Bar], monkeypatch: pytest.MonkeyPatch)
         progress.phase("seeding")
         progress.advance(1)
     assert progress._bar is None
+
+
+def test_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    ipython = ModuleType("IPython")
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setattr(ipython, "get_ipython", lambda: shell, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    for has_widgets in (True, False):
+        monkeypatch.setattr(bars, "_has_widgets", lambda has=has_widgets: has)
+        assert (bars.open_progress() is SILENT) != has_widgets
 
 
 def test_one_bar_at_a_time(drawn: Callable[[], Bar]) -> None:

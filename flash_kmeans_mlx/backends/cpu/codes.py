@@ -7,6 +7,7 @@ from contextlib import closing
 import numpy as np
 
 from ...metrics import Proximity, unit_rows
+from ...progress import open_progress
 from ..codes import Coding
 from ..neighbours import Found
 from ..scan import Lists
@@ -127,7 +128,9 @@ class _Scan:
             out = distances[mine], ids[mine], doubtful[mine]
             kernels.codes.finish_codes(op, coding, queries[mine], lists, best, *out)
 
-        with closing(Workers(threads)) as workers:
-            workers.run(search, groups * shards)
+        with open_progress() as progress, closing(Workers(threads, progress)) as workers:
+            progress.phase("searching")
+            progress.begin(groups * shards)
+            workers.run(search, groups * shards, work=groups * shards)
             workers.run(finish, groups)
         return distances, ids, doubtful

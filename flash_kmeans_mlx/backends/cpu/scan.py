@@ -8,6 +8,7 @@ import numpy as np
 
 from ...frame import EPS
 from ...metrics import Proximity, unit_rows
+from ...progress import open_progress
 from ..bounds import least_by_differences, least_by_products
 from ..neighbours import Found
 from ..scan import Lists
@@ -185,7 +186,9 @@ class _Scan:
             kernels.scan.finish_keys(distance_op, asked, np.sort(keys, axis=1), lists, *out)
             distances[mine], ids[mine], lowest[mine] = out
 
-        with closing(Workers(threads)) as workers:
-            workers.run(search, groups * shards)
+        with open_progress() as progress, closing(Workers(threads, progress)) as workers:
+            progress.phase("searching")
+            progress.begin(groups * shards)
+            workers.run(search, groups * shards, work=groups * shards)
             workers.run(finish, groups)
         return distances, ids, lowest
