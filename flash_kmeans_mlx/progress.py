@@ -91,7 +91,8 @@ class Bar(Progress):
                     self._show()
 
     def _show(self) -> None:
-        if self._bar is None:
+        is_new = self._bar is None
+        if is_new:
             self._has_screen = _screen.acquire(blocking=False)
             if not self._has_screen:
                 return
@@ -99,17 +100,16 @@ class Bar(Progress):
             if find_spec("rich") is None:
                 return
             self._bar = _bar(self._begin)
-            self._bar.start()
-            self._next = self._begin
         name, number, most = self._phase
-        text = f"{name} {number} of at most {most}" if number else name
-        total = self.total or None
         self._bar.update(
             self._bar.task_ids[0],
-            description=text,
-            total=total,
+            description=f"{name} {number} of at most {most}" if number else name,
+            total=self.total or None,
             completed=min(self.done, self.total),
         )
+        if is_new:
+            self._bar.start()
+            self._next = self._begin
 
     def __exit__(self, *exc: object) -> None:
         if self._has_screen:

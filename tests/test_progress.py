@@ -72,7 +72,7 @@ def test_a_fit(seen: Seen, init: str, source: bool, tmp_path: Path) -> None:
         assert sum(name == "seeding" for name, _, _ in seen) > 8
     seen.clear()
     labels = fk.assign(x, result.centroids, backend="cpu")
-    assert phases(seen) == ["labelling"] and len(seen) > 8
+    assert phases(seen) == ["reading", "labelling"] and len(seen) > 8
     np.testing.assert_array_equal(labels, result.labels)
 
 

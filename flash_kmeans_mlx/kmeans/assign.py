@@ -113,8 +113,9 @@ def assigned(
             labels=labels,
             progress=progress,
         )
-        progress.phase("labelling")
+        progress.phase("reading")
         with backends.open_points(backend, problem) as points:
+            progress.phase("labelling")
             points.reset()
             points.assign(c, np.ones(len(c), bool))
             if labels is not None and points.labels() is not labels:

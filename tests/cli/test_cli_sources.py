@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,6 +204,36 @@ def test_what_is_wrong_is_said_in_a_line(folder: Path, case: str) -> None:
     assert result.exit_code == code and message in said, said
     assert code == 2 or len(result.output.splitlines()) == 1
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "code", "message"),
+    [
+        (KeyboardInterrupt(), (), 130, "interrupted: nothing was written"),
+        (KeyboardInterrupt(), ("--checkpoint", "s"), 130, "interrupted: go on with --resume"),
+        (MemoryError("9 GB"), (), 1, "error: not enough memory (9 GB): set --max-mem-gb, or take"),
+        (
+            MemoryError("9 GB"),
+            ("--max-mem-gb", "9"),
+            1,
+            "(9 GB): lower --max-mem-gb, or take fewer",
+        ),
+    ],
+)
+def test_what_is_advised_was_not_given_in_vain(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    options: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(fk.FlashKMeans, "fit", fail)
+    result = call("fit", "x.npy", *FIT, *options)
+    assert result.exit_code == code and message in result.output
 
 
 def test_a_cap_that_is_advised_suffices(folder: Path) -> None:
