@@ -170,7 +170,7 @@ def fit(
 ) -> None:
     """Cluster the rows of DATA; `flash-kmeans predict` and `FlashKMeans.load` read the model.
 
-    The CPU reads DATA in pieces: they may be larger than memory.
+    On the CPU, DATA may be larger than memory.
     """
     source = open_data(data)
     if output.suffix.lower() != ".safetensors":
@@ -186,7 +186,7 @@ def fit(
     if labels is not None:
         results.check_output(labels, 4 * n)
     in_file = labels is not None and labels.suffix.lower() == ".npy"
-    points, room = for_backend(source, backend, max_mem_gb)
+    points, room = for_backend(source, backend, max_mem_gb, k)
     model = FlashKMeans(
         d,
         k,
@@ -230,14 +230,14 @@ def predict(
 ) -> None:
     """Find the cluster of every row of DATA.
 
-    The CPU reads DATA in pieces: they may be larger than memory.
+    On the CPU, DATA may be larger than memory.
     """
     check_regular(model)
     source = open_data(data)
     _check_apart({"--output": output}, [str(model), *paths(source)])
     fitted = FlashKMeans.load(model)
     results.check_output(output, 4 * source.shape[0])
-    points, fitted.max_mem_gb = for_backend(source, backend, max_mem_gb)
+    points, fitted.max_mem_gb = for_backend(source, backend, max_mem_gb, fitted.k)
     fitted.backend = backend
     if output.suffix.lower() == ".npy":
         fitted.predict(points, labels_path=output)

@@ -108,16 +108,39 @@ def test_every_backend_gets_the_rows(folder: Path, backend: str) -> None:
 
 
 def test_large_data_stay_where_they_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backend that nobody named gives way to the CPU where rows are larger than half the memory."""
+    """A backend that nobody named gives way to the CPU where rows are large for the memory."""
     source = inputs.open_data(["x.npy"])
+    points, room = inputs.for_backend(source, "cpu", 0.1, 4)
+    assert isinstance(points, inputs.LoadedSource) and str(points) == str(source)
+    assert points.place(7) == source.place(7) and points.signature() == source.signature()
+    assert room == pytest.approx(0.1 - DATA.nbytes / 1e9)
+    np.testing.assert_array_equal(points.take(np.arange(900)), DATA)
+    assert inputs.for_backend(source, "cpu", 0.05, 4) == (source, 0.05)
+    assert inputs.for_backend(source, "cpu", 0.1, 4000) == (source, 0.1)
     monkeypatch.setattr(inputs.backends, "resolve", lambda name: name or "portable")
-    rows, room = inputs.for_backend(source, None, 1e-3)
+    rows, room = inputs.for_backend(source, None, 0.1, 4)
     np.testing.assert_array_equal(rows, DATA)
-    assert room == pytest.approx(1e-3 - DATA.nbytes / 1e9)
-    assert inputs.for_backend(source, None, 3e-5) == (source, 3e-5)
+    assert inputs.for_backend(source, None, 0.05, 4) == (source, 0.05)
     monkeypatch.setattr(inputs, "_memory", lambda: 1000)
-    assert inputs.for_backend(source, None, 0.0) == (source, 0.0)
-    assert isinstance(inputs.for_backend(source, "portable", 0.0)[0], np.ndarray)
+    for backend in (None, "cpu"):
+        assert inputs.for_backend(source, backend, 0.0, 4) == (source, 0.0)
+    assert isinstance(inputs.for_backend(source, "portable", 0.0, 4)[0], np.ndarray)
+
+
+@pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
+def test_bits_do_not_depend_on_the_memory(folder: Path, init: str) -> None:
+    np.save("more.npy", RNG.standard_normal((9000, 6)).astype(np.float32))
+    line = ("fit", "x.npy", "more.npy", "-k", "7", "--init", init, "--checkpoint", "state")
+    for i, cap in enumerate(("0", "1", "0.01")):
+        ok(*line, "-o", f"{i}.safetensors", "--labels", f"{i}.npy", "--max-mem-gb", cap)
+        np.testing.assert_array_equal(np.load(f"{i}.npy"), np.load("0.npy"))
+        c = [np.asarray(fk.FlashKMeans.load(f"{j}.safetensors").centroids) for j in (0, i)]
+        np.testing.assert_array_equal(c[0], c[1])
+        ok("predict", "0.safetensors", "more.npy", "-o", f"p{i}.npy", "--max-mem-gb", cap)
+        np.testing.assert_array_equal(np.load(f"p{i}.npy"), np.load("p0.npy"))
+    # A checkpoint serves either way.
+    said = ok(*line, "-o", "m.safetensors", "--resume", "--max-mem-gb", "0.01")
+    assert said.split(",")[1:] == ok(*line, "-o", "m.safetensors", "--resume").split(",")[1:]
 
 
 FIT = ("-k", "3", "-o", "m.safetensors")
