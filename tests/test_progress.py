@@ -22,6 +22,7 @@ from flash_kmeans_mlx.kmeans import assign as assignment
 from flash_kmeans_mlx.kmeans import fit as fitting
 from flash_kmeans_mlx.neighbours import api as searching
 from flash_kmeans_mlx.progress import SILENT, Bar
+from flash_kmeans_mlx.sklearn import MiniBatchKMeans, minibatch, rows
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((30_000, 16), np.float32)
@@ -96,6 +97,16 @@ def test_a_search_in_an_index(seen: Seen, kind: str, monkeypatch: pytest.MonkeyP
     seen.clear()
     index.search(X[:3000], 5)
     assert {"searching"} == set(phases(seen)) and max(done for _, done, _ in seen) > 2
+
+
+def test_mini_batches(seen: Seen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in (rows, minibatch):
+        monkeypatch.setattr(module, "open_progress", lambda: Watched(seen))
+    np.save(tmp_path / "x.npy", X)
+    model: Any = MiniBatchKMeans(7, random_state=0, max_iter=3, init="random")
+    model.fit(tmp_path / "x.npy")
+    assert phases(seen)[:2] == ["reading", "seeding"] and phases(seen)[-1] == "labelling"
+    assert max(done for name, done, _ in seen if name == "batches") == model.n_steps_
 
 
 def test_bits_are_the_same_with_a_bar(seen: Seen) -> None:

@@ -13,7 +13,7 @@ from .. import backends, validation
 from ..backends import Points
 from ..files.results import labels_file
 from ..progress import open_progress
-from .fit import opened
+from .fit import opened, opened_weights
 
 __all__ = ["Labelling", "assign", "assigned", "labels_of"]
 
@@ -93,7 +93,7 @@ def assigned(
         norm = np.sqrt(np.square(c, dtype=np.float64).sum(-1, keepdims=True))
         is_unit = np.abs(norm - 1) <= 2.0**-22  # centroids of a fit keep their bits
         c = np.where(is_unit, c, kind.start(c).astype(np.float32))
-    weights = validation.weights(sample_weight, data, check_finite)
+    weights = validation.weights(opened_weights(sample_weight), data, check_finite)
     backend = backends.resolve(backend, data.x)
     backends.check_strategy(strategy, backend)
     max_bytes = validation.cap(max_mem_gb)

@@ -201,9 +201,8 @@ class FlashKMeans:
             c, past = past_of(self, data)
             n_iter = self.n_iter_
         metric = validation.metric(self.metric)
-        weights = opened_weights(sample_weight)
         options = self.max_mem_gb, self.backend, self.check_finite, self.strategy
-        with assigned(data, c, metric.name, weights, *options) as (_, points, start):
+        with assigned(data, c, metric.name, sample_weight, *options) as (_, points, start):
             inertia = points.inertia(start)
             if niter is None:
                 past, c = move(data, points, past, start)

@@ -10,6 +10,7 @@ from sklearn import cluster
 from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 
+from ..progress import open_progress
 from .kmeans import Adapter, checked_weights
 from .rows import content_order, fit_input, inertia_of, nearest, sums_of, variance_of
 from .sources import SourceRows
@@ -81,18 +82,23 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
             place = np.searchsorted(ends, random_state.uniform(size=size) * ends[-1], side="right")
             return x[order[np.minimum(place, last)]], np.ones(size)
 
-        self._begin(*draw(self._init_size), random_state)
-        self._ewa_inertia = self._ewa_inertia_min = None
-        self._no_improvement = 0
         n_steps = (self.max_iter * n) // size
-        done = 0
-        while done < n_steps:
-            before = self.cluster_centers_
-            batch_inertia = self._step(*draw(size), random_state)
-            done += 1
-            change = np.square(self.cluster_centers_ - before).sum() if self._tol > 0 else 0
-            if self._mini_batch_convergence(done - 1, n_steps, n, change, batch_inertia):
-                break
+        with open_progress() as progress:
+            progress.phase("seeding")
+            self._begin(*draw(self._init_size), random_state)
+            self._ewa_inertia = self._ewa_inertia_min = None
+            self._no_improvement = 0
+            progress.phase("batches")
+            progress.begin(n_steps)
+            done = 0
+            while done < n_steps:
+                before = self.cluster_centers_
+                batch_inertia = self._step(*draw(size), random_state)
+                done += 1
+                progress.advance(1)
+                change = np.square(self.cluster_centers_ - before).sum() if self._tol > 0 else 0
+                if self._mini_batch_convergence(done - 1, n_steps, n, change, batch_inertia):
+                    break
         self.n_steps_ = done
         self.n_iter_ = int(np.ceil(done * size / n))
         if self.compute_labels:

@@ -18,6 +18,7 @@ from ..backends import Problem
 from ..backends.sparse import SparsePoints, SparseRows, cluster_sums
 from ..kmeans.assign import assigned
 from ..metrics import EUCLIDEAN
+from ..progress import open_progress
 from ..validation import Data
 
 __all__ = [
@@ -140,8 +141,12 @@ def content_order(x: Any) -> np.ndarray:
     if issparse(x):
         return np.argsort(x @ direction, kind="stable")
     key = np.empty(len(x))
-    for rows, tile in _tiles(x, 0.0):
-        key[rows] = np.einsum("nd,d->n", tile, direction)
+    with open_progress() as progress:
+        progress.phase("reading")
+        progress.begin(len(x))
+        for rows, tile in _tiles(x, 0.0):
+            key[rows] = np.einsum("nd,d->n", tile, direction)
+            progress.advance(len(tile))
     return np.argsort(key, kind="stable")
 
 
@@ -152,11 +157,15 @@ def nearest(x: Any, centers: np.ndarray, backend: str | None) -> np.ndarray:
     origin = centers.mean(axis=0, dtype=np.float64)
     gap = centers - origin
     out = np.empty(len(x), np.int32)
-    for rows in _slices(len(x), x.shape[1], 16 * TILE):
-        tile = x[rows] - origin
-        unit = _unit(max(np.abs(gap).max(), tile.max(), -tile.min()))
-        tile = (tile / unit).astype(np.float32)
-        out[rows] = _assign(Data(tile[None], mlx=False, batched=False), gap / unit, backend)
+    with open_progress() as progress:
+        progress.phase("labelling")
+        progress.begin(len(x))
+        for rows in _slices(len(x), x.shape[1], 16 * TILE):
+            tile = x[rows] - origin
+            unit = _unit(max(np.abs(gap).max(), tile.max(), -tile.min()))
+            tile = (tile / unit).astype(np.float32)
+            out[rows] = _assign(Data(tile[None], mlx=False, batched=False), gap / unit, backend)
+            progress.advance(len(tile))
     return out
 
 

@@ -169,10 +169,13 @@ def test_update_with_the_points_of_the_fit_moves_nothing() -> None:
 @every_metric
 def test_sources_and_kinds(metric: str, verb: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X[0])
+    np.save(tmp_path / "w.npy", WEIGHTS[0])
     results = []
     for x in (X[0], tmp_path / "x.npy", X[0].astype(np.float64), given(X[0], "mlx-float32")):
         model = fk.FlashKMeans(6, 5, metric=metric, backend="cpu").fit(X[0, :50])
-        getattr(model, verb)(x, WEIGHTS[0])
+        from_file = isinstance(x, Path)
+        getattr(model, verb)(x, tmp_path / "w.npy" if from_file else WEIGHTS[0])
+        assert model.score(x, tmp_path / "w.npy") == model.score(x, WEIGHTS[0])
         results.append((np.asarray(model.centroids), model.counts_, np.asarray(model.labels_)))
         assert isinstance(model.centroids, mx.array) == isinstance(x, mx.array)
     for found in results[1:]:
