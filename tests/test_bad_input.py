@@ -111,7 +111,7 @@ POINTS = [
     (X.astype(np.complex64), TypeError, "x must hold real numbers, got dtype complex64"),
     (mx.array(X.astype(np.complex64)), TypeError, "x must be real, got mlx.core.complex64"),
     ([["a", "b"]], TypeError, "x must hold real numbers, got dtype <U1"),
-    ("points", TypeError, "x must hold real numbers, got dtype <U6"),
+    (b"points", TypeError, "x must hold real numbers, got dtype |S6"),
     (None, TypeError, "x must hold real numbers, got dtype object"),
     ([[1, None]], TypeError, "x must hold real numbers, got dtype object"),
     (np.zeros((4, 2), "M8[D]"), TypeError, "x must hold real numbers, got dtype datetime64[D]"),
