@@ -23,6 +23,7 @@ __all__ = ["NOTHING", "NO_CHANGES", "Piece", "TiledPoints"]
 
 # Rounding of scores relative to squared norms is EPS times a little more than the root of D.
 EPS = 2.0**-24
+MERGED_VALUES = 1 << 17  # of a table of sums, that are worth a thread
 NOTHING = np.zeros(0, np.float32)
 # For passes that only label.
 NO_CHANGES = kernels.tile.Changes(
@@ -178,6 +179,7 @@ class TiledPoints(Points):
         n_clusters = self.problem.n_clusters
         changed = np.zeros(n_tasks, np.int64)
         changes = self._flight(n_clusters)
+        parts = min(self.plan.threads, 1 + n_clusters * self.shape[2] // MERGED_VALUES)
         for first in range(0, n_tasks, self.plan.flight):
             end = min(first + self.plan.flight, n_tasks)
 
@@ -187,15 +189,20 @@ class TiledPoints(Points):
                 changed[first + i] = step_rows(slot, running[m], s, own)
 
             def merge(_slot: int, i: int, first: int = first, end: int = end) -> None:
-                m = first // n_shards + i
+                m, p = divmod(i, parts)
+                m += first // n_shards
+                clusters = n_clusters * p // parts, n_clusters * (p + 1) // parts
                 part = slice(max(m * n_shards, first) - first, min((m + 1) * n_shards, end) - first)
                 own = kernels.tile.Changes(*(array[part] for array in changes))
                 totals = kernels.tile.Totals(*(total[running[m]] for total in self.totals))
-                kernels.tile.merge(own, totals, 0, n_clusters)
-                kernels.tile.clear_empty(totals, 0, n_clusters)
+                kernels.tile.merge(own, totals, *clusters)
 
             self.run_tasks(shard, end - first)
-            self.workers.run(merge, -(-end // n_shards) - first // n_shards)
+            self.workers.run(merge, parts * (-(-end // n_shards) - first // n_shards))
+        for b in running:  # not before the end: another shard may bring points
+            kernels.tile.clear_empty(
+                kernels.tile.Totals(*(total[b] for total in self.totals)), 0, n_clusters
+            )
         status = np.full(len(limits), STABLE)
         status[running[changed.reshape(-1, n_shards).any(axis=1)]] = PENDING
         return Step(
