@@ -19,7 +19,7 @@ from .workers import Workers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NOTHING", "NO_CHANGES", "Piece", "TiledPoints"]
+__all__ = ["NOTHING", "NO_CHANGES", "Piece", "TiledPoints", "no_changes"]
 
 # Rounding of scores relative to squared norms is EPS times a little more than the root of D.
 EPS = 2.0**-24
@@ -286,7 +286,7 @@ class TiledPoints(Points):
         return new
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
-        totals = self.measure(self._measured(centroids))
+        totals = self.measure(self.measured(centroids))
         if self.metric.unit_points:
             return totals
         return totals * (self.frame.scale if self.metric.spherical else self.frame.scale**2)
@@ -299,7 +299,7 @@ class TiledPoints(Points):
 
     def _costs(self, centroids: np.ndarray, b: int, cost: int) -> np.ndarray:
         out = np.empty(self.shape[1], np.float32)
-        c = self._measured(centroids)
+        c = self.measured(centroids)
         self.run_shards(lambda slot, _m, s: self._measure_shard(slot, b, s, c, out, cost), 1)
         return out
 
@@ -310,7 +310,7 @@ class TiledPoints(Points):
             return kernels.tile.DIRECTIONS
         return kernels.tile.PRODUCTS if self.metric.spherical else kernels.tile.SQUARES
 
-    def _measured(self, centroids: np.ndarray) -> np.ndarray:
+    def measured(self, centroids: np.ndarray) -> np.ndarray:
         """Return centroids (B, K, D) float32 that costs are measured from."""
         if self.metric.spherical:
             return np.ascontiguousarray(centroids)
@@ -404,11 +404,13 @@ class TiledPoints(Points):
     def _flight(self, k: int) -> kernels.tile.Changes:
         """Return zeroed changes by the shards in flight; `merge` leaves them zeroed."""
         if self._changes is None:
-            flight = self.plan.flight
-            self._changes = kernels.tile.Changes(
-                np.zeros((flight, k, self.shape[2])),
-                np.zeros((flight, k)),
-                np.zeros((flight, k), np.int64),
-                np.zeros((flight, k), np.bool_),
-            )
+            self._changes = no_changes((self.plan.flight, k, self.shape[2]))
         return self._changes
+
+
+def no_changes(shape: tuple[int, ...]) -> kernels.tile.Changes:
+    """Return zeroed changes of sums (..., K, D)."""
+    clusters = shape[:-1]
+    return kernels.tile.Changes(
+        np.zeros(shape), np.zeros(clusters), np.zeros(clusters, np.int64), np.zeros(clusters, bool)
+    )
