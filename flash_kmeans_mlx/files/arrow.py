@@ -12,6 +12,7 @@ import numpy as np
 
 from .base import COPY_AGAIN, STORED, Cursor, Vectors, file_error
 from .columns import ColumnCursor, columns, pyarrow_module, reported, step_rows
+from .mapped import map_address, release_pages
 
 __all__ = ["arrow"]
 
@@ -82,9 +83,8 @@ class _ArrowCursor(ColumnCursor):
             raise self.changed()
         self.set_batch(found.column(0), self._starts[batch])
 
-    def released(self) -> None:
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._owner.madvise(mmap.MADV_DONTNEED)
+    def release(self, values: np.ndarray) -> None:
+        release_pages(self._owner, values)
 
     def close(self) -> None:
         self.column = self._reader = self._owner = None
@@ -129,7 +129,7 @@ def _open_arrow(path: str, owner: mmap.mmap, fields: list[int] | None = None) ->
 
 def _bytes_beside(owner: mmap.mmap, column: Any) -> int:
     """Return the bytes of a column that are not in the map: those that were decompressed."""
-    begin = np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
+    begin = map_address(owner)
     buffers = [buffer for buffer in column.buffers() if buffer is not None]
     return sum(b.size for b in buffers if not begin <= b.address < begin + len(owner))
 
