@@ -12,11 +12,12 @@ import numpy as np
 
 from .base import COPY_AGAIN, STORED, Cursor, Vectors, file_error
 from .columns import ColumnCursor, columns, pyarrow_module, reported, step_rows
-from .mapped import map_address, release_pages
+from .mapped import map_address, release_map, release_pages
 
 __all__ = ["arrow"]
 
 _MAGIC = b"ARROW1"
+_AROUND = 4 << 20  # bytes of pages beside those that are read
 
 
 class ArrowVectors(Vectors):
@@ -44,9 +45,10 @@ class ArrowVectors(Vectors):
     ) -> None:
         super().__init__(path, name, shape, dtype)
         self.starts = starts
-        self.field = field
-        mapped = step_rows(self) * shape[1] * STORED[dtype].itemsize
-        self.library_bytes = mapped + decoded_bytes
+        # Of some fields only, bytes are copied from the map: so little if they are compressed.
+        self.fields = [field] if decoded_bytes else None
+        step_bytes = step_rows(self) * shape[1] * STORED[dtype].itemsize
+        self.library_bytes = _AROUND + step_bytes + 2 * decoded_bytes
 
     def cursor(self, buffers: int = 1) -> Cursor:
         with reported(self.path):
@@ -59,7 +61,7 @@ class _ArrowCursor(ColumnCursor):
     def __init__(self, vectors: ArrowVectors, buffers: int) -> None:
         super().__init__(vectors, buffers)
         self._starts = vectors.starts
-        self._field = vectors.field
+        self._fields = vectors.fields
         self._owner: Any = _mapping(vectors.path)
         self._reader: Any = None
         self._batch = -1  # the one that is read
@@ -72,16 +74,18 @@ class _ArrowCursor(ColumnCursor):
             return
         self.column = None  # before there is another, which may have been decompressed
         if self._reader is None or (batch < self._batch and not _is_file(self._reader)):
-            self._reader = _open_arrow(self.vectors.path, self._owner, [self._field])
+            self._reader = _open_arrow(self.vectors.path, self._owner, self._fields)
             self._batch = -1
         if _is_file(self._reader):
             found = self._reader.get_batch(batch)
         else:  # a stream, whose batches come one after another
             found = next(itertools.islice(self._reader, batch - self._batch - 1, None), None)
-        self._batch = batch
         if found is None or found.num_rows != self._starts[batch + 1] - self._starts[batch]:
             raise self.changed()
-        self.set_batch(found.column(0), self._starts[batch])
+        self._batch = batch
+        self.set_batch(found.column(self.vectors.name), self._starts[batch])
+        if self._fields:
+            release_map(self._owner)
 
     def release(self, values: np.ndarray) -> None:
         release_pages(self._owner, values)
@@ -104,6 +108,8 @@ def arrow(path: str) -> dict[str, Vectors | str]:
             starts.append(starts[-1] + batch.num_rows)
             for i, column in enumerate(batch.columns):
                 decoded_bytes[i] = max(decoded_bytes[i], _bytes_beside(owner, column))
+            if any(decoded_bytes):
+                release_map(owner)
         return {
             name: found
             if isinstance(found, str)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import VectorFileError
 
-__all__ = ["check_mapped", "map_address", "release_pages"]
+__all__ = ["check_mapped", "map_address", "release_map", "release_pages"]
 
 
 def check_mapped(x: Any) -> None:
@@ -46,3 +46,9 @@ def release_pages(owner: mmap.mmap, part: np.ndarray) -> None:
     if 0 <= begin < len(owner):  # otherwise it was decompressed
         page = begin // mmap.PAGESIZE * mmap.PAGESIZE
         owner.madvise(mmap.MADV_DONTNEED, page, begin + part.nbytes - page)
+
+
+def release_map(owner: mmap.mmap) -> None:
+    """Release all pages of a map."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)

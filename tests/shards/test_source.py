@@ -374,6 +374,34 @@ def test_memory_stays_within_what_is_said(tmp_path: Path) -> None:
         assert peak(read) <= source.reading_bytes(3000) + (1 << 16)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="counts pages as Linux does")
+@pytest.mark.parametrize("writer", [arrow, compressed])
+def test_pages_of_arrow_files_are_released(
+    tmp_path: Path, writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.feather
+
+    x = np.random.default_rng(0).random((200_000, 48), np.float32)  # 38 MB
+    if writer is arrow:  # one batch
+        table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 48)})
+        pyarrow.feather.write_feather(
+            table, tmp_path / "x.arrow", compression="uncompressed", chunksize=len(x)
+        )
+        del table
+    else:
+        writer(tmp_path / "x.arrow", x)
+    source = open_source(tmp_path / "x.arrow")
+    before = pa.total_allocated_bytes()
+    with source.cursor() as cursor:
+        for lo in range(0, 190_000, 10_000):
+            np.testing.assert_array_equal(cursor.read(lo, lo + 10_000), x[lo : lo + 10_000])
+        assert pa.total_allocated_bytes() - before < 4e6
+        maps = Path("/proc/self/smaps").read_text().split("x.arrow\n")[1:]
+        resident = [next(line for line in m.splitlines() if line.startswith("Rss:")) for m in maps]
+        assert resident and all(int(line.split()[1]) < 8e3 for line in resident)
+
+
 def test_iterables(tmp_path: Path) -> None:
     chunks = [X[:40], X[:0], mx.array(X[40:50]), X[50:96].astype(np.float64), X[96:].tolist()]
     source = open_source(Chunks(*chunks), "data")
