@@ -16,9 +16,9 @@ from ..backends import Points
 from ..errors import NotFittedError
 from ..files import models
 from ..files.safetensors import json_object
-from .api import assigned
+from .assign import assigned
 from .empty_clusters import POLICIES
-from .fit import fit
+from .fit import fit, opened
 from .lloyd import Iteration
 from .seeding import INITS
 
@@ -107,17 +107,19 @@ class FlashKMeans:
         self.check_finite = check_finite
         self.centroids: Any = None
 
-    def fit(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> FlashKMeans:
-        """Cluster x (B, N, D) or (N, D) and return self."""
-        return self._fit(x, sample_weight, init_centroids)
-
-    def _fit(
+    def fit(
         self,
         x: Any,
         sample_weight: Any = None,
         init_centroids: Any = None,
-        report: Callable[[Iteration], None] | None = None,
+        *,
+        callback: Callable[[Iteration], object] | None = None,
+        labels_path: str | os.PathLike[str] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 0.0,
+        resume: bool = False,
     ) -> FlashKMeans:
+        """Cluster x (B, N, D) or (N, D) and return self; arguments as in `batch_kmeans_Euclid`."""
         data = self._check_d(x)
         validation.check_count("k", self.k, 1, data.shape[1], "N", data.given_shape)
         validation.check_iterations("niter", self.niter)
@@ -139,7 +141,11 @@ class FlashKMeans:
             backend=self.backend,
             strategy=self.strategy,
             check_finite=self.check_finite,
-            report=report,
+            callback=callback,
+            labels_path=labels_path,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            resume=resume,
         )
         self.labels_, self.centroids, self.n_iter_ = result
         self.inertia_ = result.inertia
@@ -272,7 +278,7 @@ class FlashKMeans:
         return np.array(self.centroids, np.float32)
 
     def _check_d(self, x: Any) -> validation.Data:
-        data = validation.data(x, self.dtype)
+        data = opened(x, self.dtype)
         if self.d is not None and data.shape[2] != self.d:
             raise ValueError(
                 f"x must have D={self.d} columns, got {data.shape[2]} (x.shape={data.given_shape})"

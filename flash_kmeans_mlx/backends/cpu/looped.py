@@ -20,7 +20,7 @@ from .plan import PAD, Plan
 from .points import CpuPoints
 from .store import empty_lines
 from .team import CALL, alone, run_team
-from .tiles import NO_CHANGES, NOTHING
+from .tiles import NO_CHANGES, NOTHING, Piece
 
 __all__ = ["LoopedCpuPoints"]
 
@@ -156,7 +156,8 @@ class LoopedCpuPoints(CpuPoints):
         scored = self.scored(centroids)
         which = np.flatnonzero(elements)
         if len(which) == 1:
-            self.step_rows(0, which[0], (0, self.shape[1]), scored, NO_CHANGES)
+            whole = Piece(0, self.shape[1], self.source(which[0]), self.source(which[0]))
+            self.step_piece(0, which[0], whole, scored, NO_CHANGES)
             return
 
         def run(slot: int, lo: int, hi: int) -> None:
