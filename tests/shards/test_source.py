@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from memory import peak
-from vector_files import arrow, npy, parquet, safetensors, vecs
+from vector_files import arrow, npy, parquet, pt, safetensors, vecs
 
 from flash_kmeans_mlx.errors import VectorFileError
 from flash_kmeans_mlx.files import open_vectors
@@ -46,6 +46,11 @@ def compressed(path: Path, x: np.ndarray, **_: Any) -> None:
             writer.write_table(table, max_chunksize=30)
 
 
+def turned(path: Path, x: np.ndarray, **_: Any) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save(torch.from_numpy(x.T.copy()).T, path)
+
+
 FORMATS = [
     ("x.npy", npy, "float32"),
     ("x.npy", npy, "float64"),
@@ -63,6 +68,8 @@ FORMATS = [
     ("x.arrows", arrow, "float32"),
     ("x.feather", compressed, "float32"),
     ("x.arrows", compressed, "float32"),
+    ("x.pt", pt, "float32"),
+    ("x.pt", turned, "int32"),
 ]
 ONE_FORMAT = pytest.mark.parametrize(
     ("name", "writer", "dtype"), FORMATS, ids=lambda v: getattr(v, "__name__", v)
@@ -171,7 +178,7 @@ def test_files_one_after_another(tmp_path: Path) -> None:
 def test_threads_have_cursors_of_their_own(tmp_path: Path) -> None:
     paths = []
     for i, (name, writer, dtype) in enumerate(FORMATS):
-        if "float" in dtype:
+        if "float" in dtype and writer is not pt:
             path = tmp_path / f"{i}{name[1:]}"
             paths.append(source_of(path, writer, "float32", X))
     source = open_source(paths)
