@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import validation
 from ..backends import Points
+from ..backends.stream import RowStream
 from ..errors import NotFittedError
 from ..files import models
 from ..files.safetensors import json_object
@@ -182,8 +183,8 @@ class FlashKMeans:
         metric = validation.metric(self.metric)
         for b in range(data.shape[0]):
             centroids = c[b].astype(np.float64)
-            for lo in range(0, data.shape[1], step):
-                rows = np.asarray(validation.to_numpy(data.x[b, lo : lo + step]), np.float64)
+            for lo, part in _tiles(data.x, b, step):
+                rows = np.asarray(part, np.float64)
                 if self.check_finite:
                     validation.check_magnitude(np.abs(rows).max(), data.given_shape)
                 out[b, lo : lo + step] = metric.distances(rows, centroids)
@@ -195,6 +196,9 @@ class FlashKMeans:
         limit = validation.cap(self.max_mem_gb)
         bytes_in_use = data.copied + 4 * b * n * k * (1 + data.mlx) + 64 * b * k * d + (1 << 16)
         row = 8 * (6 * d + 4 * k)
+        if isinstance(data.x, RowStream):
+            bytes_in_use += data.x.rows.reading_bytes(1)
+            row += data.x.rows.reading_bytes(2) - data.x.rows.reading_bytes(1)
         validation.check_cap(
             limit,
             bytes_in_use + min(n, 64) * row,
@@ -302,6 +306,18 @@ class FlashKMeans:
                 f" (x.shape={data.given_shape})"
             )
         return data
+
+
+def _tiles(x: Any, b: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first row, rows) of batch element b of points (B, N, D), `step` rows at a time."""
+    n = x.shape[1]
+    if not isinstance(x, RowStream):
+        for lo in range(0, n, step):
+            yield lo, validation.to_numpy(x[b, lo : lo + step])
+        return
+    with x.rows.cursor() as cursor:
+        for lo in range(0, n, step):
+            yield lo, cursor.read(lo, min(lo + step, n))
 
 
 def _checked(parameters: dict[str, Any]) -> dict[str, Any]:

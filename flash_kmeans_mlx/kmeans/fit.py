@@ -242,7 +242,8 @@ def _best(
         better = new_inertia < inertia if best else np.ones(len(inertia), bool)
         if best is None:
             best = new
-        labels[better] = points.labels()[better]
+        if labels is not points.labels():
+            labels[better] = points.labels()[better]
         inertia = np.where(better, new_inertia, inertia)
         for kept, found in zip(best, new, strict=True):
             kept[better] = found[better]

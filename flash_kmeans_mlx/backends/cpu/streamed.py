@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["StreamedCpuPoints"]
 
 CHECKED_VALUES = 1 << 16  # looked at together
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class StreamedCpuPoints(CpuPoints):
@@ -60,7 +61,7 @@ class StreamedCpuPoints(CpuPoints):
             for lo, _, rows in self._read(slot, s):
                 for at in range(0, len(rows), step):
                     found = float(np.abs(rows[at : at + step]).max())
-                    if not found <= np.finfo(np.float32).max:
+                    if not found <= LARGEST:
                         self._refuse(rows[at : at + step], lo + at)
                     largest_of[s] = max(largest_of[s], found)
 
@@ -70,7 +71,7 @@ class StreamedCpuPoints(CpuPoints):
     def _refuse(self, rows: np.ndarray, first: int) -> None:
         """Raise the error that names the first of these rows, from row `first` on, that is bad."""
         sizes = np.abs(rows).max(1).astype(np.float64)
-        i = int((~(sizes <= np.finfo(np.float32).max)).argmax())
+        i = int((~(sizes <= LARGEST)).argmax())
         place = self._stream.place(first + i)
         check_magnitude(sizes[i : i + 1], self.problem.given_shape, place=place)
 
