@@ -110,7 +110,7 @@ class _ChunkCursor(Cursor):
         source = self._source
         n = source.shape[0]
         source.check_rows(lo, hi)
-        if self._pass is None or lo < source.starts[self._chunk]:
+        if self._rows is None or lo < source.starts[self._chunk]:
             self._pass = iter(source.x)
             self._chunk = -1
         out: Any = None
