@@ -57,6 +57,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 0.0,
     resume: bool = False,
+    client: Any = None,
     final_means: FinalMeans | None = None,
     summed_shift: bool = False,
     warn: bool = True,
@@ -87,6 +88,7 @@ def fit(
         checkpoint: As there.
         checkpoint_seconds: As there.
         resume: As there.
+        client: As there.
         final_means: Computes the final centroids in more than float32; see `lloyd`.
         summed_shift: Whether `tol` bounds the norm of all moves of an iteration together, not that
             of the largest.
@@ -150,7 +152,9 @@ def fit(
         if labels_path is not None:
             own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
             problem = replace(problem, labels=own.reshape(data.shape[:2]))
-        points = stack.enter_context(backends.open_points(backend, problem))
+        points = stack.enter_context(
+            backends.open_points(backend, problem) if client is None else on_client(client, problem)
+        )
 
         def run(number: int, resumed: LoopState | None, save: Save | None) -> Fit:
             check_mapped(data.x)
@@ -206,6 +210,18 @@ def opened(x: Any, dtype: Any = None) -> validation.Data:
     return validation.Data(RowStream(open_source(x)), mlx=False, batched=False)
 
 
+def on_client(client: Any, problem: backends.Problem) -> Points:
+    """Return points whose shards are visited by the workers of a Dask client."""
+    if not isinstance(problem.x, RowStream) or problem.x.rows.one_cursor:
+        raise ValueError(
+            "client needs the paths of files, which its workers read: got other points"
+        )
+    from ..distributed.on_dask import DaskExecutor
+    from ..distributed.points import ShardedPoints
+
+    return ShardedPoints(problem, DaskExecutor(client))
+
+
 def opened_weights(weights: Any) -> Any:
     """Return weights, or those of a .npy file, mapped."""
     if not isinstance(weights, (str, os.PathLike)):
@@ -228,10 +244,11 @@ def _best(
     """Return each batch element's run of lowest inertia: (fit, labels (B, N), inertia (B,))."""
     best = saved.best if saved else None
     inertia = saved.inertia if saved else np.zeros(points.shape[0])
+    labels = np.zeros((0, 0), np.uint32)
     if best is not None:
         points.reset()
         points.assign(best.centroids, np.ones(len(inertia), bool))
-    labels = points.labels() if n_init == 1 else points.labels().copy()
+        labels = points.labels().copy()
     for number in range(saved.run if saved else 0, n_init):
         resumed = saved.state if saved and number == saved.run else None
         save = partial(_save, saver, number, best, inertia) if saver else None
@@ -239,11 +256,12 @@ def _best(
         if saver:
             saver.flush()
         new_inertia = points.inertia(new.centroids)
-        better = new_inertia < inertia if best else np.ones(len(inertia), bool)
         if best is None:
-            best = new
-        if labels is not points.labels():
-            labels[better] = points.labels()[better]
+            best, inertia = new, new_inertia
+            labels = points.labels() if n_init == 1 else points.labels().copy()
+            continue
+        better = new_inertia < inertia
+        labels[better] = points.labels()[better]
         inertia = np.where(better, new_inertia, inertia)
         for kept, found in zip(best, new, strict=True):
             kept[better] = found[better]

@@ -19,7 +19,16 @@ from .workers import Workers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NOTHING", "NO_CHANGES", "Piece", "TiledPoints", "no_changes"]
+__all__ = [
+    "NOTHING",
+    "NO_CHANGES",
+    "Piece",
+    "TiledPoints",
+    "clear_empty",
+    "coordinates_of",
+    "moved_centroids",
+    "no_changes",
+]
 
 # Rounding of scores relative to squared norms is EPS times a little more than the root of D.
 EPS = 2.0**-24
@@ -91,12 +100,9 @@ class TiledPoints(Points):
 
     def read_in(self, frame: Frame) -> None:
         """Read rows in this frame."""
-        metric = self.metric
         self.frame = frame
         self.locate_rows()
-        self.coordinates = kernels.centroids.Coordinates(
-            frame.shift, frame.scale, frame.centre, metric.spherical, metric.unit_points
-        )
+        self.coordinates = coordinates_of(frame)
 
     def locate_rows(self) -> None:
         """Find the rows in the frame."""
@@ -200,9 +206,7 @@ class TiledPoints(Points):
             self.run_tasks(shard, end - first)
             self.workers.run(merge, parts * (-(-end // n_shards) - first // n_shards))
         for b in running:  # not before the end: another shard may bring points
-            kernels.tile.clear_empty(
-                kernels.tile.Totals(*(total[b] for total in self.totals)), 0, n_clusters
-            )
+            clear_empty(self.totals, b)
         status = np.full(len(limits), STABLE)
         status[running[changed.reshape(-1, n_shards).any(axis=1)]] = PENDING
         return Step(
@@ -280,10 +284,7 @@ class TiledPoints(Points):
     def means(
         self, sums: np.ndarray, weight_sum: np.ndarray, centroids: np.ndarray, elements: np.ndarray
     ) -> np.ndarray:
-        new = centroids.copy()
-        for b in np.flatnonzero(elements):
-            kernels.centroids.move_element(b, new, sums, weight_sum, self.coordinates)
-        return new
+        return moved_centroids(sums, weight_sum, centroids, elements, self.coordinates)
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
         totals = self.measure(self.measured(centroids))
@@ -406,6 +407,34 @@ class TiledPoints(Points):
         if self._changes is None:
             self._changes = no_changes((self.plan.flight, k, self.shape[2]))
         return self._changes
+
+
+def coordinates_of(frame: Frame) -> kernels.centroids.Coordinates:
+    """Return a frame as kernels take it."""
+    metric = frame.metric
+    return kernels.centroids.Coordinates(
+        frame.shift, frame.scale, frame.centre, metric.spherical, metric.unit_points
+    )
+
+
+def moved_centroids(
+    sums: np.ndarray,
+    weight_sum: np.ndarray,
+    centroids: np.ndarray,
+    elements: np.ndarray,
+    coordinates: kernels.centroids.Coordinates,
+) -> np.ndarray:
+    """Return what `Points.means` does."""
+    new = centroids.copy()
+    for b in np.flatnonzero(elements):
+        kernels.centroids.move_element(b, new, sums, weight_sum, coordinates)
+    return new
+
+
+def clear_empty(totals: kernels.tile.Totals, b: int) -> None:
+    """Clear what rounding left in the totals of batch element b's clusters without points."""
+    own = kernels.tile.Totals(*(total[b] for total in totals))
+    kernels.tile.clear_empty(own, 0, len(own.counts))
 
 
 def no_changes(shape: tuple[int, ...]) -> kernels.tile.Changes:
