@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -60,21 +60,24 @@ class DaskExecutor:
         for home, members in self._at_home().items():
             # One graph for all groups of a worker: the scheduler takes half as long.
             hint = {"workers": [home], "allow_other_workers": True} if home else {}
-            found = self._client.map(
-                _visit,
-                [name] * len(members),
-                [self._groups[g] for g in members],
-                [self._weights[g] for g in members],
-                told=self._told,
-                arguments=told,
-                key=[f"{name}-{self._job.fit}-{self._calls}-{g}" for g in members],
-                **hint,
-            )
+            with _explained():
+                found = self._client.map(
+                    _visit,
+                    [name] * len(members),
+                    [self._groups[g] for g in members],
+                    [self._weights[g] for g in members],
+                    told=self._told,
+                    arguments=told,
+                    key=[f"{name}-{self._job.fit}-{self._calls}-{g}" for g in members],
+                    **hint,
+                )
             for g, future in zip(members, found, strict=True):
                 futures[g] = future
         for g in range(len(futures)):
             future, futures[g] = futures[g], None  # released once it is used
-            yield from _result(future)
+            with _explained():
+                results = future.result()
+            yield from results
 
     def end(self, fit: str) -> None:
         self._kept.clear()
@@ -154,14 +157,23 @@ def _visit(name: str, shards: range, weights: Any, told: Job, arguments: list[An
         raise (OSError if isinstance(error, OSError) else type(error))(where) from None
 
 
-def _result(future: Any) -> list[Any]:
-    """Return the result of a future; say what a worker's repeated death means."""
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what it means that workers die again and again, or that the scheduler is lost."""
+    from concurrent.futures import CancelledError
+
+    from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
 
     try:
-        return future.result()
+        yield
     except KilledWorker as error:
         raise RuntimeError(
             f"{error.task} was run on {error.allowed_failures + 1} workers, and all of them died"
             " at it, probably for want of memory: give workers more, or pass max_mem_gb"
+        ) from error
+    except (CancelledError, CommClosedError) as error:
+        raise ConnectionError(
+            "the connection to Dask's scheduler was lost; with a checkpoint, resume=True goes on"
+            f" from the last iteration ({type(error).__name__}: {error})"
         ) from error

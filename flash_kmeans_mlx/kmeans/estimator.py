@@ -119,6 +119,7 @@ class FlashKMeans:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_seconds: float = 0.0,
         resume: bool = False,
+        client: Any = None,
     ) -> FlashKMeans:
         """Cluster x (B, N, D) or (N, D) and return self; arguments as in `batch_kmeans_Euclid`."""
         data = self._check_d(x)
@@ -147,6 +148,7 @@ class FlashKMeans:
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,
             resume=resume,
+            client=client,
         )
         self.labels_, self.centroids, self.n_iter_ = result
         self.inertia_ = result.inertia
