@@ -3,7 +3,8 @@
 from importlib.metadata import version as _version
 
 from .errors import BackendUnavailableError, EmptyClusterWarning, NotFittedError, VectorFileError
-from .kmeans.api import assign, batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
+from .kmeans.api import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
+from .kmeans.assign import assign
 from .kmeans.estimator import FlashKMeans
 from .kmeans.result import KMeansResult
 from .neighbours.api import KNN, knn

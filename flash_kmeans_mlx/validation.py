@@ -307,15 +307,18 @@ def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
     return w if w.flags.writeable else w.copy()
 
 
-def check_magnitude(magnitude: np.ndarray, shape: tuple[int, ...], name: str = "x") -> None:
-    """Refuse magnitudes that are NaN, Inf, or beyond float32."""
+def check_magnitude(
+    magnitude: np.ndarray, shape: tuple[int, ...], name: str = "x", place: str = ""
+) -> None:
+    """Refuse magnitudes that are NaN, Inf, or beyond float32; `place` says where they are."""
+    where = f" in {place}" if place else ""
     if np.isnan(magnitude).any() or np.isinf(magnitude).any():
         raise ValueError(
-            f"{name} must be finite, got NaN or Inf ({name}.shape={shape}); clean it first"
+            f"{name} must be finite, got NaN or Inf{where} ({name}.shape={shape}); clean it first"
         )
     if (magnitude > np.finfo(np.float32).max).any():
         raise ValueError(
-            f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}"
+            f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}{where}"
             f" ({name}.shape={shape}); rescale it"
         )
 

@@ -18,6 +18,7 @@ FOLDERS = {PACKAGE: ROOT / PACKAGE, KERNELS: ROOT / "kernels", BENCHMARK: ROOT /
 # folder, from one another as well. A new module needs a place here.
 LAYERS = (
     {"_fork", "errors", "files", "frame", "metrics", "validation"},
+    {"shards"},
     {"backends"},
     {"kmeans", "neighbours"},
     {"index", "sklearn"},

@@ -23,7 +23,7 @@ def npy(path: Path, x: np.ndarray, **_: Any) -> None:
     np.save(path, x)
 
 
-def safetensors(path: Path, x: np.ndarray, dtype: str) -> None:
+def safetensors(path: Path, x: np.ndarray, dtype: str, **_: Any) -> None:
     code = {"bfloat16": "BF16", "bool": "BOOL"}.get(dtype) or dtype[0].upper() + "".join(
         filter(str.isdigit, dtype)
     )
@@ -47,20 +47,20 @@ def arrow_table(x: np.ndarray) -> Any:
     return pa.table({"id": list(range(len(x))), "vector": column})
 
 
-def parquet(path: Path, x: np.ndarray, **_: Any) -> None:
+def parquet(path: Path, x: np.ndarray, rows: int = 3, **_: Any) -> None:
     table = arrow_table(x)
     import pyarrow.parquet as pq
 
-    pq.write_table(table, path, row_group_size=3)
+    pq.write_table(table, path, row_group_size=rows)
 
 
-def arrow(path: Path, x: np.ndarray, **_: Any) -> None:
+def arrow(path: Path, x: np.ndarray, rows: int = 4, **_: Any) -> None:
     table = arrow_table(x)
     import pyarrow as pa
 
     new = pa.ipc.new_stream if path.suffix == ".arrows" else pa.ipc.new_file
     with pa.OSFile(str(path), "wb") as sink, new(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=4)
+        writer.write_table(table, max_chunksize=rows)
 
 
 def pt(path: Path, x: np.ndarray, dtype: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import mlx.core as mx
 import numpy as np
@@ -21,6 +21,7 @@ from .neighbours import Found, Neighbours, Request
 from .points import Points, Problem
 from .scan import Lists
 from .sparse import SparsePoints, SparseRows
+from .stream import RowStream
 
 __all__ = [
     "BACKENDS",
@@ -93,21 +94,27 @@ def available() -> dict[str, str | None]:
     return {name: backend.missing() for name, backend in BACKENDS.items()}
 
 
-def resolve(name: str | None) -> str:
+def resolve(name: str | None, x: Any = None) -> str:
     """Return the backend to use: the named one, or for None the best for MLX's default device.
+
+    Points `x` that are read again in each pass are for "cpu" alone.
 
     Raises:
         ValueError: There is no backend of that name.
         BackendUnavailableError: The named backend can't run here.
     """
     if name is None:
-        name = _best()
+        name = "cpu" if isinstance(x, RowStream) else _best()
     elif name not in BACKENDS:
         raise ValueError(
             f"backend={name!r} must be one of {', '.join(map(repr, BACKENDS))} or None"
         )
     elif (reason := available()[name]) is not None:
         raise BackendUnavailableError(f"backend={name!r} can't run here: {reason}")
+    if isinstance(x, RowStream) and name != "cpu":
+        raise BackendUnavailableError(
+            f"backend={name!r} can't fit points that are read from files: use 'cpu' or None"
+        )
     if BACKENDS[name].USES_MLX:
         check_mlx()
     return name
@@ -138,16 +145,26 @@ def open_points(backend: str, problem: Problem) -> Points:
     return BACKENDS[backend].open_points(problem)
 
 
-def spawn(points: Points, x: np.ndarray, weights: np.ndarray) -> Points:
+def spawn(
+    points: Points, x: np.ndarray, weights: np.ndarray | None, bytes_in_use: int | None = None
+) -> Points:
     """Return other points (B, M, D) with weights (B, M), under the same metric and memory limit.
 
     They are known to be finite, and are on the same backend, or on "reference" where `points` are
-    sparse rows.
+    sparse rows. `bytes_in_use` is what counts towards the limit, if it is not the same as before.
     """
     backend = points.backend if points.backend in BACKENDS else "reference"
     problem = replace(
-        points.problem, x=x, weights=weights, check_finite=False, runs=1, init="k-means++"
+        points.problem,
+        x=x,
+        weights=weights,
+        check_finite=False,
+        runs=1,
+        init="k-means++",
+        labels=None,
     )
+    if bytes_in_use is not None:
+        problem = replace(problem, bytes_in_use=bytes_in_use)
     return open_points(backend, problem)
 
 

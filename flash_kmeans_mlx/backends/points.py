@@ -18,6 +18,7 @@ import numpy as np
 
 from ..frame import Frame
 from ..metrics import Metric
+from .draws import Seeding
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,10 +29,9 @@ __all__ = [
     "STABLE",
     "Points",
     "Problem",
-    "Seeding",
     "State",
     "Step",
-    "scored_once",
+    "largest",
     "unit_weights",
 ]
 
@@ -73,6 +73,7 @@ class Problem:
         init: The name of the seeding, or ""; it decides how much memory is set aside for it.
         strategy: The name of the way to assign, or None for the backend's choice.
         summed_shift: Whether `tol` bounds the norm of all moves together, not the largest one.
+        labels: (B, N) uint32 to keep labels in, for backends on the host; None for new memory.
     """
 
     x: Any
@@ -88,6 +89,7 @@ class Problem:
     init: str = ""
     strategy: str | None = None
     summed_shift: bool = False
+    labels: np.ndarray | None = None
 
 
 @dataclass
@@ -112,37 +114,6 @@ class Step:
     shift: np.ndarray
 
 
-class Seeding(ABC):
-    """A run of k-means++ with the distance of every point to its nearest centre so far.
-
-    Spherical metrics seed by the squared distance of unit rows, ``2 - 2 cos``; dot weighs a row by
-    its norm as well.
-    """
-
-    @abstractmethod
-    def draw(self, uniforms: np.ndarray) -> np.ndarray:
-        """Return candidates (B, L), drawn by weight times squared distance to the nearest centre.
-
-        Args:
-            uniforms: (L,) random numbers in [0, 1).
-
-        Returns:
-            (B, L) int64 points; -1 where every point coincides with a centre.
-        """
-
-    @abstractmethod
-    def totals(self, candidates: np.ndarray) -> np.ndarray:
-        """Return (B, L) float64 weighted sums of squared distances with one more centre.
-
-        Args:
-            candidates: (B, L) points; each is tried as that centre.
-        """
-
-    @abstractmethod
-    def take(self, choice: np.ndarray) -> None:
-        """Make candidate choice[b] of the last `totals` a centre."""
-
-
 class Points(ABC):
     """The points of one problem on one backend; a context manager that frees what it allocated.
 
@@ -152,6 +123,7 @@ class Points(ABC):
         backend: The name of the backend.
         strategy: The way in which it assigns, where it has several.
         seconds: Wall time by phase, as in `KMeansResult`.
+        sampled_seeds: Whether k-means++ is run on a sample, as rows are far away.
         rounding: The largest error of the mean of equal points, relative to their norm.
         problem: The problem that it was made from.
         shape: (B, N, D).
@@ -162,6 +134,7 @@ class Points(ABC):
 
     backend: ClassVar[str]
     rounding: ClassVar[float] = 1e-6
+    sampled_seeds: ClassVar[bool] = False
     strategy: str = ""
     frame: Frame
 
@@ -193,6 +166,20 @@ class Points(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget labels and sums: the next step is the first of a run."""
+
+    def totals_so_far(self) -> dict[str, np.ndarray]:
+        """Return the arrays besides labels that the next step starts from, by name."""
+        return {}
+
+    def restore(self, centroids: np.ndarray, totals: dict[str, np.ndarray]) -> None:
+        """Go back to where the labels were those of these centroids (B, K, D).
+
+        Args:
+            centroids: (B, K, D) float32.
+            totals: What `totals_so_far` returned there.
+        """
+        del totals
+        self.assign(centroids, np.ones(len(centroids), bool))
 
     @abstractmethod
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
@@ -266,6 +253,29 @@ class Points(ABC):
         """
         raise NotImplementedError
 
+    def farthest(self, centroids: np.ndarray, b: int, n: int) -> np.ndarray:
+        """Return the n points of positive weight and largest `excess`, in order; ties by index."""
+        costs = self.excess(centroids, b)
+        if self.point_weights is not None:
+            costs = np.where(self.point_weights[b] > 0, costs, -np.inf)
+        return largest(costs, n)
+
+    def farthest_of_clusters(self, centroids: np.ndarray, b: int) -> np.ndarray:
+        """Return (K,) int64: each cluster's point of positive weight and largest cost, or -1.
+
+        The first of equal ones.
+        """
+        labels = self.labels()[b]
+        costs = self.costs(centroids, b)
+        if self.point_weights is not None:
+            costs = np.where(self.point_weights[b] > 0, costs, -np.inf)
+        largest_costs = np.full(centroids.shape[1], -np.inf, costs.dtype)
+        np.maximum.at(largest_costs, labels, costs)
+        order = np.flatnonzero((costs == largest_costs[labels]) & (costs > -np.inf))[::-1]
+        found = np.full(centroids.shape[1], -1)
+        found[labels[order]] = order  # the last of a cluster stays
+        return found
+
     def draw_weights(self, b: int) -> np.ndarray | None:
         """Return (N,) float32 weights that seeds are drawn by, or None for ones.
 
@@ -285,6 +295,14 @@ class Points(ABC):
     @abstractmethod
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
         """Return rows (n, D) float64 of batch element b in the user's coordinates."""
+
+    def sample(self, index: np.ndarray) -> np.ndarray:
+        """Return rows (n, D) of batch element 0 in their own dtype, if `sampled_seeds`."""
+        raise NotImplementedError
+
+    def bytes_in_use(self) -> int:
+        """Return the part of `Problem.max_bytes` that is in use between two passes."""
+        return self.problem.bytes_in_use
 
     @abstractmethod
     def sum_weights(self, b: int, index: np.ndarray) -> np.ndarray:
@@ -334,17 +352,10 @@ def unit_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return weights / unit, unit
 
 
-def scored_once(frame: Frame, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `Frame.scored` of centroids (B, K, D), with a bias of -inf for repeated ones.
-
-    A matrix product may round equal columns differently; without the copies, ties still go to the
-    lowest index.
-    """
-    c, bias = frame.scored(centroids)
-    key = np.einsum("bkd,d->bk", c, np.cos(np.arange(c.shape[2])), dtype=np.float64)
-    order = np.argsort(key, axis=1, kind="stable")
-    ranked = np.take_along_axis(key, order, axis=1)
-    for b, i in zip(*np.nonzero(ranked[:, 1:] == ranked[:, :-1]), strict=True):
-        if np.array_equal(c[b, order[b, i]], c[b, order[b, i + 1]]):
-            bias[b, order[b, i + 1]] = -np.inf
-    return c, bias
+def largest(values: np.ndarray, n: int) -> np.ndarray:
+    """Return the indices of the n largest values above -inf, in order; ties by index."""
+    n = min(n, int((values > -np.inf).sum()))
+    if not n:
+        return np.zeros(0, np.int64)
+    candidates = np.flatnonzero(values >= np.partition(values, -n)[-n])
+    return candidates[np.argsort(-values[candidates], kind="stable")][:n]

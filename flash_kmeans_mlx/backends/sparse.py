@@ -12,8 +12,8 @@ import numpy as np
 from ..frame import Frame
 from ..metrics import EUCLIDEAN
 from ..validation import check_magnitude
-from .draws import draw_points
-from .points import PENDING, STABLE, Points, Problem, Seeding, Step
+from .draws import Seeding, draw_points
+from .points import PENDING, STABLE, Points, Problem, Step
 
 __all__ = ["SparsePoints", "SparseRows", "cluster_sums"]
 

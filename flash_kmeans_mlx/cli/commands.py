@@ -186,7 +186,7 @@ def fit(
             assert update is not None
             update(i.n_iter, niter, f", inertia {i.inertia:.6g}")
 
-        model._fit(source.array(), report=report if update else None)
+        model._fit(source.array(), callback=report if update else None)
     model.save(output)
     if labels is not None:
         results.write(

@@ -1,8 +1,8 @@
 """Files: users' vectors, results, and the package's own models and indexes.
 
 `contents(path)` lists the arrays of a file of vectors. `open_vectors("PATH")` or ``"PATH::NAME"``
-picks one of them, whose `chunks` are read from the first to the last. Headers are checked against
-the size of the file, and nothing in a file is ever executed.
+picks one of them: its `chunks` are all rows in order, a `cursor` reads any rows. Headers are
+checked against the size of the file, and nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -14,29 +14,39 @@ from typing import Any
 
 import numpy as np
 
-from . import arrow, flat, pt
+from . import arrow, flat, parquet, pt
 from .base import (
     CHUNK_BYTES,
     STORED,
+    Buffers,
+    Cursor,
     Progress,
     Vectors,
     ahead,
     check_regular,
     check_shape,
     file_error,
+    value_dtype,
 )
 from .flat import MappedVectors
 
 __all__ = [
     "CHUNK_BYTES",
     "FORMATS",
+    "Buffers",
+    "Cursor",
+    "MappedVectors",
     "Progress",
     "Vectors",
     "ahead",
     "check_regular",
     "contents",
+    "file_error",
     "is_source",
+    "open_array",
     "open_vectors",
+    "split_name",
+    "value_dtype",
 ]
 
 FORMATS: dict[str, Callable[[str], dict[str, Vectors | str]]] = {
@@ -44,7 +54,7 @@ FORMATS: dict[str, Callable[[str], dict[str, Vectors | str]]] = {
     ".safetensors": flat.safetensors,
     **dict.fromkeys((".fvecs", ".bvecs", ".ivecs"), flat.vecs),
     **dict.fromkeys((".pt", ".pth"), pt.contents),
-    ".parquet": arrow.parquet,
+    ".parquet": parquet.parquet,
     **dict.fromkeys((".arrow", ".arrows", ".feather", ".ipc"), arrow.arrow),
 }
 
@@ -88,11 +98,25 @@ def open_vectors(source: str | os.PathLike[str] | np.memmap | Vectors) -> Vector
         return source
     if isinstance(source, np.memmap):
         return _mapped(source)
+    return open_array(*split_name(source))
+
+
+def split_name(source: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """Return the path and NAME of ``"PATH::NAME"``; None without a name."""
     text = os.fspath(source)
-    path = text
-    name = None
-    if "::" in text and not Path(text).exists():
-        path, _, name = text.rpartition("::")
+    if "::" not in text or Path(text).exists():
+        return text, None
+    path, _, name = text.rpartition("::")
+    return path, name
+
+
+def open_array(path: str, name: str | None) -> Vectors:
+    """Return the vectors of this name in a file, or with None its only ones.
+
+    Raises:
+        OSError: The file can't be opened.
+        VectorFileError: It can't be read, has no array of that name, or several to choose from.
+    """
     arrays = contents(path)
     if name is None:
         usable = [key for key, value in arrays.items() if isinstance(value, Vectors)]

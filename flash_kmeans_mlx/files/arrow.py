@@ -1,141 +1,121 @@
-"""Columns of fixed-size lists in Parquet and Arrow files, read by pyarrow."""
+"""Columns of fixed-size lists in Arrow files and streams (Feather 2, IPC), read by pyarrow."""
 
 from __future__ import annotations
 
+import itertools
 import mmap
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import VectorFileError
-from .base import STORED, Vectors, check_shape, decoded, file_error
+from .base import COPY_AGAIN, STORED, Cursor, Vectors, file_error
+from .columns import ColumnCursor, columns, pyarrow_module, reported, step_rows
+from .mapped import map_address, release_map, release_pages
 
-__all__ = ["arrow", "parquet"]
+__all__ = ["arrow"]
 
-_BUFFER = 1 << 20  # bytes of a Parquet column at a time; pyarrow's default is a whole row group
-_POOL = 16 << 20  # bytes of unused buffers that pyarrow's allocator keeps
 _MAGIC = b"ARROW1"
-_ARROW = {"halffloat": "float16", "float": "float32", "double": "float64"}
-
-Batches = Callable[[str, str, int], AbstractContextManager[Iterator[Any]]]
+_AROUND = 4 << 20  # bytes of pages beside those that are read
 
 
 class ArrowVectors(Vectors):
-    """A column of a Parquet or Arrow file; `batches(path, column, rows)` opens the file."""
+    """A column of an Arrow file or stream.
+
+    Args:
+        path: The path of the file.
+        name: The column.
+        shape: (N, D).
+        dtype: The name of its dtype.
+        starts: The first row of every batch, and N.
+        field: The place of the column.
+        decoded_bytes: Bytes of the largest batch of the column if it is compressed, otherwise 0.
+    """
 
     def __init__(
-        self, path: str, name: str, shape: tuple[int, int], dtype: str, batches: Batches
+        self,
+        path: str,
+        name: str,
+        shape: tuple[int, int],
+        dtype: str,
+        starts: list[int],
+        field: int,
+        decoded_bytes: int,
     ) -> None:
         super().__init__(path, name, shape, dtype)
-        self.batches = batches
-        self.library_bytes = _POOL if batches is _parquet_batches else 0
+        self.starts = starts
+        # Of some fields only, bytes are copied from the map: so little if they are compressed.
+        self.fields = [field] if decoded_bytes else None
+        step_bytes = step_rows(self) * shape[1] * STORED[dtype].itemsize
+        self.library_bytes = _AROUND + step_bytes + 2 * decoded_bytes
 
-    @property
-    def reading_bytes(self) -> int:
-        stored = self.shape[1] * STORED[self.dtype].itemsize
-        if self.batches is _arrow_batches:
-            return self.row_bytes + 2 * stored
-        # Parquet decodes values with two levels each, into buffers that double as they grow.
-        return self.row_bytes + 4 * stored + 6 * self.shape[1]
-
-    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
-        del recycled
-        n, d = self.shape
-        n_read = 0
-        with _reported(self.path), self.batches(self.path, self.name, rows) as batches:
-            for batch in batches:
-                column = getattr(batch.column(0), "storage", batch.column(0))
-                column.validate(full=True)
-                values = column.flatten()
-                n_read += len(column)
-                if column.null_count or values.null_count or len(values) != len(column) * d:
-                    raise file_error(
-                        self.path,
-                        f"column {self.name!r} has missing values: drop or fill them first",
-                    )
-                if n_read > n:
-                    break
-                raw = values.to_numpy(zero_copy_only=False)
-                yield decoded(
-                    raw.copy() if self.batches is _arrow_batches else raw, self.dtype
-                ).reshape(-1, d)
-                del batch, column, values, raw
-        if n_read != n:
-            raise file_error(
-                self.path,
-                f"column {self.name!r} has {n_read} rows or more where its header says {n}",
-            )
+    def cursor(self, buffers: int = 1) -> Cursor:
+        with reported(self.path):
+            return _ArrowCursor(self, buffers)
 
 
-def parquet(path: str) -> dict[str, Vectors | str]:
-    """Return the columns of a Parquet file."""
-    _pyarrow(path)
-    import pyarrow.parquet as pq
+class _ArrowCursor(ColumnCursor):
+    """Reads batches in any order through a map, and releases its pages."""
 
-    with _reported(path), pq.ParquetFile(path) as file:
-        return _columns(path, file.schema_arrow, file.metadata.num_rows, _parquet_batches)
+    def __init__(self, vectors: ArrowVectors, buffers: int) -> None:
+        super().__init__(vectors, buffers)
+        self._starts = vectors.starts
+        self._fields = vectors.fields
+        self._owner: Any = _mapping(vectors.path)
+        self._reader: Any = None
+        self._batch = -1  # the one that is read
+
+    def seek(self, row: int) -> None:
+        if self._owner.size() < len(self._owner):  # reading past its end would end the process
+            raise file_error(self.vectors.path, f"it has become smaller; {COPY_AGAIN}")
+        batch = bisect_right(self._starts, row) - 1
+        if batch == self._batch:
+            return
+        self.column = None  # before there is another, which may have been decompressed
+        if self._reader is None or (batch < self._batch and not _is_file(self._reader)):
+            self._reader = _open_arrow(self.vectors.path, self._owner, self._fields)
+            self._batch = -1
+        if _is_file(self._reader):
+            found = self._reader.get_batch(batch)
+        else:  # a stream, whose batches come one after another
+            found = next(itertools.islice(self._reader, batch - self._batch - 1, None), None)
+        if found is None or found.num_rows != self._starts[batch + 1] - self._starts[batch]:
+            raise self.changed()
+        self._batch = batch
+        self.set_batch(found.column(self.vectors.name), self._starts[batch])
+        if self._fields:
+            release_map(self._owner)
+
+    def release(self, values: np.ndarray) -> None:
+        release_pages(self._owner, values)
+
+    def close(self) -> None:
+        self.column = self._reader = self._owner = None
 
 
 def arrow(path: str) -> dict[str, Vectors | str]:
     """Return the columns of an Arrow (Feather 2, IPC) file or stream."""
-    with _reported(path):
-        reader = _open_arrow(path, _mapping(path))
+    with reported(path):
+        owner = _mapping(path)
+        reader = _open_arrow(path, owner)
         schema = reader.schema
-        rows = 0
-        for batch in _each(reader):
+        starts = [0]
+        decoded_bytes = [0] * len(schema)
+        in_file = _is_file(reader)
+        for batch in map(reader.get_batch, range(reader.num_record_batches)) if in_file else reader:
             batch.validate()  # lists are as long as the schema says
-            rows += batch.num_rows
-        return _columns(path, schema, rows, _arrow_batches)
-
-
-def _pyarrow(path: str) -> Any:
-    try:
-        import pyarrow
-    except ModuleNotFoundError:
-        raise file_error(
-            path, "Parquet and Arrow files need pyarrow: pip install pyarrow"
-        ) from None
-    return pyarrow
-
-
-@contextmanager
-def _reported(path: str) -> Iterator[None]:
-    """Turn pyarrow's errors into VectorFileError."""
-    pa = _pyarrow(path)
-    try:
-        yield
-    except (FileNotFoundError, VectorFileError):
-        raise
-    except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise file_error(path, f"it is truncated or damaged ({reason})") from None
-
-
-@contextmanager
-def _parquet_batches(path: str, name: str, rows: int) -> Iterator[Iterator[Any]]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
-        yield file.iter_batches(rows, columns=[name], use_threads=False)
-
-
-@contextmanager
-def _arrow_batches(path: str, name: str, rows: int) -> Iterator[Iterator[Any]]:
-    """Yield slices of batches; the pages of a slice are released after its use."""
-    owner = _mapping(path)
-
-    def slices() -> Iterator[Any]:
-        for batch in _each(_open_arrow(path, owner)):
-            column = batch.select([name])
-            for lo in range(0, batch.num_rows, rows):
-                yield column.slice(lo, rows)
-                if hasattr(mmap, "MADV_DONTNEED"):
-                    owner.madvise(mmap.MADV_DONTNEED)
-
-    yield slices()
+            starts.append(starts[-1] + batch.num_rows)
+            for i, column in enumerate(batch.columns):
+                decoded_bytes[i] = max(decoded_bytes[i], _bytes_beside(owner, column))
+            if any(decoded_bytes):
+                release_map(owner)
+        return {
+            name: found
+            if isinstance(found, str)
+            else ArrowVectors(path, name, *found, starts, i, decoded_bytes[i])
+            for i, (name, found) in enumerate(columns(schema, starts[-1]))
+        }
 
 
 def _mapping(path: str) -> mmap.mmap:
@@ -143,41 +123,23 @@ def _mapping(path: str) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _open_arrow(path: str, owner: mmap.mmap) -> Any:
-    """Return a reader of the file format or of the streaming format."""
-    pa = _pyarrow(path)
+def _open_arrow(path: str, owner: mmap.mmap, fields: list[int] | None = None) -> Any:
+    """Return a reader of the file format or of the streaming format, of some fields only."""
+    pa = pyarrow_module(path)
     source = pa.BufferReader(pa.py_buffer(owner))
+    options = pa.ipc.IpcReadOptions(included_fields=fields)
     if owner[: len(_MAGIC)] == _MAGIC:
-        return pa.ipc.open_file(source)
-    return pa.ipc.open_stream(source)
+        return pa.ipc.open_file(source, options=options)
+    return pa.ipc.open_stream(source, options=options)
 
 
-def _each(reader: Any) -> Iterator[Any]:
-    """Return the batches of a file or of a stream."""
-    if hasattr(reader, "get_batch"):
-        return (reader.get_batch(i) for i in range(reader.num_record_batches))
-    return reader
+def _bytes_beside(owner: mmap.mmap, column: Any) -> int:
+    """Return the bytes of a column that are not in the map: those that were decompressed."""
+    begin = map_address(owner)
+    buffers = [buffer for buffer in column.buffers() if buffer is not None]
+    return sum(b.size for b in buffers if not begin <= b.address < begin + len(owner))
 
 
-def _columns(path: str, schema: Any, rows: int, batches: Batches) -> dict[str, Vectors | str]:
-    import pyarrow as pa
-
-    columns: dict[str, Vectors | str] = {}
-    for field in schema:
-        kind = field.type
-        if isinstance(kind, pa.BaseExtensionType):
-            kind = kind.storage_type
-        if not pa.types.is_fixed_size_list(kind):
-            columns[field.name] = (
-                f"its type {field.type} is no list of a fixed size; cast it to one"
-            )
-            continue
-        dtype = _ARROW.get(str(kind.value_type), str(kind.value_type))
-        shape = check_shape((rows, kind.list_size))
-        if dtype not in STORED:
-            columns[field.name] = f"its values of type {dtype} are not one of {', '.join(STORED)}"
-        elif isinstance(shape, str):
-            columns[field.name] = shape
-        else:
-            columns[field.name] = ArrowVectors(path, field.name, shape, dtype, batches)
-    return columns
+def _is_file(reader: Any) -> bool:
+    """Return whether batches can be read in any order."""
+    return hasattr(reader, "get_batch")

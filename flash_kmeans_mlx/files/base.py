@@ -6,6 +6,7 @@ import itertools
 import os
 import stat
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,14 +20,19 @@ from ..errors import VectorFileError
 __all__ = [
     "CHUNK_BYTES",
     "COPY_AGAIN",
+    "STEP_VALUES",
     "STORED",
+    "Buffers",
+    "Cursor",
     "Progress",
     "Vectors",
     "ahead",
     "check_regular",
-    "decoded",
+    "decode",
     "file_error",
     "shortened",
+    "spread",
+    "value_dtype",
 ]
 
 # Names of the dtypes that files may have, with those that NumPy reads them in: it has no bfloat16.
@@ -38,15 +44,67 @@ STORED = {
     )
 }
 CHUNK_BYTES = 64 << 20  # of a chunk that is used while the next is read
+STEP_VALUES = 1 << 18  # decoded or copied from a map at a time: they stay in the cache
 Progress = Callable[[int, int], None]  # called with the rows done so far, and their number
 KEPT = ("float16", "float32", "float64")  # dtypes that chunks have as they are stored
 COPY_AGAIN = "the file is incomplete or damaged: copy or write it again"
 
 
-class Vectors(ABC):
-    """N vectors of D values in a file, read from the first to the last as often as needed.
+class Buffers:
+    """Arrays (n, width) that reads take in turn: new pages take longer than reading does.
 
-    No file stays open between two reads.
+    Args:
+        count: The number of arrays; 0: every read gets an array of its own.
+        width: Values of a row.
+        dtype: Their dtype.
+    """
+
+    def __init__(self, count: int, width: int, dtype: Any) -> None:
+        self.width = width
+        self.dtype = np.dtype(dtype)
+        self._arrays = deque([np.empty((0, width), dtype)] * count)
+
+    def next(self, rows: int) -> np.ndarray:
+        """Return an array (rows, width), in memory that was returned `count` calls ago."""
+        if not self._arrays:
+            return np.empty((rows, self.width), self.dtype)
+        array = self._arrays.popleft()
+        if len(array) < rows:
+            del array  # before there is another
+            array = np.empty((rows, self.width), self.dtype)
+        self._arrays.append(array)
+        return array[:rows]
+
+
+class Cursor(ABC):
+    """Reads runs of rows for one thread, best in ascending order; a context manager."""
+
+    @abstractmethod
+    def read(self, lo: int, hi: int) -> np.ndarray:
+        """Return rows lo:hi as (n, D), float16, float32 or float64, lo < hi.
+
+        The values of a row are contiguous, rows may be at any distance. They are valid until the
+        next read.
+
+        Raises:
+            OSError: The file can't be opened.
+            VectorFileError: The file is not what its header says, or has been changed.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Close the file."""
+
+    def __enter__(self) -> Cursor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Vectors(ABC):
+    """N vectors of D values in a file, read in pieces as often as needed.
+
+    A file is open only while a cursor is, or chunks are read.
 
     Attributes:
         path: The path of the file; "" for a memory map without one.
@@ -71,23 +129,39 @@ class Vectors(ABC):
 
     @property
     def reading_bytes(self) -> int:
-        """Bytes that one row takes at most while its chunk is being read."""
-        if self.dtype in KEPT:
-            return self.row_bytes
-        return self.row_bytes + self.shape[1] * STORED[self.dtype].itemsize
+        """Bytes that one row takes at most while it is being read."""
+        return self.row_bytes
 
     @abstractmethod
+    def cursor(self, buffers: int = 1) -> Cursor:
+        """Open the file to read rows of it.
+
+        Args:
+            buffers: The number of reads after which memory is used again; 0 for never.
+
+        Raises:
+            OSError: The file can't be opened.
+            VectorFileError: The file is not what its header says, or has been changed.
+        """
+
     def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
         """Yield all rows in order as arrays (n, D), float16, float32 or float64.
 
         Args:
             rows: The largest n.
-            recycled: A chunk may take the memory of the last but one: new pages take longer than
-                reading does.
+            recycled: A chunk may take the memory of the last but one.
 
         Raises:
             VectorFileError: The file is not what its header says, or has been changed.
         """
+        n = self.shape[0]
+        with self.cursor(2 * recycled) as cursor:
+            for lo in range(0, n, rows):
+                yield cursor.read(lo, min(lo + rows, n))
+
+    def sample_rows(self, count: int) -> list[int]:
+        """Return about `count` rows in ascending order, spread over the file as far as is cheap."""
+        return spread(self.shape[0], count)
 
     def array(self) -> Any:
         """Return all rows (N, D), bfloat16 as `mx.array`.
@@ -119,20 +193,27 @@ def value_dtype(stored: str) -> np.dtype:
     return np.dtype(np.float32 if STORED[stored].itemsize <= 2 else np.float64)
 
 
-def decoded(raw: np.ndarray, stored: str) -> np.ndarray:
-    """Return stored values as floats of `value_dtype(stored)`."""
+def decode(raw: np.ndarray, stored: str, out: np.ndarray) -> np.ndarray:
+    """Write stored values into `out` as floats of `value_dtype(stored)`, and return it."""
     if stored == "bfloat16":
-        wide = raw.astype(np.uint32)
-        wide <<= 16
-        return wide.view(np.float32)
-    return raw.astype(value_dtype(stored), copy=False)
+        bits = out.view(np.uint32)
+        bits[...] = raw
+        bits <<= 16
+    else:
+        out[...] = raw
+    return out
+
+
+def spread(n: int, count: int) -> list[int]:
+    """Return at most `count` of the numbers 0..n-1 in ascending order, evenly spread."""
+    return sorted({i * (n - 1) // max(1, count - 1) for i in range(count)})
 
 
 def check_shape(shape: Any) -> tuple[int, int] | str:
     """Return (N, D), or the reason why vectors can't have this shape."""
     if len(shape) != 2:
         return f"it has {len(shape)} dimensions, shape {tuple(shape)}, where vectors have 2, (N, D)"
-    if 0 in shape:
+    if min(shape) < 1:
         return f"it is empty, shape {tuple(shape)}"
     return int(shape[0]), int(shape[1])
 

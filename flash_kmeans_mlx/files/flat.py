@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import mmap
 import re
-from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -16,14 +15,18 @@ import numpy as np
 from .base import (
     COPY_AGAIN,
     KEPT,
+    STEP_VALUES,
     STORED,
+    Buffers,
+    Cursor,
     Vectors,
     check_shape,
-    decoded,
+    decode,
     file_error,
     shortened,
+    value_dtype,
 )
-from .mapped import check_mapped
+from .mapped import check_mapped, release_pages
 from .safetensors import CODES, read_header
 
 __all__ = ["FlatVectors", "MappedVectors", "npy", "npy_header", "safetensors", "vecs"]
@@ -67,57 +70,31 @@ class FlatVectors(Vectors):
 
     @property
     def reading_bytes(self) -> int:
-        return self.row_bytes + (0 if self._as_stored else self._stride)
+        return self.row_bytes + (0 if self.in_place else self.stride)
 
     @property
     def row_bytes(self) -> int:
-        return self._stride if self.prefixed and self._as_stored else super().row_bytes
+        return self.stride if self.prefixed and self.in_place else super().row_bytes
 
     @property
-    def _as_stored(self) -> bool:
+    def as_stored(self) -> bool:
+        """Whether values are read in the dtype that they have in the file."""
         return self.dtype in KEPT and self.stored.isnative
 
     @property
-    def _stride(self) -> int:
+    def in_place(self) -> bool:
+        """Whether rows of the file are rows of an array as they are."""
+        return self.as_stored and not self.by_columns
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one row to the next."""
         return 4 * self.prefixed + self.shape[1] * self.stored.itemsize
 
-    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
-        n = self.shape[0]
-        rows = min(rows, n)
-        raws = [self._empty(rows), self._empty(rows)] if recycled and rows < n else []
-        with Path(self.path).open("rb", buffering=0) as file:
-            for lo in range(0, n, rows):
-                raw = raws[lo // rows % 2][: n - lo] if raws else self._empty(min(rows, n - lo))
-                yield decoded(self._read(file, raw, lo), self.dtype)
-                del raw
+    def cursor(self, buffers: int = 1) -> Cursor:
+        return _FlatCursor(self, buffers)
 
-    def _empty(self, rows: int) -> np.ndarray:
-        """Return memory for rows as they are stored."""
-        return np.empty((rows, self._stride), np.uint8)
-
-    def _read(self, file: FileIO, raw: np.ndarray, lo: int) -> np.ndarray:
-        """Fill `raw` with rows from `lo` on, and return their stored values (n, D)."""
-        if not self.by_columns:
-            self._fill(file, raw, self.offset + lo * self._stride)
-            return self._values(raw, lo)
-        columns = raw.reshape(-1).view(self.stored).reshape(self.shape[1], -1)
-        for j, column in enumerate(columns):
-            self._fill(file, column, self.offset + (j * self.shape[0] + lo) * self.stored.itemsize)
-        return columns.T
-
-    def _fill(self, file: FileIO, out: np.ndarray, begin: int) -> None:
-        """Read bytes of the file from `begin` on until `out` is full."""
-        missing = out.view(np.uint8).reshape(-1).data
-        file.seek(begin)
-        while missing:
-            n_read = file.readinto(missing)
-            if not n_read:
-                raise file_error(
-                    self.path, f"it ended {len(missing)} bytes early while being read; {COPY_AGAIN}"
-                )
-            missing = missing[n_read:]
-
-    def _values(self, raw: np.ndarray, first: int) -> np.ndarray:
+    def values(self, raw: np.ndarray, first: int) -> np.ndarray:
         """Return the stored values (n, D) of rows of bytes, from row `first` of the file on."""
         if not self.prefixed:
             return raw.view(self.stored)
@@ -135,16 +112,57 @@ class FlatVectors(Vectors):
         end = self.offset + math.prod(self.shape) * self.stored.itemsize
         if end > Path(self.path).stat().st_size:
             raise file_error(self.path, f"it has become smaller; {COPY_AGAIN}")
-        if self.prefixed and self._as_stored:
-            for _ in self.chunks(max(1, (1 << 24) // self._stride)):
+        if self.prefixed and self.as_stored:
+            for _ in self.chunks(max(1, (1 << 24) // self.stride)):
                 pass  # every prefix is checked on the way
-            raw = np.memmap(self.path, np.uint8, "r", shape=(self.shape[0], self._stride))
+            raw = np.memmap(self.path, np.uint8, "r", shape=(self.shape[0], self.stride))
             return raw[:, 4:].view(self.stored)
-        if self.prefixed or not (self._as_stored or self.dtype == "bfloat16"):
+        if self.prefixed or not (self.as_stored or self.dtype == "bfloat16"):
             return super().array()
         order = "F" if self.by_columns else "C"
         values = np.memmap(self.path, self.stored, "r", self.offset, self.shape, order)
-        return values if self._as_stored else mx.array(values).view(mx.bfloat16)
+        return values if self.as_stored else mx.array(values).view(mx.bfloat16)
+
+
+class _FlatCursor(Cursor):
+    """Reads bytes of the file; rows that are as they shall be are not copied again."""
+
+    def __init__(self, vectors: FlatVectors, buffers: int) -> None:
+        v = vectors
+        self._vectors = v
+        self._raw = Buffers(buffers if v.in_place else min(buffers, 1), v.stride, np.uint8)
+        self._rows = Buffers(buffers, v.shape[1], value_dtype(v.dtype))
+        self._file = FileIO(v.path)
+
+    def read(self, lo: int, hi: int) -> np.ndarray:
+        v = self._vectors
+        raw = self._raw.next(hi - lo)
+        if v.by_columns:
+            n = v.shape[0]
+            columns = raw.reshape(-1).view(v.stored).reshape(v.shape[1], -1)
+            for j, column in enumerate(columns):
+                self._fill(column, v.offset + (j * n + lo) * v.stored.itemsize)
+            values = columns.T
+        else:
+            self._fill(raw, v.offset + lo * v.stride)
+            values = v.values(raw, lo)
+        return values if v.in_place else decode(values, v.dtype, self._rows.next(hi - lo))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _fill(self, out: np.ndarray, begin: int) -> None:
+        """Read bytes of the file from `begin` on until `out` is full."""
+        missing = out.view(np.uint8).reshape(-1).data
+        self._file.seek(begin)
+        while missing:
+            n_read = self._file.readinto(missing)
+            if not n_read:
+                raise file_error(
+                    self._vectors.path,
+                    f"it ended {len(missing)} bytes early while being read; {COPY_AGAIN}",
+                )
+            missing = missing[n_read:]
 
 
 class MappedVectors(Vectors):
@@ -154,30 +172,33 @@ class MappedVectors(Vectors):
         super().__init__(str(x.filename or ""), "", shape, x.dtype.newbyteorder("=").name)
         self.x = x
 
-    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
-        n, d = self.shape
-        rows = min(rows, n)
-        owner = getattr(self.x, "_mmap", None)
-        step = max(1, (1 << 20) // d)
-        raws = [self._empty(rows), self._empty(rows)] if recycled and rows < n else []
-        for lo in range(0, n, rows):
-            raw = raws[lo // rows % 2][: n - lo] if raws else self._empty(min(rows, n - lo))
-            for at in range(0, len(raw), step):
-                check_mapped(self.x)
-                part = self.x[lo + at : lo + at + min(step, len(raw) - at)]
-                raw[at : at + step] = part
-                # In mode "c" changes are private: they would be lost.
-                if isinstance(owner, mmap.mmap) and self.x.mode != "c":
-                    _release_pages(owner, part)
-                del part
-            yield decoded(raw, self.dtype)
-            del raw
-
-    def _empty(self, rows: int) -> np.ndarray:
-        return np.empty((rows, self.shape[1]), self.x.dtype.newbyteorder("="))
+    def cursor(self, buffers: int = 1) -> Cursor:
+        return _MappedCursor(self, buffers)
 
     def array(self) -> Any:
         return self.x
+
+
+class _MappedCursor(Cursor):
+    """Copies rows from a map, and releases its pages."""
+
+    def __init__(self, vectors: MappedVectors, buffers: int) -> None:
+        self._x = vectors.x
+        self._stored = vectors.dtype
+        self._rows = Buffers(buffers, vectors.shape[1], value_dtype(vectors.dtype))
+        self._step = max(1, STEP_VALUES // vectors.shape[1])
+
+    def read(self, lo: int, hi: int) -> np.ndarray:
+        rows = self._rows.next(hi - lo)
+        owner = getattr(self._x, "_mmap", None)
+        for at in range(lo, hi, self._step):
+            check_mapped(self._x)
+            part = self._x[at : min(at + self._step, hi)]
+            decode(part, self._stored, rows[at - lo : at - lo + len(part)])
+            # In mode "c" changes are private: they would be lost.
+            if isinstance(owner, mmap.mmap) and self._x.mode != "c":
+                release_pages(owner, part)
+        return rows
 
 
 def npy(path: str) -> dict[str, Vectors | str]:
@@ -310,13 +331,3 @@ def _check_size(path: str, size: int, expected: int, what: str) -> None:
             f"it is {kind}: it has {size} bytes, and {what} with the header take {expected};"
             f" {COPY_AGAIN}",
         )
-
-
-def _release_pages(owner: mmap.mmap, part: np.ndarray) -> None:
-    """Release the pages of this part of a map: they count as memory of this process."""
-    if not part.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    map_address = np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
-    begin = part.__array_interface__["data"][0] - map_address
-    page = begin // mmap.PAGESIZE * mmap.PAGESIZE
-    owner.madvise(mmap.MADV_DONTNEED, page, begin + part.nbytes - page)

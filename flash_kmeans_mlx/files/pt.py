@@ -8,14 +8,13 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import VectorFileError
-from .base import STORED, Vectors, check_shape, decoded, file_error
+from .base import STORED, Buffers, Cursor, Vectors, check_shape, decode, file_error, value_dtype
 from .flat import FlatVectors
 
 __all__ = ["contents", "torch_module"]
@@ -49,18 +48,26 @@ class TorchVectors(Vectors):
     def reading_bytes(self) -> int:
         return self.row_bytes + self.shape[1] * STORED[self.dtype].itemsize
 
-    def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
-        del recycled
-        torch = torch_module(self.path)
-        for lo in range(0, self.shape[0], rows):
-            part = self.tensor[lo : lo + rows].clone(memory_format=torch.contiguous_format)
-            raw = (
-                part.view(torch.int16).numpy().view(np.uint16)
-                if self.dtype == "bfloat16"
-                else part.numpy()
-            )
-            yield decoded(raw, self.dtype)
-            del part, raw
+    def cursor(self, buffers: int = 1) -> Cursor:
+        return _TorchCursor(self, buffers)
+
+
+class _TorchCursor(Cursor):
+    """Copies rows of a tensor."""
+
+    def __init__(self, vectors: TorchVectors, buffers: int) -> None:
+        self._torch = torch_module(vectors.path)
+        self._vectors = vectors
+        self._rows = Buffers(buffers, vectors.shape[1], value_dtype(vectors.dtype))
+
+    def read(self, lo: int, hi: int) -> np.ndarray:
+        torch = self._torch
+        part = self._vectors.tensor[lo:hi].clone(memory_format=torch.contiguous_format)
+        if self._vectors.dtype == "bfloat16":
+            raw = part.view(torch.int16).numpy().view(np.uint16)
+        else:
+            raw = part.numpy()
+        return decode(raw, self._vectors.dtype, self._rows.next(hi - lo))
 
 
 def torch_module(path: str, verb: str = "read") -> Any:
@@ -123,12 +130,15 @@ def _flat(mapped: TorchVectors, tensor: Any) -> FlatVectors | None:
     Reading them takes less memory than mapping them.
     """
     storage_bytes = tensor.untyped_storage().nbytes()
-    with zipfile.ZipFile(mapped.path) as archive:
-        records = [
-            info
-            for info in archive.infolist()
-            if "/data/" in info.filename and info.file_size == storage_bytes
-        ]
+    try:
+        with zipfile.ZipFile(mapped.path) as archive:
+            records = [
+                info
+                for info in archive.infolist()
+                if "/data/" in info.filename and info.file_size == storage_bytes
+            ]
+    except _DAMAGED:  # torch reads less of the directory of the archive
+        return None
     if (
         len(records) != 1
         or records[0].compress_type != zipfile.ZIP_STORED

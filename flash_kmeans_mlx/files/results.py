@@ -11,7 +11,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,7 @@ from .flat import npy_header
 from .pt import torch_module
 from .safetensors import parts
 
-__all__ = ["RESULT_FORMATS", "check_output", "read_npz", "write"]
+__all__ = ["RESULT_FORMATS", "check_output", "labels_file", "read_npz", "write"]
 
 _MAX_DEFLATION = 1032  # the largest compression ratio of deflate
 _PIECE = 1 << 24  # bytes read at a time
@@ -180,3 +181,20 @@ def _pt(file: BinaryIO, arrays: dict[str, np.ndarray], fields: dict[str, str | i
 
 _WRITERS = {".npz": _npz, ".safetensors": _safetensors, ".pt": _pt, ".npy": _npy}
 RESULT_FORMATS = tuple(_WRITERS)
+
+
+@contextmanager
+def labels_file(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yield labels (uint32) in a new .npy file, which becomes `path` if the block ends well."""
+    if Path(path).suffix.lower() != ".npy":
+        raise ValueError(f"labels_path={os.fspath(path)!r} must end in .npy")
+    check_output(path, 4 * math.prod(shape))
+    with replacing(path) as file:
+        header = {"descr": "<u4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        begin = file.tell()
+        file.truncate(begin + 4 * math.prod(shape))
+        file.flush()
+        labels = np.memmap(file.name, np.dtype("<u4"), "r+", begin, shape)
+        yield labels.view(np.ndarray)
+        labels.flush()

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kmeans.api import assign, batch_kmeans_Dot, batch_kmeans_Euclid
+from ..kmeans.api import batch_kmeans_Dot, batch_kmeans_Euclid
+from ..kmeans.assign import assign
 from .arguments import vectors
 from .opq import OPQMatrix
 from .quantizer import ProductQuantizer

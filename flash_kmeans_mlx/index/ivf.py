@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import backends, validation
-from ..kmeans.api import assign, batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
+from ..kmeans.api import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
+from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES
 from ..neighbours.api import knn
 from .base import Index

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import backends
 from ..backends.codes import Coding, pack
-from ..kmeans.api import assign
+from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES, unit_rows
 from .ivf import IVF, IVFSnapshot
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks

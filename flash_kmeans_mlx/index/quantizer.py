@@ -10,7 +10,7 @@ import numpy as np
 from .. import validation
 from ..backends.codes import pack, unpack
 from ..errors import NotFittedError
-from ..kmeans.api import assign
+from ..kmeans.assign import assign
 from ..kmeans.fit import fit
 from ..metrics import EUCLIDEAN
 from .arguments import vectors

@@ -41,7 +41,7 @@ def relocate(
     """
     counts = counts.copy()
     empty = np.flatnonzero(counts == 0).tolist()
-    candidates = iter(_farthest(points, centroids, b, 4 * len(empty) + 64))
+    candidates = iter(points.farthest(centroids, b, 4 * len(empty) + 64))
     moved = []
     for k in empty:
         for i in candidates:
@@ -80,16 +80,13 @@ def split(
     Returns:
         Whether any cluster was split.
     """
-    costs = points.costs(centroids, b)
-    labels = points.labels()[b]
-    counted = None if points.point_weights is None else points.point_weights[b] > 0
+    farthest = points.farthest_of_clusters(centroids, b)
     empty = np.flatnonzero(counts == 0).tolist()
     donors = np.argsort(-counts, kind="stable")[: len(counts) - len(empty)].tolist()
     found = False
     while empty and donors:
         donor = donors.pop(0)
-        inside = labels == donor if counted is None else (labels == donor) & counted
-        i = int(np.where(inside, costs, -np.inf).argmax())
+        i = int(farthest[donor])
         if _would_differ(points, new, b, i, donor):
             point = points.metric.start(points.rows(b, np.array([i])))[0]
             new[b, empty.pop(0)] = new[b, donor] + SPLIT_STEP * (point - new[b, donor])
@@ -97,16 +94,6 @@ def split(
     if points.metric.spherical:
         new[b] = points.metric.start(new[b])
     return found
-
-
-def _farthest(points: Points, centroids: np.ndarray, b: int, n: int) -> np.ndarray:
-    """Return the n points of positive weight and largest cost, in order; ties by index."""
-    costs = points.excess(centroids, b)
-    if points.point_weights is not None:
-        costs = np.where(points.point_weights[b] > 0, costs, -np.inf)
-    n = min(n, int((costs > -np.inf).sum()))
-    candidates = np.flatnonzero(costs >= np.partition(costs, -n)[-n])
-    return candidates[np.argsort(-costs[candidates], kind="stable")][:n]
 
 
 def _would_differ(points: Points, centroids: np.ndarray, b: int, i: int, k: int) -> bool:

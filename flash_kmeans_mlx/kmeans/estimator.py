@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,12 +13,13 @@ import numpy as np
 
 from .. import validation
 from ..backends import Points
+from ..backends.stream import RowStream
 from ..errors import NotFittedError
 from ..files import models
 from ..files.safetensors import json_object
-from .api import assigned
+from .assign import assigned
 from .empty_clusters import POLICIES
-from .fit import fit
+from .fit import fit, opened
 from .lloyd import Iteration
 from .seeding import INITS
 
@@ -107,17 +108,19 @@ class FlashKMeans:
         self.check_finite = check_finite
         self.centroids: Any = None
 
-    def fit(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> FlashKMeans:
-        """Cluster x (B, N, D) or (N, D) and return self."""
-        return self._fit(x, sample_weight, init_centroids)
-
-    def _fit(
+    def fit(
         self,
         x: Any,
         sample_weight: Any = None,
         init_centroids: Any = None,
-        report: Callable[[Iteration], None] | None = None,
+        *,
+        callback: Callable[[Iteration], object] | None = None,
+        labels_path: str | os.PathLike[str] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 0.0,
+        resume: bool = False,
     ) -> FlashKMeans:
+        """Cluster x (B, N, D) or (N, D) and return self; arguments as in `batch_kmeans_Euclid`."""
         data = self._check_d(x)
         validation.check_count("k", self.k, 1, data.shape[1], "N", data.given_shape)
         validation.check_iterations("niter", self.niter)
@@ -139,7 +142,11 @@ class FlashKMeans:
             backend=self.backend,
             strategy=self.strategy,
             check_finite=self.check_finite,
-            report=report,
+            callback=callback,
+            labels_path=labels_path,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            resume=resume,
         )
         self.labels_, self.centroids, self.n_iter_ = result
         self.inertia_ = result.inertia
@@ -176,8 +183,8 @@ class FlashKMeans:
         metric = validation.metric(self.metric)
         for b in range(data.shape[0]):
             centroids = c[b].astype(np.float64)
-            for lo in range(0, data.shape[1], step):
-                rows = np.asarray(validation.to_numpy(data.x[b, lo : lo + step]), np.float64)
+            for lo, part in _tiles(data.x, b, step):
+                rows = np.asarray(part, np.float64)
                 if self.check_finite:
                     validation.check_magnitude(np.abs(rows).max(), data.given_shape)
                 out[b, lo : lo + step] = metric.distances(rows, centroids)
@@ -189,6 +196,9 @@ class FlashKMeans:
         limit = validation.cap(self.max_mem_gb)
         bytes_in_use = data.copied + 4 * b * n * k * (1 + data.mlx) + 64 * b * k * d + (1 << 16)
         row = 8 * (6 * d + 4 * k)
+        if isinstance(data.x, RowStream):
+            bytes_in_use += data.x.rows.reading_bytes(1)
+            row += data.x.rows.reading_bytes(2) - data.x.rows.reading_bytes(1)
         validation.check_cap(
             limit,
             bytes_in_use + min(n, 64) * row,
@@ -272,7 +282,7 @@ class FlashKMeans:
         return np.array(self.centroids, np.float32)
 
     def _check_d(self, x: Any) -> validation.Data:
-        data = validation.data(x, self.dtype)
+        data = opened(x, self.dtype)
         if self.d is not None and data.shape[2] != self.d:
             raise ValueError(
                 f"x must have D={self.d} columns, got {data.shape[2]} (x.shape={data.given_shape})"
@@ -296,6 +306,18 @@ class FlashKMeans:
                 f" (x.shape={data.given_shape})"
             )
         return data
+
+
+def _tiles(x: Any, b: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first row, rows) of batch element b of points (B, N, D), `step` rows at a time."""
+    n = x.shape[1]
+    if not isinstance(x, RowStream):
+        for lo in range(0, n, step):
+            yield lo, validation.to_numpy(x[b, lo : lo + step])
+        return
+    with x.rows.cursor() as cursor:
+        for lo in range(0, n, step):
+            yield lo, cursor.read(lo, min(lo + step, n))
 
 
 def _checked(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import validation
 from ..files import CHUNK_BYTES, Progress, Vectors, ahead
-from .api import assign
+from .assign import assign
 
 __all__ = ["label_file"]
 

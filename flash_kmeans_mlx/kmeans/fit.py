@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .. import backends, validation
 from ..backends.points import Points
+from ..backends.stream import RowStream
 from ..errors import EmptyClusterWarning
 from ..files.mapped import check_mapped
+from ..files.results import labels_file
 from ..metrics import Metric
+from ..shards.source import is_source, open_source
+from .checkpoint import Checkpoint, Saved, describe
 from .empty_clusters import POLICIES
-from .lloyd import FinalMeans, Fit, Iteration, lloyd
+from .lloyd import FinalMeans, Fit, Iteration, LoopState, lloyd
 from .result import KMeansResult
 from .seeding import INITS, initial_centroids
 
-__all__ = ["caller_level", "fit"]
+__all__ = ["caller_level", "fit", "opened"]
+
+Save = Callable[[LoopState], None]
 
 
 def fit(
@@ -42,7 +52,11 @@ def fit(
     backend: str | None = None,
     strategy: str | None = None,
     check_finite: bool = True,
-    report: Callable[[Iteration], None] | None = None,
+    callback: Callable[[Iteration], object] | None = None,
+    labels_path: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 0.0,
+    resume: bool = False,
     final_means: FinalMeans | None = None,
     summed_shift: bool = False,
     warn: bool = True,
@@ -51,7 +65,7 @@ def fit(
 
     Args:
         metric: The metric.
-        x: The points; all arguments down to `check_finite` are those of `batch_kmeans_Euclid`.
+        x: The points; all arguments down to `resume` are those of `batch_kmeans_Euclid`.
         n_clusters: As there.
         max_iters: As there.
         tol: As there.
@@ -68,13 +82,17 @@ def fit(
         backend: As there.
         strategy: As there.
         check_finite: As there.
-        report: Called after every iteration.
+        callback: As there.
+        labels_path: As there.
+        checkpoint: As there.
+        checkpoint_seconds: As there.
+        resume: As there.
         final_means: Computes the final centroids in more than float32; see `lloyd`.
         summed_shift: Whether `tol` bounds the norm of all moves of an iteration together, not that
             of the largest.
         warn: Whether to warn of fewer distinct points than clusters.
     """
-    data = validation.data(x, dtype)
+    data = opened(x, dtype)
     n = data.shape[1]
     n_clusters = validation.check_count("n_clusters", n_clusters, 1, n, "N", data.given_shape)
     max_iters = validation.check_iterations("max_iters", max_iters)
@@ -82,7 +100,7 @@ def fit(
     seed = validation.check_count("seed", seed, 0)
     tol = validation.check_real("tol", tol)
     validation.check_choice("empty", empty, POLICIES)
-    weights = validation.weights(sample_weight, data, check_finite)
+    weights = validation.weights(opened_weights(sample_weight), data, check_finite)
     if init_centroids is not None:
         init = validation.centroids(
             init_centroids, data, n_clusters, "init_centroids", check_finite
@@ -91,8 +109,28 @@ def fit(
         validation.check_choice("init", init, INITS, "an array or a callable")
     if not isinstance(init, str) and not callable(init):
         n_init = 1  # every run would be the same
-    backend = backends.resolve(backend)
+    backend = backends.resolve(backend, data.x)
     backends.check_strategy(strategy, backend)
+    saver = None
+    if checkpoint is not None:
+        about = {
+            "metric": metric.name,
+            "shape": data.given_shape,
+            "n_clusters": n_clusters,
+            "tol": tol,
+            "init": init if isinstance(init, str) else describe(init),
+            "seed": seed,
+            "n_init": n_init,
+            "empty": empty,
+            "backend": backend,
+            "sample_weight": describe(weights),
+            "x": describe(data.x),
+        }
+        seconds = validation.check_real("checkpoint_seconds", checkpoint_seconds)
+        saver = Checkpoint(checkpoint, about, seconds)
+    elif resume:
+        raise ValueError("resume=True needs the path of a checkpoint")
+    saved = saver.load() if saver and validation.check_flag("resume", resume) else None
     problem = backends.Problem(
         x=data.x,
         n_clusters=n_clusters,
@@ -108,20 +146,29 @@ def fit(
         strategy=strategy,
         summed_shift=summed_shift,
     )
-    with backends.open_points(backend, problem) as points:
+    with ExitStack() as stack:
+        if labels_path is not None:
+            own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
+            problem = replace(problem, labels=own.reshape(data.shape[:2]))
+        points = stack.enter_context(backends.open_points(backend, problem))
 
-        def start(run: int) -> np.ndarray:
+        def run(number: int, resumed: LoopState | None, save: Save | None) -> Fit:
             check_mapped(data.x)
-            rng = np.random.default_rng([seed, run])
+            rng = np.random.default_rng([seed, number])
             with points.timed("seeding"):
-                return initial_centroids(points, init, data, n_clusters, rng, check_finite)
+                c = (
+                    resumed.centroids
+                    if resumed
+                    else initial_centroids(points, init, data, n_clusters, rng, check_finite)
+                )
+            watch = _print if verbose else callback
+            return lloyd(points, c, max_iters, tol, empty, watch, final_means, resumed, save)
 
-        watch = _print if verbose else report
-        runs = (
-            lloyd(points, start(run), max_iters, tol, empty, watch, final_means)
-            for run in range(n_init)
-        )
-        best, labels, inertia = _best(points, runs, n_init)
+        best, labels, inertia = _best(points, run, n_init, saver, saved)
+        if problem.labels is not None and labels is not problem.labels:
+            problem.labels[...] = labels
+    if labels_path is not None:
+        labels = np.load(labels_path, mmap_mode="r").reshape(data.shape[:2])
     if warn and best.exhausted.any():
         warnings.warn(
             f"fewer distinct points than n_clusters={n_clusters} in {int(best.exhausted.sum())}"
@@ -144,19 +191,70 @@ def fit(
     )
 
 
-def _best(points: Points, runs: Iterator[Fit], n_init: int) -> tuple[Fit, np.ndarray, np.ndarray]:
+def opened(x: Any, dtype: Any = None) -> validation.Data:
+    """Return points that passed the checks: an array, or a source of rows that stay where they are.
+
+    Raises:
+        ValueError, TypeError: As `validation.data`, or a dtype for a source.
+        OSError: A file can't be opened.
+        VectorFileError: It can't be read.
+    """
+    if isinstance(x, validation.Data) or not is_source(x):
+        return validation.data(x, dtype)
+    if dtype is not None:
+        raise ValueError(f"dtype={dtype!r} must be None for points that are read from files")
+    return validation.Data(RowStream(open_source(x)), mlx=False, batched=False)
+
+
+def opened_weights(weights: Any) -> Any:
+    """Return weights, or those of a .npy file, mapped."""
+    if not isinstance(weights, (str, os.PathLike)):
+        return weights
+    try:
+        return np.load(weights, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"sample_weight={os.fspath(weights)!r} must be a .npy file of (N,) numbers: {error}"
+        ) from None
+
+
+def _best(
+    points: Points,
+    run: Callable[[int, LoopState | None, Save | None], Fit],
+    n_init: int,
+    saver: Checkpoint | None,
+    saved: Saved | None,
+) -> tuple[Fit, np.ndarray, np.ndarray]:
     """Return each batch element's run of lowest inertia: (fit, labels (B, N), inertia (B,))."""
-    best = next(runs)
-    inertia = points.inertia(best.centroids)
+    best = saved.best if saved else None
+    inertia = saved.inertia if saved else np.zeros(points.shape[0])
+    if best is not None:
+        points.reset()
+        points.assign(best.centroids, np.ones(len(inertia), bool))
     labels = points.labels() if n_init == 1 else points.labels().copy()
-    for new in runs:
+    for number in range(saved.run if saved else 0, n_init):
+        resumed = saved.state if saved and number == saved.run else None
+        save = partial(_save, saver, number, best, inertia) if saver else None
+        new = run(number, resumed, save)
+        if saver:
+            saver.flush()
         new_inertia = points.inertia(new.centroids)
-        better = new_inertia < inertia
-        labels[better] = points.labels()[better]
+        better = new_inertia < inertia if best else np.ones(len(inertia), bool)
+        if best is None:
+            best = new
+        if labels is not points.labels():
+            labels[better] = points.labels()[better]
         inertia = np.where(better, new_inertia, inertia)
         for kept, found in zip(best, new, strict=True):
             kept[better] = found[better]
+    assert best is not None
     return best, labels, inertia
+
+
+def _save(
+    saver: Checkpoint, run: int, best: Fit | None, inertia: np.ndarray, state: LoopState
+) -> None:
+    saver.save(Saved(run, state, best, inertia))
 
 
 def caller_level() -> int:

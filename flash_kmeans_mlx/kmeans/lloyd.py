@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..backends.points import PENDING, SETTLED, STABLE, Points, Step
 from ..files.mapped import check_mapped
 from .empty_clusters import relocate, split
 
-__all__ = ["Fit", "Iteration", "lloyd"]
+__all__ = ["Fit", "Iteration", "LoopState", "lloyd"]
 
 FinalMeans = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -38,23 +39,52 @@ class Fit(NamedTuple):
     exhausted: np.ndarray
 
 
+class LoopState(NamedTuple):
+    """The state of a run between two iterations: with it, a run goes on as if it never stopped.
+
+    Attributes:
+        centroids: (B, K, D) float32 of the next E-step.
+        labelled: (B, K, D) float32, the centroids that the labels belong to.
+        state: (B,) int64, a `backends.points.State` each.
+        n_iter: (B,) int64.
+        exhausted: (B,) bool.
+        totals: Arrays that `Points.totals_so_far` returned.
+    """
+
+    centroids: np.ndarray
+    labelled: np.ndarray
+    state: np.ndarray
+    n_iter: np.ndarray
+    exhausted: np.ndarray
+    totals: dict[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Iteration:
-    """The state of a run after an iteration, as `report` gets it.
+    """The state of a run after an iteration, as a callback gets it.
 
     Attributes:
         n_iter: Iterations so far.
         shift: The largest move of a centroid in any batch element that runs.
-        inertia: The sum over the batch, before the centroids moved.
+        sizes: (B, K) int64, the points of positive weight of each cluster.
         n_empty: Clusters without points in batch elements that run.
         n_running: Batch elements that run.
     """
 
     n_iter: int
     shift: float
-    inertia: float
+    sizes: np.ndarray
     n_empty: int
     n_running: int
+    _inertia: Callable[[], float]
+
+    @cached_property
+    def inertia(self) -> float:
+        """The sum over the batch, before the centroids moved; a pass over the points finds it.
+
+        It can only be asked for within the callback.
+        """
+        return self._inertia()
 
 
 def lloyd(
@@ -63,8 +93,10 @@ def lloyd(
     max_iters: int,
     tol: float,
     empty: str,
-    report: Callable[[Iteration], None] | None = None,
+    callback: Callable[[Iteration], object] | None = None,
     final_means: FinalMeans | None = None,
+    resumed: LoopState | None = None,
+    save: Callable[[LoopState], None] | None = None,
 ) -> Fit:
     """Run Lloyd's loop; on return the labels in `points` are those of the returned centroids.
 
@@ -78,24 +110,26 @@ def lloyd(
         tol: A batch element stops once no centroid moves farther than this; with
             `Problem.summed_shift`, once the norm of all moves together is no larger.
         empty: The name in `empty_clusters.POLICIES` of what becomes of a cluster without points.
-        report: Called after every iteration; the loop then goes one iteration at a time.
+        callback: Called after every iteration; the loop then goes one iteration at a time. It stops
+            once the callback returns a true value.
         final_means: ``final_means(labels, centroids)`` computes the final centroids (B, K, D) in
             more than float32. It is called once, before the last labels are found.
+        resumed: The state to go on from, in place of `centroids`.
+        save: Called with the state before and after every iteration; the loop then goes one
+            iteration at a time.
     """
-    points.reset()
-    c = points.metric.start(centroids).astype(np.float32)
-    state = np.full(len(c), PENDING)
-    n_iter = np.zeros(len(c), np.int64)
-    exhausted = np.zeros(len(c), bool)
+    c, state, n_iter, exhausted = _start(points, centroids, resumed)
+    one_by_one = callback is not None or save is not None
+    if save and resumed is None:
+        save(LoopState(c, c, state, n_iter, exhausted, points.totals_so_far()))
     moved: list[tuple[int, int, int]] = []
     while (running := (state == PENDING) & (n_iter < max_iters)).any():
-        before = c.copy() if report else c
-        limits = np.where(running, 1 if report else max_iters - n_iter, 0)
+        before = c.copy() if one_by_one else c
+        limits = np.where(running, 1 if one_by_one else max_iters - n_iter, 0)
         check_mapped(points.problem.x)
         with points.timed("assignment"):
             step = points.step(c, limits, tol, empty == "keep")
         n_iter += np.where(running, step.iterations, 0)
-        inertia = points.inertia(before).sum() if report else 0.0
         state = np.where(running, step.status, state)
         has_empty = running & (step.counts == 0).any(-1) & (empty != "keep")
         stuck = (state == STABLE) & has_empty  # converged, but for a cluster that needs a place
@@ -110,19 +144,24 @@ def lloyd(
             c[moving] = new[moving]
             state[moving & (shift <= tol)] = SETTLED
             state[stuck] = np.where(shift[stuck] == 0, STABLE, PENDING)
-        if report:
-            points.assign(c, state == SETTLED)  # the next report counts their inertia too
-            state[state == SETTLED] = STABLE
-            n_empty = int((step.counts[running] == 0).sum())
-            report(
-                Iteration(
-                    n_iter=int(n_iter.max()),
-                    shift=float(shift.max()),
-                    inertia=float(inertia),
-                    n_empty=n_empty,
-                    n_running=int(running.sum()),
-                )
+        stop = callback is not None and callback(
+            Iteration(
+                n_iter=int(n_iter.max()),
+                shift=float(shift.max()),
+                sizes=step.counts.copy(),
+                n_empty=int((step.counts[running] == 0).sum()),
+                n_running=int(running.sum()),
+                _inertia=lambda: float(points.inertia(before).sum()),  # noqa: B023
             )
+        )
+        if one_by_one and (state == SETTLED).any():
+            points.assign(c, state == SETTLED)  # the next inertia counts them too
+            before[state == SETTLED] = c[state == SETTLED]
+            state[state == SETTLED] = STABLE
+        if save:
+            save(LoopState(c, before, state, n_iter, exhausted, points.totals_so_far()))
+        if stop:
+            break
     if final_means is not None:
         labels = points.labels().copy()
         for b, i, k in moved:
@@ -132,6 +171,21 @@ def lloyd(
         with points.timed("assignment"):
             points.assign(c, state != STABLE)
     return Fit(c, n_iter, state != PENDING, exhausted)
+
+
+def _start(
+    points: Points, centroids: np.ndarray, resumed: LoopState | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return (centroids, state, n_iter, exhausted) of a run that begins, or goes on."""
+    points.reset()
+    if resumed is None:
+        c = points.metric.start(centroids).astype(np.float32)
+        b = len(c)
+        return c, np.full(b, PENDING), np.zeros(b, np.int64), np.zeros(b, bool)
+    c, labelled, state, n_iter, exhausted, totals = resumed
+    if n_iter.any():
+        points.restore(labelled, totals)
+    return c, state, n_iter, exhausted
 
 
 def _move(

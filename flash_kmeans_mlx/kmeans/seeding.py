@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import validation
 from ..backends import spawn
-from ..backends.draws import OVERSAMPLING, ROUNDS, chunks, draw_points
+from ..backends.draws import OVERSAMPLING, ROUNDS, SEED_ROWS, chunks, draw_points
 from ..backends.points import Points
 
 __all__ = ["INITS", "initial_centroids"]
@@ -36,7 +36,8 @@ def initial_centroids(
         return validation.centroids(init, data, n_clusters, name, check_finite)
     if not isinstance(init, str):
         return validation.centroids(init, data, n_clusters, "init", check_finite)
-    methods = {"random": random_rows, "k-means++": kmeans_plusplus, "k-means||": kmeans_parallel}
+    plusplus = sampled_plusplus if points.sampled_seeds else kmeans_plusplus
+    methods = {"random": random_rows, "k-means++": plusplus, "k-means||": kmeans_parallel}
     index = methods[init](points, n_clusters, rng)
     return np.stack([points.rows(b, index[b]) for b in range(len(index))]).astype(np.float32)
 
@@ -80,6 +81,30 @@ def kmeans_plusplus(points: Points, n_clusters: int, rng: np.random.Generator) -
             unused = np.setdiff1d(np.arange(min(n, 2 * n_clusters)), rows[:-missing])
             rows[-missing:] = unused[:missing]
     return chosen
+
+
+def sampled_plusplus(points: Points, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (1, K) rows by greedy k-means++ on a sample of SEED_ROWS rows per cluster.
+
+    A sample of weighted rows is drawn by weight, and its rows then count alike.
+    """
+    n = points.shape[1]
+    size = min(n, SEED_ROWS * n_clusters)
+    weights = None if points.point_weights is None else points.point_weights[0]
+    if size == n:
+        index = np.arange(n)
+    elif weights is None:
+        index = rng.choice(n, size, replace=False)
+    else:
+        index = _weighted_rows(weights, size, rng)
+        if np.count_nonzero(weights) >= size:
+            weights = None
+    index = np.sort(index)
+    few_weights = None if weights is None else weights[None, index]
+    rows = points.sample(index)[None]
+    bytes_in_use = points.bytes_in_use() + rows.nbytes + 2 * index.nbytes
+    with spawn(points, rows, few_weights, bytes_in_use) as few:
+        return index[kmeans_plusplus(few, n_clusters, rng)]
 
 
 def kmeans_parallel(points: Points, n_clusters: int, rng: np.random.Generator) -> np.ndarray:

@@ -224,7 +224,7 @@ class KMeans(Adapter, cluster.KMeans):
             float(np.sqrt(self._tol)),
             given,
             random_state,
-            report=self._reporter(points.unit) if self.verbose else None,
+            callback=self._reporter(points.unit) if self.verbose else None,
             final_means=(lambda labels, c: points.means(weights, labels, c)) if double else None,
         )
         self.cluster_centers_ = points.from_frame(result.centroids).astype(x.dtype)

@@ -16,7 +16,7 @@ from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from ..backends import Problem
 from ..backends.sparse import SparsePoints, SparseRows, cluster_sums
-from ..kmeans.api import assigned
+from ..kmeans.assign import assigned
 from ..metrics import EUCLIDEAN
 from ..validation import Data
 

@@ -284,5 +284,6 @@ def measure_elements(sources, weights, c, labels, cost, inverse, cuts, m0, m1, t
                 cost,
                 inverse[b],
                 out,
+                0.0,
                 tile,
             )

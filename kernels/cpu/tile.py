@@ -193,15 +193,14 @@ def clear_empty(totals, k0, k1):
 
 
 @njit(**JIT)
-def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, tile):
-    """Return the sum of weights * v over rows lo:hi, in float64, where `cost` says what v is.
+def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, total, tile):
+    """Return total plus weights * v of rows lo:hi, added in order, where `cost` says what v is.
 
     For a row and its centroid c, SQUARES: ||row - c||^2. PRODUCTS: -<x, c>, where x is the row
     without the shift. DIRECTIONS: 1 - cos of x and c, from the difference of unit vectors,
     x * inverse[i] and c; 1 if either is 0. OUT out: (N,) float32 receives v; (0,) leaves it out.
     """
     not_inlined()  # pyright: ignore[reportCallIssue]  # one order of additions, whoever calls
-    total = 0.0
     origin = (source.shift * source.factor).astype(np.float32)
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,16 @@ from vector_files import (
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.errors import VectorFileError
-from flash_kmeans_mlx.files import FORMATS, Vectors, ahead, contents, is_source, open_vectors
+from flash_kmeans_mlx.files import (
+    FORMATS,
+    Cursor,
+    Vectors,
+    ahead,
+    contents,
+    is_source,
+    open_vectors,
+    value_dtype,
+)
 from flash_kmeans_mlx.files.flat import FlatVectors
 from flash_kmeans_mlx.kmeans.lloyd import Iteration
 
@@ -49,6 +57,23 @@ def test_a_format_round_trips(tmp_path: Path, name: str, writer: Any, dtype: str
     whole = vectors.array()
     assert isinstance(whole, mx.array) == (dtype == "bfloat16")
     np.testing.assert_array_equal(to_float64(whole), expected(dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "writer", "dtype"), CASES, ids=lambda v: getattr(v, "__name__", v)
+)
+def test_a_cursor_reads_any_rows(tmp_path: Path, name: str, writer: Any, dtype: str) -> None:
+    vectors = open_vectors(write(tmp_path, name, writer, dtype))
+    for buffers in (0, 1, 2):
+        with vectors.cursor(buffers) as cursor:
+            kept = []
+            for lo, hi in ((2, 3), (3, 7), (6, 7), (0, 4), (0, 7), (1, 2), (5, 6)):
+                kept.append((cursor.read(lo, hi), expected(dtype)[lo:hi]))
+                for rows, values in kept[-buffers:]:  # with 0 all of them
+                    assert rows.dtype == value_dtype(dtype)
+                    np.testing.assert_array_equal(rows.astype(np.float64), values)
+    rows = vectors.sample_rows(4)
+    assert rows == sorted(set(rows)) and len(rows) >= 3 and 0 <= rows[0] <= rows[-1] < 7
 
 
 def test_every_format_is_tested() -> None:
@@ -161,16 +186,20 @@ def test_named_arrays(tmp_path: Path) -> None:
 def test_ahead_reads_one_chunk_more_and_passes_errors_on() -> None:
     made: list[int] = []
 
+    class Reader(Cursor):
+        def read(self, lo: int, hi: int) -> np.ndarray:
+            if lo == 5:
+                raise VectorFileError("broken")
+            made.append(lo)
+            return np.array([lo])
+
     class Broken(Vectors):
-        def chunks(self, rows: int, recycled: bool = False) -> Iterator[np.ndarray]:
-            for i in range(5):
-                made.append(i)
-                yield np.array([i])
-            raise VectorFileError("broken")
+        def cursor(self, buffers: int = 1) -> Cursor:
+            return Reader()
 
     taken = []
     with pytest.raises(VectorFileError, match="broken"):  # noqa: PT012
-        for chunk in ahead(Broken("x", "", (5, 1), "float32"), 1):
+        for chunk in ahead(Broken("x", "", (9, 1), "float32"), 1):
             taken.append(int(chunk[0]))
             assert len(made) <= taken[-1] + 2
     assert taken == [0, 1, 2, 3, 4]

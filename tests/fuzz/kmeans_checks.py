@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import helpers
@@ -13,16 +17,24 @@ from kmeans_regimes import Seen, prepared
 from memory import stated_need
 
 from flash_kmeans_mlx import EmptyClusterWarning, assign
+from flash_kmeans_mlx.backends.draws import SEED_ROWS
+from flash_kmeans_mlx.validation import to_numpy
 
 
 def fit(case: Case, x: Any, given: dict[str, Any], seen: Seen | None = None, **changes: Any) -> Any:
     """Return the fit of a case, some of whose fields may be other ones, and add the regimes that it meets to `seen`."""
     metric, k, cap = case.metric, case.k, changes.get("cap", case.cap)
     first = start(case, x)
+    chunk_rows, stop = changes.pop("chunk_rows", 0), changes.pop("stop", 0)
+    rows = Chunks(to_numpy(x)[0], chunk_rows) if chunk_rows else x
 
     def call(max_mem_gb: float) -> Any:
         options = {"strategy": strategy, "max_mem_gb": max_mem_gb, "backend": "cpu", **given}
-        return FITS[metric](x, k, init=first, **options)
+        if stop:
+            return resumed(
+                lambda **more: FITS[metric](rows, k, init=first, **options, **more), stop
+            )
+        return FITS[metric](rows, k, init=first, **options)
 
     with prepared(case, seen, **changes) as strategy, warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyClusterWarning)
@@ -30,6 +42,31 @@ def fit(case: Case, x: Any, given: dict[str, Any], seen: Seen | None = None, **c
     if seen is not None:
         seen.add(("strategy", result.strategy))
     return result
+
+
+class Chunks:
+    """An iterable of some rows at a time."""
+
+    def __init__(self, x: np.ndarray, rows: int) -> None:
+        self.x, self.rows = x, rows
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for lo in range(0, len(self.x), self.rows):
+            yield self.x[lo : lo + self.rows]
+
+
+def resumed(call: Callable[..., Any], stop: int) -> Any:
+    """Return the fit of a call that is stopped by an error in iteration `stop`, and then resumed."""
+
+    def callback(iteration: Any) -> None:
+        if iteration.n_iter == stop:
+            raise InterruptedError
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint"
+        with suppress(InterruptedError):
+            call(checkpoint=path, callback=callback)
+        return call(checkpoint=path, resume=True)
 
 
 def check(case: Case, seen: Seen | None = None) -> None:
@@ -40,7 +77,7 @@ def check(case: Case, seen: Seen | None = None) -> None:
     with prepared(case):
         judge(case, x, result, given["sample_weight"])
     for changes in other_ways(case):
-        again = bits(fit(case, x, given, **changes))
+        again = bits(fit(case, x, given, seen if "chunk_rows" in changes else None, **changes))
         differ = [name for name, value in bits(result).items() if again[name] != value]
         assert not differ, f"{differ} differ with {changes or 'the same call'}"
     if case.b > 1:
@@ -48,11 +85,22 @@ def check(case: Case, seen: Seen | None = None) -> None:
 
 
 def other_ways(case: Case) -> list[dict[str, Any]]:
-    """Return changes that must not change a bit: none, threads, the cap, and one or two ways of assigning."""
+    """Return changes that must not change a bit.
+
+    None, threads, the cap, one or two ways of assigning, and a fit that is stopped and resumed, or of points that are
+    read in each pass.
+    """
     pick = np.random.default_rng([case.seed, 2])
+    stopped: dict[str, Any] = {"stop": int(pick.integers(1, 5))}
+    samples = (
+        case.init == "k-means++" and case.n > SEED_ROWS * case.k
+    )  # a stream's seeds are others
+    if case.b == 1 and not samples and pick.random() < 0.7:
+        stopped = {"chunk_rows": int(pick.integers(1, case.n + 1))}
     ways = [{"way": w} for w in WAYS if w != case.way] + [{"way": "tiles"}]
     some = pick.choice(np.array(ways, object), 2 if case.smaller else 1, replace=False)
-    return [{}, {"threads": int(pick.integers(1, 5))}, {"cap": 0.0 if case.cap else 1.0}, *some]
+    cap = {"cap": 0.0 if case.cap else 1.0}
+    return [{}, {"threads": int(pick.integers(1, 5))}, cap, stopped, *some]
 
 
 def check_element(case: Case, x: Any, given: dict[str, Any], result: Any) -> None:

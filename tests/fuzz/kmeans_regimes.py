@@ -34,6 +34,7 @@ SMALLER: list[tuple[Any, str, Any]] = [
     (PLAN, "RESIDENT_BYTES", 300_000),
     (PLAN, "LOOPED_BYTES", 200_000),
     (PLAN, "FLIGHT_BYTES", 20_000),
+    (PLAN, "PIECE_BYTES", 30_000),
     (tuner, "RESIDENT_BYTES", 100_000),
     (tuner, "COPIED_DIMS", 8),
     (tuner, "COPIED_BYTES", 50_000),
@@ -70,6 +71,8 @@ REGIMES: dict[str, set[Any]] = {
     "flight": {"all shards", "some shards"},
     "threads": {"one", "more"},
     "spare": {"enough", "short"},
+    "piece": {"in memory", "a shard", "some rows"},
+    "held": {"counted"},
     "strategy": STRATEGIES,
     "bytes": {"kept", "of a tile"},
     "loop": {(team, ended) for team in (False, True) for ended in ("by bytes", "by tiles")},
@@ -132,6 +135,13 @@ def head(pruning: Tuner, width: int) -> np.ndarray | None:
     return pruning._directions(width) if width > 0 and pruning._fits(width) else None
 
 
+def piece(found: Plan) -> str:
+    """Return how much of a stream's shard is read at a time."""
+    if not found.piece:
+        return "in memory"
+    return "a shard" if found.piece >= max(np.diff(found.cuts)) else "some rows"
+
+
 def watch(watching: Watch) -> None:
     """Have the backend name its regimes."""
 
@@ -141,14 +151,16 @@ def watch(watching: Watch) -> None:
             "cuts": "one" if found.shards == 1 else "most" if found.shards >= 4 else "some",
             "flight": "all shards" if found.flight == full else "some shards",
             "threads": "one" if found.threads == 1 else "more",
-            "spare": "enough" if found.spare > 1 << 30 else "short",
+            "spare": "enough" if found.spare > 1 << 29 else "short",
+            "piece": piece(found),
+            "held": "counted",
         }
         for field in dataclasses.fields(found):
             yield field.name, words.get(field.name, getattr(found, field.name))
 
     def of_points(_: Any, points: CpuPoints) -> Iterator[tuple[str, Any]]:
         frame = points.frame
-        for b in range(points.shape[0]):
+        for b in range(0 if points.plan.piece else points.shape[0]):
             yield "read", "in place" if points.sources.direct[b] else "converted"
             if frame.centre[b].any():
                 yield "frame", "centred"

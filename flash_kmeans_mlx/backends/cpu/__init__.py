@@ -34,9 +34,12 @@ def open_points(problem: Problem) -> Points:
     from .looped import LoopedCpuPoints
     from .plan import plan
     from .points import CpuPoints
+    from .streamed import StreamedCpuPoints
     from .workers import thread_count
 
     cut = plan(problem, thread_count())
+    if cut.piece:
+        return StreamedCpuPoints(problem, cut)
     return LoopedCpuPoints(problem, cut) if cut.looped else CpuPoints(problem, cut)
 
 

@@ -64,7 +64,9 @@ class Int8:
             if self._filled[b, s]:
                 return
             scratch = points.scratch[slot].rows, self._scratch[slot].values
-            kernels.near.fill_rows(points.source(b), self._bytes[b], *points.shards[s], *scratch)
+            for piece in points.pieces(slot, b, s):
+                lo, hi = piece.lo, piece.hi
+                kernels.near.fill_rows(piece.source, self._bytes[b], lo, hi, *scratch)
             self._filled[b, s] = True
 
         points.run_shards(shard, points.shape[0])
@@ -82,24 +84,26 @@ class Int8:
         """Do the E-step of shard s of batch element b; return how many labels changed."""
         points = self.points
         assert self._scored is not None
-        lo, hi = points.shards[s]
-        changed, compared = kernels.int8_labels.step_rows(
-            points.source(b),
-            points.weights[b],
-            kernels.tile.Scored(self._scored.c[b], self._scored.bias[b]),
-            self._tables[b],
-            self._bytes[b if self.kept else slot],
-            self.kept,
-            not (self.kept and self._filled[b, s]),
-            lo,
-            hi,
-            points.labels()[b],
-            changes,
-            points.scratch[slot],
-            self._scratch[slot],
-        )
+        changed = 0
+        for piece in points.pieces(slot, b, s):
+            found, compared = kernels.int8_labels.step_rows(
+                piece.source,
+                points.weights[b],
+                kernels.tile.Scored(self._scored.c[b], self._scored.bias[b]),
+                self._tables[b],
+                self._bytes[b if self.kept else slot],
+                self.kept,
+                not (self.kept and self._filled[b, s]),
+                piece.lo,
+                piece.hi,
+                points.labels()[b],
+                changes,
+                points.scratch[slot],
+                self._scratch[slot],
+            )
+            changed += found
+            self.work[slot] += compared, piece.hi - piece.lo
         self._filled[b, s] = True
-        self.work[slot] += compared, hi - lo
         return changed
 
     def rows(self) -> int:

@@ -18,9 +18,9 @@ from .int8 import (
 )
 from .plan import PAD, Plan
 from .points import CpuPoints
-from .store import empty_lines, zero_changes
+from .store import empty_lines
 from .team import CALL, alone, run_team
-from .tiles import NO_CHANGES, NOTHING
+from .tiles import NO_CHANGES, NOTHING, Piece, no_changes
 
 __all__ = ["LoopedCpuPoints"]
 
@@ -126,7 +126,7 @@ class LoopedCpuPoints(CpuPoints):
             lanes=empty_lines((n_tiles, d, self.plan.tile + PAD)),
             scored=kernels.tile.Scored(np.empty((k, d), np.float32), np.empty(k, np.float32)),
             changed=np.zeros(s, np.int64),
-            changes=zero_changes(s, k, d),
+            changes=no_changes((s, k, d)),
         )
 
     def _by_bytes(self) -> kernels.loop.Bytes | None:
@@ -151,7 +151,8 @@ class LoopedCpuPoints(CpuPoints):
         scored = self.scored(centroids)
         which = np.flatnonzero(elements)
         if len(which) == 1:
-            self.step_rows(0, which[0], (0, self.shape[1]), scored, NO_CHANGES)
+            whole = Piece(0, self.shape[1], self.source(which[0]), self.source(which[0]))
+            self.step_piece(0, which[0], whole, scored, NO_CHANGES)
             return
 
         def run(slot: int, lo: int, hi: int) -> None:

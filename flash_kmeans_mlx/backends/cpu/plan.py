@@ -10,11 +10,14 @@ larger problems is chosen by tuner.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ...validation import check_cap
-from ..draws import OVERSAMPLING, ROUNDS
+from ..draws import OVERSAMPLING, ROUNDS, SEED_ROWS
 from ..points import Problem
+from ..stream import RowStream
 from .kernels import sizes
 
 __all__ = ["PAD", "RESIDENT_BYTES", "Plan", "plan", "sizes"]
@@ -27,12 +30,14 @@ SMALL = 10_000_000  # N * K * D below which one thread per batch element is enou
 # N * K * D below which the whole loop is one kernel: Python takes 0.3 ms an iteration.
 LOOPED = 300_000_000
 # Shards of a batch element: this many, so that threads end at about the same time, or as many as
-# have this many rows, up to the last number.
-SHARDS, SHARD_ROWS, MOST_SHARDS = 16, 1024, 64
+# have this many rows, up to the last number; more only if they would have more than that.
+SHARDS, SHARD_ROWS, MOST_SHARDS, MOST_SHARD_ROWS = 16, 1024, 64, 1 << 20
 LOOPED_BYTES = 8 << 20  # for the sums of all shards, which every thread may have
 # For the sums of the shards in flight: so many bytes, or so many shards.
 FLIGHT_BYTES, FLIGHT = 32 << 20, 4
 TILE_VALUES = 1 << 16
+PIECE_BYTES = 4 << 20  # of a stream: fewer take longer in Python than in kernels
+STREAM_BYTES = 1 << 30  # at most, for memory that only saves time beside a stream
 RESIDENT_BYTES = 32 << 20  # for keeping points as lanes
 
 
@@ -50,6 +55,8 @@ class Plan:
         flight: Shards, of one or more batch elements, whose sums exist at a time.
         threads: Threads to use.
         spare: Bytes that may be allocated beyond all this, for memory that only saves time.
+        piece: Rows of a stream that are read at a time; 0 for points in memory.
+        held: Bytes that a stream's points take at any time.
     """
 
     looped: bool
@@ -60,6 +67,8 @@ class Plan:
     flight: int
     threads: int
     spare: int
+    piece: int = 0
+    held: int = 0
 
     @property
     def shards(self) -> int:
@@ -77,30 +86,45 @@ def plan(problem: Problem, threads: int) -> Plan:
     """
     b, n, d = problem.x.shape
     k = problem.n_clusters
-    products = n * k * d
     table = 8 * k * d
     tile = tile_rows(d)
     cuts = cut_rows(n, k, d)
     shards = len(cuts) - 1
-    looped = products < LOOPED and problem.strategy not in ("int8", "head")
-    per_thread = 4 * tile * (3 * d + 4) + 4 * PAD * d + looped * (2 + shards) * table
-    fixed = problem.bytes_in_use + 4 * b * n * _point_arrays(problem) + (1 << 20)
-    fixed += _tables(problem) * b * table
+    stream = problem.x if isinstance(problem.x, RowStream) else None
+    looped = _is_looped(problem)
+    fixed, per_thread = _fixed_bytes(problem), _thread_bytes(problem)
     least = fixed + per_thread + table
+    piece = 0
+    if stream:
+        threads = 1 if stream.rows.one_cursor else threads + 1  # one reads while the others compute
+        piece = tile
+        least += _piece_bytes(stream, piece)
+        if problem.init == "k-means++":
+            least = max(least, fixed + per_thread + _seeding_bytes(problem, stream))
+        per_thread += _piece_bytes(stream, piece)
     check_cap(problem.max_bytes, least, problem.given_shape, k, "on the cpu backend", ADVICE)
     spare = problem.max_bytes - least if problem.max_bytes else 1 << 62
     threads = 1 + min(threads - 1, spare // 2 // per_thread)
     spare -= (threads - 1) * per_thread
+    held = fixed + threads * per_thread
     flight = max(FLIGHT_BYTES // table, min(FLIGHT, threads))
     flight = 1 + min(b * shards - 1, flight - 1, spare // 2 // table)
     if threads < flight < b * shards:
         flight -= flight % threads  # so that all threads end together
     spare -= (flight - 1) * table
+    if stream:
+        spare = min(spare, STREAM_BYTES)
+        most = min(max(np.diff(cuts)), PIECE_BYTES // (4 * d))
+        more = threads * (_piece_bytes(stream, 2 * piece) - _piece_bytes(stream, piece))
+        while piece < most and more <= spare:
+            spare -= more
+            piece *= 2
+            more *= 2
     team = looped and shards > 1 and b < threads
     resident_bytes = 9 * (n + tile) * d * (1 if team else threads)
     resident = looped and resident_bytes <= min(RESIDENT_BYTES, spare // 2)
     spare -= resident * resident_bytes
-    return Plan(looped, team, resident, tile, cuts, flight, threads, spare)
+    return Plan(looped, team, resident, tile, cuts, flight, threads, spare, piece, held)
 
 
 def tile_rows(d: int) -> int:
@@ -126,23 +150,72 @@ def cut_rows(n: int, n_clusters: int, d: int) -> tuple[int, ...]:
         shards = max(1, min(SHARDS, LOOPED_BYTES // (8 * n_clusters * d)))
     else:
         shards = min(MOST_SHARDS, max(SHARDS, n // SHARD_ROWS))
+        shards = max(shards, n // MOST_SHARD_ROWS)
     units = -(-n // unit)
     shards = min(shards, units)
     return (*(units * s // shards * unit for s in range(shards)), n)
+
+
+def _is_looped(problem: Problem) -> bool:
+    """Return whether one kernel runs all iterations of a batch element."""
+    _, n, d = problem.x.shape
+    small = n * problem.n_clusters * d < LOOPED
+    return small and problem.strategy not in ("int8", "head") and not _is_streamed(problem)
+
+
+def _is_streamed(problem: Problem) -> bool:
+    return isinstance(problem.x, RowStream)
+
+
+def _fixed_bytes(problem: Problem) -> int:
+    """Return the bytes that are in use whatever the number of threads."""
+    b, n, d = problem.x.shape
+    table = 8 * problem.n_clusters * d
+    by_point = 4 * b * n * _point_arrays(problem)
+    return problem.bytes_in_use + by_point + _tables(problem) * b * table + (1 << 20)
+
+
+def _thread_bytes(problem: Problem) -> int:
+    """Return the bytes that each thread needs."""
+    _, n, d = problem.x.shape
+    k = problem.n_clusters
+    tile = tile_rows(d)
+    tables = 1 + len(cut_rows(n, k, d)) if _is_looped(problem) else 0
+    return 4 * tile * (3 * d + 4) + 4 * PAD * d + 8 * tables * k * d
+
+
+def _seeding_bytes(problem: Problem, stream: RowStream) -> int:
+    """Return the bytes that k-means++ on a sample of a stream needs."""
+    _, n, d = stream.shape
+    rows = min(n, SEED_ROWS * problem.n_clusters)
+    weights = None if problem.weights is None else problem.weights[:, :rows]
+    x = np.broadcast_to(np.float32(0), (1, rows, d))  # its shape is all that counts
+    sample = replace(problem, x=x, weights=weights, bytes_in_use=0, runs=1, labels=None)
+    table = 8 * problem.n_clusters * d
+    held = rows * (d * stream.rows.dtype.itemsize + 32) + _piece_bytes(stream, tile_rows(d))
+    return held + _fixed_bytes(sample) + _thread_bytes(sample) + table
 
 
 def _point_arrays(problem: Problem) -> int:
     """Return the 4-byte values per point at the peak of a fit."""
     weighted = problem.weights is not None
     # Labels, weights, the best run's labels.
-    arrays = 1 + weighted + (problem.runs > 1)
+    arrays = (problem.labels is None) + weighted + (problem.runs > 1)
     # 1 / norm, and that times the weight.
     arrays += problem.metric.spherical + (weighted and problem.metric.unit_points)
+    if _is_streamed(problem):
+        return arrays + (10 if problem.init == "k-means||" else 4 * weighted)
     seeding = {"random": 4, "k-means||": 10}.get(problem.init, 5 + 3 * problem.metric.spherical)
     # 5: costs and their order while empty clusters are filled.
     return arrays + max(5, seeding)
 
 
+def _piece_bytes(stream: RowStream, rows: int) -> int:
+    """Return the bytes that a thread needs to read so many rows, and to look at their costs."""
+    return stream.rows.reading_bytes(rows) + 48 * rows
+
+
 def _tables(problem: Problem) -> int:
     """Return the K x D float64 tables per batch element at the peak of a fit."""
-    return 6 + (int(4 * OVERSAMPLING * (ROUNDS + 1)) if problem.init == "k-means||" else 0)
+    tables = 6 + 4 * _is_streamed(problem)  # 4: rows that may fill empty clusters
+    return tables + (int(4 * OVERSAMPLING * (ROUNDS + 1)) if problem.init == "k-means||" else 0)

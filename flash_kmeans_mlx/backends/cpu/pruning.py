@@ -49,16 +49,13 @@ class Features:
     def _fill(self, slot: int, b: int, s: int) -> None:
         """Compute the columns of shard s of batch element b."""
         points = self.points
-        lo, hi = points.shards[s]
-        source = points.unshifted(b)
-        inverse = points.norms[b]
         scratch = points.scratch[slot]
-        if self.basis.shape[1]:
-            kernels.features.project_rows(
-                source, self.basis[b], inverse, lo, hi, self.columns[b], scratch
-            )
-        else:
-            kernels.features.copy_rows(source, inverse, lo, hi, self.columns[b], scratch.rows)
+        for piece in points.pieces(slot, b, s):
+            rows = points.norms[b], piece.lo, piece.hi, self.columns[b]
+            if self.basis.shape[1]:
+                kernels.features.project_rows(piece.unshifted, self.basis[b], *rows, scratch)
+            else:
+                kernels.features.copy_rows(piece.unshifted, *rows, scratch.rows)
 
     def of_centroids(self, c: np.ndarray, square: np.ndarray, b: int) -> np.ndarray:
         """Return the features (K, Q) of centroids of batch element b.
@@ -207,23 +204,25 @@ class Pruning:
     def step_rows(self, slot: int, b: int, s: int, changes: kernels.tile.Changes) -> int:
         """Do the E-step of shard s of batch element b; return how many labels changed."""
         points = self.points
-        lo, hi = points.shards[s]
         bounds = kernels.bounds.Bounds(
             self.square[b], points.norms[b], self.upper[b], self.lower[b]
         )
-        return kernels.prune.prune_rows(
-            points.source(b),
-            points.unshifted(b),
-            points.weights[b],
-            self.tables[b],
-            self.features.columns[b],
-            bounds,
-            lo,
-            hi,
-            points.labels()[b],
-            changes,
-            self.scratch[slot],
-            self.work[slot],
+        return sum(
+            kernels.prune.prune_rows(
+                piece.source,
+                piece.unshifted,
+                points.weights[b],
+                self.tables[b],
+                self.features.columns[b],
+                bounds,
+                piece.lo,
+                piece.hi,
+                points.labels()[b],
+                changes,
+                self.scratch[slot],
+                self.work[slot],
+            )
+            for piece in points.pieces(slot, b, s)
         )
 
     def rows(self) -> int:

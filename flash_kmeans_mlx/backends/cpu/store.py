@@ -14,7 +14,7 @@ from ...metrics import Metric
 from ...validation import check_magnitude
 from . import kernels
 
-__all__ = ["Rows", "choose_frame", "empty_lines", "source_of", "zero_changes"]
+__all__ = ["Rows", "choose_frame", "empty_lines", "source_of"]
 
 CHUNK = 1 << 16  # values decoded at a time
 
@@ -139,13 +139,3 @@ def empty_lines(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
     buffer = np.empty(size + 16, dtype)
     skip = -buffer.ctypes.data % 64 // buffer.itemsize
     return buffer[skip : skip + size].reshape(shape)
-
-
-def zero_changes(shards: int, k: int, d: int) -> kernels.tile.Changes:
-    """Return changes by so many shards of the sums of K clusters, all zero."""
-    return kernels.tile.Changes(
-        sums=np.zeros((shards, k, d)),
-        weight_sum=np.zeros((shards, k)),
-        counts=np.zeros((shards, k), np.int64),
-        touched=np.zeros((shards, k), np.bool_),
-    )

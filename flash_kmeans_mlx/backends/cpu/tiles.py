@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,21 +14,39 @@ from ...frame import Frame
 from ..points import PENDING, STABLE, Points, Problem, Step, unit_weights
 from . import kernels
 from .plan import PAD, Plan
-from .store import Rows, choose_frame, empty_lines, source_of, zero_changes
+from .store import Rows, choose_frame, empty_lines, source_of
 from .workers import Workers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NOTHING", "NO_CHANGES", "TiledPoints"]
+__all__ = ["NOTHING", "NO_CHANGES", "Piece", "TiledPoints", "no_changes"]
 
 # Rounding of scores relative to squared norms is EPS times a little more than the root of D.
 EPS = 2.0**-24
+MERGED_VALUES = 1 << 17  # of a table of sums, that are worth a thread
 NOTHING = np.zeros(0, np.float32)
 # For passes that only label.
 NO_CHANGES = kernels.tile.Changes(
     np.zeros((0, 0)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_)
 )
+
+
+class Piece(NamedTuple):
+    """Rows lo:hi of a batch element, in memory.
+
+    Attributes:
+        lo: The first row.
+        hi: The last row + 1.
+        source: The rows in the frame, as kernels take them.
+        unshifted: The same without a shift if centroids are unit vectors: the directions of rows
+            are found from those.
+    """
+
+    lo: int
+    hi: int
+    source: kernels.rows.Source
+    unshifted: kernels.rows.Source
 
 
 class TiledPoints(Points):
@@ -54,43 +72,54 @@ class TiledPoints(Points):
         b, n, d = self.shape
         k = problem.n_clusters
         self.plan = plan
-        rows = Rows(problem.x)
-        self._rows = rows
-        self._read_in(choose_frame(rows, self.metric, problem.check_finite, problem.given_shape))
         self.workers = Workers(plan.threads)
         self.shards = list(itertools.pairwise(plan.cuts))
         self.cuts = np.array(plan.cuts)
         self.scratch = [self._scratch() for _ in range(plan.threads)]
         self.eps = np.float32(EPS * (8 + np.sqrt(d)))
-        self._labels = np.empty((b, n), np.uint32)
+        self._labels = np.empty((b, n), np.uint32) if problem.labels is None else problem.labels
         self.totals = kernels.tile.Totals(
             np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
         )
         self._none = np.zeros((b, 0), np.float32)
 
-    def _read_in(self, frame: Frame) -> None:
+    def open_rows(self) -> Frame:
+        """Look at the rows and return the frame to read them in."""
+        problem = self.problem
+        self._rows = Rows(problem.x)
+        return choose_frame(self._rows, self.metric, problem.check_finite, problem.given_shape)
+
+    def read_in(self, frame: Frame) -> None:
         """Read rows in this frame."""
         metric = self.metric
         self.frame = frame
-        self.sources = self._rows.sources(frame)
-        self._unshifted = self.sources
-        if metric.spherical and frame.shifted:
-            every = np.ones(self.shape[0], bool)
-            self._unshifted = self._rows.sources(frame.unshifted(every))
+        self.locate_rows()
         self.coordinates = kernels.centroids.Coordinates(
             frame.shift, frame.scale, frame.centre, metric.spherical, metric.unit_points
         )
 
+    def locate_rows(self) -> None:
+        """Find the rows in the frame."""
+        self.sources = self._rows.sources(self.frame)
+        self._unshifted = self._rows.sources(self.unshifted_frame())
+
+    def unshifted_frame(self) -> Frame:
+        """Return the frame, without a shift if centroids are unit vectors."""
+        if self.metric.spherical and self.frame.shifted:
+            return self.frame.unshifted(np.ones(self.shape[0], bool))
+        return self.frame
+
     def __enter__(self) -> Self:
         with ExitStack() as on_error:
             on_error.callback(self.workers.close)
+            self.read_in(self.open_rows())
             self.inverse: np.ndarray | None = None
             if self.metric.spherical:
                 self.inverse = self._per_row(kernels.tile.inverse_norm_rows)
                 if self.frame.shifted:
                     least = np.zeros(self.shape[0], np.float32)  # where a row is zero
                     np.divide(1, self.inverse.max(1), least, where=self.inverse.min(1) > 0)
-                    self._read_in(self.frame.unshifted(self.frame.short(least)))
+                    self.read_in(self.frame.unshifted(self.frame.short(least)))
             self.weights = self._sum_weights()
             on_error.pop_all()
         return self
@@ -103,6 +132,14 @@ class TiledPoints(Points):
         for total in self.totals:
             total.fill(0)
 
+    def totals_so_far(self) -> dict[str, np.ndarray]:
+        return self.totals._asdict()
+
+    def restore(self, centroids: np.ndarray, totals: dict[str, np.ndarray]) -> None:
+        super().restore(centroids, totals)
+        for own, old in zip(self.totals, kernels.tile.Totals(**totals), strict=True):
+            own[...] = old
+
     def reset_labels(self) -> None:
         """Forget the labels alone."""
         self._labels.fill(kernels.tile.UNSET)
@@ -114,12 +151,11 @@ class TiledPoints(Points):
         """Return the rows of batch element b as kernels take them."""
         return source_of(self.sources, b)
 
-    def unshifted(self, b: int) -> kernels.rows.Source:
-        """Return the rows of batch element b, without a shift if centroids are unit vectors.
-
-        The directions of rows are found from those.
-        """
-        return source_of(self._unshifted, b)
+    def pieces(self, slot: int, b: int, s: int) -> Iterator[Piece]:
+        """Yield the rows of shard s of batch element b, in order; thread `slot` uses them."""
+        del slot
+        lo, hi = self.shards[s]
+        yield Piece(lo, hi, self.source(b), source_of(self._unshifted, b))
 
     def inverse_norms(self, b: int) -> np.ndarray:
         return self.norms[b]
@@ -137,8 +173,10 @@ class TiledPoints(Points):
         step_rows = self.prepared_step(centroids, running, int(limits.max(initial=1)))
         n_shards = len(self.shards)
         n_tasks = len(running) * n_shards
+        n_clusters = self.problem.n_clusters
         changed = np.zeros(n_tasks, np.int64)
         changes = self._changes
+        parts = min(self.plan.threads, 1 + n_clusters * self.shape[2] // MERGED_VALUES)
         for first in range(0, n_tasks, self.plan.flight):
             end = min(first + self.plan.flight, n_tasks)
 
@@ -148,15 +186,20 @@ class TiledPoints(Points):
                 changed[first + i] = step_rows(slot, running[m], s, own)
 
             def merge(_slot: int, i: int, first: int = first, end: int = end) -> None:
-                m = first // n_shards + i
+                m, p = divmod(i, parts)
+                m += first // n_shards
+                clusters = n_clusters * p // parts, n_clusters * (p + 1) // parts
                 part = slice(max(m * n_shards, first) - first, min((m + 1) * n_shards, end) - first)
                 own = kernels.tile.Changes(*(array[part] for array in changes))
                 totals = kernels.tile.Totals(*(total[running[m]] for total in self.totals))
-                kernels.tile.merge(own, totals, 0, len(totals.counts))
-                kernels.tile.clear_empty(totals, 0, len(totals.counts))
+                kernels.tile.merge(own, totals, *clusters)
 
-            self.workers.run(shard, end - first)
-            self.workers.run(merge, -(-end // n_shards) - first // n_shards)
+            self.run_tasks(shard, end - first)
+            self.workers.run(merge, parts * (-(-end // n_shards) - first // n_shards))
+        for b in running:  # not before the end: another shard may bring points
+            kernels.tile.clear_empty(
+                kernels.tile.Totals(*(total[b] for total in self.totals)), 0, n_clusters
+            )
         status = np.full(len(limits), STABLE)
         status[running[changed.reshape(-1, n_shards).any(axis=1)]] = PENDING
         return Step(
@@ -190,26 +233,30 @@ class TiledPoints(Points):
         self, scored: kernels.tile.Scored
     ) -> Callable[[int, int, int, kernels.tile.Changes], int]:
         """Return step_rows(slot, b, s, changes) by tiles, as `prepared_step`."""
-        return lambda slot, b, s, changes: self.step_rows(slot, b, self.shards[s], scored, changes)
 
-    def step_rows(
+        def step_rows(slot: int, b: int, s: int, changes: kernels.tile.Changes) -> int:
+            pieces = self.pieces(slot, b, s)
+            return sum(self.step_piece(slot, b, piece, scored, changes) for piece in pieces)
+
+        return step_rows
+
+    def step_piece(
         self,
         slot: int,
         b: int,
-        rows: tuple[int, int],
+        piece: Piece,
         scored: kernels.tile.Scored,
         changes: kernels.tile.Changes,
     ) -> int:
         """Do the E-step of some rows of batch element b; return how many labels changed."""
-        lo, hi = rows
         return kernels.tile.step_rows(
-            self.source(b),
+            piece.source,
             self.weights[b],
             kernels.tile.Scored(scored.c[b], scored.bias[b]),
             self.scratch[slot].lanes,
             True,
-            lo,
-            hi,
+            piece.lo,
+            piece.hi,
             self._labels[b],
             changes,
             self.scratch[slot],
@@ -236,7 +283,7 @@ class TiledPoints(Points):
         return new
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
-        totals = self.measure(self._measured(centroids))
+        totals = self.measure(self.measured(centroids))
         if self.metric.unit_points:
             return totals
         return totals * (self.frame.scale if self.metric.spherical else self.frame.scale**2)
@@ -249,7 +296,7 @@ class TiledPoints(Points):
 
     def _costs(self, centroids: np.ndarray, b: int, cost: int) -> np.ndarray:
         out = np.empty(self.shape[1], np.float32)
-        c = self._measured(centroids)
+        c = self.measured(centroids)
         self.run_shards(lambda slot, _m, s: self._measure_shard(slot, b, s, c, out, cost), 1)
         return out
 
@@ -260,7 +307,7 @@ class TiledPoints(Points):
             return kernels.tile.DIRECTIONS
         return kernels.tile.PRODUCTS if self.metric.spherical else kernels.tile.SQUARES
 
-    def _measured(self, centroids: np.ndarray) -> np.ndarray:
+    def measured(self, centroids: np.ndarray) -> np.ndarray:
         """Return centroids (B, K, D) float32 that costs are measured from."""
         if self.metric.spherical:
             return np.ascontiguousarray(centroids)
@@ -280,19 +327,22 @@ class TiledPoints(Points):
         self, slot: int, b: int, s: int, c: np.ndarray, out: np.ndarray, cost: int
     ) -> float:
         """Return the weighted sum of costs of a shard; out (N,) receives them, or is (0,)."""
-        lo, hi = self.shards[s]
-        return kernels.tile.measure_rows(
-            self.source(b),
-            self.cost_weights[b],
-            c[b],
-            self._labels[b],
-            lo,
-            hi,
-            cost,
-            self.norms[b],
-            out,
-            self.scratch[slot].rows,
-        )
+        total = 0.0
+        for piece in self.pieces(slot, b, s):
+            total = kernels.tile.measure_rows(
+                piece.source,
+                self.cost_weights[b],
+                c[b],
+                self._labels[b],
+                piece.lo,
+                piece.hi,
+                cost,
+                self.norms[b],
+                out,
+                total,
+                self.scratch[slot].rows,
+            )
+        return total
 
     @property
     def cost_weights(self) -> np.ndarray:
@@ -312,7 +362,8 @@ class TiledPoints(Points):
         out = np.empty(self.shape[:2], np.float32)
 
         def shard(slot: int, b: int, s: int) -> None:
-            kernel(self.unshifted(b), *self.shards[s], out[b], self.scratch[slot].rows)
+            for piece in self.pieces(slot, b, s):
+                kernel(piece.unshifted, piece.lo, piece.hi, out[b], self.scratch[slot].rows)
 
         self.run_shards(shard, len(out))
         return out
@@ -320,7 +371,11 @@ class TiledPoints(Points):
     def run_shards(self, task: Callable[[int, int, int], object], n_elements: int) -> None:
         """Call task(slot, m, s) for every m < n_elements and every shard s."""
         n = len(self.shards)
-        self.workers.run(lambda slot, i: task(slot, *divmod(i, n)), n_elements * n)
+        self.run_tasks(lambda slot, i: task(slot, *divmod(i, n)), n_elements * n)
+
+    def run_tasks(self, task: Callable[[int, int], object], n_tasks: int) -> None:
+        """Call task(slot, i) for i in range(n_tasks), each of which visits a shard."""
+        self.workers.run(task, n_tasks)
 
     def _sum_weights(self) -> np.ndarray:
         """Return (B, N) float32 weights of points in sums, or (B, 0) for all ones."""
@@ -345,4 +400,12 @@ class TiledPoints(Points):
     @cached_property
     def _changes(self) -> kernels.tile.Changes:
         """Changes by the shards in flight; `merge` leaves them zeroed."""
-        return zero_changes(self.plan.flight, self.problem.n_clusters, self.shape[2])
+        return no_changes((self.plan.flight, self.problem.n_clusters, self.shape[2]))
+
+
+def no_changes(shape: tuple[int, ...]) -> kernels.tile.Changes:
+    """Return zeroed changes of sums (..., K, D)."""
+    clusters = shape[:-1]
+    return kernels.tile.Changes(
+        np.zeros(shape), np.zeros(clusters), np.zeros(clusters, np.int64), np.zeros(clusters, bool)
+    )

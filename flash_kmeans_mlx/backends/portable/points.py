@@ -10,9 +10,9 @@ import numpy as np
 from ... import frame as frames
 from ... import validation
 from ...metrics import unit_rows
-from ..draws import draw_points
-from ..points import PENDING, STABLE, Points, Problem, Seeding, Step, scored_once, unit_weights
-from .step import best, step_tile
+from ..draws import Seeding, draw_points
+from ..points import PENDING, STABLE, Points, Problem, Step, unit_weights
+from .step import best, scored_once, step_tile
 
 __all__ = ["PortablePoints"]
 

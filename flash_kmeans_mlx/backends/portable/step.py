@@ -6,8 +6,11 @@ Sums are made by sorting, never by atomics, so that they have the same bits ever
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 
-__all__ = ["best", "step_tile"]
+from ...frame import Frame
+
+__all__ = ["best", "scored_once", "step_tile"]
 
 PIECE = 256  # rows that are summed in one chain of float32 additions
 
@@ -77,3 +80,19 @@ def _segments(ends: mx.array) -> mx.array:
     """Return (S, 2) uint32 starts and ends of ranges that follow one another."""
     starts = mx.concatenate([mx.zeros((1,), ends.dtype), ends[:-1]])
     return mx.stack([starts, ends], axis=1).astype(mx.uint32)
+
+
+def scored_once(frame: Frame, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `Frame.scored` of centroids (B, K, D), with a bias of -inf for repeated ones.
+
+    A matrix product may round equal columns differently; without the copies, ties still go to the
+    lowest index.
+    """
+    c, bias = frame.scored(centroids)
+    key = np.einsum("bkd,d->bk", c, np.cos(np.arange(c.shape[2])), dtype=np.float64)
+    order = np.argsort(key, axis=1, kind="stable")
+    ranked = np.take_along_axis(key, order, axis=1)
+    for b, i in zip(*np.nonzero(ranked[:, 1:] == ranked[:, :-1]), strict=True):
+        if np.array_equal(c[b, order[b, i]], c[b, order[b, i + 1]]):
+            bias[b, order[b, i + 1]] = -np.inf
+    return c, bias

@@ -9,8 +9,8 @@ from ... import frame as frames
 from ...frame import Frame
 from ...metrics import directional_costs, unit_rows
 from ...validation import check_cap, check_magnitude
-from ..draws import draw_points
-from ..points import PENDING, STABLE, Points, Problem, Seeding, Step
+from ..draws import Seeding, draw_points
+from ..points import PENDING, STABLE, Points, Problem, Step
 
 __all__ = ["ReferencePoints"]
 

@@ -317,6 +317,7 @@ def test_measured_costs_and_their_sum(shift: float, cost: str) -> None:
             getattr(kernels.tile, cost),
             inverse,
             out,
+            0.0,
             np.empty((64, 17), np.float32),
         )
         np.testing.assert_allclose(

@@ -1,0 +1,91 @@
+"""Assignment of points to given centroids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .. import backends, validation
+from ..backends import Points
+from .fit import opened
+
+__all__ = ["assign", "assigned"]
+
+
+def assign(
+    x: Any,
+    centroids: Any,
+    metric: str = "euclidean",
+    *,
+    max_mem_gb: float = 0.0,
+    backend: str | None = None,
+    check_finite: bool = True,
+) -> Any:
+    """Label every point by its best centroid, the exact nearest one; ties go to the lowest index.
+
+    Args:
+        x: (B, N, D) or (N, D) points, or a source of them, as `batch_kmeans_Euclid` takes them.
+        centroids: (B, K, D), or (K, D) for all batch elements. For cosine their norms do not count;
+            for dot they do.
+        metric: "euclidean", "cosine" or "dot".
+        max_mem_gb: A hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none.
+        backend: As in `batch_kmeans_Euclid`.
+        check_finite: Refuse NaN and Inf.
+
+    Returns:
+        (B, N) uint32 labels, or (N,); `mx.array` if x is one.
+    """
+    with assigned(x, centroids, metric, None, max_mem_gb, backend, check_finite) as (
+        data,
+        points,
+        _,
+    ):
+        return data.to_caller(points.labels(), array=True)
+
+
+@contextmanager
+def assigned(
+    x: Any,
+    centroids: Any,
+    metric: str,
+    sample_weight: Any,
+    max_mem_gb: float,
+    backend: str | None,
+    check_finite: bool,
+    strategy: str | None = None,
+) -> Iterator[tuple[validation.Data, Points, np.ndarray]]:
+    """Yield (x, points labelled by their best centroids, centroids (B, K, D)) for `assign`."""
+    data = opened(x)
+    kind = validation.metric(metric)
+    shape = validation.shape_of(centroids, "centroids")
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(
+            f"centroids must have shape (K, D) or (B, K, D), got {shape}"
+            f" (x.shape={data.given_shape})"
+        )
+    c = validation.centroids(centroids, data, shape[-2], "centroids", check_finite)
+    if kind.unit_points:
+        norm = np.sqrt(np.square(c, dtype=np.float64).sum(-1, keepdims=True))
+        is_unit = np.abs(norm - 1) <= 2.0**-22  # centroids of a fit keep their bits
+        c = np.where(is_unit, c, kind.start(c).astype(np.float32))
+    weights = validation.weights(sample_weight, data, check_finite)
+    backend = backends.resolve(backend, data.x)
+    backends.check_strategy(strategy, backend)
+    problem = backends.Problem(
+        x=data.x,
+        n_clusters=c.shape[1],
+        metric=kind,
+        given_shape=data.given_shape,
+        weights=weights,
+        max_bytes=validation.cap(max_mem_gb),
+        bytes_in_use=data.copied,
+        check_finite=check_finite,
+        strategy=strategy,
+    )
+    with backends.open_points(backend, problem) as points:
+        points.reset()
+        points.assign(c, np.ones(len(c), bool))
+        yield data, points, c
