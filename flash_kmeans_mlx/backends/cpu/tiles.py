@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -90,7 +91,6 @@ class TiledPoints(Points):
             np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
         )
         self._none = np.zeros((b, 0), np.float32)
-        self._changes: kernels.tile.Changes | None = None
 
     def open_rows(self) -> Frame:
         """Look at the rows and return the frame to read them in."""
@@ -123,10 +123,8 @@ class TiledPoints(Points):
             if self.metric.spherical:
                 self.inverse = self._per_row(kernels.tile.inverse_norm_rows)
                 if self.frame.shifted:
-                    largest = self.inverse.max(1)  # 0 where every row is zero
-                    least = np.where(
-                        self.inverse.min(1) > 0, 1 / np.where(largest > 0, largest, 1), 0.0
-                    )
+                    least = np.zeros(self.shape[0], np.float32)  # where a row is zero
+                    np.divide(1, self.inverse.max(1), least, where=self.inverse.min(1) > 0)
                     self.read_in(self.frame.unshifted(self.frame.short(least)))
             self.weights = self._sum_weights()
             on_error.pop_all()
@@ -166,8 +164,7 @@ class TiledPoints(Points):
         yield Piece(lo, hi, self.source(b), source_of(self._unshifted, b))
 
     def inverse_norms(self, b: int) -> np.ndarray:
-        assert self.inverse is not None
-        return self.inverse[b]
+        return self.norms[b]
 
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
         return self._rows.decode(self._rows.x[b, index]).astype(np.float64)
@@ -184,7 +181,7 @@ class TiledPoints(Points):
         n_tasks = len(running) * n_shards
         n_clusters = self.problem.n_clusters
         changed = np.zeros(n_tasks, np.int64)
-        changes = self._flight(n_clusters)
+        changes = self._changes
         parts = min(self.plan.threads, 1 + n_clusters * self.shape[2] // MERGED_VALUES)
         for first in range(0, n_tasks, self.plan.flight):
             end = min(first + self.plan.flight, n_tasks)
@@ -383,13 +380,12 @@ class TiledPoints(Points):
 
     def _sum_weights(self) -> np.ndarray:
         """Return (B, N) float32 weights of points in sums, or (B, 0) for all ones."""
-        weights = self.point_weights
-        if self.metric.unit_points and self.inverse is not None:
-            if weights is None:
-                return self.inverse
-            weights, _ = unit_weights(weights)
-            return np.multiply(weights, self.inverse, out=weights)
-        return self._none if weights is None else weights
+        if not self.metric.unit_points:
+            return self.cost_weights
+        if self.point_weights is None:
+            return self.norms
+        weights, _ = unit_weights(self.point_weights)
+        return np.multiply(weights, self.norms, out=weights)
 
     def _scratch(self) -> kernels.tile.TileScratch:
         tile = self.plan.tile
@@ -402,11 +398,10 @@ class TiledPoints(Points):
             moved=empty_lines((tile,), np.int32),
         )
 
-    def _flight(self, k: int) -> kernels.tile.Changes:
-        """Return zeroed changes by the shards in flight; `merge` leaves them zeroed."""
-        if self._changes is None:
-            self._changes = no_changes((self.plan.flight, k, self.shape[2]))
-        return self._changes
+    @cached_property
+    def _changes(self) -> kernels.tile.Changes:
+        """Changes by the shards in flight; `merge` leaves them zeroed."""
+        return no_changes((self.plan.flight, self.problem.n_clusters, self.shape[2]))
 
 
 def coordinates_of(frame: Frame) -> kernels.centroids.Coordinates:
