@@ -12,7 +12,7 @@ import numpy as np
 from .. import frame as frames
 from ..backends.cpu import kernels
 from ..backends.cpu.plan import cut_rows
-from ..backends.cpu.tiles import clear_empty, coordinates_of, moved_centroids
+from ..backends.cpu.totals import clear_empty, coordinates_of, moved_centroids
 from ..backends.points import PENDING, STABLE, Points, Problem, Step, unit_weights
 from ..frame import Frame
 from . import tasks

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..backends.cpu.plan import plan
 from ..backends.cpu.streamed import StreamedCpuPoints
-from ..backends.cpu.tiles import no_changes
+from ..backends.cpu.totals import no_changes
 from ..backends.points import Problem
 from ..backends.stream import RowStream
 from ..frame import Frame

@@ -18,9 +18,11 @@ from .int8 import (
 )
 from .plan import PAD, Plan
 from .points import CpuPoints
+from .rows import Piece
 from .store import empty_lines
 from .team import CALL, alone, run_team
-from .tiles import NO_CHANGES, NOTHING, Piece, no_changes
+from .tiles import NOTHING
+from .totals import NO_CHANGES, no_changes
 
 __all__ = ["LoopedCpuPoints"]
 

@@ -16,8 +16,9 @@ from ..points import Problem, largest
 from . import kernels
 from .plan import Plan
 from .points import CpuPoints
+from .rows import Piece
 from .store import Rows, source_of
-from .tiles import NOTHING, Piece
+from .tiles import NOTHING
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -12,7 +12,8 @@ from ..points import Problem
 from . import kernels
 from .int8 import Int8, is_worthwhile
 from .pruning import Features, Pruning, count_rivals, rows_for_bounds
-from .tiles import NO_CHANGES, TiledPoints
+from .tiles import TiledPoints
+from .totals import NO_CHANGES
 
 if TYPE_CHECKING:
     from typing_extensions import Self
