@@ -20,12 +20,25 @@ LAYERS = (
     {"_fork", "errors", "files", "frame", "metrics", "validation"},
     {"shards"},
     {"backends"},
+    {"distributed"},
     {"kmeans", "neighbours"},
     {"index", "sklearn"},
     {""},
     {"cli"},
 )
-HEAVY = {"faiss", "matplotlib", "numba", "pyarrow", "rich", "scipy", "sklearn", "torch", "typer"}
+HEAVY = {
+    "dask",
+    "distributed",
+    "faiss",
+    "matplotlib",
+    "numba",
+    "pyarrow",
+    "rich",
+    "scipy",
+    "sklearn",
+    "torch",
+    "typer",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -32,9 +32,14 @@ ALL = [
 FIT = (
     "(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None, verbose=False, *, init='random', seed=0, "
     "sample_weight=None, n_init=1, empty='farthest', compiled=True, max_mem_gb=0.0, dtype=None, backend=None, "
-    "strategy=None, check_finite=True)"
+    "strategy=None, check_finite=True, callback=None, labels_path=None, checkpoint=None, "
+    "checkpoint_seconds=0.0, resume=False, client=None)"
 )
 KNN = "(queries, data, k, metric='euclidean', *, max_mem_gb=0.0, backend=None, exclude_self=False)"
+TRAIN = (
+    "(self, x, sample_weight=None, init_centroids=None, *, callback=None, labels_path=None, "
+    "checkpoint=None, checkpoint_seconds=0.0, resume=False, client=None)"
+)
 ASSIGN = "(x, centroids, metric='euclidean', *, max_mem_gb=0.0, backend=None, check_finite=True)"
 ESTIMATOR = (
     "(d=None, k=8, niter=25, tol=1e-08, seed=0, verbose=False, dtype=None, metric='euclidean', compiled=True, "
@@ -67,13 +72,13 @@ INDEX_VERBS = {
     "train": "(self, x)",
 }
 VERBS = {
-    "fit": "(self, x, sample_weight=None, init_centroids=None)",
+    "fit": TRAIN,
     "fit_predict": "(self, x, sample_weight=None, init_centroids=None)",
     "load": "(path)",
     "predict": "(self, x)",
     "save": "(self, path)",
     "score": "(self, x, sample_weight=None)",
-    "train": "(self, x, sample_weight=None, init_centroids=None)",
+    "train": TRAIN,
     "transform": "(self, x)",
 }
 

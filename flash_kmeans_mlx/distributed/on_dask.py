@@ -82,7 +82,8 @@ class DaskExecutor:
     def end(self, fit: str) -> None:
         self._kept.clear()
         self._weights = []
-        with suppress(Exception):  # workers may be gone
+        # Workers, or the scheduler, may be gone.
+        with suppress(OSError, RuntimeError, TimeoutError, ValueError):
             self._client.run(tasks.forget, fit, on_error="ignore")
 
     def _workers(self) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def _explained() -> Iterator[None]:
     """Say what it means that workers die again and again, or that the scheduler is lost."""
     from concurrent.futures import CancelledError
 
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
     from distributed.scheduler import KilledWorker
 
     try:

@@ -218,13 +218,13 @@ class ShardedPoints(Points):
 
     def farthest(self, centroids: np.ndarray, b: int, n: int) -> np.ndarray:
         found = self._extremes(centroids, n)
-        return found.index[np.lexsort((found.index, -found.costs))[:n]]
+        return found.points[np.lexsort((found.points, -found.costs))[:n]]
 
     def farthest_of_clusters(self, centroids: np.ndarray, b: int) -> np.ndarray:
         found = self._extremes(centroids, 0)
-        order = np.lexsort((-found.index, found.costs))
+        order = np.lexsort((-found.points, found.costs))
         out = np.full(centroids.shape[1], -1)
-        out[found.labels[order]] = found.index[order]  # the last of a cluster stays
+        out[found.labels[order]] = found.points[order]  # the last of a cluster stays
         return out
 
     def _extremes(self, centroids: np.ndarray, n: int) -> Extreme:
@@ -232,5 +232,5 @@ class ShardedPoints(Points):
         visited = self._executor.visit(tasks.farthest, self._labelled, centroids.copy(), n)
         found = Extreme(*(np.concatenate(arrays) for arrays in zip(*visited, strict=True)))
         known = zip(found.labels.tolist(), found.rows, found.factors.tolist(), strict=True)
-        self._known = dict(zip(found.index.tolist(), known, strict=True))
+        self._known = dict(zip(found.points.tolist(), known, strict=True))
         return found

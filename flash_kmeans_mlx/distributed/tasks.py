@@ -1,4 +1,4 @@
-"""What a worker does for a shard: functions of (job, shard, centroids) whose results add up.
+"""The work on a shard: functions of (job, shard, centroids) whose results add up.
 
 A shard has points of its own on its worker, kept from one pass to the next. Labels are a cache:
 where they are not those of the previous centroids, they are found again, so that any worker can
@@ -34,7 +34,7 @@ SHARD_BYTES = 16 << 20  # for memory that only saves time, without a cap
 
 @dataclass(frozen=True)
 class Job:
-    """What every task of a fit is told.
+    """The problem as every task of a fit gets it.
 
     Attributes:
         fit: A name that no other fit has.
@@ -84,14 +84,14 @@ class Extreme(NamedTuple):
 
     Attributes:
         costs: (n,) float32.
-        index: (n,) int64, rows of the source.
+        points: (n,) int64, rows of the source.
         labels: (n,) uint32.
         rows: (n, D) in the dtype of the source.
         factors: (n,) float64, `Points.sum_weights` of them.
     """
 
     costs: np.ndarray
-    index: np.ndarray
+    points: np.ndarray
     labels: np.ndarray
     rows: np.ndarray
     factors: np.ndarray

@@ -23,7 +23,7 @@ SAMPLE_ROWS = 16  # of an array, that its checksum is made from
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         run: The number of the run, of `n_init`.

@@ -213,9 +213,7 @@ def opened(x: Any, dtype: Any = None) -> validation.Data:
 def on_client(client: Any, problem: backends.Problem) -> Points:
     """Return points whose shards are visited by the workers of a Dask client."""
     if not isinstance(problem.x, RowStream) or problem.x.rows.one_cursor:
-        raise ValueError(
-            "client needs the paths of files, which its workers read: got other points"
-        )
+        raise ValueError("client needs points in files that its workers can read: pass their paths")
     from ..distributed.on_dask import DaskExecutor
     from ..distributed.points import ShardedPoints
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import pytest
 from helpers import FITS, every_metric
 
 import flash_kmeans_mlx as fk
-from flash_kmeans_mlx.distributed.on_dask import DaskExecutor, group_shards
+from flash_kmeans_mlx.distributed.on_dask import group_shards
+from flash_kmeans_mlx.distributed.tasks import Job
+from flash_kmeans_mlx.shards.source import open_source
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -269,18 +272,12 @@ def test_a_scheduler_that_dies(path: Path) -> None:
             process.wait()
 
 
-def test_groups_of_shards() -> None:
+def test_groups_of_shards(path: Path) -> None:
     """They are all shards, in order; large ones are tasks of their own."""
 
-    class Rows:
-        shape = (1_000_000, 100)
-
-    class Job:
-        rows, n_clusters, cuts = Rows, 10, tuple(range(65))
-
-    for n_clusters, most in ((10, 8), (100_000, 64)):
-        Job.n_clusters = n_clusters
-        groups = group_shards(Job, 2)
+    rows = open_source(path)
+    job = Job("", rows, 10, "euclidean", tuple(range(65)), None, np.float32(1), 0, None, True)
+    for n_clusters, most in ((10, 8), (10_000_000, 64)):
+        groups = group_shards(replace(job, n_clusters=n_clusters), 2)
         assert [s for group in groups for s in group] == list(range(64))
         assert len(groups) == most
-    assert DaskExecutor.visit.__doc__ is None  # the interface has it

@@ -87,7 +87,7 @@ class TiledPoints(RowPoints):
 
             self.run_tasks(shard, end - first)
             self.workers.run(merge, parts * (-(-end // n_shards) - first // n_shards))
-        for b in running:  # not before the end: another shard may bring points
+        for b in running.tolist():  # not before the end: another shard may bring points
             clear_empty(self.totals, b)
         status = np.full(len(limits), STABLE)
         status[running[changed.reshape(-1, n_shards).any(axis=1)]] = PENDING
