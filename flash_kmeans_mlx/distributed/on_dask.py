@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from . import tasks
+from .blocks import BlockSource
 from .tasks import Job, digest
 
 __all__ = ["DaskExecutor"]
@@ -51,6 +53,12 @@ class DaskExecutor:
             )
             for g, group in enumerate(self._groups)
         ]
+        self._blocks: list[dict[int, Any]] = [{} for _ in self._groups]
+        if isinstance(job.rows, BlockSource):
+            blocks = futures_of_blocks(job.rows, self._client)
+            for g, group in enumerate(self._groups):
+                rows = job.cuts[group[0]], job.cuts[group[-1] + 1]
+                self._blocks[g] = {i: blocks[i] for i in job.rows.blocks_of(*rows)}
 
     def visit(self, task: Any, *arguments: Any) -> Iterator[Any]:
         self._calls += 1
@@ -66,6 +74,7 @@ class DaskExecutor:
                     [name] * len(members),
                     [self._groups[g] for g in members],
                     [self._weights[g] for g in members],
+                    [self._blocks[g] for g in members],
                     told=self._told,
                     arguments=told,
                     key=[f"{name}-{self._job.fit}-{self._calls}-{g}" for g in members],
@@ -82,6 +91,7 @@ class DaskExecutor:
     def end(self, fit: str) -> None:
         self._kept.clear()
         self._weights = []
+        self._blocks = []
         # Workers, or the scheduler, may be gone.
         with suppress(OSError, RuntimeError, TimeoutError, ValueError):
             self._client.run(tasks.forget, fit, on_error="ignore")
@@ -90,7 +100,12 @@ class DaskExecutor:
         return self._client.scheduler_info(n_workers=-1)["workers"]
 
     def _at_home(self) -> dict[str | None, list[int]]:
-        """Return groups by their workers: where they were before, if it lives."""
+        """Return groups by their workers: where they were before, if it lives.
+
+        Dask brings tasks to the blocks of a collection by itself.
+        """
+        if isinstance(self._job.rows, BlockSource):
+            return {None: list(range(len(self._groups)))}
         alive = sorted(self._workers())
         groups: dict[str | None, list[int]] = {}
         for g in range(len(self._groups)):
@@ -139,13 +154,22 @@ def group_shards(job: Job, threads: int) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(ends)]
 
 
+def futures_of_blocks(rows: BlockSource, client: Any) -> list[Any]:
+    """Return a future of each block; the workers keep the blocks in memory."""
+    return client.compute([block.ravel()[0] for block in rows.array.to_delayed()])
+
+
 def _same(value: Any) -> Any:
     return value
 
 
-def _visit(name: str, shards: range, weights: Any, told: Job, arguments: list[Any]) -> list[Any]:
+def _visit(
+    name: str, shards: range, weights: Any, blocks: Any, told: Job, arguments: list[Any]
+) -> list[Any]:
     """Run on a worker: return what the task of that name returns for each of some shards."""
     task = getattr(tasks, name)
+    if isinstance(told.rows, BlockSource):
+        told = replace(told, rows=told.rows.with_blocks(blocks))
     try:
         return [
             task(told, s, None if weights is None else weights[i][None], *arguments)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from copy import copy
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +15,7 @@ import numpy as np
 from .. import validation
 from ..backends import Points
 from ..backends.stream import RowStream
+from ..distributed.blocks import is_collection, open_collection
 from ..errors import NotFittedError
 from ..files import models
 from ..files.safetensors import json_object
@@ -162,7 +164,9 @@ class FlashKMeans:
         return self.fit(x, sample_weight, init_centroids).labels_
 
     def predict(self, x: Any) -> Any:
-        """Return the labels (B, N) uint32 of new points."""
+        """Return the labels (B, N) uint32 of new points; of a Dask collection, lazily."""
+        if is_collection(x):
+            return self._by_blocks(x, "predict", np.uint32)
         with self._assigned(x, None) as (data, points, _):
             return data.to_caller(points.labels(), array=True)
 
@@ -175,8 +179,10 @@ class FlashKMeans:
         """Return the distance (B, N, K) float32 of every point to every centroid.
 
         Euclidean distance (not squared), ``1 - cos``, or ``-dot``. Computed in float64, in tiles of
-        rows.
+        rows; of a Dask collection, lazily.
         """
+        if is_collection(x):
+            return self._by_blocks(x, "transform", np.float32, self.centroids.shape[-2])
         data = self._check_fitted(x)
         c = self._numpy_centroids()
         c = np.broadcast_to(c, (data.shape[0], *c.shape[-2:]))
@@ -191,6 +197,15 @@ class FlashKMeans:
                     validation.check_magnitude(np.abs(rows).max(), data.given_shape)
                 out[b, lo : lo + step] = metric.distances(rows, centroids)
         return data.to_caller(out, array=True)
+
+    def _by_blocks(self, x: Any, method: str, dtype: Any, width: int = 0) -> Any:
+        """Return the Dask array of what a method returns for each block, (N,) or (N, width)."""
+        array = open_collection(x).array
+        model = copy(self)
+        model.centroids, model.labels_ = self._numpy_centroids(), None  # what travels with a task
+        shape = {"chunks": (array.chunks[0], (width,))} if width else {"drop_axis": 1}
+        empty = np.empty((0,) * (1 + (width > 0)), dtype)
+        return array.map_blocks(getattr(model, method), dtype=dtype, meta=empty, **shape)
 
     def _transform_rows(self, data: validation.Data, k: int) -> int:
         """Return the rows of a tile of `transform` that fit the cap beside the result."""

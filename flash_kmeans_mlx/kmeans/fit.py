@@ -16,6 +16,7 @@ import numpy as np
 from .. import backends, validation
 from ..backends.points import Points
 from ..backends.stream import RowStream
+from ..distributed.blocks import BlockSource, is_collection, open_collection
 from ..errors import EmptyClusterWarning
 from ..files.mapped import check_mapped
 from ..files.results import labels_file
@@ -148,6 +149,8 @@ def fit(
         strategy=strategy,
         summed_shift=summed_shift,
     )
+    if client is None and isinstance(data.x, RowStream) and isinstance(data.x.rows, BlockSource):
+        raise ValueError("a Dask collection needs client=, the client of its cluster")
     with ExitStack() as stack:
         if labels_path is not None:
             own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
@@ -203,11 +206,15 @@ def opened(x: Any, dtype: Any = None) -> validation.Data:
         OSError: A file can't be opened.
         VectorFileError: It can't be read.
     """
-    if isinstance(x, validation.Data) or not is_source(x):
+    if is_collection(x):
+        source = open_collection(x)
+    elif isinstance(x, validation.Data) or not is_source(x):
         return validation.data(x, dtype)
+    else:
+        source = open_source(x)
     if dtype is not None:
         raise ValueError(f"dtype={dtype!r} must be None for points that are read from files")
-    return validation.Data(RowStream(open_source(x)), mlx=False, batched=False)
+    return validation.Data(RowStream(source), mlx=False, batched=False)
 
 
 def on_client(client: Any, problem: backends.Problem) -> Points:

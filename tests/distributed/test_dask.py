@@ -281,3 +281,46 @@ def test_groups_of_shards(path: Path) -> None:
         groups = group_shards(replace(job, n_clusters=n_clusters), 2)
         assert [s for group in groups for s in group] == list(range(64))
         assert len(groups) == most
+
+
+def test_collections(client: Any, path: Path, wanted: Any) -> None:
+    """Arrays and data frames in the memory of the cluster, in blocks that are no shards."""
+    import dask.array
+    import dask.dataframe
+
+    array = dask.array.from_array(X, (7777, 24)).persist()
+    same(fk.batch_kmeans_Euclid(array, K, ITERATIONS, client=client), wanted)
+    weights = np.random.default_rng(0).random(len(X), np.float32)
+    options = {"sample_weight": weights, "n_init": 2, "empty": "split"}
+    local = fk.batch_kmeans_Cosine(X, K, 4, backend="cpu", **options)
+    same(fk.batch_kmeans_Cosine(array, K, 4, client=client, **options), local)
+    frame = dask.dataframe.from_dask_array(array[:5000])
+    local = fk.batch_kmeans_Euclid(X[:5000], 9, backend="cpu")
+    same(fk.batch_kmeans_Euclid(frame, 9, client=client), local)
+    with pytest.raises(ValueError, match="a Dask collection needs client="):
+        fk.batch_kmeans_Euclid(array, K)
+    with pytest.raises(ValueError, match="3 blocks of columns: call x.rechunk"):
+        fk.batch_kmeans_Euclid(array.rechunk({1: 8}), K, client=client)
+
+
+def test_a_collection_whose_worker_dies(path: Path, wanted: Any) -> None:
+    """Its blocks are made again."""
+    import dask.array
+
+    with cluster() as own:
+        pid = min(own.run(os.getpid).values())
+        array = dask.array.from_array(X, (9999, 24)).persist()
+        harm = at(3, lambda: os.kill(pid, signal.SIGKILL))
+        found = fk.batch_kmeans_Euclid(array, K, ITERATIONS, client=own, callback=harm)
+        same(found, wanted)
+
+
+def test_predict_and_transform_are_lazy(client: Any) -> None:
+    import dask.array
+
+    array = dask.array.from_array(X, (7777, 24))
+    model = fk.FlashKMeans(24, K, 3, backend="cpu").fit(X)
+    labels, distances = model.predict(array), model.transform(array)
+    assert labels.chunks == (array.chunks[0],) and distances.shape == (len(X), K)
+    np.testing.assert_array_equal(labels.compute(), model.predict(X))
+    np.testing.assert_array_equal(distances[:100].compute(), model.transform(X[:100]))
