@@ -299,7 +299,7 @@ def test_collections(client: Any, path: Path, wanted: Any) -> None:
     same(fk.batch_kmeans_Euclid(frame, 9, client=client), local)
     with pytest.raises(ValueError, match="a Dask collection needs client="):
         fk.batch_kmeans_Euclid(array, K)
-    with pytest.raises(ValueError, match="3 blocks of columns: call x.rechunk"):
+    with pytest.raises(ValueError, match=r"3 blocks of columns: call x\.rechunk"):
         fk.batch_kmeans_Euclid(array.rechunk({1: 8}), K, client=client)
 
 
