@@ -15,15 +15,17 @@ from .ir import FLOATS, FUSED, NUMBER, VECTORS, WIDTH, address, lowest_bit, poin
 from .jit import njit
 from .lanes import POINTS
 from .lists import BLOCK
-from .options import JIT
+from .options import INNER, JIT, NEG_INF
 from .scores import CHORD, COSINE, DOT, SQUARES, store_marked
-from .select import insert, keep_best, make_key, number_of, push, score_of
+from .select import insert, keep_best, make_key, number_of, score_of
 
 # The typing context of an intrinsic is not an argument.
 # pyright: reportCallIssue=false
 
 BLOCKS = POINTS // BLOCK  # that fill the registers beside QUERIES queries
 QUERIES = 4
+HIGH = np.uint64(32)
+HALVINGS = 8  # of the range of scores, to find one that few of them reach
 
 
 def _multiply(builder, vectors, others):
@@ -109,20 +111,79 @@ def _score_rows(op, queries, blocks, n_dims, limits, scores, masks):
     return _cosines(queries, blocks, n_dims, limits, scores, masks)
 
 
+@njit(**INNER)
+def _limit(scores, mask, keep):
+    """Return a score that `keep` or a few more of those reach that a mask marks, or -inf.
+
+    The other scores become -inf.
+    """
+    lowest, highest, marked = np.float32(np.inf), NEG_INF, 0
+    for lane in range(scores.size):
+        if (mask >> lane) & 1:
+            lowest = min(lowest, scores[lane])
+            highest = max(highest, scores[lane])
+            marked += 1
+        else:
+            scores[lane] = NEG_INF
+    if marked < keep or lowest == NEG_INF or highest == np.inf:
+        return NEG_INF
+    for _ in range(HALVINGS):
+        middle = np.float32(0.5) * lowest + np.float32(0.5) * highest
+        reached = 0
+        for lane in range(scores.size):
+            reached += scores[lane] >= middle
+        if reached >= keep:
+            lowest = middle
+        else:
+            highest = middle
+    return lowest
+
+
 @njit(**JIT)
 def _push_marked(queries, masks, real, scores, blocks, keep, buffers, ids):
-    """Push the scores that are marked for each of the queries, of lanes that are real rows."""
+    """Push the scores that are marked for each of the queries, of lanes that are real rows.
+
+    Not by select.push, as in topk.py.
+    """
     keys, counts, least = buffers
+    in_order = keys.shape[1] == keep
     for r in range(queries.size):
         q, mask = queries[r], masks[r] & real
+        if counts[q] < keep:  # or nearly all of a query's first rows become candidates
+            least[q] = max(least[q], _limit(scores[r], mask, keep))
         while mask:
             lane = lowest_bit(mask)
             mask &= mask - 1
-            if scores[r, lane] < least[q]:  # which has risen since the mask was made
+            score = scores[r, lane]
+            if score < least[q]:  # which has risen since the mask was made
                 continue
             slot = blocks[lane // BLOCK] * BLOCK + lane % BLOCK
-            if push(make_key(scores[r, lane], slot), q, keep, keys, counts, ids):
-                least[q] = score_of(keys[q, keep - 1])
+            key, n = make_key(score, slot), counts[q]
+            if in_order:
+                rank, name = key >> HIGH, ids[slot]
+                place = n
+                while place > 0:
+                    other = keys[q, place - 1]
+                    if other >> HIGH > rank or (
+                        other >> HIGH == rank and ids[number_of(other)] < name
+                    ):
+                        break
+                    if place < keep:
+                        keys[q, place] = other
+                    place -= 1
+                if place == keep:
+                    continue
+                keys[q, place] = key
+                counts[q] = min(n + 1, keep)
+            else:
+                keys[q, n] = key
+                counts[q] = n + 1
+                if n + 1 < keys.shape[1]:
+                    continue
+                keep_best(keys[q], n + 1, keep, ids)
+                counts[q] = keep
+            if counts[q] == keep:
+                least[q] = max(least[q], score_of(keys[q, keep - 1]))
 
 
 @njit(**JIT)
