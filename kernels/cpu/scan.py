@@ -4,6 +4,8 @@ A few queries meet a register-full of rows at a time. Only scores that reach the
 of their query are stored, and ranked with the slots of their rows, as select.py describes.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -25,7 +27,22 @@ from .select import insert, keep_best, make_key, number_of, score_of
 BLOCKS = POINTS // BLOCK  # that fill the registers beside QUERIES queries
 QUERIES = 4
 HIGH = np.uint64(32)
+ANY = -1  # list
 HALVINGS = 8  # of the range of scores, to find one that few of them reach
+
+
+class Found(NamedTuple):
+    """The nearest rows of queries so far.
+
+    Attributes:
+        distances: (Q, k) float64, sorted, then by id; inf where there is no row yet.
+        ids: (Q, k) int64; -1 where there is no row yet.
+        sizes: (Q,) int64, how many rows there are.
+    """
+
+    distances: np.ndarray
+    ids: np.ndarray
+    sizes: np.ndarray
 
 
 def _multiply(builder, vectors, others):
@@ -205,8 +222,11 @@ def _queries_of_lists(probes, n_lists):
 
 
 @njit(**JIT)
-def scan_lists(op, queries, probes, lists, keep, buffers):
+def scan_lists(op, queries, probes, lists, keep, buffers, distance_op, given, found):
     """Push the best `keep` rows of the lists that each query probes, with their slots.
+
+    Where candidates are kept in order, their distances are computed as well, list by list, while
+    the rows are in the cache: one row is spread over D lines of it.
 
     Args:
         op: How rows score, see scores.py: COSINE, DOT, SQUARES or CHORD.
@@ -215,6 +235,9 @@ def scan_lists(op, queries, probes, lists, keep, buffers):
         lists: `Lists`; for COSINE and CHORD, 1 / norm follows the D values of a row.
         keep: Candidates of a query.
         buffers: `Buffers` of the queries; here scores need to reach, not exceed, `least`.
+        distance_op: The distance, see scores.py.
+        given: (Q, D) float32, the queries as given.
+        found: Inout, `Found`.
     """
     payload, ids, _, following, first, sizes = lists
     least = buffers.least
@@ -258,63 +281,58 @@ def scan_lists(op, queries, probes, lists, keep, buffers):
                     asking = probing[i : i + n]
                     _push_marked(asking, masks, real, scores, blocks, keep, buffers, ids)
             rows_left -= POINTS
+        if buffers.keys.shape[1] == keep:
+            asking = probing[starts[number] : starts[number + 1]]
+            measure(distance_op, given, asking, number, lists, buffers, found)
 
 
 @njit(**JIT)
-def merge_keys(parts, out, ids):
-    """Set out (Q, K) to the first K keys in parts (S, Q, K), in any order, zeros last."""
-    keep = out.shape[1]
-    keys = np.empty(parts.shape[0] * keep, np.uint64)
-    for q in range(out.shape[0]):
-        n = 0
-        for s in range(parts.shape[0]):
-            for i in range(keep):
-                if parts[s, q, i]:
-                    keys[n] = parts[s, q, i]
-                    n += 1
-        if n > keep:
-            keep_best(keys, n, keep, ids)
-        for i in range(keep):
-            out[q, i] = keys[i] if i < n else np.uint64(0)  # with 0 it would be a float
-
-
-@njit(**JIT)
-def finish_keys(op, queries, keys, lists, distances, ids, lowest):
-    """Compute the distances of candidates in float64 and sort them by distance, then id.
+def measure(op, given, queries, number, lists, buffers, found):
+    """Put candidates among the nearest rows of queries.
 
     Args:
         op: The distance, see scores.py.
-        queries: (Q, D) float32 as given.
-        keys: (Q, K >= k) uint64 candidates, ascending; 0 for none.
+        given: (Q, D) float32, the queries as given.
+        queries: (M,) which of them.
+        number: The list whose candidates these are, or ANY.
         lists: `Lists`.
-        distances: Out, (Q, k) float64; inf where there is no row.
-        ids: Out, (Q, k) int64; -1 where there is no row.
-        lowest: Out, (Q,) float32 lowest score of the candidates, -inf where there are fewer than K.
+        buffers: `Buffers` of the queries.
+        found: Inout, `Found`.
     """
-    payload, names_of, _, _, _, _ = lists
-    k, n_dims = distances.shape[1], queries.shape[1]
+    payload, names_of, owner, _, _, _ = lists
+    distances, ids, sizes = found
+    keys, counts, _ = buffers
+    k, n_dims = distances.shape[1], given.shape[1]
     x, y = np.empty(n_dims), np.empty(n_dims)
-    values, names = np.empty(k), np.empty(k, np.int64)
-    for q in range(keys.shape[0]):
-        for d in range(n_dims):
-            x[d] = queries[q, d]
-        n = 0
-        for place in range(keys.shape[1] - 1, -1, -1):
-            key = keys[q, place]
-            if key == 0:
-                break
-            slot = number_of(key)
+    for q in queries:
+        is_read = False
+        for place in range(counts[q]):
+            slot = number_of(keys[q, place])
+            block, lane = slot // BLOCK, slot % BLOCK
+            if number != ANY and owner[block] != number:
+                continue
             for d in range(n_dims):
-                y[d] = payload[slot // BLOCK, d, slot % BLOCK]
-            value, name = distance(op, x, y), names_of[slot]
+                if not is_read:
+                    x[d] = given[q, d]
+                y[d] = payload[block, d, lane]
+            is_read = True
+            value, name, n = distance(op, x, y), names_of[slot], sizes[q]
             last = min(n, k - 1)
             if n == k and not (
-                value < values[last] or (value == values[last] and name < names[last])
+                value < distances[q, last] or (value == distances[q, last] and name < ids[q, last])
             ):
                 continue
-            insert(values, names, last, value, name)
-            n = min(n + 1, k)
-        for i in range(k):
-            distances[q, i] = values[i] if i < n else np.inf
-            ids[q, i] = names[i] if i < n else -1
-        lowest[q] = score_of(keys[q, 0])
+            insert(distances[q], ids[q], last, value, name)
+            sizes[q] = min(n + 1, k)
+
+
+@njit(**JIT)
+def lowest_scores(buffers, lowest):
+    """Set lowest (Q,) float32 to the lowest score of the candidates.
+
+    It is -inf where buffers (Q, K) are not full: no row was left out then.
+    """
+    keys, counts, _ = buffers
+    last = keys.shape[1] - 1
+    for q in range(lowest.size):
+        lowest[q] = score_of(keys[q, last]) if counts[q] > last else NEG_INF

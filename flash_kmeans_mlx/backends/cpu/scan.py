@@ -155,37 +155,54 @@ class _Scan:
         scored = unit_rows(queries).astype(np.float32) if unit else queries
         distance_op = score_op(self._proximity)
         lists = self._lists
-        distances, ids = np.empty((q, k)), np.empty((q, k), np.int64)
-        lowest = np.empty(q, np.float32)
-        parts = np.zeros((groups, shards, group, keep), np.uint64)
+        lists = self._lists
+        distances = np.full((shards, q, k), np.inf)
+        ids = np.full((shards, q, k), -1)
+        lowest = np.empty((shards, q), np.float32)
 
         def search(_slot: int, i: int) -> None:
             g, shard = divmod(i, shards)
             mine = order[g * group : (g + 1) * group]
+            n = len(mine)
             buffers = kernels.select.Buffers(
-                keys=np.empty((len(mine), sizes.capacity), np.uint64),
-                counts=np.zeros(len(mine), np.int64),
-                least=np.full(len(mine), -np.inf, np.float32) if least is None else least[mine],
+                keys=np.empty((n, sizes.capacity), np.uint64),
+                counts=np.zeros(n, np.int64),
+                least=np.full(n, -np.inf, np.float32) if least is None else least[mine],
             )
-            asked, probed = np.ascontiguousarray(scored[mine]), probes[mine, shard::shards]
+            found = kernels.scan.Found(
+                distances[shard, mine], ids[shard, mine], np.zeros(n, np.int64)
+            )
+            asked, given = np.ascontiguousarray(scored[mine]), np.ascontiguousarray(queries[mine])
+            probed = probes[mine, shard::shards]
             # The nearest lists first: few rows of the others then reach what a score must.
             for part in (probed[:, :1], probed[:, 1:]):
-                kernels.scan.scan_lists(op, asked, np.ascontiguousarray(part), lists, keep, buffers)
-            kernels.select.settle(keep, buffers, lists.ids)
-            parts[g, shard, : len(mine)] = buffers.keys[:, :keep]
-
-        def finish(_slot: int, g: int) -> None:
-            mine = order[g * group : (g + 1) * group]
-            n = len(mine)
-            keys = parts[g, 0, :n]
-            if shards > 1:
-                kernels.scan.merge_keys(np.ascontiguousarray(parts[g, :, :n]), keys, lists.ids)
-            out = np.empty((n, k)), np.empty((n, k), np.int64), np.empty(n, np.float32)
-            asked = np.ascontiguousarray(queries[mine])
-            kernels.scan.finish_keys(distance_op, asked, np.sort(keys, axis=1), lists, *out)
-            distances[mine], ids[mine], lowest[mine] = out
+                kernels.scan.scan_lists(
+                    op,
+                    asked,
+                    np.ascontiguousarray(part),
+                    lists,
+                    keep,
+                    buffers,
+                    distance_op,
+                    given,
+                    found,
+                )
+            if sizes.capacity > keep:
+                kernels.select.settle(keep, buffers, lists.ids)
+                buffers = kernels.select.Buffers(
+                    keys=np.ascontiguousarray(np.sort(buffers.keys[:, :keep], axis=1)[:, ::-1]),
+                    counts=np.minimum(buffers.counts, keep),
+                    least=buffers.least,
+                )
+                every = np.arange(n), kernels.scan.ANY
+                kernels.scan.measure(distance_op, given, *every, lists, buffers, found)
+            part_lowest = np.empty(n, np.float32)
+            kernels.scan.lowest_scores(buffers, part_lowest)
+            distances[shard, mine], ids[shard, mine], _ = found
+            lowest[shard, mine] = part_lowest
 
         with closing(Workers(threads)) as workers:
             workers.run(search, groups * shards)
-            workers.run(finish, groups)
-        return distances, ids, lowest
+        for shard in range(1, shards):
+            kernels.finish.merge_lists(distances[0], ids[0], distances[shard], ids[shard])
+        return distances[0], ids[0], lowest.max(0)
