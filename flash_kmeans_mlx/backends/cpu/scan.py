@@ -22,6 +22,7 @@ MAX_GROUP = 1024  # queries of a task
 # Candidates that are kept in order as they come, so that what a score must reach rises at once.
 KEPT_SORTED = 256
 MAX_KEPT = 1 << 22  # candidates of all queries at a time
+MAX_AT_ONCE = 4  # lists of a query, above which its nearest list is scanned before the others
 MAX_INVERSE = 2.0**126  # 1 / norms of rows that float32 holds
 
 
@@ -156,8 +157,8 @@ class _Scan:
         distance_op = score_op(self._proximity)
         lists = self._lists
         lists = self._lists
-        distances = np.full((shards, q, k), np.inf)
-        ids = np.full((shards, q, k), -1)
+        distances = np.empty((shards, q, k))
+        ids = np.empty((shards, q, k), np.int64)
         lowest = np.empty((shards, q), np.float32)
 
         def search(_slot: int, i: int) -> None:
@@ -170,12 +171,17 @@ class _Scan:
                 least=np.full(n, -np.inf, np.float32) if least is None else least[mine],
             )
             found = kernels.scan.Found(
-                distances[shard, mine], ids[shard, mine], np.zeros(n, np.int64)
+                distances=np.full((n, k), np.inf),
+                ids=np.full((n, k), -1),
+                sizes=np.zeros(n, np.int64),
             )
-            asked, given = np.ascontiguousarray(scored[mine]), np.ascontiguousarray(queries[mine])
+            asked = np.ascontiguousarray(scored[mine])
+            given = np.ascontiguousarray(queries[mine]) if unit else asked
             probed = probes[mine, shard::shards]
-            # The nearest lists first: few rows of the others then reach what a score must.
-            for part in (probed[:, :1], probed[:, 1:]):
+            # The nearest lists first: few rows of the others then reach what a score must. A few
+            # lists are all read at once.
+            split = 1 if probed.shape[1] > MAX_AT_ONCE else probed.shape[1]
+            for part in filter(np.size, (probed[:, :split], probed[:, split:])):
                 kernels.scan.scan_lists(
                     op,
                     asked,
