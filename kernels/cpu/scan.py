@@ -35,11 +35,15 @@ class Found(NamedTuple):
     """The nearest rows of queries so far.
 
     Attributes:
+        op: Their distance, see scores.py.
+        queries: (Q, D) float32, as given.
         distances: (Q, k) float64, sorted, then by id; inf where there is no row yet.
         ids: (Q, k) int64; -1 where there is no row yet.
         sizes: (Q,) int64, how many rows there are.
     """
 
+    op: int
+    queries: np.ndarray
     distances: np.ndarray
     ids: np.ndarray
     sizes: np.ndarray
@@ -222,11 +226,8 @@ def _queries_of_lists(probes, n_lists):
 
 
 @njit(**JIT)
-def scan_lists(op, queries, probes, lists, keep, buffers, distance_op, given, found):
+def scan_lists(op, queries, probes, lists, keep, buffers, found, at_once):
     """Push the best `keep` rows of the lists that each query probes, with their slots.
-
-    Where candidates are kept in order, their distances are computed as well, list by list, while
-    the rows are in the cache: one row is spread over D lines of it.
 
     Args:
         op: How rows score, see scores.py: COSINE, DOT, SQUARES or CHORD.
@@ -235,9 +236,9 @@ def scan_lists(op, queries, probes, lists, keep, buffers, distance_op, given, fo
         lists: `Lists`; for COSINE and CHORD, 1 / norm follows the D values of a row.
         keep: Candidates of a query.
         buffers: `Buffers` of the queries; here scores need to reach, not exceed, `least`.
-        distance_op: The distance, see scores.py.
-        given: (Q, D) float32, the queries as given.
         found: Inout, `Found`.
+        at_once: Whether to measure the candidates from each list while it is in the cache, where a
+            row is spread over D lines. They must be kept in order.
     """
     payload, ids, _, following, first, sizes = lists
     least = buffers.least
@@ -281,30 +282,28 @@ def scan_lists(op, queries, probes, lists, keep, buffers, distance_op, given, fo
                     asking = probing[i : i + n]
                     _push_marked(asking, masks, real, scores, blocks, keep, buffers, ids)
             rows_left -= POINTS
-        if buffers.keys.shape[1] == keep:
+        if at_once:
             asking = probing[starts[number] : starts[number + 1]]
-            measure(distance_op, given, asking, number, lists, buffers, found)
+            measure(asking, number, lists, buffers, found)
 
 
 @njit(**JIT)
-def measure(op, given, queries, number, lists, buffers, found):
-    """Put candidates among the nearest rows of queries.
+def measure(asking, number, lists, buffers, found):
+    """Put candidates among the nearest rows of queries, by their distances in float64.
 
     Args:
-        op: The distance, see scores.py.
-        given: (Q, D) float32, the queries as given.
-        queries: (M,) which of them.
+        asking: (M,) the queries.
         number: The list whose candidates these are, or ANY.
         lists: `Lists`.
-        buffers: `Buffers` of the queries.
+        buffers: `Buffers` of all queries; soonest done if their keys descend.
         found: Inout, `Found`.
     """
     payload, names_of, owner, _, _, _ = lists
-    distances, ids, sizes = found
+    op, queries, distances, ids, sizes = found
     keys, counts, _ = buffers
-    k, n_dims = distances.shape[1], given.shape[1]
+    k, n_dims = distances.shape[1], queries.shape[1]
     x, y = np.empty(n_dims), np.empty(n_dims)
-    for q in queries:
+    for q in asking:
         is_read = False
         for place in range(counts[q]):
             slot = number_of(keys[q, place])
@@ -313,7 +312,7 @@ def measure(op, given, queries, number, lists, buffers, found):
                 continue
             for d in range(n_dims):
                 if not is_read:
-                    x[d] = given[q, d]
+                    x[d] = queries[q, d]
                 y[d] = payload[block, d, lane]
             is_read = True
             value, name, n = distance(op, x, y), names_of[slot], sizes[q]

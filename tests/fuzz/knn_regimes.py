@@ -64,6 +64,8 @@ PORTABLE_REGIMES = {
     "enlarged",
 }
 SCAN_REGIMES = {
+    "lists read at once",
+    "nearest list first",
     "COSINE",
     "CHORD",
     "DOT",
@@ -196,8 +198,12 @@ def watch_scans(watch: Watch) -> None:
         in_order = keep <= cpu_scan.KEPT_SORTED
         yield "candidates in order" if in_order else "candidates selected"
         yield "one thread" if threads == 1 else "threads"
+        shards = probes.shape[1] if len(queries) < threads else 1
         if threads > 1:
-            yield "shards" if len(queries) < threads and probes.shape[1] > 1 else "groups"
+            yield "shards" if shards > 1 else "groups"
+        n_probes = -(-probes.shape[1] // min(shards, threads))
+        at_once = in_order and n_probes <= cpu_scan.MAX_AT_ONCE
+        yield "lists read at once" if at_once else "nearest list first"
         if least is not None:
             yield "asked again"
 

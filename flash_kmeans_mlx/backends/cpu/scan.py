@@ -22,7 +22,7 @@ MAX_GROUP = 1024  # queries of a task
 # Candidates that are kept in order as they come, so that what a score must reach rises at once.
 KEPT_SORTED = 256
 MAX_KEPT = 1 << 22  # candidates of all queries at a time
-MAX_AT_ONCE = 4  # lists of a query, above which its nearest list is scanned before the others
+MAX_AT_ONCE = 4  # lists of a query that are read once; of more, the nearest is read before others
 MAX_INVERSE = 2.0**126  # 1 / norms of rows that float32 holds
 
 
@@ -156,7 +156,6 @@ class _Scan:
         scored = unit_rows(queries).astype(np.float32) if unit else queries
         distance_op = score_op(self._proximity)
         lists = self._lists
-        lists = self._lists
         distances = np.empty((shards, q, k))
         ids = np.empty((shards, q, k), np.int64)
         lowest = np.empty((shards, q), np.float32)
@@ -171,40 +170,31 @@ class _Scan:
                 least=np.full(n, -np.inf, np.float32) if least is None else least[mine],
             )
             found = kernels.scan.Found(
+                op=distance_op,
+                queries=np.ascontiguousarray(queries[mine]),
                 distances=np.full((n, k), np.inf),
                 ids=np.full((n, k), -1),
                 sizes=np.zeros(n, np.int64),
             )
-            asked = np.ascontiguousarray(scored[mine])
-            given = np.ascontiguousarray(queries[mine]) if unit else asked
+            asked = np.ascontiguousarray(scored[mine]) if unit else found.queries
             probed = probes[mine, shard::shards]
-            # The nearest lists first: few rows of the others then reach what a score must. A few
-            # lists are all read at once.
-            split = 1 if probed.shape[1] > MAX_AT_ONCE else probed.shape[1]
-            for part in filter(np.size, (probed[:, :split], probed[:, split:])):
+            at_once = probed.shape[1] <= MAX_AT_ONCE and sizes.capacity == keep
+            # The nearest of many lists first: few rows of the others then reach what a score must.
+            for part in [probed] if at_once else [probed[:, :1], probed[:, 1:]]:
                 kernels.scan.scan_lists(
-                    op,
-                    asked,
-                    np.ascontiguousarray(part),
-                    lists,
-                    keep,
-                    buffers,
-                    distance_op,
-                    given,
-                    found,
+                    op, asked, np.ascontiguousarray(part), lists, keep, buffers, found, at_once
                 )
-            if sizes.capacity > keep:
+            if not at_once:
                 kernels.select.settle(keep, buffers, lists.ids)
                 buffers = kernels.select.Buffers(
                     keys=np.ascontiguousarray(np.sort(buffers.keys[:, :keep], axis=1)[:, ::-1]),
                     counts=np.minimum(buffers.counts, keep),
                     least=buffers.least,
                 )
-                every = np.arange(n), kernels.scan.ANY
-                kernels.scan.measure(distance_op, given, *every, lists, buffers, found)
+                kernels.scan.measure(np.arange(n), kernels.scan.ANY, lists, buffers, found)
             part_lowest = np.empty(n, np.float32)
             kernels.scan.lowest_scores(buffers, part_lowest)
-            distances[shard, mine], ids[shard, mine], _ = found
+            distances[shard, mine], ids[shard, mine] = found.distances, found.ids
             lowest[shard, mine] = part_lowest
 
         with closing(Workers(threads)) as workers:
