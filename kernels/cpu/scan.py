@@ -304,25 +304,25 @@ def measure(asking, number, lists, buffers, found):
     k, n_dims = distances.shape[1], queries.shape[1]
     x, y = np.empty(n_dims), np.empty(n_dims)
     for q in asking:
-        is_read = False
+        values, names, n = distances[q], ids[q], sizes[q]
+        for d in range(n_dims):
+            x[d] = queries[q, d]
         for place in range(counts[q]):
             slot = number_of(keys[q, place])
             block, lane = slot // BLOCK, slot % BLOCK
             if number != ANY and owner[block] != number:
                 continue
             for d in range(n_dims):
-                if not is_read:
-                    x[d] = queries[q, d]
                 y[d] = payload[block, d, lane]
-            is_read = True
-            value, name, n = distance(op, x, y), names_of[slot], sizes[q]
+            value, name = distance(op, x, y), names_of[slot]
             last = min(n, k - 1)
             if n == k and not (
-                value < distances[q, last] or (value == distances[q, last] and name < ids[q, last])
+                value < values[last] or (value == values[last] and name < names[last])
             ):
                 continue
-            insert(distances[q], ids[q], last, value, name)
-            sizes[q] = min(n + 1, k)
+            insert(values, names, last, value, name)
+            n = min(n + 1, k)
+        sizes[q] = n
 
 
 @njit(**JIT)

@@ -202,7 +202,7 @@ def watch_scans(watch: Watch) -> None:
         if threads > 1:
             yield "shards" if shards > 1 else "groups"
         n_probes = -(-probes.shape[1] // min(shards, threads))
-        at_once = in_order and n_probes <= cpu_scan.MAX_AT_ONCE
+        at_once = in_order and (n_probes - 1) * keep <= cpu_scan.MAX_AT_ONCE
         yield "lists read at once" if at_once else "nearest list first"
         if least is not None:
             yield "asked again"

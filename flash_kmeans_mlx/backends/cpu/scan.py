@@ -22,7 +22,8 @@ MAX_GROUP = 1024  # queries of a task
 # Candidates that are kept in order as they come, so that what a score must reach rises at once.
 KEPT_SORTED = 256
 MAX_KEPT = 1 << 22  # candidates of all queries at a time
-MAX_AT_ONCE = 4  # lists of a query that are read once; of more, the nearest is read before others
+# Candidates of a query from all lists but one up to which its lists are read together.
+MAX_AT_ONCE = 64
 MAX_INVERSE = 2.0**126  # 1 / norms of rows that float32 holds
 
 
@@ -178,7 +179,7 @@ class _Scan:
             )
             asked = np.ascontiguousarray(scored[mine]) if unit else found.queries
             probed = probes[mine, shard::shards]
-            at_once = probed.shape[1] <= MAX_AT_ONCE and sizes.capacity == keep
+            at_once = sizes.capacity == keep and (probed.shape[1] - 1) * keep <= MAX_AT_ONCE
             # The nearest of many lists first: few rows of the others then reach what a score must.
             for part in [probed] if at_once else [probed[:, :1], probed[:, 1:]]:
                 kernels.scan.scan_lists(
