@@ -2,6 +2,7 @@
 
 A few queries meet a register-full of rows at a time. Only scores that reach the k-th best so far
 of their query are stored, and ranked with the slots of their rows, as select.py describes.
+Their distances are computed in float64, list by list or in the end.
 """
 
 from typing import NamedTuple
@@ -226,7 +227,7 @@ def _queries_of_lists(probes, n_lists):
 
 
 @njit(**JIT)
-def scan_lists(op, queries, probes, lists, keep, buffers, found, at_once):
+def scan_lists(op, queries, probes, lists, keep, buffers, found, by_list):
     """Push the best `keep` rows of the lists that each query probes, with their slots.
 
     Args:
@@ -237,7 +238,7 @@ def scan_lists(op, queries, probes, lists, keep, buffers, found, at_once):
         keep: Candidates of a query.
         buffers: `Buffers` of the queries; here scores need to reach, not exceed, `least`.
         found: Inout, `Found`.
-        at_once: Whether to measure the candidates from each list while it is in the cache, where a
+        by_list: Whether to measure the candidates from each list while it is in the cache, where a
             row is spread over D lines. They must be kept in order.
     """
     payload, ids, _, following, first, sizes = lists
@@ -282,7 +283,7 @@ def scan_lists(op, queries, probes, lists, keep, buffers, found, at_once):
                     asking = probing[i : i + n]
                     _push_marked(asking, masks, real, scores, blocks, keep, buffers, ids)
             rows_left -= POINTS
-        if at_once:
+        if by_list:
             asking = probing[starts[number] : starts[number + 1]]
             measure(asking, number, lists, buffers, found)
 

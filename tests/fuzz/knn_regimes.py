@@ -64,7 +64,8 @@ PORTABLE_REGIMES = {
     "enlarged",
 }
 SCAN_REGIMES = {
-    "lists read at once",
+    "lists read together",
+    "distances by list",
     "nearest list first",
     "COSINE",
     "CHORD",
@@ -202,8 +203,12 @@ def watch_scans(watch: Watch) -> None:
         if threads > 1:
             yield "shards" if shards > 1 else "groups"
         n_probes = -(-probes.shape[1] // min(shards, threads))
-        at_once = in_order and (n_probes - 1) * keep <= cpu_scan.MAX_AT_ONCE
-        yield "lists read at once" if at_once else "nearest list first"
+        if in_order and (n_probes - 1) * keep <= cpu_scan.MAX_TOGETHER:
+            yield "lists read together"
+        else:
+            yield "nearest list first"
+            if in_order and queries.shape[1] >= cpu_scan.BY_LIST_DIMS:
+                yield "distances by list"
         if least is not None:
             yield "asked again"
 

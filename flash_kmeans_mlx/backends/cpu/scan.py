@@ -23,7 +23,9 @@ MAX_GROUP = 1024  # queries of a task
 KEPT_SORTED = 256
 MAX_KEPT = 1 << 22  # candidates of all queries at a time
 # Candidates of a query from all lists but one up to which its lists are read together.
-MAX_AT_ONCE = 64
+MAX_TOGETHER = 64
+# From these on, it takes longer to load a row again than to compute distances of more rows.
+BY_LIST_DIMS = 64
 MAX_INVERSE = 2.0**126  # 1 / norms of rows that float32 holds
 
 
@@ -179,13 +181,15 @@ class _Scan:
             )
             asked = np.ascontiguousarray(scored[mine]) if unit else found.queries
             probed = probes[mine, shard::shards]
-            at_once = sizes.capacity == keep and (probed.shape[1] - 1) * keep <= MAX_AT_ONCE
+            in_order = sizes.capacity == keep
+            together = in_order and (probed.shape[1] - 1) * keep <= MAX_TOGETHER
+            by_list = in_order and (together or d >= BY_LIST_DIMS)
             # The nearest of many lists first: few rows of the others then reach what a score must.
-            for part in [probed] if at_once else [probed[:, :1], probed[:, 1:]]:
+            for part in [probed] if together else [probed[:, :1], probed[:, 1:]]:
                 kernels.scan.scan_lists(
-                    op, asked, np.ascontiguousarray(part), lists, keep, buffers, found, at_once
+                    op, asked, np.ascontiguousarray(part), lists, keep, buffers, found, by_list
                 )
-            if not at_once:
+            if not by_list:
                 kernels.select.settle(keep, buffers, lists.ids)
                 buffers = kernels.select.Buffers(
                     keys=np.ascontiguousarray(np.sort(buffers.keys[:, :keep], axis=1)[:, ::-1]),

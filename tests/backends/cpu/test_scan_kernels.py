@@ -65,8 +65,10 @@ def test_results_do_not_depend_on_when_distances_are_computed(
         queries = x[rng.integers(n, size=int(rng.choice([1, 2, 70, 300])))]
         for k, nprobe in ((1, 1), (10, 2), (60, 3), (200, 4), (240, 2), (10, 7)):
             found = []
-            for most in (10_000, -1):
-                monkeypatch.setattr(scan, "MAX_AT_ONCE", most)
+            for most, dims in ((10_000, 0), (-1, 0), (-1, 10_000)):
+                monkeypatch.setattr(scan, "MAX_TOGETHER", most)
+                monkeypatch.setattr(scan, "BY_LIST_DIMS", dims)
                 found.append(index.search(queries, k, nprobe=nprobe))
-            np.testing.assert_array_equal(found[0][0], found[1][0])
-            np.testing.assert_array_equal(found[0][1], found[1][1])
+            for distances, ids in found[1:]:
+                np.testing.assert_array_equal(distances, found[0][0])
+                np.testing.assert_array_equal(ids, found[0][1])
