@@ -207,7 +207,7 @@ def watch_scans(watch: Watch) -> None:
             yield "lists read together"
         else:
             yield "nearest list first"
-            if in_order and queries.shape[1] >= cpu_scan.BY_LIST_DIMS:
+            if queries.shape[1] >= cpu_scan.BY_LIST_DIMS and keep <= cpu_scan.BY_LIST_KEPT:
                 yield "distances by list"
         if least is not None:
             yield "asked again"

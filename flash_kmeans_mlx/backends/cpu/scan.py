@@ -24,8 +24,9 @@ KEPT_SORTED = 256
 MAX_KEPT = 1 << 22  # candidates of all queries at a time
 # Candidates of a query from all lists but one up to which its lists are read together.
 MAX_TOGETHER = 64
-# From these on, it takes longer to load a row again than to compute distances of more rows.
-BY_LIST_DIMS = 64
+# With so many dimensions and so few candidates, it takes longer to load rows again in the end than
+# to compute the distances of some more rows.
+BY_LIST_DIMS, BY_LIST_KEPT = 64, 128
 MAX_INVERSE = 2.0**126  # 1 / norms of rows that float32 holds
 
 
@@ -183,7 +184,7 @@ class _Scan:
             probed = probes[mine, shard::shards]
             in_order = sizes.capacity == keep
             together = in_order and (probed.shape[1] - 1) * keep <= MAX_TOGETHER
-            by_list = in_order and (together or d >= BY_LIST_DIMS)
+            by_list = together or (d >= BY_LIST_DIMS and keep <= BY_LIST_KEPT)
             # The nearest of many lists first: few rows of the others then reach what a score must.
             for part in [probed] if together else [probed[:, :1], probed[:, 1:]]:
                 kernels.scan.scan_lists(
