@@ -17,7 +17,7 @@ FOLDERS = {PACKAGE: ROOT / PACKAGE, KERNELS: ROOT / "kernels", BENCHMARK: ROOT /
 # Lowest first. A layer imports from those below it; the modules of the first one, and those of one
 # folder, from one another as well. A new module needs a place here.
 LAYERS = (
-    {"_fork", "errors", "files", "frame", "metrics", "validation"},
+    {"_fork", "errors", "files", "frame", "metrics", "progress", "validation"},
     {"shards"},
     {"backends"},
     {"distributed"},

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..frame import Frame
 from ..metrics import Metric
+from ..progress import SILENT, Progress
 from .draws import Seeding
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Problem:
         strategy: The name of the way to assign, or None for the backend's choice.
         summed_shift: Whether `tol` bounds the norm of all moves together, not the largest one.
         labels: (B, N) uint32 to keep labels in, for backends on the host; None for new memory.
+        progress: Is told what is done.
     """
 
     x: Any
@@ -90,6 +92,7 @@ class Problem:
     strategy: str | None = None
     summed_shift: bool = False
     labels: np.ndarray | None = None
+    progress: Progress = SILENT
 
 
 @dataclass

@@ -21,6 +21,7 @@ from ..errors import EmptyClusterWarning
 from ..files.mapped import check_mapped
 from ..files.results import labels_file
 from ..metrics import Metric
+from ..progress import SILENT, open_progress
 from ..shards.source import is_source, open_source
 from .checkpoint import Checkpoint, Saved, describe
 from .empty_clusters import POLICIES
@@ -134,6 +135,7 @@ def fit(
     elif resume:
         raise ValueError("resume=True needs the path of a checkpoint")
     saved = saver.load() if saver and validation.check_flag("resume", resume) else None
+    progress = SILENT if verbose else open_progress()
     problem = backends.Problem(
         x=data.x,
         n_clusters=n_clusters,
@@ -148,12 +150,14 @@ def fit(
         init=init if isinstance(init, str) else "",
         strategy=strategy,
         summed_shift=summed_shift,
+        progress=progress,
     )
     if client is None and isinstance(data.x, RowStream) and isinstance(data.x.rows, BlockSource):
         raise ValueError("a Dask collection needs client=, the client of its cluster")
-    with ExitStack() as stack:
-        if labels_path is not None:
-            own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
+    with progress, ExitStack() as stack:
+        progress.phase("reading")
+        own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
+        if own is not None:
             problem = replace(problem, labels=own.reshape(data.shape[:2]))
         points = stack.enter_context(
             backends.open_points(backend, problem) if client is None else on_client(client, problem)
@@ -162,6 +166,7 @@ def fit(
         def run(number: int, resumed: LoopState | None, save: Save | None) -> Fit:
             check_mapped(data.x)
             rng = np.random.default_rng([seed, number])
+            progress.phase("seeding")
             with points.timed("seeding"):
                 c = (
                     resumed.centroids

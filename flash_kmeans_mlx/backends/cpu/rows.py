@@ -60,7 +60,7 @@ class RowPoints(Points):
     def __init__(self, problem: Problem, plan: Plan) -> None:
         super().__init__(problem)
         self.plan = plan
-        self.workers = Workers(plan.threads)
+        self.workers = Workers(plan.threads, problem.progress)
         self.shards = list(itertools.pairwise(plan.cuts))
         self.cuts = np.array(plan.cuts)
         self.scratch = [self._scratch() for _ in range(plan.threads)]
@@ -155,11 +155,12 @@ class RowPoints(Points):
     def run_shards(self, task: Callable[[int, int, int], object], n_elements: int) -> None:
         """Call task(slot, m, s) for every m < n_elements and every shard s."""
         n = len(self.shards)
+        self.problem.progress.begin(n_elements * n)
         self.run_tasks(lambda slot, i: task(slot, *divmod(i, n)), n_elements * n)
 
     def run_tasks(self, task: Callable[[int, int], object], n_tasks: int) -> None:
         """Call task(slot, i) for i in range(n_tasks), each of which visits a shard."""
-        self.workers.run(task, n_tasks)
+        self.workers.run(task, n_tasks, work=n_tasks)
 
     def _sum_weights(self) -> np.ndarray:
         """Return (B, N) float32 weights of points in sums, or (B, 0) for all ones."""

@@ -128,6 +128,7 @@ class StreamedCpuPoints(CpuPoints):
             rows = cursor.read(lo, hi)
             with self._gate:
                 yield lo, hi, rows
+            self.problem.progress.advance((hi - lo) / (end - first))
 
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
         del b

@@ -68,6 +68,7 @@ class TiledPoints(RowPoints):
         changed = np.zeros(n_tasks, np.int64)
         changes = self._changes
         parts = min(self.plan.threads, 1 + n_clusters * self.shape[2] // MERGED_VALUES)
+        self.problem.progress.begin(n_tasks)
         for first in range(0, n_tasks, self.plan.flight):
             end = min(first + self.plan.flight, n_tasks)
 
