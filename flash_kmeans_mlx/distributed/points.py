@@ -98,11 +98,11 @@ class ShardedPoints(Points):
         weights = None if self.problem.weights is None else self.problem.weights[0]
         self._executor.begin(self._job, weights)
         if self.problem.check_finite:
-            magnitude = np.array([max(self._executor.visit(tasks.magnitude))])
+            magnitude = np.array([max(self._visit(tasks.magnitude))])
         frame = frames.choose(sample, magnitude, self.metric)
         if self.metric.spherical:
             self._use(frame)
-            norms = np.array(list(self._executor.visit(tasks.norms)))
+            norms = np.array(list(self._visit(tasks.norms)))
             smallest, largest = norms[:, 0].min(), norms[:, 1].max()
             self.known_directions = bool(smallest > 0)
             if frame.shifted:
@@ -120,6 +120,13 @@ class ShardedPoints(Points):
         self._job = replace(self._job, frame=frame, fit=uuid.uuid4().hex)
         weights = None if self.problem.weights is None else self.problem.weights[0]
         self._executor.begin(self._job, weights)
+
+    def _visit(self, task: Any, *arguments: Any) -> Iterator[Any]:
+        """Yield what a task returns for every shard, in order."""
+        self.problem.progress.begin(len(self._job.cuts) - 1)
+        for found in self._executor.visit(task, *arguments):
+            yield found
+            self.problem.progress.advance(1)
 
     def reset(self) -> None:
         self._labelled = None
@@ -139,7 +146,7 @@ class ShardedPoints(Points):
         changed = 0
         sums, weight_sum, counts = (total[0] for total in self.totals)
         passes = int(limits.max())
-        for part in self._executor.visit(tasks.step, self._labelled, c, passes):
+        for part in self._visit(tasks.step, self._labelled, c, passes):
             sums[part.touched] += part.sums
             weight_sum[part.touched] += part.weight_sum
             counts[part.touched] += part.counts
@@ -178,7 +185,7 @@ class ShardedPoints(Points):
         return super().labels_at(b, index)
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
-        found = self._executor.visit(tasks.total_cost, self._labelled, centroids.copy())
+        found = self._visit(tasks.total_cost, self._labelled, centroids.copy())
         totals = np.array([list(found)]).sum(axis=1)
         if self.metric.unit_points:
             return totals
@@ -201,7 +208,7 @@ class ShardedPoints(Points):
     def _gather(self, task: Any, out: np.ndarray, *arguments: Any) -> np.ndarray:
         """Fill `out` (N,) with what a task returns for every shard."""
         cuts = self._job.cuts
-        for s, part in enumerate(self._executor.visit(task, *arguments)):
+        for s, part in enumerate(self._visit(task, *arguments)):
             out[cuts[s] : cuts[s + 1]] = part
         return out
 
@@ -229,7 +236,7 @@ class ShardedPoints(Points):
 
     def _extremes(self, centroids: np.ndarray, n: int) -> Extreme:
         """Return the farthest points of all shards, n of each or of each cluster; keep them."""
-        visited = self._executor.visit(tasks.farthest, self._labelled, centroids.copy(), n)
+        visited = self._visit(tasks.farthest, self._labelled, centroids.copy(), n)
         found = Extreme(*(np.concatenate(arrays) for arrays in zip(*visited, strict=True)))
         known = zip(found.labels.tolist(), found.rows, found.factors.tolist(), strict=True)
         self._known = dict(zip(found.points.tolist(), known, strict=True))

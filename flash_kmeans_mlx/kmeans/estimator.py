@@ -173,7 +173,7 @@ class FlashKMeans:
         return self._take(x, sample_weight, None)
 
     def update(self, x: Any, sample_weight: Any = None) -> FlashKMeans:
-        """Go on by Lloyd's loop on new points, with the weight of the old ones, and return self.
+        """Go on by Lloyd's loop on new points (B, N, D), beside the old ones, and return self.
 
         From the last centroids, it lowers over labels of the new points and centroids c the sum of
         weight times cost of the new points, plus a term of each cluster's old points, which keep

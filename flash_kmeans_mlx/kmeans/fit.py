@@ -160,7 +160,9 @@ def fit(
         if own is not None:
             problem = replace(problem, labels=own.reshape(data.shape[:2]))
         points = stack.enter_context(
-            backends.open_points(backend, problem) if client is None else on_client(client, problem)
+            backends.open_points(backend, problem)
+            if client is None
+            else on_client(client, problem, verbose)
         )
 
         def run(number: int, resumed: LoopState | None, save: Save | None) -> Fit:
@@ -222,10 +224,12 @@ def opened(x: Any, dtype: Any = None) -> validation.Data:
     return validation.Data(RowStream(source), mlx=False, batched=False)
 
 
-def on_client(client: Any, problem: backends.Problem) -> Points:
+def on_client(client: Any, problem: backends.Problem, verbose: bool) -> Points:
     """Return points whose shards are visited by the workers of a Dask client."""
     if not isinstance(problem.x, RowStream) or problem.x.rows.one_cursor:
         raise ValueError("client needs points in files that its workers can read: pass their paths")
+    if verbose:
+        print(f"dashboard: {client.dashboard_link}", flush=True)
     from ..distributed.on_dask import DaskExecutor
     from ..distributed.points import ShardedPoints
 
