@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import VectorFileError
 from . import tasks
 from .blocks import BlockSource
 from .tasks import Job, digest
@@ -178,8 +179,9 @@ def _visit(
     except (OSError, ValueError) as error:
         from distributed import get_worker
 
-        where = f"on worker {get_worker().address}: {error}"
-        raise (OSError if isinstance(error, OSError) else type(error))(where) from None
+        kinds = VectorFileError, OSError, ValueError  # what the message alone makes
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(f"on worker {get_worker().address}: {error}") from None
 
 
 @contextmanager

@@ -120,8 +120,39 @@ class ShardPoints(StreamedCpuPoints):
         self._given = job.frame
         self._unit = job.weight_unit
         self.lock = threading.Lock()
-        self.entered = False
+        self._entered = False
+        self._forgotten = False
         self.labelled = b""  # digest of the centroids that the labels belong to
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep other threads of this worker away for a block."""
+        with self.lock:
+            try:
+                if not self._entered:
+                    self.__enter__()
+                    self._entered = True
+                yield
+            except BaseException:
+                self._forgotten = True
+                raise
+            finally:
+                self.close_cursors()
+                self._close_forgotten()
+
+    def forget(self) -> None:
+        """Free everything, at once or once the thread that is at work has ended."""
+        self._forgotten = True
+        if self.lock.acquire(blocking=False):
+            try:
+                self._close_forgotten()
+            finally:
+                self.lock.release()
+
+    def _close_forgotten(self) -> None:
+        if self._forgotten and self._entered:
+            self._entered = False
+            self.__exit__()
 
     def open_rows(self) -> Frame:
         return super().open_rows() if self._given is None else self._given
@@ -165,22 +196,18 @@ def _shard(job: Job, s: int, weights: np.ndarray | None) -> Iterator[ShardPoints
     with _lock:
         shards = _points.setdefault(job.fit, {})
         for fit in list(_points)[:-KEPT_FITS]:
-            del _points[fit]
+            for points in _points.pop(fit).values():
+                points.forget()
         points = shards.get(s)
         if points is None:
             points = shards[s] = ShardPoints(job, s, weights)
-    with points.lock:
-        try:
-            if not points.entered:
-                points.__enter__()
-                points.entered = True
+    try:
+        with points.in_use():
             yield points
-        except BaseException:  # the next task of this shard begins anew
-            with _lock:
-                shards.pop(s, None)
-            raise
-        finally:
-            points.close_cursors()
+    except BaseException:  # the next task of this shard begins anew
+        with _lock:
+            shards.pop(s, None)
+        raise
 
 
 def forget(fit: str) -> None:
@@ -188,9 +215,7 @@ def forget(fit: str) -> None:
     with _lock:
         shards = _points.pop(fit, {})
     for points in shards.values():
-        with points.lock:
-            if points.entered:
-                points.__exit__()
+        points.forget()  # without waiting: Dask calls this where it also answers the scheduler
 
 
 def digest(centroids: np.ndarray | None) -> bytes:
