@@ -18,14 +18,27 @@ FOLDERS = {PACKAGE: ROOT / PACKAGE, KERNELS: ROOT / "kernels", BENCHMARK: ROOT /
 # folder, from one another as well. A new module needs a place here.
 LAYERS = (
     {"_fork", "errors", "files", "frame", "metrics", "progress", "validation"},
-    {"backends"},
     {"shards"},
+    {"backends"},
+    {"distributed"},
     {"kmeans", "neighbours"},
     {"index", "sklearn"},
     {""},
     {"cli"},
 )
-HEAVY = {"faiss", "matplotlib", "numba", "pyarrow", "rich", "scipy", "sklearn", "torch", "typer"}
+HEAVY = {
+    "dask",
+    "distributed",
+    "faiss",
+    "matplotlib",
+    "numba",
+    "pyarrow",
+    "rich",
+    "scipy",
+    "sklearn",
+    "torch",
+    "typer",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -29,7 +29,7 @@ ALL = [
     "batch_kmeans_Euclid",
     "knn",
 ]
-LOOP = ", callback=None, labels_path=None, checkpoint=None, checkpoint_seconds=0.0, resume=False)"
+LOOP = ", callback=None, labels_path=None, checkpoint=None, checkpoint_seconds=0.0, resume=False, client=None)"
 FIT = (
     "(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None, verbose=False, *, init='random', seed=0, "
     "sample_weight=None, n_init=1, empty='farthest', compiled=True, max_mem_gb=0.0, dtype=None, backend=None, "

@@ -12,10 +12,12 @@ import numpy as np
 
 from .base import COPY_AGAIN, STORED, Cursor, Vectors, file_error
 from .columns import ColumnCursor, columns, pyarrow_module, reported, step_rows
+from .mapped import map_address, release_map, release_pages
 
 __all__ = ["arrow"]
 
 _MAGIC = b"ARROW1"
+_AROUND = 4 << 20  # bytes of pages beside those that are read
 
 
 class ArrowVectors(Vectors):
@@ -43,9 +45,10 @@ class ArrowVectors(Vectors):
     ) -> None:
         super().__init__(path, name, shape, dtype)
         self.starts = starts
-        self.field = field
-        mapped = step_rows(self) * shape[1] * STORED[dtype].itemsize
-        self.library_bytes = mapped + decoded_bytes
+        # Of some fields only, bytes are copied from the map: so little if they are compressed.
+        self.fields = [field] if decoded_bytes else None
+        step_bytes = step_rows(self) * shape[1] * STORED[dtype].itemsize
+        self.library_bytes = _AROUND + step_bytes + 2 * decoded_bytes
 
     def cursor(self, buffers: int = 1) -> Cursor:
         with reported(self.path):
@@ -58,7 +61,7 @@ class _ArrowCursor(ColumnCursor):
     def __init__(self, vectors: ArrowVectors, buffers: int) -> None:
         super().__init__(vectors, buffers)
         self._starts = vectors.starts
-        self._field = vectors.field
+        self._fields = vectors.fields
         self._owner: Any = _mapping(vectors.path)
         self._reader: Any = None
         self._batch = -1  # the one that is read
@@ -71,20 +74,21 @@ class _ArrowCursor(ColumnCursor):
             return
         self.column = None  # before there is another, which may have been decompressed
         if self._reader is None or (batch < self._batch and not _is_file(self._reader)):
-            self._reader = _open_arrow(self.vectors.path, self._owner, [self._field])
+            self._reader = _open_arrow(self.vectors.path, self._owner, self._fields)
             self._batch = -1
         if _is_file(self._reader):
             found = self._reader.get_batch(batch)
         else:  # a stream, whose batches come one after another
             found = next(itertools.islice(self._reader, batch - self._batch - 1, None), None)
-        self._batch = batch
         if found is None or found.num_rows != self._starts[batch + 1] - self._starts[batch]:
             raise self.changed()
-        self.set_batch(found.column(0), self._starts[batch])
+        self._batch = batch
+        self.set_batch(found.column(self.vectors.name), self._starts[batch])
+        if self._fields:
+            release_map(self._owner)
 
-    def released(self) -> None:
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._owner.madvise(mmap.MADV_DONTNEED)
+    def release(self, values: np.ndarray) -> None:
+        release_pages(self._owner, values)
 
     def close(self) -> None:
         self.column = self._reader = self._owner = None
@@ -104,6 +108,8 @@ def arrow(path: str) -> dict[str, Vectors | str]:
             starts.append(starts[-1] + batch.num_rows)
             for i, column in enumerate(batch.columns):
                 decoded_bytes[i] = max(decoded_bytes[i], _bytes_beside(owner, column))
+            if any(decoded_bytes):
+                release_map(owner)
         return {
             name: found
             if isinstance(found, str)
@@ -129,7 +135,7 @@ def _open_arrow(path: str, owner: mmap.mmap, fields: list[int] | None = None) ->
 
 def _bytes_beside(owner: mmap.mmap, column: Any) -> int:
     """Return the bytes of a column that are not in the map: those that were decompressed."""
-    begin = np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
+    begin = map_address(owner)
     buffers = [buffer for buffer in column.buffers() if buffer is not None]
     return sum(b.size for b in buffers if not begin <= b.address < begin + len(owner))
 

@@ -211,7 +211,7 @@ def check_shape(shape: Any) -> tuple[int, int] | str:
     """Return (N, D), or the reason why vectors can't have this shape."""
     if len(shape) != 2:
         return f"it has {len(shape)} dimensions, shape {tuple(shape)}, where vectors have 2, (N, D)"
-    if 0 in shape:
+    if min(shape) < 1:
         return f"it is empty, shape {tuple(shape)}"
     return int(shape[0]), int(shape[1])
 

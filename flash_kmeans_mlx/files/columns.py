@@ -47,8 +47,8 @@ class ColumnCursor(Cursor):
     def seek(self, row: int) -> None:
         """Make the batch that holds this row the one that is read."""
 
-    def released(self) -> None:
-        """Called when rows of a batch were copied."""
+    def release(self, values: np.ndarray) -> None:
+        """Do what is left when these values of a batch were copied."""
 
     def read(self, lo: int, hi: int) -> np.ndarray:
         v = self.vectors
@@ -62,8 +62,7 @@ class ColumnCursor(Cursor):
                 if rows is None:  # nothing is allocated before D is as the header says
                     rows = self._buffers.next(hi - lo)
                 decode(values, v.dtype, rows[at - lo : stop - lo])
-                del values
-                self.released()
+                self.release(values)
                 at = stop
         return rows
 

@@ -26,7 +26,7 @@ from .base import (
     shortened,
     value_dtype,
 )
-from .mapped import check_mapped
+from .mapped import check_mapped, release_pages
 from .safetensors import CODES, read_header
 
 __all__ = ["FlatVectors", "MappedVectors", "npy", "npy_header", "safetensors", "vecs"]
@@ -197,7 +197,7 @@ class _MappedCursor(Cursor):
             decode(part, self._stored, rows[at - lo : at - lo + len(part)])
             # In mode "c" changes are private: they would be lost.
             if isinstance(owner, mmap.mmap) and self._x.mode != "c":
-                _release_pages(owner, part)
+                release_pages(owner, part)
         return rows
 
 
@@ -331,13 +331,3 @@ def _check_size(path: str, size: int, expected: int, what: str) -> None:
             f"it is {kind}: it has {size} bytes, and {what} with the header take {expected};"
             f" {COPY_AGAIN}",
         )
-
-
-def _release_pages(owner: mmap.mmap, part: np.ndarray) -> None:
-    """Release the pages of this part of a map: they count as memory of this process."""
-    if not part.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    map_address = np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
-    begin = part.__array_interface__["data"][0] - map_address
-    page = begin // mmap.PAGESIZE * mmap.PAGESIZE
-    owner.madvise(mmap.MADV_DONTNEED, page, begin + part.nbytes - page)

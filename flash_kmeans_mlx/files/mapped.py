@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import VectorFileError
 
-__all__ = ["check_mapped"]
+__all__ = ["check_mapped", "map_address", "release_map", "release_pages"]
 
 
 def check_mapped(x: Any) -> None:
@@ -31,3 +31,24 @@ def check_mapped(x: Any) -> None:
                 f" {size} bytes of {end};"
                 " leave files alone while they are read"
             )
+
+
+def map_address(owner: mmap.mmap) -> int:
+    """Return where a map begins in memory."""
+    return np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
+
+
+def release_pages(owner: mmap.mmap, part: np.ndarray) -> None:
+    """Release the pages of this part of a map: they count as memory of this process."""
+    if not part.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    begin = part.__array_interface__["data"][0] - map_address(owner)
+    if 0 <= begin < len(owner):  # otherwise it was decompressed
+        page = begin // mmap.PAGESIZE * mmap.PAGESIZE
+        owner.madvise(mmap.MADV_DONTNEED, page, begin + part.nbytes - page)
+
+
+def release_map(owner: mmap.mmap) -> None:
+    """Release all pages of a map."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)

@@ -130,12 +130,15 @@ def _flat(mapped: TorchVectors, tensor: Any) -> FlatVectors | None:
     Reading them takes less memory than mapping them.
     """
     storage_bytes = tensor.untyped_storage().nbytes()
-    with zipfile.ZipFile(mapped.path) as archive:
-        records = [
-            info
-            for info in archive.infolist()
-            if "/data/" in info.filename and info.file_size == storage_bytes
-        ]
+    try:
+        with zipfile.ZipFile(mapped.path) as archive:
+            records = [
+                info
+                for info in archive.infolist()
+                if "/data/" in info.filename and info.file_size == storage_bytes
+            ]
+    except _DAMAGED:  # torch reads less of the directory of the archive
+        return None
     if (
         len(records) != 1
         or records[0].compress_type != zipfile.ZIP_STORED

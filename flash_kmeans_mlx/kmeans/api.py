@@ -59,6 +59,7 @@ def batch_kmeans_Euclid(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 0.0,
     resume: bool = False,
+    client: Any = None,
 ) -> KMeansResult:
     """Cluster points by k-means under the squared Euclidean distance.
 
@@ -116,6 +117,8 @@ def batch_kmeans_Euclid(
         checkpoint_seconds: The least time between two such writes.
         resume: Go on from `checkpoint`, if it exists: the result has the same bits as if the fit
             had never stopped. `max_iters` may have changed; any other difference is an error.
+        client: A `distributed.Client` whose workers read the files of x and compute, with the same
+            bits; see flash_kmeans_mlx/distributed/README.md. `max_mem_gb` holds for each shard.
 
     Returns:
         KMeansResult, which unpacks into ``labels (B, N) uint32, centroids (B, K, D) float32,
@@ -160,6 +163,7 @@ def batch_kmeans_Euclid(
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
         resume=resume,
+        client=client,
     )
 
 
@@ -188,6 +192,7 @@ def batch_kmeans_Cosine(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 0.0,
     resume: bool = False,
+    client: Any = None,
 ) -> KMeansResult:
     """Cluster points by direction with spherical k-means (Dhillon and Modha, 2001).
 
@@ -220,6 +225,7 @@ def batch_kmeans_Cosine(
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
         resume=resume,
+        client=client,
     )
 
 
@@ -248,6 +254,7 @@ def batch_kmeans_Dot(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 0.0,
     resume: bool = False,
+    client: Any = None,
 ) -> KMeansResult:
     """Cluster points by k-means under the dot product.
 
@@ -281,4 +288,5 @@ def batch_kmeans_Dot(
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
         resume=resume,
+        client=client,
     )

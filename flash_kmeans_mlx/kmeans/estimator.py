@@ -11,13 +11,14 @@ import mlx.core as mx
 import numpy as np
 
 from .. import validation
-from ..backends.stream import RowStream
+from ..distributed.blocks import is_collection, open_collection
 from ..errors import NotFittedError
 from . import model_file
 from .assign import Labelling, assigned, labels_of
 from .fit import fit, opened, opened_weights
 from .lloyd import Iteration
-from .running import Past, cluster_weights, go_on, move, past_of, tiles
+from .running import Past, cluster_weights, go_on, move, past_of
+from .transform import distances_to
 
 __all__ = ["FlashKMeans"]
 
@@ -104,6 +105,7 @@ class FlashKMeans:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_seconds: float = 0.0,
         resume: bool = False,
+        client: Any = None,
     ) -> FlashKMeans:
         """Cluster x (B, N, D) or (N, D) and return self; arguments as in `batch_kmeans_Euclid`."""
         data = self._check_d(x)
@@ -132,6 +134,7 @@ class FlashKMeans:
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,
             resume=resume,
+            client=client,
         )
         counts = cluster_weights(
             np.asarray(result.labels).reshape(data.shape[:2]),
@@ -170,7 +173,7 @@ class FlashKMeans:
         return self._take(x, sample_weight, None)
 
     def update(self, x: Any, sample_weight: Any = None) -> FlashKMeans:
-        """Go on by Lloyd's loop on new points, with the weight of the old ones, and return self.
+        """Go on by Lloyd's loop on new points (B, N, D), beside the old ones, and return self.
 
         From the last centroids, it lowers over labels of the new points and centroids c the sum of
         weight times cost of the new points, plus a term of each cluster's old points, which keep
@@ -221,7 +224,12 @@ class FlashKMeans:
         return self
 
     def predict(self, x: Any, *, labels_path: str | os.PathLike[str] | None = None) -> Any:
-        """Return the labels (B, N) uint32 of new points; `labels_path` as in `fit`."""
+        """Return the labels (B, N) uint32 of new points; of a Dask collection, lazily.
+
+        `labels_path` is as in `fit`.
+        """
+        if is_collection(x):
+            return self._by_blocks(x, "predict", np.uint32)
         return labels_of(self._assigned(x, None, labels_path), labels_path)
 
     def score(self, x: Any, sample_weight: Any = None) -> Any:
@@ -233,42 +241,24 @@ class FlashKMeans:
         """Return the distance (B, N, K) float32 of every point to every centroid.
 
         Euclidean distance (not squared), ``1 - cos``, or ``-dot``. Computed in float64, in tiles of
-        rows.
+        rows; of a Dask collection, lazily.
         """
+        if is_collection(x):
+            return self._by_blocks(x, "transform", np.float32, self.centroids.shape[-2])
         data = self._check_fitted(x)
-        c = self._numpy_centroids()
-        c = np.broadcast_to(c, (data.shape[0], *c.shape[-2:]))
-        step = self._transform_rows(data, c.shape[1])
-        out = np.empty((data.shape[0], data.shape[1], c.shape[1]), np.float32)
-        metric = validation.metric(self.metric)
-        for b in range(data.shape[0]):
-            centroids = c[b].astype(np.float64)
-            for lo, part in tiles(data.x, b, step):
-                rows = np.asarray(part, np.float64)
-                if self.check_finite:
-                    validation.check_magnitude(np.abs(rows).max(), data.given_shape)
-                out[b, lo : lo + step] = metric.distances(rows, centroids)
-        return data.to_caller(out, array=True)
-
-    def _transform_rows(self, data: validation.Data, k: int) -> int:
-        """Return the rows of a tile of `transform` that fit the cap beside the result."""
-        b, n, d = data.shape
-        limit = validation.cap(self.max_mem_gb)
-        bytes_in_use = data.copied + 4 * b * n * k * (1 + data.mlx) + 64 * b * k * d + (1 << 16)
-        row = 8 * (6 * d + 4 * k)
-        if isinstance(data.x, RowStream):
-            bytes_in_use += data.x.rows.reading_bytes(1)
-            row += data.x.rows.reading_bytes(2) - data.x.rows.reading_bytes(1)
-        validation.check_cap(
-            limit,
-            bytes_in_use + min(n, 64) * row,
-            data.given_shape,
-            k,
-            "for its distances",
-            "transform fewer points",
+        distances = distances_to(
+            data, self._numpy_centroids(), self.metric, self.max_mem_gb, self.check_finite
         )
-        most = max(64, (1 << 20) // max(k, d))
-        return min(most, (limit - bytes_in_use) // row) if limit else most
+        return data.to_caller(distances, array=True)
+
+    def _by_blocks(self, x: Any, method: str, dtype: Any, width: int = 0) -> Any:
+        """Return the Dask array of what a method returns for each block, (N,) or (N, width)."""
+        array = open_collection(x).array
+        model = copy(self)
+        model.centroids, model.labels_ = self._numpy_centroids(), None  # what travels with a task
+        shape = {"chunks": (array.chunks[0], (width,))} if width else {"drop_axis": 1}
+        empty = np.empty((0,) * (1 + (width > 0)), dtype)
+        return array.map_blocks(getattr(model, method), dtype=dtype, meta=empty, **shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to one safetensors file, whole or not at all."""

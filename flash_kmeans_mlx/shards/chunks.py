@@ -110,7 +110,7 @@ class _ChunkCursor(Cursor):
         source = self._source
         n = source.shape[0]
         source.check_rows(lo, hi)
-        if self._pass is None or lo < source.starts[self._chunk]:
+        if self._rows is None or lo < source.starts[self._chunk]:
             self._pass = iter(source.x)
             self._chunk = -1
         out: Any = None
@@ -119,6 +119,7 @@ class _ChunkCursor(Cursor):
             self._seek(at)
             begin = source.starts[self._chunk]
             end = min(hi, source.starts[self._chunk + 1])
+            assert self._rows is not None
             rows = self._rows[at - begin : end - begin]
             if (at, end) == (lo, hi) and hi < n and rows.dtype == source.dtype:
                 return rows

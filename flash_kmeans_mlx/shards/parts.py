@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import zlib
 from bisect import bisect_right
 from pathlib import Path
@@ -134,16 +133,10 @@ class _FilesCursor(Cursor):
         source = self._source
         source.check_rows(lo, hi)
         part = bisect_right(source.starts, lo) - 1
-        if hi <= source.starts[part + 1]:
-            rows = self._read(part, lo, hi)
-            if rows.dtype == source.dtype:
-                return rows
-        else:
-            rows = None
+        is_kept = value_dtype(source.parts[part].dtype) == source.dtype
+        if hi <= source.starts[part + 1] and is_kept:
+            return self._read(part, lo, hi)
         out = self._joined.next(hi - lo)
-        if rows is not None:
-            out[...] = rows
-            return out
         at = lo
         while at < hi:
             end = min(hi, source.starts[part + 1])
@@ -169,7 +162,7 @@ class _FilesCursor(Cursor):
 
 
 def _part(v: Vectors) -> Part:
-    path = os.path.abspath(v.path) if v.path else ""  # noqa: PTH100
+    path = str(Path(v.path).absolute()) if v.path else ""
     return Part(path, v.name, v.shape, v.dtype, v.reading_bytes, v.library_bytes)
 
 

@@ -16,6 +16,7 @@ from vector_files import CASES, HEADER, entry, npy, npy_bytes, safetensors, st_b
 
 from flash_kmeans_mlx.errors import VectorFileError
 from flash_kmeans_mlx.files import Vectors, contents, open_vectors
+from flash_kmeans_mlx.files.base import check_shape
 
 
 class Trap:
@@ -215,6 +216,11 @@ def test_the_libraries_that_may_be_missing(tmp_path: Path, monkeypatch: pytest.M
 def test_vectors_are_abstract() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Vectors("x", "", (1, 1), "float32")  # pyright: ignore[reportAbstractUsage]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (4, -3)])
+def test_shapes_without_rows_or_values(shape: tuple[int, int]) -> None:
+    assert check_shape(shape) == f"it is empty, shape {shape}"
 
 
 FUZZED = {

@@ -33,6 +33,7 @@ from flash_kmeans_mlx.files import (
     contents,
     is_source,
     open_vectors,
+    value_dtype,
 )
 from flash_kmeans_mlx.files.flat import FlatVectors
 from flash_kmeans_mlx.kmeans.lloyd import Iteration
@@ -56,6 +57,23 @@ def test_a_format_round_trips(tmp_path: Path, name: str, writer: Any, dtype: str
     whole = vectors.array()
     assert isinstance(whole, mx.array) == (dtype == "bfloat16")
     np.testing.assert_array_equal(to_float64(whole), expected(dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "writer", "dtype"), CASES, ids=lambda v: getattr(v, "__name__", v)
+)
+def test_a_cursor_reads_any_rows(tmp_path: Path, name: str, writer: Any, dtype: str) -> None:
+    vectors = open_vectors(write(tmp_path, name, writer, dtype))
+    for buffers in (0, 1, 2):
+        with vectors.cursor(buffers) as cursor:
+            kept = []
+            for lo, hi in ((2, 3), (3, 7), (6, 7), (0, 4), (0, 7), (1, 2), (5, 6)):
+                kept.append((cursor.read(lo, hi), expected(dtype)[lo:hi]))
+                for rows, values in kept[-buffers:]:  # with 0 all of them
+                    assert rows.dtype == value_dtype(dtype)
+                    np.testing.assert_array_equal(rows.astype(np.float64), values)
+    rows = vectors.sample_rows(4)
+    assert rows == sorted(set(rows)) and len(rows) >= 3 and 0 <= rows[0] <= rows[-1] < 7
 
 
 def test_every_format_is_tested() -> None:

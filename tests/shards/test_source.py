@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from memory import peak
-from vector_files import arrow, npy, parquet, safetensors, vecs
+from vector_files import arrow, npy, parquet, pt, safetensors, vecs
 
 from flash_kmeans_mlx.errors import VectorFileError
 from flash_kmeans_mlx.files import open_vectors
@@ -46,6 +46,11 @@ def compressed(path: Path, x: np.ndarray, **_: Any) -> None:
             writer.write_table(table, max_chunksize=30)
 
 
+def turned(path: Path, x: np.ndarray, **_: Any) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save(torch.from_numpy(x.T.copy()).T, path)
+
+
 FORMATS = [
     ("x.npy", npy, "float32"),
     ("x.npy", npy, "float64"),
@@ -63,6 +68,8 @@ FORMATS = [
     ("x.arrows", arrow, "float32"),
     ("x.feather", compressed, "float32"),
     ("x.arrows", compressed, "float32"),
+    ("x.pt", pt, "float32"),
+    ("x.pt", turned, "int32"),
 ]
 ONE_FORMAT = pytest.mark.parametrize(
     ("name", "writer", "dtype"), FORMATS, ids=lambda v: getattr(v, "__name__", v)
@@ -171,7 +178,7 @@ def test_files_one_after_another(tmp_path: Path) -> None:
 def test_threads_have_cursors_of_their_own(tmp_path: Path) -> None:
     paths = []
     for i, (name, writer, dtype) in enumerate(FORMATS):
-        if "float" in dtype:
+        if "float" in dtype and writer is not pt:
             path = tmp_path / f"{i}{name[1:]}"
             paths.append(source_of(path, writer, "float32", X))
     source = open_source(paths)
@@ -374,6 +381,34 @@ def test_memory_stays_within_what_is_said(tmp_path: Path) -> None:
         assert peak(read) <= source.reading_bytes(3000) + (1 << 16)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="counts pages as Linux does")
+@pytest.mark.parametrize("writer", [arrow, compressed])
+def test_pages_of_arrow_files_are_released(
+    tmp_path: Path, writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.feather
+
+    x = np.random.default_rng(0).random((200_000, 48), np.float32)  # 38 MB
+    if writer is arrow:  # one batch
+        table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 48)})
+        pyarrow.feather.write_feather(
+            table, tmp_path / "x.arrow", compression="uncompressed", chunksize=len(x)
+        )
+        del table
+    else:
+        writer(tmp_path / "x.arrow", x)
+    source = open_source(tmp_path / "x.arrow")
+    before = pa.total_allocated_bytes()
+    with source.cursor() as cursor:
+        for lo in range(0, 190_000, 10_000):
+            np.testing.assert_array_equal(cursor.read(lo, lo + 10_000), x[lo : lo + 10_000])
+        assert pa.total_allocated_bytes() - before < 4e6
+        maps = Path("/proc/self/smaps").read_text().split("x.arrow\n")[1:]
+        resident = [next(line for line in m.splitlines() if line.startswith("Rss:")) for m in maps]
+        assert resident and all(int(line.split()[1]) < 8e3 for line in resident)
+
+
 def test_iterables(tmp_path: Path) -> None:
     chunks = [X[:40], X[:0], mx.array(X[40:50]), X[50:96].astype(np.float64), X[96:].tolist()]
     source = open_source(Chunks(*chunks), "data")
@@ -442,12 +477,13 @@ def test_iterables_that_change(later: list[np.ndarray], message: str) -> None:
     chunks = Chunks(X[:40], X[40:])
     source = open_source(chunks)
     check_reads(source, X)
-    chunks.chunks = tuple(later)
-    with (
-        source.cursor() as cursor,
-        pytest.raises(ValueError, match=f"each pass over x must yield the same rows: {message}"),
-    ):
-        cursor.read(0, 97)
+    match = f"each pass over x must yield the same rows: {message}"
+    with source.cursor() as cursor:
+        chunks.chunks = tuple(later)
+        with pytest.raises(ValueError, match=match):
+            cursor.read(0, 97)
+        chunks.chunks = (X[:40], X[40:])
+        np.testing.assert_array_equal(cursor.read(3, 9), X[3:9])  # by another pass
 
 
 def test_cursors_are_abstract() -> None:

@@ -235,7 +235,7 @@ def _memory(
         idle=empty_lines((kernels.lanes.POINTS,)),
         limits=empty_lines((3, kernels.lanes.POINTS)),
         bounds=empty_lines((kernels.lanes.ROWS, kernels.lanes.POINTS)),
-        points=np.empty(kernels.seed.DRAW + n, np.int32),
+        points=np.empty(kernels.seed.SCAN + n, np.int32),
     )
     return candidates, scratch
 

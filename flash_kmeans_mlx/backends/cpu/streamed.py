@@ -16,8 +16,9 @@ from ..points import Problem, largest
 from . import kernels
 from .plan import Plan
 from .points import CpuPoints
+from .rows import Piece
 from .store import Rows, source_of
-from .tiles import NOTHING, Piece
+from .tiles import NOTHING
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,10 +50,10 @@ class StreamedCpuPoints(CpuPoints):
         sample = self._stream.take(np.arange(0, n, frames.sample_step(n)))[None]
         magnitude = np.abs(sample).reshape(1, -1).max(1).astype(np.float64)
         if self.problem.check_finite:
-            magnitude = np.array([self._magnitude()])
+            magnitude = np.array([self.magnitude()])
         return frames.choose(sample, magnitude, self.metric)
 
-    def _magnitude(self) -> float:
+    def magnitude(self) -> float:
         """Return the largest absolute value of all rows; refuse those that are not finite."""
         step = max(1, CHECKED_VALUES // self.shape[2])
         largest_of = np.zeros(len(self.shards))
@@ -147,6 +148,13 @@ class StreamedCpuPoints(CpuPoints):
         self._taken = dict(zip(index.tolist(), self.sample(index), strict=True))
 
     def farthest(self, centroids: np.ndarray, b: int, n: int) -> np.ndarray:
+        del b
+        index, _ = self.farthest_and_costs(centroids, n)
+        self._take(index)
+        return index
+
+    def farthest_and_costs(self, centroids: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `farthest` does, and the excess (n,) float32 of these points."""
         index = np.zeros(0, np.int64)
         costs = np.zeros(0, np.float32)
 
@@ -159,11 +167,19 @@ class StreamedCpuPoints(CpuPoints):
             index, costs = index[order], costs[order]
 
         weighing = self.metric.spherical and not self.metric.unit_points
-        self._measure_pieces(centroids, b, merge, excess=weighing)
-        self._take(index)
-        return index
+        self._measure_pieces(centroids, merge, excess=weighing)
+        return index, costs
 
     def farthest_of_clusters(self, centroids: np.ndarray, b: int) -> np.ndarray:
+        del b
+        index, _ = self.farthest_of_clusters_and_costs(centroids)
+        self._take(index[index >= 0])
+        return index
+
+    def farthest_of_clusters_and_costs(
+        self, centroids: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `farthest_of_clusters` does, and the costs (K,) float32 of these points."""
         k = centroids.shape[1]
         index = np.full(k, -1)
         costs = np.full(k, -np.inf, np.float32)
@@ -178,14 +194,12 @@ class StreamedCpuPoints(CpuPoints):
             has = has[(cost > costs[has]) | first]
             index[has], costs[has] = lo + best[has], found[best[has]]
 
-        self._measure_pieces(centroids, b, merge, excess=False)
-        self._take(index[index >= 0])
-        return index
+        self._measure_pieces(centroids, merge, excess=False)
+        return index, costs
 
     def _measure_pieces(
         self,
         centroids: np.ndarray,
-        b: int,
         merge: Callable[[int, np.ndarray, np.ndarray], None],
         excess: bool,
     ) -> None:
@@ -193,10 +207,10 @@ class StreamedCpuPoints(CpuPoints):
 
         Costs are -inf for points without weight; with `excess` they are those of `excess`.
         """
-        c = self._measured(centroids)
+        c = self.measured(centroids)
         lock = Lock()
 
-        def shard(slot: int, _b: int, s: int) -> None:
+        def shard(slot: int, b: int, s: int) -> None:
             for piece in self.pieces(slot, b, s):
                 part = slice(piece.lo, piece.hi)
                 costs = np.empty(piece.hi - piece.lo, np.float32)

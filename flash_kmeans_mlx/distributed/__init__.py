@@ -1,0 +1,1 @@
+"""Fits on the workers of a Dask cluster: shards are read by the workers that compute them."""
