@@ -112,6 +112,8 @@ class Bar(Progress):
             self._next = self._begin
 
     def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            self._next = float("inf")  # a thread may report a last task
         if self._has_screen:
             with suppress(OSError, UnicodeError):
                 if self._bar is not None:

@@ -241,6 +241,13 @@ def test_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (bars.open_progress() is SILENT) != has_widgets
 
 
+def test_a_late_report_shows_no_bar(drawn: Callable[[], Bar]) -> None:
+    with drawn() as progress:
+        pass
+    progress.advance(1)
+    assert progress._bar is None
+
+
 def test_one_bar_at_a_time(drawn: Callable[[], Bar]) -> None:
     with drawn() as outer:
         outer.phase("outer")
