@@ -47,6 +47,7 @@ class ArrowVectors(Vectors):
         self.starts = starts
         # Of some fields only, bytes are copied from the map: so little if they are compressed.
         self.fields = [field] if decoded_bytes else None
+        self.slow = decoded_bytes > 0
         step_bytes = step_rows(self) * shape[1] * STORED[dtype].itemsize
         self.library_bytes = _AROUND + step_bytes + 2 * decoded_bytes
 

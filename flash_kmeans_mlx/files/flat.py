@@ -65,7 +65,7 @@ class FlatVectors(Vectors):
         super().__init__(path, name, shape, dtype)
         self.offset = offset
         self.prefixed = prefixed
-        self.by_columns = by_columns
+        self.by_columns = self.slow = by_columns
         self.stored = STORED[dtype].newbyteorder(">" if big_endian else "<")
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from threading import Lock, Semaphore
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ import numpy as np
 from ... import frame as frames
 from ...files import Cursor
 from ...frame import Frame
+from ...shards.copied import CopiedSource, copied
 from ...validation import check_magnitude
 from ..points import Problem, largest
+from ..stream import RowStream
 from . import kernels
 from .plan import Plan
 from .points import CpuPoints
@@ -22,10 +25,22 @@ from .tiles import NOTHING, Piece
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["StreamedCpuPoints"]
+__all__ = ["StreamedCpuPoints", "with_copy"]
 
 CHECKED_VALUES = 1 << 16  # looked at together
 LARGEST = float(np.finfo(np.float32).max)
+
+
+def with_copy(problem: Problem, threads: int) -> Problem:
+    """Return a problem that reads a copy of its stream, if that saves time.
+
+    The problem has a plan without a copy too.
+    """
+    room = 0
+    if problem.max_bytes:
+        weights = 0 if problem.weights is None else problem.weights.nbytes
+        room = problem.max_bytes - problem.bytes_in_use - weights
+    return replace(problem, x=RowStream(copied(problem.x.rows, problem.passes, threads, room)))
 
 
 class StreamedCpuPoints(CpuPoints):
@@ -54,6 +69,9 @@ class StreamedCpuPoints(CpuPoints):
 
     def magnitude(self) -> float:
         """Return the largest absolute value of all rows; refuse those that are not finite."""
+        known = self._stream.magnitude
+        if known is not None and known <= LARGEST:
+            return known
         step = max(1, CHECKED_VALUES // self.shape[2])
         largest_of = np.zeros(len(self.shards))
 
@@ -82,12 +100,17 @@ class StreamedCpuPoints(CpuPoints):
         try:
             return super().__enter__()
         except BaseException:
-            self.close_cursors()
+            self._close()
             raise
 
     def __exit__(self, *exc: object) -> None:
-        self.close_cursors()
+        self._close()
         super().__exit__(*exc)
+
+    def _close(self) -> None:
+        self.close_cursors()
+        if isinstance(self._stream, CopiedSource):
+            self._stream.close()
 
     def close_cursors(self) -> None:
         """Free the memory of the cursors; the next pass opens new ones."""
