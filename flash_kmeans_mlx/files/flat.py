@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import re
 from io import FileIO
 from pathlib import Path
@@ -29,7 +30,7 @@ from .base import (
 from .mapped import check_mapped, release_pages
 from .safetensors import CODES, read_header
 
-__all__ = ["FlatVectors", "MappedVectors", "npy", "npy_header", "safetensors", "vecs"]
+__all__ = ["FlatVectors", "MappedVectors", "fill", "npy", "npy_header", "safetensors", "vecs"]
 
 _MAX_HEADER = 1 << 24
 _NPY_FIELD = re.compile(
@@ -153,16 +154,31 @@ class _FlatCursor(Cursor):
 
     def _fill(self, out: np.ndarray, begin: int) -> None:
         """Read bytes of the file from `begin` on until `out` is full."""
-        missing = out.view(np.uint8).reshape(-1).data
-        self._file.seek(begin)
-        while missing:
-            n_read = self._file.readinto(missing)
-            if not n_read:
-                raise file_error(
-                    self._vectors.path,
-                    f"it ended {len(missing)} bytes early while being read; {COPY_AGAIN}",
-                )
-            missing = missing[n_read:]
+        missing = fill(self._file, out, begin)
+        if missing:
+            raise file_error(
+                self._vectors.path,
+                f"it ended {missing} bytes early while being read; {COPY_AGAIN}",
+            )
+
+
+def fill(file: FileIO, out: np.ndarray, begin: int) -> int:
+    """Read bytes of a file from `begin` on until `out` is full; return how many were missing.
+
+    With `os.preadv`, threads may share the file.
+    """
+    left = out.reshape(-1).view(np.uint8).data
+    while left:
+        if hasattr(os, "preadv"):
+            n_read = os.preadv(file.fileno(), [left], begin)
+        else:
+            file.seek(begin)
+            n_read = file.readinto(left)
+        if not n_read:
+            break
+        left = left[n_read:]
+        begin += n_read
+    return len(left)
 
 
 class MappedVectors(Vectors):

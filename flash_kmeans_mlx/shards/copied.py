@@ -11,14 +11,16 @@ import re
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from threading import Event
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from ..files import Buffers, Cursor, file_error
+from ..files.flat import fill
 from .base import Source
 
 __all__ = ["CopiedSource", "copied"]
@@ -39,7 +41,7 @@ class CopiedSource(Source):
         magnitude: The largest absolute value; NaN where there is one.
     """
 
-    def __init__(self, source: Source, file: IO[bytes], magnitude: float) -> None:
+    def __init__(self, source: Source, file: FileIO, magnitude: float) -> None:
         super().__init__(source.shape, source.dtype)
         self.source = source
         self.file = file
@@ -80,14 +82,8 @@ class _CopyCursor(Cursor):
         source = self._source
         source.check_rows(lo, hi)
         rows = self._rows.next(hi - lo)
-        missing = rows.reshape(-1).view(np.uint8).data
-        at = lo * self._row_bytes
-        while missing:
-            n_read = os.preadv(source.file.fileno(), [missing], at)
-            if not n_read:
-                raise file_error(str(source), "its temporary copy has become smaller")
-            missing = missing[n_read:]
-            at += n_read
+        if fill(source.file, rows, lo * self._row_bytes):
+            raise file_error(str(source), "its temporary copy has become smaller")
         return rows
 
 
@@ -134,7 +130,7 @@ def _copying_bytes(source: Source, rows: int) -> int:
     return source.reading_bytes(rows) + rows * source.shape[1] * source.dtype.itemsize
 
 
-def _copy(source: Source, file: IO[bytes], rows: int, threads: int) -> float:
+def _copy(source: Source, file: FileIO, rows: int, threads: int) -> float:
     """Write all rows, so many at a time; return the largest absolute value, NaN if there is one."""
     parts = list(pairwise(source.cuts(TASKS * threads if threads > 1 else 1)))
 
@@ -162,7 +158,7 @@ def _copy(source: Source, file: IO[bytes], rows: int, threads: int) -> float:
             stop.set()  # after an error or Ctrl-C
 
 
-def _write(file: IO[bytes], rows: np.ndarray, at: int) -> None:
+def _write(file: FileIO, rows: np.ndarray, at: int) -> None:
     """Write rows (n, D) from row `at` on."""
     begin = at * rows.shape[1] * rows.itemsize
     missing = rows.reshape(-1).view(np.uint8).data
@@ -175,7 +171,7 @@ def _write(file: IO[bytes], rows: np.ndarray, at: int) -> None:
         begin += n_written
 
 
-def _open_file(size: int) -> IO[bytes] | None:
+def _open_file(size: int) -> FileIO | None:
     """Return a new file without a name, or None where there should be none of this size.
 
     At least as much must stay free, and files in memory would be no gain.
