@@ -202,6 +202,15 @@ def plot_indexes(results: dict[str, Any], path: Path) -> None:
 
 def plot_disk(results: dict[str, Any], path: Path) -> None:
     """Draw the median time of every way to work on a file."""
+    _plot_ways(results, path, "seconds of a search")
+
+
+def plot_distributed(results: dict[str, Any], path: Path) -> None:
+    """Draw the median time of every way to fit."""
+    _plot_ways(results, path, "seconds of a fit")
+
+
+def _plot_ways(results: dict[str, Any], path: Path, title: str) -> None:
     times = {
         row["way"]: median(row["seconds"])
         for result in results["results"]
@@ -217,7 +226,7 @@ def plot_disk(results: dict[str, Any], path: Path) -> None:
     axis.set_xscale("log")
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    _finish(figure, "seconds of a search", results, path)
+    _finish(figure, title, results, path)
 
 
 def plot_growth(results: dict[str, Any], path: Path) -> None:

@@ -17,15 +17,28 @@ FOLDERS = {PACKAGE: ROOT / PACKAGE, KERNELS: ROOT / "kernels", BENCHMARK: ROOT /
 # Lowest first. A layer imports from those below it; the modules of the first one, and those of one
 # folder, from one another as well. A new module needs a place here.
 LAYERS = (
-    {"_fork", "errors", "files", "frame", "metrics", "validation"},
+    {"_fork", "errors", "files", "frame", "metrics", "progress", "validation"},
     {"shards"},
     {"backends"},
+    {"distributed"},
     {"kmeans", "neighbours"},
     {"index", "sklearn"},
     {""},
     {"cli"},
 )
-HEAVY = {"faiss", "matplotlib", "numba", "pyarrow", "rich", "scipy", "sklearn", "torch", "typer"}
+HEAVY = {
+    "dask",
+    "distributed",
+    "faiss",
+    "matplotlib",
+    "numba",
+    "pyarrow",
+    "rich",
+    "scipy",
+    "sklearn",
+    "torch",
+    "typer",
+}
 
 
 def modules() -> dict[str, Path]:

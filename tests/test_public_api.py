@@ -29,13 +29,14 @@ ALL = [
     "batch_kmeans_Euclid",
     "knn",
 ]
+LOOP = ", callback=None, labels_path=None, checkpoint=None, checkpoint_seconds=0.0, resume=False, client=None)"
 FIT = (
     "(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None, verbose=False, *, init='random', seed=0, "
     "sample_weight=None, n_init=1, empty='farthest', compiled=True, max_mem_gb=0.0, dtype=None, backend=None, "
-    "strategy=None, check_finite=True)"
+    "strategy=None, check_finite=True" + LOOP
 )
 KNN = "(queries, data, k, metric='euclidean', *, max_mem_gb=0.0, backend=None, exclude_self=False)"
-ASSIGN = "(x, centroids, metric='euclidean', *, max_mem_gb=0.0, backend=None, check_finite=True)"
+ASSIGN = "(x, centroids, metric='euclidean', *, max_mem_gb=0.0, backend=None, check_finite=True, labels_path=None)"
 ESTIMATOR = (
     "(d=None, k=8, niter=25, tol=1e-08, seed=0, verbose=False, dtype=None, metric='euclidean', compiled=True, "
     "max_mem_gb=0.0, init='k-means++', *, n_init=1, empty='farthest', backend=None, strategy=None, check_finite=True)"
@@ -67,14 +68,16 @@ INDEX_VERBS = {
     "train": "(self, x)",
 }
 VERBS = {
-    "fit": "(self, x, sample_weight=None, init_centroids=None)",
+    "fit": "(self, x, sample_weight=None, init_centroids=None, *" + LOOP,
     "fit_predict": "(self, x, sample_weight=None, init_centroids=None)",
     "load": "(path)",
-    "predict": "(self, x)",
+    "partial_fit": "(self, x, sample_weight=None)",
+    "predict": "(self, x, *, labels_path=None)",
     "save": "(self, path)",
     "score": "(self, x, sample_weight=None)",
-    "train": "(self, x, sample_weight=None, init_centroids=None)",
+    "train": "(self, x, sample_weight=None, init_centroids=None, *" + LOOP,
     "transform": "(self, x)",
+    "update": "(self, x, sample_weight=None)",
 }
 
 

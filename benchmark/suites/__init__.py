@@ -1,5 +1,6 @@
 """The suites of the benchmark, each of which answers one question."""
 
-from . import disk, growth, index, kmeans, neighbours
+from . import disk, distributed, growth, index, kmeans, neighbours
 
-SUITES = {module.SUITE.name: module.SUITE for module in (kmeans, neighbours, index, disk, growth)}
+_MODULES = (kmeans, neighbours, index, disk, distributed, growth)
+SUITES = {module.SUITE.name: module.SUITE for module in _MODULES}

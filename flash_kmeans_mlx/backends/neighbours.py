@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..metrics import Proximity
+from ..progress import SILENT, Progress
 from ..validation import check_room, to_numpy
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Request:
         exclude_self: Whether query i never gets row i.
         max_bytes: A cap on what is allocated beyond the caller's arrays; 0 for none.
         bytes_in_use: The part of the cap that is in use already.
+        progress: Is told of the rows that were searched.
     """
 
     queries: Any
@@ -47,6 +49,7 @@ class Request:
     exclude_self: bool
     max_bytes: int
     bytes_in_use: int
+    progress: Progress = SILENT
 
     def check_cap(self, need: int, where: str) -> None:
         """Refuse a cap that leaves less than `need` bytes."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..frame import Frame
 from ..metrics import Metric
+from ..progress import SILENT, Progress
 from .draws import Seeding
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Problem:
         strategy: The name of the way to assign, or None for the backend's choice.
         summed_shift: Whether `tol` bounds the norm of all moves together, not the largest one.
         labels: (B, N) uint32 to keep labels in, for backends on the host; None for new memory.
+        progress: Is told what is done.
     """
 
     x: Any
@@ -92,6 +94,7 @@ class Problem:
     strategy: str | None = None
     summed_shift: bool = False
     labels: np.ndarray | None = None
+    progress: Progress = SILENT
 
 
 @dataclass
@@ -125,6 +128,7 @@ class Points(ABC):
         backend: The name of the backend.
         strategy: The way in which it assigns, where it has several.
         seconds: Wall time by phase, as in `KMeansResult`.
+        known_directions: Whether all rows are known to have a direction.
         sampled_seeds: Whether k-means++ is run on a sample, as rows are far away.
         rounding: The largest error of the mean of equal points, relative to their norm.
         problem: The problem that it was made from.
@@ -138,6 +142,7 @@ class Points(ABC):
     rounding: ClassVar[float] = 1e-6
     sampled_seeds: ClassVar[bool] = False
     strategy: str = ""
+    known_directions: bool = False
     frame: Frame
 
     def __init__(self, problem: Problem) -> None:
@@ -207,6 +212,10 @@ class Points(ABC):
     @abstractmethod
     def labels(self) -> np.ndarray:
         """Return (B, N) uint32 labels, NumPy; the backend's own array."""
+
+    def labels_at(self, b: int, index: np.ndarray) -> np.ndarray:
+        """Return the labels (n,) of some points of batch element b."""
+        return self.labels()[b, index]
 
     @abstractmethod
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
@@ -286,7 +295,7 @@ class Points(ABC):
         weights = None if self.point_weights is None else self.point_weights[b]
         if weights is not None and not 1e-6 < weights.max() < 1e6:
             weights = weights / weights.max()  # sums and products stay inside float32
-        if self.metric.spherical:
+        if self.metric.spherical and not self.known_directions:
             has_direction = self.inverse_norms(b) > 0
             if has_direction.any() and not has_direction.all():
                 if weights is None:

@@ -18,12 +18,11 @@ from .. import __version__, validation
 from ..backends import BACKENDS
 from ..files import check_regular, open_vectors, results
 from ..kmeans.estimator import FlashKMeans
-from ..kmeans.files import label_file
-from ..kmeans.lloyd import Iteration
 from ..kmeans.seeding import INITS
 from ..metrics import METRICS, PROXIMITIES
 from ..neighbours.files import search_files
-from .terminal import plain, progress_bar, reported, say
+from .inputs import for_backend, open_data, paths
+from .terminal import plain, reported, say
 
 __all__ = ["app"]
 
@@ -67,7 +66,13 @@ MaxMemory = Annotated[
     typer.Option("--max-mem-gb", min=0.0, help="Hard cap on memory in 1e9 bytes; 0 for none."),
 ]
 Backend = Annotated[str | None, _one_of(BACKENDS, "Where to compute; default the best one here.")]
-Data = Annotated[str, typer.Argument(metavar="DATA", help="File of vectors (N, D), or FILE::NAME.")]
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DATA...",
+        help="Vectors (N, D): FILE or FILE::NAME, several, a folder, or a pattern like 'x-*.npy'.",
+    ),
+]
 
 
 @app.command()
@@ -106,17 +111,9 @@ def knn(
     validation.check_neighbours(k, y.shape[0], exclude_self)
     results.check_output(output, 12 * x.shape[0] * k)
     begin = perf_counter()
-    with progress_bar("searching", "rows") as update:
-        result = search_files(
-            x,
-            y,
-            k,
-            metric,
-            max_mem_gb=max_mem_gb,
-            backend=backend,
-            exclude_self=exclude_self,
-            progress=update,
-        )
+    result = search_files(
+        x, y, k, metric, max_mem_gb=max_mem_gb, backend=backend, exclude_self=exclude_self
+    )
     fields = {
         "queries_path": queries,
         "docs_path": docs,
@@ -151,50 +148,69 @@ def fit(
     n_init: Annotated[
         int, typer.Option("--n-init", min=1, help="Runs, of which the best is kept.")
     ] = 1,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights of the rows (N,), .npy.")
+    ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the labels too: .npy, .npz, .safetensors, .pt."),
+        typer.Option(
+            metavar="FILE",
+            help="Write the labels too: .npy, which takes no memory, .npz, .safetensors, .pt.",
+        ),
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Save the state of the fit after each iteration."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")
+    ] = False,
     max_mem_gb: MaxMemory = 0.0,
     backend: Backend = None,
 ) -> None:
-    """Cluster the rows of DATA; `flash-kmeans predict` and `FlashKMeans.load` read the model."""
-    source = open_vectors(data)
+    """Cluster the rows of DATA; `flash-kmeans predict` and `FlashKMeans.load` read the model.
+
+    The CPU reads DATA in pieces: they may be larger than memory.
+    """
+    source = open_data(data)
     if output.suffix.lower() != ".safetensors":
         raise typer.BadParameter(f"{str(output)!r} must end in .safetensors", param_hint="--output")
-    outputs = {"--output": output} if labels is None else {"--output": output, "--labels": labels}
-    _check_apart(outputs, [source.path])
-    validation.check_count("k", k, 1, source.shape[0], "N", source.shape)
-    results.check_output(output, 4 * k * source.shape[1])
+    if resume and checkpoint is None:
+        raise typer.BadParameter("it needs --checkpoint FILE", param_hint="--resume")
+    outputs = {"--output": output, "--labels": labels, "--checkpoint": checkpoint}
+    inputs = paths(source) if weights is None else [*paths(source), str(weights)]
+    _check_apart({name: path for name, path in outputs.items() if path is not None}, inputs)
+    n, d = source.shape
+    validation.check_count("k", k, 1, n, "N", source.shape)
+    results.check_output(output, 4 * k * d)
     if labels is not None:
-        results.check_output(labels, 4 * source.shape[0])
+        results.check_output(labels, 4 * n)
+    in_file = labels is not None and labels.suffix.lower() == ".npy"
+    points, room = for_backend(source, backend, max_mem_gb)
     model = FlashKMeans(
-        source.shape[1],
+        d,
         k,
         niter,
         tol,
         seed,
         metric=metric,
-        max_mem_gb=max_mem_gb,
+        max_mem_gb=room,
         init=init,
         n_init=n_init,
         backend=backend,
     )
-    with progress_bar("iterations", "iterations") as update:
-
-        def report(i: Iteration) -> None:
-            assert update is not None
-            update(i.n_iter, niter, f", inertia {i.inertia:.6g}")
-
-        model._fit(source.array(), callback=report if update else None)
+    model.fit(
+        points,
+        weights,
+        labels_path=labels if in_file else None,
+        checkpoint=checkpoint,
+        resume=resume,
+    )
+    model.max_mem_gb = max_mem_gb
     model.save(output)
-    if labels is not None:
-        results.write(
-            labels,
-            {"labels": np.asarray(model.labels_)},
-            {"data_path": data, "model_path": str(output)},
-        )
-    n, d = source.shape
+    if labels is not None and not in_file:
+        fields: dict[str, str | int] = {"data_path": ", ".join(data), "model_path": str(output)}
+        results.write(labels, {"labels": np.asarray(model.labels_)}, fields)
     say(
         f"{output}: {k} clusters of {n:,} x {d}, inertia {model.inertia_:.8g}"
         f" after {model.n_iter_} iterations"
@@ -208,30 +224,29 @@ def predict(
         Path, typer.Argument(metavar="MODEL", help="A file that `flash-kmeans fit` wrote.")
     ],
     data: Data,
-    output: Annotated[Path, _output("labels, .npy, .npz, .safetensors or .pt")],
+    output: Annotated[Path, _output("labels, .npy (takes no memory), .npz, .safetensors or .pt")],
     max_mem_gb: MaxMemory = 0.0,
     backend: Backend = None,
 ) -> None:
-    """Find the cluster of every row of DATA, which is read in chunks.
+    """Find the cluster of every row of DATA.
 
-    DATA may be larger than memory.
+    The CPU reads DATA in pieces: they may be larger than memory.
     """
     check_regular(model)
-    source = open_vectors(data)
-    _check_apart({"--output": output}, [str(model), source.path])
+    source = open_data(data)
+    _check_apart({"--output": output}, [str(model), *paths(source)])
     fitted = FlashKMeans.load(model)
-    results.check_output(output, 8 * source.shape[0])
-    with progress_bar("labelling", "rows") as update:
-        labels = label_file(
-            source,
-            fitted.centroids,
-            fitted.metric,
-            max_mem_gb=max_mem_gb,
-            backend=backend,
-            progress=update,
+    results.check_output(output, 4 * source.shape[0])
+    points, fitted.max_mem_gb = for_backend(source, backend, max_mem_gb)
+    fitted.backend = backend
+    if output.suffix.lower() == ".npy":
+        fitted.predict(points, labels_path=output)
+    else:
+        labels = np.asarray(fitted.predict(points))
+        results.write(
+            output, {"labels": labels}, {"data_path": ", ".join(data), "model_path": str(model)}
         )
-    results.write(output, {"labels": labels}, {"data_path": data, "model_path": str(model)})
-    say(f"{output}: labels of {len(labels):,} rows")
+    say(f"{output}: labels of {source.shape[0]:,} rows")
 
 
 @app.command()

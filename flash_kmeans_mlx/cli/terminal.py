@@ -1,11 +1,10 @@
-"""Output on a terminal: lines of text, errors in one line, progress bars."""
+"""Output on a terminal: lines of text, errors in one line."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -13,7 +12,7 @@ import typer
 
 from ..errors import BackendUnavailableError
 
-__all__ = ["plain", "progress_bar", "reported", "say"]
+__all__ = ["plain", "reported", "say"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,9 +43,14 @@ def reported(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            say("interrupted: nothing was written", err=True)
+            written = "go on with --resume" if kwargs.get("checkpoint") else "nothing was written"
+            say(f"interrupted: {written}", err=True)
             raise typer.Exit(130) from None
-        except (ValueError, OSError, BackendUnavailableError, MemoryError) as error:
+        except MemoryError as error:
+            cure = "lower --max-mem-gb" if kwargs.get("max_mem_gb") else "set --max-mem-gb"
+            say(f"error: not enough memory ({error}): {cure}, or take fewer rows", err=True)
+            raise typer.Exit(1) from None
+        except (ValueError, OSError, BackendUnavailableError) as error:
             say(f"error: {_line(error)}", err=True)
             raise typer.Exit(1) from None
 
@@ -55,55 +59,9 @@ def reported(command: Callable[P, T]) -> Callable[P, T]:
 
 def _line(error: Exception) -> str:
     """Return an error in one line, with advice."""
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({error}): set --max-mem-gb, or fit a sample"
     if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
+        return str(error).replace(" (labels_path)", "")
     advice = ADVICE.get(error.errno or 0)
     where = f"{os.fspath(error.filename)!r}: " if error.filename else ""
     reason = error.strerror[0].lower() + error.strerror[1:]
     return where + reason + (f"; {advice}" if advice else "")
-
-
-@contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[..., None] | None]:
-    """Show a progress bar with rate and time left.
-
-    Yields:
-        A function ``update(done, total, note="")``; None where standard error is no terminal.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.{0 if speed >= 100 else 1}f} {unit}/s")
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=console, speed_estimate_period=300) as bars:
-        bar = bars.add_task(what, total=None)
-
-        def update(done: int, total: int, note: str = "") -> None:
-            bars.update(bar, completed=done, total=total, description=f"{what}{note}")
-
-        yield update

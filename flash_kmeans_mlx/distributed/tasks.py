@@ -1,4 +1,4 @@
-"""What a worker does for a shard: functions of (job, shard, centroids) whose results add up.
+"""The work on a shard: functions of (job, shard, centroids) whose results add up.
 
 A shard has points of its own on its worker, kept from one pass to the next. Labels are a cache:
 where they are not those of the previous centroids, they are found again, so that any worker can
@@ -18,7 +18,7 @@ import numpy as np
 
 from ..backends.cpu.plan import plan
 from ..backends.cpu.streamed import StreamedCpuPoints
-from ..backends.cpu.tiles import no_changes
+from ..backends.cpu.totals import no_changes
 from ..backends.points import Problem
 from ..backends.stream import RowStream
 from ..frame import Frame
@@ -34,7 +34,7 @@ SHARD_BYTES = 16 << 20  # for memory that only saves time, without a cap
 
 @dataclass(frozen=True)
 class Job:
-    """What every task of a fit is told.
+    """The problem as every task of a fit gets it.
 
     Attributes:
         fit: A name that no other fit has.
@@ -43,7 +43,7 @@ class Job:
         metric: The name of the metric.
         cuts: First row of each shard, and N.
         frame: The coordinates, or None for the survey that they are chosen from.
-        weights: The path of a .npy file of (N,) weights, or None.
+        weight_unit: What weights of cosine are divided by, so that sums stay in float32's range.
         max_bytes: A cap on the memory of a shard; 0 for none.
         strategy: As in `Problem`.
         check_finite: Whether to look for NaN and Inf.
@@ -55,6 +55,7 @@ class Job:
     metric: str
     cuts: tuple[int, ...]
     frame: Frame | None
+    weight_unit: np.float32
     max_bytes: int
     strategy: str | None
     check_finite: bool
@@ -83,15 +84,17 @@ class Extreme(NamedTuple):
 
     Attributes:
         costs: (n,) float32.
-        index: (n,) int64, rows of the source.
+        points: (n,) int64, rows of the source.
         labels: (n,) uint32.
         rows: (n, D) in the dtype of the source.
+        factors: (n,) float64, `Points.sum_weights` of them.
     """
 
     costs: np.ndarray
-    index: np.ndarray
+    points: np.ndarray
     labels: np.ndarray
     rows: np.ndarray
+    factors: np.ndarray
 
 
 class ShardPoints(StreamedCpuPoints):
@@ -115,11 +118,18 @@ class ShardPoints(StreamedCpuPoints):
         spare = cut.spare if job.max_bytes else min(cut.spare, SHARD_BYTES)
         super().__init__(problem, replace(cut, cuts=(0, hi - lo), threads=1, flight=1, spare=spare))
         self._given = job.frame
+        self._unit = job.weight_unit
         self.lock = threading.Lock()
+        self.entered = False
         self.labelled = b""  # digest of the centroids that the labels belong to
 
     def open_rows(self) -> Frame:
         return super().open_rows() if self._given is None else self._given
+
+    def _sum_weights(self) -> np.ndarray:
+        if self.point_weights is None or self.inverse is None or not self.metric.unit_points:
+            return super()._sum_weights()
+        return self.point_weights / self._unit * self.inverse
 
     def label(self, centroids: np.ndarray | None) -> None:
         """Make the labels those of these centroids, or forget them for None."""
@@ -161,15 +171,16 @@ def _shard(job: Job, s: int, weights: np.ndarray | None) -> Iterator[ShardPoints
             points = shards[s] = ShardPoints(job, s, weights)
     with points.lock:
         try:
-            if not hasattr(points, "inverse"):
+            if not points.entered:
                 points.__enter__()
+                points.entered = True
             yield points
-        except BaseException:
+        except BaseException:  # the next task of this shard begins anew
             with _lock:
                 shards.pop(s, None)
-            points.__exit__()
             raise
-        points.close_cursors()
+        finally:
+            points.close_cursors()
 
 
 def forget(fit: str) -> None:
@@ -178,7 +189,8 @@ def forget(fit: str) -> None:
         shards = _points.pop(fit, {})
     for points in shards.values():
         with points.lock:
-            points.__exit__()
+            if points.entered:
+                points.__exit__()
 
 
 def digest(centroids: np.ndarray | None) -> bytes:
@@ -195,7 +207,7 @@ def magnitude(job: Job, s: int, weights: Any) -> float:
     try:
         return points.magnitude()
     finally:
-        points.__exit__()
+        points.close_cursors()
 
 
 def norms(job: Job, s: int, weights: Any) -> tuple[float, float]:
@@ -259,4 +271,5 @@ def farthest(
         )
         cost, index = cost[index >= 0], index[index >= 0]
         rows = points.sample(index)
-        return Extreme(cost, index + job.cuts[s], points.labels()[0, index], rows)
+        factors = points.sum_weights(0, index)
+        return Extreme(cost, index + job.cuts[s], points.labels()[0, index], rows, factors)

@@ -7,7 +7,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ __all__ = [
     "STORED",
     "Buffers",
     "Cursor",
-    "Progress",
     "Vectors",
     "ahead",
     "check_regular",
@@ -45,7 +44,6 @@ STORED = {
 }
 CHUNK_BYTES = 64 << 20  # of a chunk that is used while the next is read
 STEP_VALUES = 1 << 18  # decoded or copied from a map at a time: they stay in the cache
-Progress = Callable[[int, int], None]  # called with the rows done so far, and their number
 KEPT = ("float16", "float32", "float64")  # dtypes that chunks have as they are stored
 COPY_AGAIN = "the file is incomplete or damaged: copy or write it again"
 

@@ -24,7 +24,7 @@ from .flat import npy_header
 from .pt import torch_module
 from .safetensors import parts
 
-__all__ = ["RESULT_FORMATS", "check_output", "labels_file", "read_npz", "write"]
+__all__ = ["RESULT_FORMATS", "check_output", "check_place", "labels_file", "read_npz", "write"]
 
 _MAX_DEFLATION = 1032  # the largest compression ratio of deflate
 _PIECE = 1 << 24  # bytes read at a time
@@ -75,6 +75,17 @@ def check_output(path: str | os.PathLike[str], size: int = 0) -> None:
         )
     if suffix == ".pt":
         torch_module(path, "write")
+    check_place(path, size)
+
+
+def check_place(path: str | os.PathLike[str], size: int = 0) -> None:
+    """Refuse a `path` to which no file of `size` bytes could be written.
+
+    Raises:
+        OSError: Its folder is missing or can't be written to, or the disk is full.
+        VectorFileError: There is something else than a regular file.
+    """
+    path = os.fspath(path)
     with suppress(FileNotFoundError):
         mode = Path(path).stat().st_mode  # fails for a loop of links
         if stat.S_ISDIR(mode):
@@ -184,8 +195,16 @@ RESULT_FORMATS = tuple(_WRITERS)
 
 
 @contextmanager
-def labels_file(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Yield labels (uint32) in a new .npy file, which becomes `path` if the block ends well."""
+def labels_file(
+    path: str | os.PathLike[str] | None, shape: tuple[int, ...]
+) -> Iterator[np.ndarray | None]:
+    """Yield labels (uint32) in a new .npy file, which becomes `path` if the block ends well.
+
+    Without a path, yield None.
+    """
+    if path is None:
+        yield None
+        return
     if Path(path).suffix.lower() != ".npy":
         raise ValueError(f"labels_path={os.fspath(path)!r} must end in .npy")
     check_output(path, 4 * math.prod(shape))

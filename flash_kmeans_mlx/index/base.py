@@ -6,9 +6,8 @@ NamedTuple that never changes, except for caches (`Index._snapshot`):
 - A search reads the present snapshot once, when it begins, and uses no other.
 - A change makes the next snapshot from the present one. Both may share arrays: the change writes
   only where no search with an older snapshot looks, for example behind the last row.
-- When the next snapshot is complete, one assignment puts it in place. After an error or an
-  interrupt before that, the index is as it was.
-- Changes run one at a time, see `lock.Lock`.
+- One assignment puts the next snapshot in place when it is complete. After an error or an interrupt
+  before that, the index is as it was. Changes run one at a time, see `lock.Lock`.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from . import index_file
 from .arguments import check_radius, distinct_ids, integers, next_ids, vectors
 from .lock import Lock
 from .results import Found, no_results, padded, to_caller, within_radius
+from .sources import TrainingRows, rows_to_add, rows_to_train
 
 __all__ = ["Index", "load_index"]
 
@@ -44,8 +44,7 @@ class Index(ABC):
         d: Dimensions of the vectors.
         metric: Distance, as in `knn`: "euclidean" (squared), "cosine" (1 - cos) or "dot" (a
             similarity).
-        backend: "cpu", "metal", "portable", "reference", or None for the best one on MLX's default
-            device.
+        backend: As in `knn`.
 
     Attributes:
         d, metric, backend: As given.
@@ -78,16 +77,16 @@ class Index(ABC):
     def train(self, x: Any) -> None:
         """Learn from vectors x (N, D) what the index needs before vectors can be added.
 
-        The vectors are not added, and others may be added later.
+        The vectors are not added, and others may be added later. x may be a memory map or files, as
+        in `batch_kmeans_Euclid`, of which only the sample is read.
 
         Raises:
-            ValueError, TypeError: The message names the argument, its value and its bound; or the
-                index holds vectors already.
+            ValueError, TypeError: The message names the argument; or the index holds vectors.
 
         Warns:
             UserWarning: There are fewer than 39 points per centroid.
         """
-        rows, _ = vectors(x, self.d)
+        rows = rows_to_train(x, self.d)
 
         def trained(snapshot: Any) -> tuple[Any, None]:
             if n := self._count(snapshot):
@@ -102,7 +101,7 @@ class Index(ABC):
         """Add vectors x (N, D).
 
         Args:
-            x: (N, D) vectors, `mx.array` or NumPy.
+            x: (N, D) vectors, `mx.array` or NumPy, or files, which are read piece by piece.
             ids: (N,) distinct integers >= 0 that the index does not hold; None for the next ones:
                 0, 1, ... or those that follow the largest id ever added.
 
@@ -156,8 +155,7 @@ class Index(ABC):
         """Return the vectors (M, D) float32 of ids (M,), as exactly as the index keeps them.
 
         Raises:
-            ValueError, TypeError: The index has no such id; ids are not integers, or not of shape
-                (M,).
+            ValueError, TypeError: The index has no such id, or ids are not integers (M,).
         """
         wanted = integers(ids)
         snapshot = self._snapshot
@@ -209,7 +207,7 @@ class Index(ABC):
         """Return whether vectors can be added."""
 
     @abstractmethod
-    def _after_train(self, snapshot: Any, rows: np.ndarray) -> Any:
+    def _after_train(self, snapshot: Any, rows: TrainingRows) -> Any:
         """Return the next snapshot, which has learned from rows (N, D) float32."""
 
     @abstractmethod
@@ -243,15 +241,21 @@ class Index(ABC):
 
     # Subclasses share the following.
 
+    def _reserve(self, snapshot: Any, n: int) -> None:  # noqa: B027
+        """Make room for n more vectors, where it is known how much they take."""
+
     def _insert(self, x: Any, ids: Any) -> np.ndarray:
         """Do what `add` does, and return the ids (N,) int64."""
-        rows, _ = vectors(x, self.d)
+        n, pieces = rows_to_add(x, self.d)
 
         def added(snapshot: Any) -> tuple[Any, np.ndarray]:
             self._check_trained("add", snapshot)
-            new_ids = self._new_ids(snapshot, ids, len(rows))
+            new_ids = self._new_ids(snapshot, ids, n)
             next_id = max(snapshot.next_id, int(new_ids.max()) + 1)
-            return self._after_add(snapshot, rows, new_ids)._replace(next_id=next_id), new_ids
+            self._reserve(snapshot, n)
+            for lo, rows in pieces:  # snapshots in between are never put in place
+                snapshot = self._after_add(snapshot, rows, new_ids[lo : lo + len(rows)])
+            return snapshot._replace(next_id=next_id), new_ids
 
         return self._change(added)
 
@@ -259,8 +263,7 @@ class Index(ABC):
         """Put in place the snapshot that `make_next` makes, and return its second result."""
 
         def publish() -> T:
-            snapshot, result = make_next(self._snapshot)
-            self._snapshot = snapshot
+            self._snapshot, result = make_next(self._snapshot)
             return result
 
         return self._lock.run(publish)

@@ -10,10 +10,10 @@ import numpy as np
 from .. import backends
 from ..metrics import PROXIMITIES
 from ..neighbours.api import knn
-from .arguments import vectors
 from .base import Index
 from .growing import Growing
 from .results import Found
+from .sources import TrainingRows, rows_to_train
 
 __all__ = ["IndexFlat"]
 
@@ -68,10 +68,14 @@ class IndexFlat(Index):
 
     def train(self, x: Any) -> None:
         """Check x (N, D); there is nothing to learn."""
-        vectors(x, self.d)
+        rows_to_train(x, self.d)
 
-    def _after_train(self, snapshot: _FlatSnapshot, rows: np.ndarray) -> _FlatSnapshot:
+    def _after_train(self, snapshot: _FlatSnapshot, rows: TrainingRows) -> _FlatSnapshot:
         return snapshot
+
+    def _reserve(self, snapshot: _FlatSnapshot, n: int) -> None:
+        for array in (snapshot.rows, snapshot.ids):
+            array.reserve(snapshot.n + n)
 
     def _after_add(
         self, snapshot: _FlatSnapshot, rows: np.ndarray, ids: np.ndarray

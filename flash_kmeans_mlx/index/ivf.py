@@ -19,6 +19,7 @@ from .base import Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
 from .results import Found
+from .sources import TrainingRows
 from .training import sample
 
 if TYPE_CHECKING:
@@ -169,7 +170,9 @@ class IVF(Index):
     ) -> Found:
         """Search as `Index._search` does, in lists `probes` (Q, nprobe) int64, nearest first."""
 
-    def _train_quantizer(self, snapshot: IVFSnapshot, rows: np.ndarray) -> ProductQuantizer | None:
+    def _train_quantizer(
+        self, snapshot: IVFSnapshot, rows: TrainingRows
+    ) -> ProductQuantizer | None:
         """Return a quantizer that has learned from rows (N, D)."""
         return snapshot.quantizer
 
@@ -183,9 +186,11 @@ class IVF(Index):
 
     # Subclasses share the following.
 
-    def _after_train(self, snapshot: IVFSnapshot, rows: np.ndarray) -> IVFSnapshot:
-        self._check_largest(rows)
+    def _after_train(self, snapshot: IVFSnapshot, rows: TrainingRows) -> IVFSnapshot:
+        if isinstance(rows, np.ndarray):
+            self._check_largest(rows)
         points = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
+        self._check_largest(points)
         fit = FITS[self.metric](
             points, self.nlist, self.niter, seed=self.seed, backend=self.backend
         )

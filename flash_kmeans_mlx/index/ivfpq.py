@@ -13,6 +13,7 @@ from ..metrics import PROXIMITIES, unit_rows
 from .ivf import IVF, IVFSnapshot
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
 from .results import Found
+from .sources import TrainingRows
 from .training import sample
 
 __all__ = ["IndexIVFPQ"]
@@ -97,11 +98,12 @@ class IndexIVFPQ(IVF):
             rows = unit_rows(rows).astype(np.float32, copy=False)
         return rows - snapshot.centroids[labels]
 
-    def _train_quantizer(self, snapshot: IVFSnapshot, rows: np.ndarray) -> ProductQuantizer:
+    def _train_quantizer(self, snapshot: IVFSnapshot, rows: TrainingRows) -> ProductQuantizer:
         quantizer = copy.copy(self.quantizer)
-        rows = sample(rows, quantizer.ksub, self.max_points_per_centroid, self.seed)
-        labels = np.asarray(assign(rows, snapshot.centroids, self.metric, backend=self.backend))
-        quantizer.learn(self._residuals(snapshot, rows, labels))
+        points = sample(rows, quantizer.ksub, self.max_points_per_centroid, self.seed)
+        self._check_largest(points)
+        labels = np.asarray(assign(points, snapshot.centroids, self.metric, backend=self.backend))
+        quantizer.learn(self._residuals(snapshot, points, labels))
         return quantizer
 
     def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:

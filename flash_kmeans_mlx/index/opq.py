@@ -12,6 +12,7 @@ from .. import validation
 from ..errors import NotFittedError
 from .arguments import vectors
 from .quantizer import ProductQuantizer
+from .sources import rows_to_train
 from .training import sample
 
 __all__ = ["OPQMatrix", "checked_rotation"]
@@ -76,7 +77,7 @@ class OPQMatrix:
         return self.matrix is not None
 
     def train(self, x: Any) -> None:
-        """Learn the rotation from vectors x (N, D), `mx.array` or NumPy.
+        """Learn the rotation from vectors x (N, D), `mx.array` or NumPy, or in files.
 
         Raises:
             ValueError, TypeError: The message names the argument, its value and its bound; or
@@ -86,8 +87,12 @@ class OPQMatrix:
             UserWarning: There are fewer than 39 vectors per codeword.
         """
         quantizer = copy.copy(self._quantizer)
-        rows, _ = vectors(x, self.d)
-        rows = sample(rows, quantizer.ksub, quantizer.max_points_per_centroid, quantizer.seed)
+        rows = sample(
+            rows_to_train(x, self.d),
+            quantizer.ksub,
+            quantizer.max_points_per_centroid,
+            quantizer.seed,
+        )
         rng = np.random.default_rng(quantizer.seed)
         matrix = _orthogonal(rng.standard_normal((self.d, self.d)))
         options: dict[str, Any] = {"max_iters": FIRST_ITERS}

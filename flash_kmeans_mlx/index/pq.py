@@ -14,6 +14,7 @@ from .base import Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
 from .results import Found
+from .sources import TrainingRows, mapped
 
 __all__ = ["IndexPQ"]
 
@@ -108,9 +109,9 @@ class IndexPQ(Index):
         quantizer = snapshot.quantizer
         return Coding(quantizer.trained("search"), quantizer.nbits, self._centroids, residual=False)
 
-    def _after_train(self, snapshot: _PQSnapshot, rows: np.ndarray) -> _PQSnapshot:
+    def _after_train(self, snapshot: _PQSnapshot, rows: TrainingRows) -> _PQSnapshot:
         quantizer = copy.copy(snapshot.quantizer)
-        quantizer.train(self._directions(rows))
+        quantizer.train(mapped(rows, self._directions))
         return snapshot._replace(quantizer=quantizer)
 
     def _directions(self, rows: np.ndarray) -> np.ndarray:

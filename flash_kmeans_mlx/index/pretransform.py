@@ -11,6 +11,7 @@ from .base import Index, restore_index
 from .ivf import IVF
 from .opq import OPQMatrix
 from .results import Found
+from .sources import TrainingRows, mapped
 
 __all__ = ["IndexPreTransform"]
 
@@ -101,11 +102,11 @@ class IndexPreTransform(Index):
             )
         return {} if nprobe is None else {"nprobe": nprobe}
 
-    def _after_train(self, snapshot: Any, rows: np.ndarray) -> _TrainedSnapshot:
+    def _after_train(self, snapshot: Any, rows: TrainingRows) -> _TrainedSnapshot:
         transform = copy.copy(self.transform)
         if not transform.is_trained:
             transform.train(rows)
-        inner = self.index._after_train(snapshot, transform.apply(rows))
+        inner = self.index._after_train(snapshot, mapped(rows, transform.apply))
         return _TrainedSnapshot(transform.matrix, inner)
 
     def _after_add(self, snapshot: Any, rows: np.ndarray, ids: np.ndarray) -> Any:

@@ -14,6 +14,7 @@ from ..kmeans.assign import assign
 from ..kmeans.fit import fit
 from ..metrics import EUCLIDEAN
 from .arguments import vectors
+from .sources import rows_to_train
 from .training import sample
 
 __all__ = ["ProductQuantizer", "restore_codebooks"]
@@ -100,7 +101,7 @@ class ProductQuantizer:
         return self.codebooks is not None
 
     def train(self, x: Any) -> None:
-        """Learn the codebooks from vectors x (N, D), `mx.array` or NumPy.
+        """Learn the codebooks from vectors x (N, D), `mx.array` or NumPy, or in files.
 
         Raises:
             ValueError, TypeError: The message names the argument, its value and its bound; or
@@ -109,7 +110,7 @@ class ProductQuantizer:
         Warns:
             UserWarning: There are fewer than 39 vectors per codeword.
         """
-        rows, _ = vectors(x, self.d)
+        rows = rows_to_train(x, self.d)
         self.learn(sample(rows, self.ksub, self.max_points_per_centroid, self.seed))
 
     def learn(self, rows: np.ndarray, **options: Any) -> None:

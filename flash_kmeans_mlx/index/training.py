@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from ..kmeans.fit import caller_level
+from .sources import TrainingRows
 
 __all__ = ["sample"]
 
@@ -14,12 +15,12 @@ ADVISED = 39  # training points per centroid, as in faiss
 
 
 def sample(
-    rows: np.ndarray, n_centroids: int, max_points_per_centroid: int, seed: int
+    rows: TrainingRows, n_centroids: int, max_points_per_centroid: int, seed: int
 ) -> np.ndarray:
     """Return the rows to train centroids on: all, or a sample drawn by the seed, in order.
 
     Args:
-        rows: (N, D) training vectors.
+        rows: (N, D) training vectors; of a source, only those of the sample are read.
         n_centroids: Number of centroids.
         max_points_per_centroid: Rows of the sample for each centroid.
         seed: Of the sample.
@@ -45,6 +46,6 @@ def sample(
         )
     n_sample = max_points_per_centroid * n_centroids
     if n <= n_sample:
-        return rows
+        return rows if isinstance(rows, np.ndarray) else rows[np.arange(n)]
     drawn = np.random.default_rng(seed).choice(n, n_sample, replace=False)
     return rows[np.sort(drawn)]

@@ -59,6 +59,7 @@ def batch_kmeans_Euclid(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 0.0,
     resume: bool = False,
+    client: Any = None,
 ) -> KMeansResult:
     """Cluster points by k-means under the squared Euclidean distance.
 
@@ -119,6 +120,8 @@ def batch_kmeans_Euclid(
         checkpoint_seconds: The least time between two such writes.
         resume: Go on from `checkpoint`, if it exists: the result has the same bits as if the fit
             had never stopped. `max_iters` may have changed; any other difference is an error.
+        client: A `distributed.Client` whose workers read the files of x and compute, with the same
+            bits; see flash_kmeans_mlx/distributed/README.md. `max_mem_gb` holds for each shard.
 
     Returns:
         KMeansResult, which unpacks into ``labels (B, N) uint32, centroids (B, K, D) float32,
@@ -163,6 +166,7 @@ def batch_kmeans_Euclid(
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
         resume=resume,
+        client=client,
     )
 
 
@@ -191,6 +195,7 @@ def batch_kmeans_Cosine(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 0.0,
     resume: bool = False,
+    client: Any = None,
 ) -> KMeansResult:
     """Cluster points by direction with spherical k-means (Dhillon and Modha, 2001).
 
@@ -223,6 +228,7 @@ def batch_kmeans_Cosine(
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
         resume=resume,
+        client=client,
     )
 
 
@@ -251,6 +257,7 @@ def batch_kmeans_Dot(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 0.0,
     resume: bool = False,
+    client: Any = None,
 ) -> KMeansResult:
     """Cluster points by k-means under the dot product.
 
@@ -284,4 +291,5 @@ def batch_kmeans_Dot(
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
         resume=resume,
+        client=client,
     )

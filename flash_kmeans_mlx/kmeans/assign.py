@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 
 from .. import backends, validation
 from ..backends import Points
+from ..files.results import labels_file
+from ..progress import open_progress
 from .fit import opened
 
-__all__ = ["assign", "assigned"]
+__all__ = ["Labelling", "assign", "assigned", "labels_of"]
+
+# Opens points, and labels them; see `assigned`.
+Labelling = AbstractContextManager[tuple[validation.Data, Points, np.ndarray]]
 
 
 def assign(
@@ -23,6 +29,7 @@ def assign(
     max_mem_gb: float = 0.0,
     backend: str | None = None,
     check_finite: bool = True,
+    labels_path: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Label every point by its best centroid, the exact nearest one; ties go to the lowest index.
 
@@ -34,16 +41,30 @@ def assign(
         max_mem_gb: A hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none.
         backend: As in `batch_kmeans_Euclid`.
         check_finite: Refuse NaN and Inf.
+        labels_path: As in `batch_kmeans_Euclid`.
 
     Returns:
         (B, N) uint32 labels, or (N,); `mx.array` if x is one.
     """
-    with assigned(x, centroids, metric, None, max_mem_gb, backend, check_finite) as (
-        data,
-        points,
-        _,
-    ):
-        return data.to_caller(points.labels(), array=True)
+    labelling = assigned(
+        x,
+        centroids,
+        metric,
+        None,
+        max_mem_gb,
+        backend,
+        check_finite,
+        labels_path=labels_path,
+    )
+    return labels_of(labelling, labels_path)
+
+
+def labels_of(labelling: Labelling, labels_path: str | os.PathLike[str] | None) -> Any:
+    """Return the labels of points that `assigned` yields, in the form of x."""
+    with labelling as (data, points, _):
+        if labels_path is None:
+            return data.to_caller(points.labels(), array=True)
+    return np.load(labels_path, mmap_mode="r")
 
 
 @contextmanager
@@ -56,6 +77,7 @@ def assigned(
     backend: str | None,
     check_finite: bool,
     strategy: str | None = None,
+    labels_path: str | os.PathLike[str] | None = None,
 ) -> Iterator[tuple[validation.Data, Points, np.ndarray]]:
     """Yield (x, points labelled by their best centroids, centroids (B, K, D)) for `assign`."""
     data = opened(x)
@@ -74,18 +96,27 @@ def assigned(
     weights = validation.weights(sample_weight, data, check_finite)
     backend = backends.resolve(backend, data.x)
     backends.check_strategy(strategy, backend)
-    problem = backends.Problem(
-        x=data.x,
-        n_clusters=c.shape[1],
-        metric=kind,
-        given_shape=data.given_shape,
-        weights=weights,
-        max_bytes=validation.cap(max_mem_gb),
-        bytes_in_use=data.copied,
-        check_finite=check_finite,
-        strategy=strategy,
-    )
-    with backends.open_points(backend, problem) as points:
-        points.reset()
-        points.assign(c, np.ones(len(c), bool))
-        yield data, points, c
+    max_bytes = validation.cap(max_mem_gb)
+    progress = open_progress()
+    with labels_file(labels_path, data.given_shape[:-1]) as own, progress:
+        labels = None if own is None else own.reshape(data.shape[:2])
+        problem = backends.Problem(
+            x=data.x,
+            n_clusters=c.shape[1],
+            metric=kind,
+            given_shape=data.given_shape,
+            weights=weights,
+            max_bytes=max_bytes,
+            bytes_in_use=data.copied,
+            check_finite=check_finite,
+            strategy=strategy,
+            labels=labels,
+            progress=progress,
+        )
+        progress.phase("labelling")
+        with backends.open_points(backend, problem) as points:
+            points.reset()
+            points.assign(c, np.ones(len(c), bool))
+            if labels is not None and points.labels() is not labels:
+                labels[...] = points.labels()
+            yield data, points, c

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..backends.stream import RowStream
 from ..files import models
+from ..files.results import check_place
 from ..validation import to_numpy
 from .lloyd import Fit, LoopState
 
@@ -23,7 +24,7 @@ SAMPLE_ROWS = 16  # of an array, that its checksum is made from
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         run: The number of the run, of `n_init`.
@@ -48,6 +49,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], about: dict[str, Any], seconds: float) -> None:
+        check_place(path)
         self._path = path
         about = about | {"version": version("flash-kmeans-mlx")}
         self._about = json.loads(json.dumps(about))  # as a file gives it back

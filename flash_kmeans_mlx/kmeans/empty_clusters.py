@@ -45,7 +45,7 @@ def relocate(
     moved = []
     for k in empty:
         for i in candidates:
-            donor = int(points.labels()[b, i])
+            donor = int(points.labels_at(b, np.array([i]))[0])
             if counts[donor] > 1 and _would_differ(points, centroids, b, i, donor):
                 break
         else:

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from .. import validation
-from ..backends import Points
-from ..backends.stream import RowStream
+from ..distributed.blocks import is_collection, open_collection
 from ..errors import NotFittedError
-from ..files import models
-from ..files.safetensors import json_object
-from .assign import assigned
-from .empty_clusters import POLICIES
-from .fit import fit, opened
+from . import model_file
+from .assign import Labelling, assigned, labels_of
+from .fit import fit, opened, opened_weights
 from .lloyd import Iteration
-from .seeding import INITS
+from .running import Past, cluster_weights, go_on, move, past_of
+from .transform import distances_to
 
 __all__ = ["FlashKMeans"]
-
-_SAVED = (
-    "d",
-    "k",
-    "niter",
-    "tol",
-    "seed",
-    "metric",
-    "compiled",
-    "max_mem_gb",
-    "n_init",
-    "empty",
-    "check_finite",
-)
 
 
 class FlashKMeans:
@@ -59,6 +42,7 @@ class FlashKMeans:
         centroids: (B, K, D) float32.
         labels_: (B, N) uint32, of the points it was fitted to.
         inertia_: (B,) float64.
+        counts_: (B, K) float64, the weights of the points of each cluster.
         n_iter_: The most iterations that a batch element took.
         backend_: The backend that ran.
 
@@ -107,6 +91,8 @@ class FlashKMeans:
         self.strategy = strategy
         self.check_finite = check_finite
         self.centroids: Any = None
+        self.counts_: Any = None
+        self._sums: np.ndarray | None = None
 
     def fit(
         self,
@@ -119,6 +105,7 @@ class FlashKMeans:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_seconds: float = 0.0,
         resume: bool = False,
+        client: Any = None,
     ) -> FlashKMeans:
         """Cluster x (B, N, D) or (N, D) and return self; arguments as in `batch_kmeans_Euclid`."""
         data = self._check_d(x)
@@ -147,10 +134,18 @@ class FlashKMeans:
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,
             resume=resume,
+            client=client,
+        )
+        counts = cluster_weights(
+            np.asarray(result.labels).reshape(data.shape[:2]),
+            validation.weights(opened_weights(sample_weight), data, check_finite=False),
+            self.k,
         )
         self.labels_, self.centroids, self.n_iter_ = result
         self.inertia_ = result.inertia
         self.backend_ = result.backend
+        self.counts_ = counts if data.batched else counts[0]
+        self._sums = None
         return self
 
     train = fit
@@ -159,10 +154,84 @@ class FlashKMeans:
         """Cluster x and return its labels (B, N)."""
         return self.fit(x, sample_weight, init_centroids).labels_
 
-    def predict(self, x: Any) -> Any:
-        """Return the labels (B, N) uint32 of new points."""
-        with self._assigned(x, None) as (data, points, _):
-            return data.to_caller(points.labels(), array=True)
+    def partial_fit(self, x: Any, sample_weight: Any = None) -> FlashKMeans:
+        """Move the centroids to the running means of their points, and return self.
+
+        Mini-batch k-means (Sculley, 2010): the points are labelled by the centroids; then each
+        centroid is the weighted mean of all points that it ever got, the earlier ones under the
+        labels of their time (for cosine the direction of the sum of their unit rows, for dot that
+        of their sum). Sums and weights are float64. Points before the first call are those of
+        `fit`, counted by `counts_` at their centroid; if there was no `fit`, the first batch
+        chooses the centroids by `init`.
+
+        Args:
+            x: (B, N, D) or (N, D) points, or a source, as in `fit`; any N after the first call.
+            sample_weight: As in `fit`.
+
+        `labels_` and `inertia_` are those of x before the centroids moved; `n_iter_` counts calls.
+        """
+        return self._take(x, sample_weight, None)
+
+    def update(self, x: Any, sample_weight: Any = None) -> FlashKMeans:
+        """Go on by Lloyd's loop on new points (B, N, D), beside the old ones, and return self.
+
+        From the last centroids, it lowers over labels of the new points and centroids c the sum of
+        weight times cost of the new points, plus a term of each cluster's old points, which keep
+        their cluster. With n their weight (`counts_`) and S their sum, as `partial_fit` has it, it
+        is ``n * ||c - S / n||**2`` for "euclidean", ``n - <c, S>`` for "cosine", ``-<c, S>`` for
+        "dot". That is the cost of the old points themselves, up to a constant. After `fit`, which
+        keeps no sums, S is n times the centroid; for "cosine" and "dot" that times the mean product
+        of the old points and their centroids. Clusters without any point stay where they are.
+
+        Arguments are as in `partial_fit`. The loop ends as that of `fit`, by `niter` and `tol`;
+        `labels_`, `inertia_` and `n_iter_` are those of x, and `counts_` count all points.
+        """
+        return self._take(x, sample_weight, validation.check_iterations("niter", self.niter))
+
+    def _take(self, x: Any, sample_weight: Any, niter: int | None) -> FlashKMeans:
+        """Go on with new points for so many iterations, or move the centroids once for None."""
+        if self.centroids is None and niter is None:
+            seeded = copy(self)
+            seeded.niter = 0
+            data = self._check_d(x)
+            c = np.asarray(seeded.fit(data, sample_weight).centroids).reshape(
+                -1, self.k, data.shape[2]
+            )
+            past = Past(np.zeros(c.shape), np.zeros(c.shape[:2]))
+            n_iter = 0
+        else:
+            data = self._check_fitted(x)
+            c, past = past_of(self, data)
+            n_iter = self.n_iter_
+        metric = validation.metric(self.metric)
+        weights = opened_weights(sample_weight)
+        options = self.max_mem_gb, self.backend, self.check_finite, self.strategy
+        with assigned(data, c, metric.name, weights, *options) as (_, points, start):
+            inertia = points.inertia(start)
+            if niter is None:
+                past, c = move(data, points, past, start)
+                n_iter += 1
+            else:
+                past, c, n_iter = go_on(
+                    data, points, past, start, niter, validation.check_real("tol", self.tol)
+                )
+                inertia = points.inertia(c)
+            self.labels_ = data.to_caller(np.array(points.labels()), array=True)
+            self.backend_ = points.backend
+        self.centroids = data.to_caller(c, array=True)
+        self.inertia_ = data.to_caller(inertia)
+        self.n_iter_ = n_iter
+        self._sums, self.counts_ = past if data.batched else (past.sums[0], past.counts[0])
+        return self
+
+    def predict(self, x: Any, *, labels_path: str | os.PathLike[str] | None = None) -> Any:
+        """Return the labels (B, N) uint32 of new points; of a Dask collection, lazily.
+
+        `labels_path` is as in `fit`.
+        """
+        if is_collection(x):
+            return self._by_blocks(x, "predict", np.uint32)
+        return labels_of(self._assigned(x, None, labels_path), labels_path)
 
     def score(self, x: Any, sample_weight: Any = None) -> Any:
         """Return minus the inertia (B,) of x under its best labels: larger is better."""
@@ -173,48 +242,30 @@ class FlashKMeans:
         """Return the distance (B, N, K) float32 of every point to every centroid.
 
         Euclidean distance (not squared), ``1 - cos``, or ``-dot``. Computed in float64, in tiles of
-        rows.
+        rows; of a Dask collection, lazily.
         """
+        if is_collection(x):
+            return self._by_blocks(x, "transform", np.float32, self.centroids.shape[-2])
         data = self._check_fitted(x)
-        c = self._numpy_centroids()
-        c = np.broadcast_to(c, (data.shape[0], *c.shape[-2:]))
-        step = self._transform_rows(data, c.shape[1])
-        out = np.empty((data.shape[0], data.shape[1], c.shape[1]), np.float32)
-        metric = validation.metric(self.metric)
-        for b in range(data.shape[0]):
-            centroids = c[b].astype(np.float64)
-            for lo, part in _tiles(data.x, b, step):
-                rows = np.asarray(part, np.float64)
-                if self.check_finite:
-                    validation.check_magnitude(np.abs(rows).max(), data.given_shape)
-                out[b, lo : lo + step] = metric.distances(rows, centroids)
-        return data.to_caller(out, array=True)
-
-    def _transform_rows(self, data: validation.Data, k: int) -> int:
-        """Return the rows of a tile of `transform` that fit the cap beside the result."""
-        b, n, d = data.shape
-        limit = validation.cap(self.max_mem_gb)
-        bytes_in_use = data.copied + 4 * b * n * k * (1 + data.mlx) + 64 * b * k * d + (1 << 16)
-        row = 8 * (6 * d + 4 * k)
-        if isinstance(data.x, RowStream):
-            bytes_in_use += data.x.rows.reading_bytes(1)
-            row += data.x.rows.reading_bytes(2) - data.x.rows.reading_bytes(1)
-        validation.check_cap(
-            limit,
-            bytes_in_use + min(n, 64) * row,
-            data.given_shape,
-            k,
-            "for its distances",
-            "transform fewer points",
+        distances = distances_to(
+            data, self._numpy_centroids(), self.metric, self.max_mem_gb, self.check_finite
         )
-        most = max(64, (1 << 20) // max(k, d))
-        return min(most, (limit - bytes_in_use) // row) if limit else most
+        return data.to_caller(distances, array=True)
+
+    def _by_blocks(self, x: Any, method: str, dtype: Any, width: int = 0) -> Any:
+        """Return the Dask array of what a method returns for each block, (N,) or (N, width)."""
+        array = open_collection(x).array
+        model = copy(self)
+        model.centroids, model.labels_ = self._numpy_centroids(), None  # what travels with a task
+        shape = {"chunks": (array.chunks[0], (width,))} if width else {"drop_axis": 1}
+        empty = np.empty((0,) * (1 + (width > 0)), dtype)
+        return array.map_blocks(getattr(model, method), dtype=dtype, meta=empty, **shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to one safetensors file, whole or not at all."""
         if self.centroids is None:
             raise NotFittedError("save needs a fitted model: call fit first")
-        parameters = {name: getattr(self, name) for name in _SAVED}
+        parameters = {name: getattr(self, name) for name in model_file.SAVED}
         if isinstance(self.init, str):
             parameters["init"] = self.init
         arrays = {
@@ -222,7 +273,9 @@ class FlashKMeans:
             "inertia": np.atleast_1d(np.asarray(self.inertia_, np.float64)),
             "n_iter": np.array([self.n_iter_], np.int64),
         }
-        models.write(path, arrays, {"class": "FlashKMeans", "parameters": json.dumps(parameters)})
+        kept = {"counts": self.counts_, "sums": self._sums}
+        arrays |= {name: np.asarray(a, np.float64) for name, a in kept.items() if a is not None}
+        model_file.write(path, parameters, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FlashKMeans:
@@ -232,40 +285,18 @@ class FlashKMeans:
             ValueError: The file holds no model, is of a newer format, or is damaged; the message
                 says which.
         """
-        arrays, metadata = models.read(path)
-        try:
-            if metadata["class"] != "FlashKMeans":
-                raise ValueError(f"it holds a {metadata['class']}")
-            model = cls(**_checked(json_object(metadata["parameters"].encode())))
-            c = arrays["centroids"]
-            inertia = arrays["inertia"]
-            if (
-                c.ndim not in (2, 3)
-                or c.shape[-2] != model.k
-                or model.d not in (None, c.shape[-1])
-                or c.dtype != np.float32
-            ):
-                raise ValueError(
-                    f"centroids of shape {c.shape} do not fit k={model.k}, d={model.d}"
-                )
-            if not np.isfinite(c).all():
-                raise ValueError("centroids are not finite")
-            if inertia.shape != ((len(c),) if c.ndim == 3 else (1,)):
-                raise ValueError(
-                    f"inertia of shape {inertia.shape} does not fit centroids of shape {c.shape}"
-                )
-            model.n_iter_ = int(arrays["n_iter"][0])
-            model.inertia_ = inertia if c.ndim == 3 else float(inertia[0])
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{os.fspath(path)!r} is not a FlashKMeans model, or a damaged one: {error}"
-            ) from error
-        model.centroids = mx.array(c)
+        model, arrays = model_file.read(path, cls)
+        inertia = arrays["inertia"]
+        model.n_iter_ = int(arrays["n_iter"][0])
+        model.inertia_ = inertia if arrays["centroids"].ndim == 3 else float(inertia[0])
+        model.centroids = mx.array(arrays["centroids"])
+        model.counts_ = arrays.get("counts")
+        model._sums = arrays.get("sums")
         return model
 
     def _assigned(
-        self, x: Any, sample_weight: Any
-    ) -> AbstractContextManager[tuple[validation.Data, Points, np.ndarray]]:
+        self, x: Any, sample_weight: Any, labels_path: str | os.PathLike[str] | None = None
+    ) -> Labelling:
         data = self._check_fitted(x)
         return assigned(
             data,
@@ -276,6 +307,7 @@ class FlashKMeans:
             self.backend,
             self.check_finite,
             self.strategy,
+            labels_path,
         )
 
     def _numpy_centroids(self) -> np.ndarray:
@@ -306,34 +338,3 @@ class FlashKMeans:
                 f" (x.shape={data.given_shape})"
             )
         return data
-
-
-def _tiles(x: Any, b: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first row, rows) of batch element b of points (B, N, D), `step` rows at a time."""
-    n = x.shape[1]
-    if not isinstance(x, RowStream):
-        for lo in range(0, n, step):
-            yield lo, validation.to_numpy(x[b, lo : lo + step])
-        return
-    with x.rows.cursor() as cursor:
-        for lo in range(0, n, step):
-            yield lo, cursor.read(lo, min(lo + step, n))
-
-
-def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Check the parameters of a file, those that `__init__` leaves to `fit` included."""
-    if unknown := parameters.keys() - {*_SAVED, "init"}:
-        raise ValueError(f"there is no parameter {min(unknown)!r:.60}")
-    checks: dict[str, Callable[[Any], object]] = {
-        "tol": lambda value: validation.check_real("tol", value),
-        "seed": lambda value: validation.check_count("seed", value, 0),
-        "n_init": lambda value: validation.check_count("n_init", value, 1),
-        "max_mem_gb": validation.cap,
-        "empty": lambda value: validation.check_choice("empty", value, POLICIES),
-        "init": lambda value: validation.check_choice("init", value, INITS),
-        "compiled": lambda value: validation.check_flag("compiled", value),
-        "check_finite": lambda value: validation.check_flag("check_finite", value),
-    }
-    for name in checks.keys() & parameters.keys():
-        checks[name](parameters[name])
-    return parameters

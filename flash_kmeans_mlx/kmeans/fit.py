@@ -16,10 +16,12 @@ import numpy as np
 from .. import backends, validation
 from ..backends.points import Points
 from ..backends.stream import RowStream
+from ..distributed.blocks import BlockSource, is_collection, open_collection
 from ..errors import EmptyClusterWarning
 from ..files.mapped import check_mapped
 from ..files.results import labels_file
 from ..metrics import Metric
+from ..progress import SILENT, open_progress
 from ..shards.source import is_source, open_source
 from .checkpoint import Checkpoint, Saved, describe
 from .empty_clusters import POLICIES
@@ -57,6 +59,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 0.0,
     resume: bool = False,
+    client: Any = None,
     final_means: FinalMeans | None = None,
     summed_shift: bool = False,
     warn: bool = True,
@@ -87,6 +90,7 @@ def fit(
         checkpoint: As there.
         checkpoint_seconds: As there.
         resume: As there.
+        client: As there.
         final_means: Computes the final centroids in more than float32; see `lloyd`.
         summed_shift: Whether `tol` bounds the norm of all moves of an iteration together, not that
             of the largest.
@@ -131,6 +135,7 @@ def fit(
     elif resume:
         raise ValueError("resume=True needs the path of a checkpoint")
     saved = saver.load() if saver and validation.check_flag("resume", resume) else None
+    progress = SILENT if verbose else open_progress()
     problem = backends.Problem(
         x=data.x,
         n_clusters=n_clusters,
@@ -146,16 +151,25 @@ def fit(
         init=init if isinstance(init, str) else "",
         strategy=strategy,
         summed_shift=summed_shift,
+        progress=progress,
     )
-    with ExitStack() as stack:
-        if labels_path is not None:
-            own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
+    if client is None and isinstance(data.x, RowStream) and isinstance(data.x.rows, BlockSource):
+        raise ValueError("a Dask collection needs client=, the client of its cluster")
+    with progress, ExitStack() as stack:
+        progress.phase("reading")
+        own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
+        if own is not None:
             problem = replace(problem, labels=own.reshape(data.shape[:2]))
-        points = stack.enter_context(backends.open_points(backend, problem))
+        points = stack.enter_context(
+            backends.open_points(backend, problem)
+            if client is None
+            else on_client(client, problem, verbose)
+        )
 
         def run(number: int, resumed: LoopState | None, save: Save | None) -> Fit:
             check_mapped(data.x)
             rng = np.random.default_rng([seed, number])
+            progress.phase("seeding")
             with points.timed("seeding"):
                 c = (
                     resumed.centroids
@@ -200,11 +214,27 @@ def opened(x: Any, dtype: Any = None) -> validation.Data:
         OSError: A file can't be opened.
         VectorFileError: It can't be read.
     """
-    if isinstance(x, validation.Data) or not is_source(x):
+    if is_collection(x):
+        source = open_collection(x)
+    elif isinstance(x, validation.Data) or not is_source(x):
         return validation.data(x, dtype)
+    else:
+        source = open_source(x)
     if dtype is not None:
         raise ValueError(f"dtype={dtype!r} must be None for points that are read from files")
-    return validation.Data(RowStream(open_source(x)), mlx=False, batched=False)
+    return validation.Data(RowStream(source), mlx=False, batched=False)
+
+
+def on_client(client: Any, problem: backends.Problem, verbose: bool) -> Points:
+    """Return points whose shards are visited by the workers of a Dask client."""
+    if not isinstance(problem.x, RowStream) or problem.x.rows.one_cursor:
+        raise ValueError("client needs points in files that its workers can read: pass their paths")
+    if verbose:
+        print(f"dashboard: {client.dashboard_link}", flush=True)
+    from ..distributed.on_dask import DaskExecutor
+    from ..distributed.points import ShardedPoints
+
+    return ShardedPoints(problem, DaskExecutor(client))
 
 
 def opened_weights(weights: Any) -> Any:
@@ -229,10 +259,11 @@ def _best(
     """Return each batch element's run of lowest inertia: (fit, labels (B, N), inertia (B,))."""
     best = saved.best if saved else None
     inertia = saved.inertia if saved else np.zeros(points.shape[0])
+    labels = np.zeros((0, 0), np.uint32)
     if best is not None:
         points.reset()
         points.assign(best.centroids, np.ones(len(inertia), bool))
-    labels = points.labels() if n_init == 1 else points.labels().copy()
+        labels = points.labels().copy()
     for number in range(saved.run if saved else 0, n_init):
         resumed = saved.state if saved and number == saved.run else None
         save = partial(_save, saver, number, best, inertia) if saver else None
@@ -240,11 +271,12 @@ def _best(
         if saver:
             saver.flush()
         new_inertia = points.inertia(new.centroids)
-        better = new_inertia < inertia if best else np.ones(len(inertia), bool)
         if best is None:
-            best = new
-        if labels is not points.labels():
-            labels[better] = points.labels()[better]
+            best, inertia = new, new_inertia
+            labels = points.labels() if n_init == 1 else points.labels().copy()
+            continue
+        better = new_inertia < inertia
+        labels[better] = points.labels()[better]
         inertia = np.where(better, new_inertia, inertia)
         for kept, found in zip(best, new, strict=True):
             kept[better] = found[better]

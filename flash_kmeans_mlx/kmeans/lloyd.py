@@ -123,10 +123,12 @@ def lloyd(
     if save and resumed is None:
         save(LoopState(c, c, state, n_iter, exhausted, points.totals_so_far()))
     moved: list[tuple[int, int, int]] = []
+    progress = points.problem.progress
     while (running := (state == PENDING) & (n_iter < max_iters)).any():
         before = c.copy() if one_by_one else c
         limits = np.where(running, 1 if one_by_one else max_iters - n_iter, 0)
         check_mapped(points.problem.x)
+        progress.phase("iteration", int(n_iter.max()) + 1, max_iters)
         with points.timed("assignment"):
             step = points.step(c, limits, tol, empty == "keep")
         n_iter += np.where(running, step.iterations, 0)

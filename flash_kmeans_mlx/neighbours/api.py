@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from .. import validation
 from ..files import is_source, open_vectors
+from ..progress import open_progress
 from .files import search_files
 from .search import Search
 
@@ -93,16 +94,23 @@ def knn(
     as_mlx = x.mlx or y.mlx
     # mx.array results are copies of NumPy ones: 4 bytes for a distance, 8 for an index.
     copies = 12 * x.shape[0] * x.shape[1] * k if as_mlx else 0
-    with Search(
-        x,
-        k,
-        metric,
-        exclude_self=exclude_self,
-        max_bytes=max_bytes,
-        bytes_in_use=copies,
-        whole=True,
-        backend=backend,
-    ) as search:
+    progress = open_progress()
+    progress.phase("searching")
+    progress.begin(y.shape[0] * y.shape[1])
+    with (
+        progress,
+        Search(
+            x,
+            k,
+            metric,
+            exclude_self=exclude_self,
+            max_bytes=max_bytes,
+            bytes_in_use=copies,
+            whole=True,
+            backend=backend,
+            progress=progress,
+        ) as search,
+    ):
         search.add(y, 0)
         distances, indices = search.result()
     if as_mlx:

@@ -11,7 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from .. import validation
-from ..files import CHUNK_BYTES, Progress, Vectors, ahead, is_source, open_vectors
+from ..files import CHUNK_BYTES, Vectors, ahead, is_source, open_vectors
+from ..progress import open_progress
 from .search import Search
 
 __all__ = ["FileNeighbours", "search_files"]
@@ -66,7 +67,6 @@ def search_files(
     max_mem_gb: float = 0.0,
     backend: str | None = None,
     exclude_self: bool = False,
-    progress: Progress | None = None,
 ) -> FileNeighbours:
     """Find neighbours as `knn` does, where queries or data, or both, are in files.
 
@@ -78,7 +78,6 @@ def search_files(
         max_mem_gb: As in `knn`.
         backend: As in `knn`.
         exclude_self: As in `knn`.
-        progress: Called with the rows searched so far, over all passes, and their final number.
 
     Raises:
         ValueError: As in `knn`; VectorFileError for a file that can't be read.
@@ -106,31 +105,35 @@ def search_files(
         distances = np.empty((n_queries, k), np.float32)
         indices = np.empty((n_queries, k), np.int64)
     ran = ""
-    first = 0
-    for batch in _batches(x, plan.batch_size):
-        search = Search(
-            batch,
-            k,
-            metric,
-            exclude_self=exclude_self,
-            max_bytes=plan.max_bytes,
-            bytes_in_use=plan.bytes_in_use,
-            backend=backend,
-        )
+    progress = open_progress()
+    progress.phase("searching")
+    progress.begin(n_passes * n_rows)
+    with progress:
+        first = 0
+        for batch in _batches(x, plan.batch_size):
+            search = Search(
+                batch,
+                k,
+                metric,
+                exclude_self=exclude_self,
+                max_bytes=plan.max_bytes,
+                bytes_in_use=plan.bytes_in_use,
+                backend=backend,
+                progress=progress,
+            )
 
-        def report(rows: int, first: int = first) -> None:
-            if progress is not None:
-                progress(first // plan.batch_size * n_rows + rows, n_passes * n_rows)
+            def report(rows: int, first: int = first) -> None:
+                progress.reach(first // plan.batch_size * n_rows + rows)
 
-        found = _search_all(search, y, plan.chunk_rows, first, report)
-        if n_passes == 1:
-            distances, indices = found
-        else:
-            distances[first : first + plan.batch_size] = found[0]
-            indices[first : first + plan.batch_size] = found[1]
-        ran = search.backend
-        first += plan.batch_size
-        del batch, search, found  # before the next batch is read
+            found = _search_all(search, y, plan.chunk_rows, first, report)
+            if n_passes == 1:
+                distances, indices = found
+            else:
+                distances[first : first + plan.batch_size] = found[0]
+                indices[first : first + plan.batch_size] = found[1]
+            ran = search.backend
+            first += plan.batch_size
+            del batch, search, found  # before the next batch is read
     if _as_mlx(x, y):
         return FileNeighbours(mx.array(distances), mx.array(indices), plan.batch_size, ran)
     return FileNeighbours(distances, indices, plan.batch_size, ran)

@@ -9,6 +9,7 @@ import numpy as np
 from .. import backends, validation
 from ..backends.neighbours import NOTHING, largest
 from ..metrics import PROXIMITIES
+from ..progress import SILENT, Progress
 
 __all__ = ["Search"]
 
@@ -42,6 +43,7 @@ class Search:
         bytes_in_use: Bytes of the cap that are in use already, for example by buffers of a reader.
         whole: All data come in one chunk, so no memory is set aside for merging.
         backend: As in `knn`.
+        progress: Is told of the rows that were searched.
 
     Attributes:
         backend: The backend that runs.
@@ -64,6 +66,7 @@ class Search:
         bytes_in_use: int = 0,
         whole: bool = False,
         backend: str | None = None,
+        progress: Progress = SILENT,
     ) -> None:
         self.queries = validation.data(queries, name="queries")
         proximity = PROXIMITIES[validation.check_choice("metric", metric, tuple(PROXIMITIES))]
@@ -87,6 +90,7 @@ class Search:
             exclude_self=exclude_self,
             max_bytes=max_bytes,
             bytes_in_use=bytes_in_use + result_bytes + self.queries.copied,
+            progress=progress,
         )
         self._neighbours = backends.open_neighbours(self.backend, self._request)
         self._best: tuple[np.ndarray, np.ndarray] | None = None

@@ -120,6 +120,7 @@ class _ChunkCursor(Cursor):
             self._seek(at)
             begin = source.starts[self._chunk]
             end = min(hi, source.starts[self._chunk + 1])
+            assert self._rows is not None
             rows = self._rows[at - begin : end - begin]
             if (at, end) == (lo, hi) and hi < n and rows.dtype == source.dtype:
                 return rows

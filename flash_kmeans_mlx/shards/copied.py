@@ -21,6 +21,7 @@ import numpy as np
 
 from ..files import Buffers, Cursor, file_error
 from ..files.flat import fill
+from ..progress import SILENT, Progress
 from .base import Source
 
 __all__ = ["CopiedSource", "copied"]
@@ -91,7 +92,9 @@ class _WriteError(Exception):
     """The copy can't be written, as the disk is full."""
 
 
-def copied(source: Source, passes: int, threads: int, max_bytes: int = 0) -> Source:
+def copied(
+    source: Source, passes: int, threads: int, max_bytes: int = 0, progress: Progress = SILENT
+) -> Source:
     """Return a copy of a source if that saves time, otherwise the source itself.
 
     Args:
@@ -99,6 +102,7 @@ def copied(source: Source, passes: int, threads: int, max_bytes: int = 0) -> Sou
         passes: The passes over its rows that may follow.
         threads: Threads that may read.
         max_bytes: A cap on the memory that copying takes; 0 for none.
+        progress: Is told of rows that are copied.
 
     Raises:
         OSError, ValueError: As the cursors of the source.
@@ -117,7 +121,7 @@ def copied(source: Source, passes: int, threads: int, max_bytes: int = 0) -> Sou
     if file is None:
         return source
     try:
-        return CopiedSource(source, file, _copy(source, file, rows, threads))
+        return CopiedSource(source, file, _copy(source, file, rows, threads, progress))
     except BaseException as error:
         file.close()  # which frees the space
         if isinstance(error, _WriteError):
@@ -130,11 +134,12 @@ def _copying_bytes(source: Source, rows: int) -> int:
     return source.reading_bytes(rows) + rows * source.shape[1] * source.dtype.itemsize
 
 
-def _copy(source: Source, file: FileIO, rows: int, threads: int) -> float:
+def _copy(source: Source, file: FileIO, rows: int, threads: int, progress: Progress) -> float:
     """Write all rows, so many at a time; return the largest absolute value, NaN if there is one."""
     parts = list(pairwise(source.cuts(TASKS * threads if threads > 1 else 1)))
 
     stop = Event()
+    progress.begin(source.shape[0])
 
     def copy(part: tuple[int, int]) -> float:
         lo, end = part
@@ -145,6 +150,7 @@ def _copy(source: Source, file: FileIO, rows: int, threads: int) -> float:
                     break
                 read = cursor.read(at, min(at + rows, end))
                 _write(file, np.ascontiguousarray(read), at)
+                progress.advance(len(read))
                 largest = np.maximum(largest, np.maximum(read.max(), -read.min()))
         return float(largest)
 

@@ -67,7 +67,7 @@ class SeedScratch(NamedTuple):
         idle: (POINTS,) float32, written and not read.
         limits: (3, POINTS) float32.
         bounds: (ROWS, POINTS) float32.
-        points: (DRAW + AT_ONCE,) int32, points to try.
+        points: (SCAN + AT_ONCE,) int32, points to try.
     """
 
     rows: np.ndarray

@@ -2,7 +2,10 @@
 
 A few queries meet a register-full of rows at a time. Only scores that reach the k-th best so far
 of their query are stored, and ranked with the slots of their rows, as select.py describes.
+Their distances are computed in float64, list by list or in the end.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -15,15 +18,36 @@ from .ir import FLOATS, FUSED, NUMBER, VECTORS, WIDTH, address, lowest_bit, poin
 from .jit import njit
 from .lanes import POINTS
 from .lists import BLOCK
-from .options import JIT
+from .options import INNER, JIT, NEG_INF
 from .scores import CHORD, COSINE, DOT, SQUARES, store_marked
-from .select import insert, keep_best, make_key, number_of, push, score_of
+from .select import insert, keep_best, make_key, number_of, score_of
 
 # The typing context of an intrinsic is not an argument.
 # pyright: reportCallIssue=false
 
 BLOCKS = POINTS // BLOCK  # that fill the registers beside QUERIES queries
 QUERIES = 4
+HIGH = np.uint64(32)
+ANY = -1  # list
+HALVINGS = 8  # of the range of scores, to find one that few of them reach
+
+
+class Found(NamedTuple):
+    """The nearest rows of queries so far.
+
+    Attributes:
+        op: Their distance, see scores.py.
+        queries: (Q, D) float32, as given.
+        distances: (Q, k) float64, sorted, then by id; inf where there is no row yet.
+        ids: (Q, k) int64; -1 where there is no row yet.
+        sizes: (Q,) int64, how many rows there are.
+    """
+
+    op: int
+    queries: np.ndarray
+    distances: np.ndarray
+    ids: np.ndarray
+    sizes: np.ndarray
 
 
 def _multiply(builder, vectors, others):
@@ -109,20 +133,79 @@ def _score_rows(op, queries, blocks, n_dims, limits, scores, masks):
     return _cosines(queries, blocks, n_dims, limits, scores, masks)
 
 
+@njit(**INNER)
+def _limit(scores, mask, keep):
+    """Return a score that `keep` or a few more of those reach that a mask marks, or -inf.
+
+    The other scores become -inf.
+    """
+    lowest, highest, marked = np.float32(np.inf), NEG_INF, 0
+    for lane in range(scores.size):
+        if (mask >> lane) & 1:
+            lowest = min(lowest, scores[lane])
+            highest = max(highest, scores[lane])
+            marked += 1
+        else:
+            scores[lane] = NEG_INF
+    if marked < keep or lowest == NEG_INF or highest == np.inf:
+        return NEG_INF
+    for _ in range(HALVINGS):
+        middle = np.float32(0.5) * lowest + np.float32(0.5) * highest
+        reached = 0
+        for lane in range(scores.size):
+            reached += scores[lane] >= middle
+        if reached >= keep:
+            lowest = middle
+        else:
+            highest = middle
+    return lowest
+
+
 @njit(**JIT)
 def _push_marked(queries, masks, real, scores, blocks, keep, buffers, ids):
-    """Push the scores that are marked for each of the queries, of lanes that are real rows."""
+    """Push the scores that are marked for each of the queries, of lanes that are real rows.
+
+    Not by select.push, as in topk.py.
+    """
     keys, counts, least = buffers
+    in_order = keys.shape[1] == keep
     for r in range(queries.size):
         q, mask = queries[r], masks[r] & real
+        if counts[q] < keep:  # or nearly all of a query's first rows become candidates
+            least[q] = max(least[q], _limit(scores[r], mask, keep))
         while mask:
             lane = lowest_bit(mask)
             mask &= mask - 1
-            if scores[r, lane] < least[q]:  # which has risen since the mask was made
+            score = scores[r, lane]
+            if score < least[q]:  # which has risen since the mask was made
                 continue
             slot = blocks[lane // BLOCK] * BLOCK + lane % BLOCK
-            if push(make_key(scores[r, lane], slot), q, keep, keys, counts, ids):
-                least[q] = score_of(keys[q, keep - 1])
+            key, n = make_key(score, slot), counts[q]
+            if in_order:
+                rank, name = key >> HIGH, ids[slot]
+                place = n
+                while place > 0:
+                    other = keys[q, place - 1]
+                    if other >> HIGH > rank or (
+                        other >> HIGH == rank and ids[number_of(other)] < name
+                    ):
+                        break
+                    if place < keep:
+                        keys[q, place] = other
+                    place -= 1
+                if place == keep:
+                    continue
+                keys[q, place] = key
+                counts[q] = min(n + 1, keep)
+            else:
+                keys[q, n] = key
+                counts[q] = n + 1
+                if n + 1 < keys.shape[1]:
+                    continue
+                keep_best(keys[q], n + 1, keep, ids)
+                counts[q] = keep
+            if counts[q] == keep:
+                least[q] = max(least[q], score_of(keys[q, keep - 1]))
 
 
 @njit(**JIT)
@@ -144,7 +227,7 @@ def _queries_of_lists(probes, n_lists):
 
 
 @njit(**JIT)
-def scan_lists(op, queries, probes, lists, keep, buffers):
+def scan_lists(op, queries, probes, lists, keep, buffers, found, by_list):
     """Push the best `keep` rows of the lists that each query probes, with their slots.
 
     Args:
@@ -154,6 +237,9 @@ def scan_lists(op, queries, probes, lists, keep, buffers):
         lists: `Lists`; for COSINE and CHORD, 1 / norm follows the D values of a row.
         keep: Candidates of a query.
         buffers: `Buffers` of the queries; here scores need to reach, not exceed, `least`.
+        found: Inout, `Found`.
+        by_list: Whether to measure the candidates from each list while it is in the cache, where a
+            row is spread over D lines. They must be kept in order.
     """
     payload, ids, _, following, first, sizes = lists
     least = buffers.least
@@ -197,54 +283,38 @@ def scan_lists(op, queries, probes, lists, keep, buffers):
                     asking = probing[i : i + n]
                     _push_marked(asking, masks, real, scores, blocks, keep, buffers, ids)
             rows_left -= POINTS
+        if by_list:
+            asking = probing[starts[number] : starts[number + 1]]
+            measure(asking, number, lists, buffers, found)
 
 
 @njit(**JIT)
-def merge_keys(parts, out, ids):
-    """Set out (Q, K) to the first K keys in parts (S, Q, K), in any order, zeros last."""
-    keep = out.shape[1]
-    keys = np.empty(parts.shape[0] * keep, np.uint64)
-    for q in range(out.shape[0]):
-        n = 0
-        for s in range(parts.shape[0]):
-            for i in range(keep):
-                if parts[s, q, i]:
-                    keys[n] = parts[s, q, i]
-                    n += 1
-        if n > keep:
-            keep_best(keys, n, keep, ids)
-        for i in range(keep):
-            out[q, i] = keys[i] if i < n else np.uint64(0)  # with 0 it would be a float
-
-
-@njit(**JIT)
-def finish_keys(op, queries, keys, lists, distances, ids, lowest):
-    """Compute the distances of candidates in float64 and sort them by distance, then id.
+def measure(asking, number, lists, buffers, found):
+    """Put candidates among the nearest rows of queries, by their distances in float64.
 
     Args:
-        op: The distance, see scores.py.
-        queries: (Q, D) float32 as given.
-        keys: (Q, K >= k) uint64 candidates, ascending; 0 for none.
+        asking: (M,) the queries.
+        number: The list whose candidates these are, or ANY.
         lists: `Lists`.
-        distances: Out, (Q, k) float64; inf where there is no row.
-        ids: Out, (Q, k) int64; -1 where there is no row.
-        lowest: Out, (Q,) float32 lowest score of the candidates, -inf where there are fewer than K.
+        buffers: `Buffers` of all queries; soonest done if their keys descend.
+        found: Inout, `Found`.
     """
-    payload, names_of, _, _, _, _ = lists
+    payload, names_of, owner, _, _, _ = lists
+    op, queries, distances, ids, sizes = found
+    keys, counts, _ = buffers
     k, n_dims = distances.shape[1], queries.shape[1]
     x, y = np.empty(n_dims), np.empty(n_dims)
-    values, names = np.empty(k), np.empty(k, np.int64)
-    for q in range(keys.shape[0]):
+    for q in asking:
+        values, names, n = distances[q], ids[q], sizes[q]
         for d in range(n_dims):
             x[d] = queries[q, d]
-        n = 0
-        for place in range(keys.shape[1] - 1, -1, -1):
-            key = keys[q, place]
-            if key == 0:
-                break
-            slot = number_of(key)
+        for place in range(counts[q]):
+            slot = number_of(keys[q, place])
+            block, lane = slot // BLOCK, slot % BLOCK
+            if number != ANY and owner[block] != number:
+                continue
             for d in range(n_dims):
-                y[d] = payload[slot // BLOCK, d, slot % BLOCK]
+                y[d] = payload[block, d, lane]
             value, name = distance(op, x, y), names_of[slot]
             last = min(n, k - 1)
             if n == k and not (
@@ -253,7 +323,16 @@ def finish_keys(op, queries, keys, lists, distances, ids, lowest):
                 continue
             insert(values, names, last, value, name)
             n = min(n + 1, k)
-        for i in range(k):
-            distances[q, i] = values[i] if i < n else np.inf
-            ids[q, i] = names[i] if i < n else -1
-        lowest[q] = score_of(keys[q, 0])
+        sizes[q] = n
+
+
+@njit(**JIT)
+def lowest_scores(buffers, lowest):
+    """Set lowest (Q,) float32 to the lowest score of the candidates.
+
+    It is -inf where buffers (Q, K) are not full: no row was left out then.
+    """
+    keys, counts, _ = buffers
+    last = keys.shape[1] - 1
+    for q in range(lowest.size):
+        lowest[q] = score_of(keys[q, last]) if counts[q] > last else NEG_INF

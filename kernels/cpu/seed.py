@@ -20,6 +20,7 @@ from .sizes import SHARD_ROWS
 from .team import NEXT, add, meet
 
 DRAW = SHARD_ROWS  # points whose weight is added up, so that a draw searches sums before points
+SCAN = 8 * DRAW  # points that bounds pass over at a time: enough to read rows ahead
 WINNER = CANDIDATES  # where `picks` has the round's best candidate
 ONE = np.float32(1)
 
@@ -83,8 +84,8 @@ def _gain(source, filters, measure, lo, hi, state, candidates, gains, scratch):
         gains[c] = 0.0
     written = lo
     places = places_of(measure, candidates, nearest, scratch)
-    for s in range(lo, hi, DRAW):
-        n = min(DRAW, hi - s)
+    for s in range(lo, hi, SCAN):
+        n = min(SCAN, hi - s)
         m = points_to_try(filters, measure, candidates, s, n, threshold, scratch)
         for j in range(0, m, AT_ONCE):
             if m - j >= 2 * AT_ONCE:
@@ -127,6 +128,8 @@ def _take(source, filters, measure, lo, hi, size, state, candidates, scratch):
     places = places_of(measure, candidates, nearest, scratch)
     for j in range(0, m, AT_ONCE):
         n = min(AT_ONCE, m - j)
+        if m - j >= 2 * AT_ONCE:
+            fetch_next(source, places, mine, j)
         for p in range(n):
             index[p] = mine[j + p]
         try_some(source, places, rows, index, np.int64(0), n, nearest.size)

@@ -130,7 +130,7 @@ def scans(draw: st.DrawFn, backends: tuple[str, ...]) -> Scan:
     backend = draw(st.sampled_from(backends))
     q = draw(st.integers(1, 40))
     n = draw(st.integers(30, 600))
-    d = draw(st.sampled_from((4, 8, 24, 60)))
+    d = draw(st.sampled_from((4, 8, 24, 60, 72)))
     if backend == "cpu" and draw(st.booleans()):
         q = draw(st.sampled_from((1, 3, 200, 700)))
         n = draw(st.integers(1000, 2000))
@@ -161,6 +161,7 @@ FIXED_SCANS = [
     Scan("cpu", "Flat", "euclidean", "blobs", "rows", 3, 2500, 600, 400, 6, 6, 4, 1),
     Scan("cpu", "Flat", "dot", "offset", "rows", 150, 2500, 24, 5, 6, 6, 3, 2),
     Scan("cpu", "Flat", "euclidean", "grid", "rows", 150, 900, 4, 5, 6, 6, 3, 3),
+    Scan("cpu", "Flat", "cosine", "blobs", "alike", 40, 2000, 96, 20, 8, 6, 2, 7),
     Scan("portable", "Flat", "cosine", "parallel", "rows", 20, 300, 8, 5, 6, 3, 3, 4),
     Scan("portable", "Flat", "euclidean", "duplicates", "rows", 9, 600, 8, 5, 2, 2, 1, 6),
     Scan("portable", "Flat", "dot", "duplicates", "alike", 20, 40, 8, 5, 9, 1, 3, 5),

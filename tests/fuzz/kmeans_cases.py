@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from flash_kmeans_mlx.kmeans.empty_clusters import POLICIES
 
 NAMES = ("tiles", "int8", "head")  # strategies of the backend
+LOOPS = ("loop", "dropped loop")  # in one kernel, by bytes: always, or until one does not decide
 # And what its tuner is made to choose: a head of that width, bytes, either until it does not pay.
-WAYS = (*NAMES, "15", "7", "3", "bytes", "dropped", "dropped head")
+WAYS = (*NAMES, *LOOPS, "15", "7", "3", "bytes", "dropped", "dropped head")
 # D by the tile that it leads to, with a TILE_VALUES of 1 << 12.
 DIMENSIONS = {512: (1, 8), 256: (9, 16), 128: (17, 32), 64: (33, 70)}
 KINDS = (
@@ -166,7 +167,7 @@ def real_cases(draw: st.DrawFn, metric: str) -> Case:
     k = draw(st.integers(2, max(2, min(n, 400, 200_000_000 // (n * d)))))
     return dataclasses.replace(
         draw(small_cases(metric)),
-        way=draw(st.sampled_from((*NAMES, "bytes"))),
+        way=draw(st.sampled_from((*NAMES, *LOOPS, "bytes"))),
         b=1,
         n=n,
         d=d,
@@ -210,7 +211,12 @@ def seldom_cases(metric: str) -> list[Case]:
     )
     heads = [dataclasses.replace(plain, way=way, k=k) for way, k in HEADS]
     by_bytes = dataclasses.replace(plain, way="int8")
-    return [by_bytes, *heads] + [
+    loops = [
+        dataclasses.replace(plain, b=b, n=1100, d=20, k=10, way=way, kind="gaussian")
+        for b in (1, 3)  # by a team, and each thread by itself
+        for way in LOOPS
+    ]
+    return [by_bytes, *heads, *loops] + [
         dataclasses.replace(
             plain, b=b, n=n, d=d, k=k, threads=threads, init=init, way=way, kind=kind
         )

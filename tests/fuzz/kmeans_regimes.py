@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from engine import Watch
-from kmeans_cases import DIMENSIONS, NAMES, Case
+from kmeans_cases import DIMENSIONS, LOOPS, NAMES, Case
 
 from flash_kmeans_mlx.backends.cpu import int8, looped, seeds, trial, tuner
 from flash_kmeans_mlx.backends.cpu.int8 import Int8
+from flash_kmeans_mlx.backends.cpu.kernels import ir
+from flash_kmeans_mlx.backends.cpu.looped import LoopedCpuPoints
 from flash_kmeans_mlx.backends.cpu.plan import Plan
 from flash_kmeans_mlx.backends.cpu.points import CpuPoints
 from flash_kmeans_mlx.backends.cpu.pruning import Pruning
 from flash_kmeans_mlx.backends.cpu.tuner import Tuner
-from flash_kmeans_mlx.backends.points import Problem
+from flash_kmeans_mlx.backends.points import Problem, Step
 from flash_kmeans_mlx.shards import copied
 
 PLAN = importlib.import_module("flash_kmeans_mlx.backends.cpu.plan")
@@ -51,6 +53,7 @@ SMALLER: list[tuple[Any, str, Any]] = [
     (seeds, "ALONE", 20_000),
     (seeds, "CALL", 500_000),
 ]
+Seen = set[tuple[str, Any]]
 STRATEGIES = {
     "loop",
     "tiles",
@@ -74,13 +77,19 @@ REGIMES: dict[str, set[Any]] = {
     "stream": {"none", "copied", "read as it is"},
     "strategy": STRATEGIES,
     "bytes": {"kept", "of a tile"},
+    "loop": {(team, ended) for team in (False, True) for ended in ("by bytes", "by tiles")},
     "seeding": {
         (team, kind) for team in (False, True) for kind in ("rows", "columns", "head", "bytes")
     },
     "read": {"in place", "converted"},
     "frame": {"as given", "shifted", "scaled", "centred"},
 }
-Seen = set[tuple[str, Any]]
+# Of these, the ones that a processor without products of bytes can't meet.
+OF_BYTES: Seen = {
+    ("strategy", "int8"),
+    *((name, value) for name in ("bytes", "loop") for value in REGIMES[name]),
+    *(("seeding", (team, "bytes")) for team in (False, True)),
+}
 
 
 @contextmanager
@@ -98,15 +107,18 @@ def prepared(case: Case, seen: Seen | None = None, **changes: Any) -> Iterator[s
         patch.setattr(copied, "LEAST_PASSES", 3 if case.seed % 2 else 1000)
         for module, name, value in SMALLER if case.smaller else ():
             patch.setattr(module, name, value)
-        if case.way not in NAMES:
+        if case.way not in (*NAMES, *LOOPS):
             patch.setattr(PLAN, "plan", without_loop)
         if case.way.isdecimal():
             patch.setattr(Tuner, "_fastest", lambda tuner, *_: head(tuner, int(case.way)))
             patch.setattr(Pruning, "pays", lambda _: True)
-        elif case.way in ("bytes", "dropped"):
+        elif case.way in ("bytes", "dropped", *LOOPS):
             patch.setattr(Tuner, "_fastest", lambda *_: None)
         if case.way == "dropped":
             patch.setattr(Int8, "pays", lambda way: way.rows() < 700)
+        elif case.way in LOOPS:
+            most = 0 if case.way == "dropped loop" else 1 << 60
+            patch.setattr(looped, "most_compared", lambda *_: most)
         elif case.way == "dropped head":
             patch.setattr(Tuner, "_fastest", lambda tuner, *_: head(tuner, 7))
             patch.setattr(Pruning, "pays", lambda way: way.rows() < 700)
@@ -172,6 +184,33 @@ def watch(watching: Watch) -> None:
     def of_bytes(_: Any, _way: Int8, _points: Any, kept: bool) -> Iterator[tuple[str, Any]]:
         yield "bytes", "kept" if kept else "of a tile"
 
+    watching.after(PLAN, "plan", of_plan)
+    watching.after(CpuPoints, "__enter__", of_points)
+    watching.after(Int8, "__init__", of_bytes)
+    watch_loop(watching)
+    watch_seeding(watching)
+
+
+def watch_loop(watching: Watch) -> None:
+    """Have the loop in a kernel name how it ended, where it had points as bytes for two passes."""
+    used: list[Any] = []  # memory of the loop at hand, one for each team
+
+    def of_memory(memory: Any, _points: LoopedCpuPoints) -> tuple[()]:
+        if memory:
+            used.append(memory)
+        return ()
+
+    def of_loop(step: Step, points: LoopedCpuPoints, *_: Any) -> Iterator[tuple[str, Any]]:
+        for memory in used if step.iterations.max() > 1 else ():
+            yield "loop", (points.plan.team, "by tiles" if memory.most[0] < 0 else "by bytes")
+        used.clear()
+
+    watching.after(LoopedCpuPoints, "_by_bytes", of_memory)
+    watching.after(LoopedCpuPoints, "step", of_loop)
+
+
+def watch_seeding(watching: Watch) -> None:
+    """Have k-means++ name how it reads the points."""
     kinds: dict[int, str] = {}  # of runs, by their identity: they are met one after another
 
     def of_run(run: Any, _points: Any, _b: int, _square: Any, kept: Any) -> tuple[()]:
@@ -186,9 +225,6 @@ def watch(watching: Watch) -> None:
     def of_call(run: Any, team: Any, *_: Any) -> Iterator[tuple[str, Any]]:
         yield "seeding", (team.size > 1, kinds[id(run)])
 
-    watching.after(PLAN, "plan", of_plan)
-    watching.after(CpuPoints, "__enter__", of_points)
-    watching.after(Int8, "__init__", of_bytes)
     watching.before(seeds._Run, "__init__", of_run)
     watching.before(seeds._Run, "__call__", of_call)
 
@@ -198,4 +234,4 @@ def missed(seen: Seen, metric: str) -> Seen:
     wanted = {(name, value) for name, values in REGIMES.items() for value in values}
     if metric == "euclidean":
         wanted.discard(("frame", "centred"))
-    return wanted - seen
+    return wanted - seen - (set() if ir.INT8 else OF_BYTES)

@@ -64,6 +64,9 @@ PORTABLE_REGIMES = {
     "enlarged",
 }
 SCAN_REGIMES = {
+    "lists read together",
+    "distances by list",
+    "nearest list first",
     "COSINE",
     "CHORD",
     "DOT",
@@ -196,8 +199,16 @@ def watch_scans(watch: Watch) -> None:
         in_order = keep <= cpu_scan.KEPT_SORTED
         yield "candidates in order" if in_order else "candidates selected"
         yield "one thread" if threads == 1 else "threads"
+        shards = probes.shape[1] if len(queries) < threads else 1
         if threads > 1:
-            yield "shards" if len(queries) < threads and probes.shape[1] > 1 else "groups"
+            yield "shards" if shards > 1 else "groups"
+        n_probes = -(-probes.shape[1] // min(shards, threads))
+        if in_order and (n_probes - 1) * keep <= cpu_scan.MAX_TOGETHER:
+            yield "lists read together"
+        else:
+            yield "nearest list first"
+            if queries.shape[1] >= cpu_scan.BY_LIST_DIMS and keep <= cpu_scan.BY_LIST_KEPT:
+                yield "distances by list"
         if least is not None:
             yield "asked again"
 

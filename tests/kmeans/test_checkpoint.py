@@ -78,9 +78,9 @@ def test_a_callback_ends_the_fit() -> None:
         return iteration.n_iter == 3
 
     result = fk.batch_kmeans_Euclid(X, 9, callback=callback)
-    assert result.n_iter == 3 and not result.converged.any() and len(seen) == 3
+    assert result.n_iter == 3 and not np.any(result.converged) and len(seen) == 3
     same(result, fk.batch_kmeans_Euclid(X, 9, 3))
-    assert seen[0].inertia > seen[1].inertia > seen[2].inertia > result.inertia.sum()
+    assert seen[0].inertia > seen[1].inertia > seen[2].inertia > np.sum(result.inertia)
 
 
 def test_another_fit_is_refused(tmp_path: Path) -> None:

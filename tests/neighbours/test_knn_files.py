@@ -17,6 +17,7 @@ import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.files import open_vectors
 from flash_kmeans_mlx.neighbours import files as streamed
 from flash_kmeans_mlx.neighbours.files import search_files
+from flash_kmeans_mlx.progress import Bar
 
 RNG = np.random.default_rng(0)
 DATA = RNG.integers(0, 6, (500, 7)).astype(np.float32)  # with ties
@@ -62,11 +63,12 @@ def test_chunks_and_passes_change_nothing(
 ) -> None:
     monkeypatch.setattr(streamed, "_plan", lambda *_: streamed.SearchPlan(rows, batch))
     _, x = files
-    seen: list[tuple[int, int]] = []
-    found = search_files(x, x, 5, exclude_self=True, progress=lambda *done: seen.append(done))
+    progress = Bar()
+    monkeypatch.setattr(streamed, "open_progress", lambda: progress)
+    found = search_files(x, x, 5, exclude_self=True)
     assert_same((found.distances, found.indices), fk.knn(DATA, DATA, 5, exclude_self=True))
     assert found.batch_size == batch and found.backend == "cpu"
-    assert seen[-1] == (-(-500 // batch) * 500,) * 2 and seen == sorted(seen)
+    assert progress.done == progress.total == -(-500 // batch) * 500
 
 
 STORED = [
@@ -159,12 +161,15 @@ def test_no_thread_is_left_after_an_error(
 ) -> None:
     monkeypatch.setattr(streamed, "_plan", lambda *_: streamed.SearchPlan(10, 40))
 
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    class Stop(Bar):
+        def advance(self, amount: float) -> None:
+            if amount:
+                raise KeyboardInterrupt
 
+    monkeypatch.setattr(streamed, "open_progress", Stop)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        search_files(*files, 3, progress=stop)
+        search_files(*files, 3)
     assert threading.active_count() <= before
 
 

@@ -99,7 +99,8 @@ class FirstLook:
             keys = parts[task, :, : hi - lo].transpose(1, 0, 2).reshape(hi - lo, -1)
             self._finish(spaces[slot], scoring, lo, hi, keys)
 
-        workers.run(search, len(tasks) * shards)
+        searched = sum(hi - lo for _, lo, hi in tasks)
+        workers.run(search, len(tasks) * shards, work=n * searched / q)
         if shards > 1:
             workers.run(gather, len(tasks))
         measured = self.measured

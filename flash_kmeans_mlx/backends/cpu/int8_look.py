@@ -137,7 +137,11 @@ class Int8Look:
             n_pairs = len(rows.start) * starts[n_pilots]
             if self._left or sum(self._scored) > MOST_SCORED * n_pairs:
                 return [(0, q)]
-            workers.run(lambda slot, i: search(slot, n_pilots + i), len(starts) - 1 - n_pilots)
+            workers.run(
+                lambda slot, i: search(slot, n_pilots + i),
+                len(starts) - 1 - n_pilots,
+                work=len(rows.start),
+            )
         finally:
             workers.n = usual
         return self._left

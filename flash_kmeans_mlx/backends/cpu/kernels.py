@@ -103,7 +103,7 @@ def _announce_compilation() -> None:
             package = data["dispatcher"].py_func.__module__.split(".")[1:2]
             if package == ["kernels"] and not said:
                 said.append(True)
-                note = "flash-kmeans-mlx: compiling kernels for this CPU, once: some 10 seconds"
+                note = "flash-kmeans-mlx: compiling kernels for this CPU, once: 10 to 20 seconds"
                 print(note, file=sys.stderr, flush=True)
 
         def on_end(self, event: event.Event) -> None:

@@ -18,9 +18,11 @@ from .int8 import (
 )
 from .plan import PAD, Plan
 from .points import CpuPoints
+from .rows import Piece
 from .store import empty_lines
 from .team import CALL, alone, run_team
-from .tiles import NO_CHANGES, NOTHING, Piece
+from .tiles import NOTHING
+from .totals import NO_CHANGES, no_changes
 
 __all__ = ["LoopedCpuPoints"]
 
@@ -126,12 +128,7 @@ class LoopedCpuPoints(CpuPoints):
             lanes=empty_lines((n_tiles, d, self.plan.tile + PAD)),
             scored=kernels.tile.Scored(np.empty((k, d), np.float32), np.empty(k, np.float32)),
             changed=np.zeros(s, np.int64),
-            changes=kernels.tile.Changes(
-                np.zeros((s, k, d)),
-                np.zeros((s, k)),
-                np.zeros((s, k), np.int64),
-                np.zeros((s, k), np.bool_),
-            ),
+            changes=no_changes((s, k, d)),
         )
 
     def _by_bytes(self) -> kernels.loop.Bytes | None:

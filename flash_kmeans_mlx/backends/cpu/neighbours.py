@@ -42,7 +42,7 @@ class CpuNeighbours(Neighbours):
     def __enter__(self) -> Self:
         self._exit = ExitStack()
         self.threads = thread_count()
-        self.workers = Workers(self.threads)
+        self.workers = Workers(self.threads, self.request.progress)
         self._exit.callback(self.workers.close)
         return self
 

@@ -25,6 +25,8 @@ __all__ = ["PAD", "RESIDENT_BYTES", "Plan", "plan", "sizes"]
 PAD = sizes.LANE_PADDING
 
 ADVICE = "raise it, or fit fewer batch elements at a time"
+STREAM_ADVICE = "raise it"
+LABELS_ADVICE = "raise it, or keep the labels in a .npy file (labels_path)"
 
 SMALL = 10_000_000  # N * K * D below which one thread per batch element is enough
 # N * K * D below which the whole loop is one kernel: Python takes 0.3 ms an iteration.
@@ -102,7 +104,9 @@ def plan(problem: Problem, threads: int) -> Plan:
         if problem.init == "k-means++":
             least = max(least, fixed + per_thread + _seeding_bytes(problem, stream))
         per_thread += _piece_bytes(stream, piece)
-    check_cap(problem.max_bytes, least, problem.given_shape, k, "on the cpu backend", ADVICE)
+    advice = STREAM_ADVICE if problem.labels is not None else LABELS_ADVICE
+    advice = advice if stream else ADVICE
+    check_cap(problem.max_bytes, least, problem.given_shape, k, "on the cpu backend", advice)
     spare = problem.max_bytes - least if problem.max_bytes else 1 << 62
     threads = 1 + min(threads - 1, spare // 2 // per_thread)
     spare -= (threads - 1) * per_thread

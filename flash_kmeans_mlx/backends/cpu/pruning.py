@@ -145,10 +145,7 @@ class Pruning:
         """
         metric = self.points.metric
         bounding = np.ascontiguousarray(centroids, np.float32) if metric.spherical else scored.c
-        before = self._crossed
-        self._crossed = self.work[:, [kernels.prune.RIVALS, kernels.prune.CROSSED]].sum(0)
-        rivals, crossed = self._crossed - before
-        exact = bool(rivals > OFTEN * crossed)
+        exact = self._often()
         if not self.seen.size:
             self.seen = bounding.copy()
             self.order: list[np.ndarray | None] = [None] * len(bounding)
@@ -156,6 +153,18 @@ class Pruning:
         for b in elements:
             self.tables[b] = self._table(b, bounding[b], biases[b], scored, exact)
             self.seen[b] = bounding[b]
+
+    def adapt(self) -> None:
+        """Prepare another pass for the same centroids, by what the last one met."""
+        exact = self._often()
+        self.tables = [table and table._replace(exact=exact) for table in self.tables]
+
+    def _often(self) -> bool:
+        """Return whether rivals since the last call make most points need their own distance."""
+        before = self._crossed
+        self._crossed = self.work[:, [kernels.prune.RIVALS, kernels.prune.CROSSED]].sum(0)
+        rivals, crossed = self._crossed - before
+        return bool(rivals > OFTEN * crossed)
 
     def _table(
         self, b: int, c: np.ndarray, bias: np.ndarray, scored: kernels.tile.Scored, exact: bool

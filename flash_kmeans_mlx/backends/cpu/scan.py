@@ -22,6 +22,11 @@ MAX_GROUP = 1024  # queries of a task
 # Candidates that are kept in order as they come, so that what a score must reach rises at once.
 KEPT_SORTED = 256
 MAX_KEPT = 1 << 22  # candidates of all queries at a time
+# Candidates of a query from all lists but one up to which its lists are read together.
+MAX_TOGETHER = 64
+# With so many dimensions and so few candidates, it takes longer to load rows again in the end than
+# to compute the distances of some more rows.
+BY_LIST_DIMS, BY_LIST_KEPT = 64, 128
 MAX_INVERSE = 2.0**126  # 1 / norms of rows that float32 holds
 
 
@@ -155,37 +160,51 @@ class _Scan:
         scored = unit_rows(queries).astype(np.float32) if unit else queries
         distance_op = score_op(self._proximity)
         lists = self._lists
-        distances, ids = np.empty((q, k)), np.empty((q, k), np.int64)
-        lowest = np.empty(q, np.float32)
-        parts = np.zeros((groups, shards, group, keep), np.uint64)
+        distances = np.empty((shards, q, k))
+        ids = np.empty((shards, q, k), np.int64)
+        lowest = np.empty((shards, q), np.float32)
 
         def search(_slot: int, i: int) -> None:
             g, shard = divmod(i, shards)
             mine = order[g * group : (g + 1) * group]
-            buffers = kernels.select.Buffers(
-                keys=np.empty((len(mine), sizes.capacity), np.uint64),
-                counts=np.zeros(len(mine), np.int64),
-                least=np.full(len(mine), -np.inf, np.float32) if least is None else least[mine],
-            )
-            asked, probed = np.ascontiguousarray(scored[mine]), probes[mine, shard::shards]
-            # The nearest lists first: few rows of the others then reach what a score must.
-            for part in (probed[:, :1], probed[:, 1:]):
-                kernels.scan.scan_lists(op, asked, np.ascontiguousarray(part), lists, keep, buffers)
-            kernels.select.settle(keep, buffers, lists.ids)
-            parts[g, shard, : len(mine)] = buffers.keys[:, :keep]
-
-        def finish(_slot: int, g: int) -> None:
-            mine = order[g * group : (g + 1) * group]
             n = len(mine)
-            keys = parts[g, 0, :n]
-            if shards > 1:
-                kernels.scan.merge_keys(np.ascontiguousarray(parts[g, :, :n]), keys, lists.ids)
-            out = np.empty((n, k)), np.empty((n, k), np.int64), np.empty(n, np.float32)
-            asked = np.ascontiguousarray(queries[mine])
-            kernels.scan.finish_keys(distance_op, asked, np.sort(keys, axis=1), lists, *out)
-            distances[mine], ids[mine], lowest[mine] = out
+            buffers = kernels.select.Buffers(
+                keys=np.empty((n, sizes.capacity), np.uint64),
+                counts=np.zeros(n, np.int64),
+                least=np.full(n, -np.inf, np.float32) if least is None else least[mine],
+            )
+            found = kernels.scan.Found(
+                op=distance_op,
+                queries=np.ascontiguousarray(queries[mine]),
+                distances=np.full((n, k), np.inf),
+                ids=np.full((n, k), -1),
+                sizes=np.zeros(n, np.int64),
+            )
+            asked = np.ascontiguousarray(scored[mine]) if unit else found.queries
+            probed = probes[mine, shard::shards]
+            in_order = sizes.capacity == keep
+            together = in_order and (probed.shape[1] - 1) * keep <= MAX_TOGETHER
+            by_list = together or (d >= BY_LIST_DIMS and keep <= BY_LIST_KEPT)
+            # The nearest of many lists first: few rows of the others then reach what a score must.
+            for part in [probed] if together else [probed[:, :1], probed[:, 1:]]:
+                kernels.scan.scan_lists(
+                    op, asked, np.ascontiguousarray(part), lists, keep, buffers, found, by_list
+                )
+            if not by_list:
+                kernels.select.settle(keep, buffers, lists.ids)
+                buffers = kernels.select.Buffers(
+                    keys=np.ascontiguousarray(np.sort(buffers.keys[:, :keep], axis=1)[:, ::-1]),
+                    counts=np.minimum(buffers.counts, keep),
+                    least=buffers.least,
+                )
+                kernels.scan.measure(np.arange(n), kernels.scan.ANY, lists, buffers, found)
+            part_lowest = np.empty(n, np.float32)
+            kernels.scan.lowest_scores(buffers, part_lowest)
+            distances[shard, mine], ids[shard, mine] = found.distances, found.ids
+            lowest[shard, mine] = part_lowest
 
         with closing(Workers(threads)) as workers:
             workers.run(search, groups * shards)
-            workers.run(finish, groups)
-        return distances, ids, lowest
+        for shard in range(1, shards):
+            kernels.finish.merge_lists(distances[0], ids[0], distances[shard], ids[shard])
+        return distances[0], ids[0], lowest.max(0)

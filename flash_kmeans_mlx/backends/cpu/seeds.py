@@ -41,6 +41,8 @@ def kmeans_plusplus(
     memory = [_memory(points, width) for _ in range(threads)]
     work = n * d * trials
     rounds = max(1, CALL // work)
+    progress = points.problem.progress
+    progress.begin(b * k)
     if b >= threads or threads == 1 or work < ALONE:
         size = -(-b // max(1, min(b, 4 * threads)))
 
@@ -52,6 +54,7 @@ def kmeans_plusplus(
                 for k0 in range(0, k, rounds):
                     k1 = min(k, k0 + rounds)
                     run(team, candidates, scratch, k0, k1, first, uniforms, chosen)
+                    progress.advance(k1 - k0)
 
         points.workers.run(some_elements, -(-b // size))
         return chosen
@@ -68,6 +71,7 @@ def kmeans_plusplus(
                 run(team, candidates, memory[slot][1], k0, k1, first, uniforms, chosen)
 
             run_team(points.workers, size, together)
+            progress.advance(k1 - k0)
     return chosen
 
 
@@ -231,7 +235,7 @@ def _memory(
         idle=empty_lines((kernels.lanes.POINTS,)),
         limits=empty_lines((3, kernels.lanes.POINTS)),
         bounds=empty_lines((kernels.lanes.ROWS, kernels.lanes.POINTS)),
-        points=np.empty(kernels.seed.DRAW + n, np.int32),
+        points=np.empty(kernels.seed.SCAN + n, np.int32),
     )
     return candidates, scratch
 

@@ -20,8 +20,9 @@ from . import kernels
 from .blas import single_threaded
 from .plan import Plan
 from .points import CpuPoints
+from .rows import Piece
 from .store import Rows, source_of, surely_fine
-from .tiles import NOTHING, Piece
+from .tiles import NOTHING
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +43,8 @@ def with_copy(problem: Problem, threads: int) -> Problem:
     if problem.max_bytes:
         weights = 0 if problem.weights is None else problem.weights.nbytes
         room = problem.max_bytes - problem.bytes_in_use - weights
-    return replace(problem, x=RowStream(copied(problem.x.rows, problem.passes, threads, room)))
+    rows = copied(problem.x.rows, problem.passes, threads, room, problem.progress)
+    return replace(problem, x=RowStream(rows))
 
 
 class StreamedCpuPoints(CpuPoints):
@@ -200,6 +202,7 @@ class StreamedCpuPoints(CpuPoints):
             rows = cursor.read(lo, hi)
             with self._gate:
                 yield lo, hi, rows
+            self.problem.progress.advance((hi - lo) / (end - first))
 
     def rows(self, b: int, index: np.ndarray) -> np.ndarray:
         del b

@@ -109,4 +109,4 @@ class Tree:
             mine = order[i * GROUP : (i + 1) * GROUP]
             kernels.tree.search_tree(self._tree, queries, mine, skip, *out)
 
-        self._workers.run(search, -(-len(order) // GROUP))
+        self._workers.run(search, -(-len(order) // GROUP), work=len(self.order))

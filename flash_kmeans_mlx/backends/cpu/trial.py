@@ -12,7 +12,8 @@ from ..points import Problem
 from . import kernels
 from .int8 import Int8, is_worthwhile
 from .pruning import Features, Pruning, count_rivals, rows_for_bounds
-from .tiles import NO_CHANGES, TiledPoints
+from .tiles import TiledPoints
+from .totals import NO_CHANGES
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,9 +26,6 @@ RIVAL_ROWS = 64  # of them that rivals are counted for
 
 # Share of the time without a head that it must stay under to be taken.
 GAIN = 0.9
-# Share of the time of more directions that fewer must stay under to be taken: the sample's
-# distances are read from cache.
-NARROWER = 0.9
 # Share of the time of the best number of directions above which fewer are worse still.
 WORSE = 1.2
 # Seconds of a distance, and of each of its dimensions. They reject hopeless bounds.
@@ -94,7 +92,7 @@ class Trial:
         chosen = 0
         for width in widths:
             cost = self._time_head(centroids, directions[:, :width], passes)
-            if cost < best * (NARROWER if chosen else 1):
+            if cost < best:
                 best = cost
                 chosen = width
             elif cost > WORSE * best:
@@ -148,10 +146,11 @@ class Trial:
         pruning = Pruning(sample, features)
         sample.reset_labels()
         scored = sample.scored(centroids)
+        pruning.prepare(centroids, scored, np.zeros(1, np.int64))
         times = []
         for again in range(3 if passes > 1 else 1):  # the first one guesses the labels
-            if again < 2:  # the second one knows what the first one met
-                pruning.prepare(centroids, scored, np.zeros(1, np.int64))
+            if again == 1:  # the second one knows what the first one met
+                pruning.adapt()
             pruning.forget()
             begin = thread_time()
             pruning.step_rows(0, 0, 0, NO_CHANGES)

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from functools import cache, partial
 from queue import SimpleQueue
 
+from ...progress import SILENT, Progress
+
 __all__ = ["Workers", "thread_count"]
 
 THREADS_PER_CPU = 8  # more only take memory
@@ -69,11 +71,18 @@ class _Job:
     """The tasks of one call of `Workers.run`."""
 
     def __init__(
-        self, task: Callable[[int, int], object], n_tasks: int, abort: Callable[[], object] | None
+        self,
+        task: Callable[[int, int], object],
+        n_tasks: int,
+        abort: Callable[[], object] | None,
+        progress: Progress,
+        work: float,
     ) -> None:
         self._task = task
         self._n = n_tasks
         self._abort = abort
+        self._progress = progress
+        self._work = work
         self._next = itertools.count()  # next() is atomic
         self._stopped = False
         # Each helper's error, or None, once it has ended.
@@ -85,6 +94,7 @@ class _Job:
             with _only_on(cpus, allowed):
                 while not self._stopped and (i := next(self._next)) < self._n:
                     self._task(slot, i)
+                    self._progress.advance(self._work)
         except BaseException:
             self.stop()
             raise
@@ -112,10 +122,12 @@ class Workers:
 
     Attributes:
         n: Number of threads.
+        progress: Is told of tasks that are done.
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, progress: Progress = SILENT) -> None:
         self.n = n
+        self.progress = progress
         self._busy = False
         self._threads: list[threading.Thread] = []
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -125,6 +137,7 @@ class Workers:
         task: Callable[[int, int], object],
         n_tasks: int,
         abort: Callable[[], object] | None = None,
+        work: float = 0.0,
     ) -> None:
         """Call task(slot, i) for i in range(n_tasks); raise what a task raised.
 
@@ -133,6 +146,7 @@ class Workers:
             n_tasks: Number of tasks.
             abort: For tasks that wait for one another, at most n. Called when one of them has
                 failed, it ends the waiting of the others.
+            work: The work that the tasks are together, for the progress.
         """
         if self._busy:
             raise RuntimeError(
@@ -144,7 +158,7 @@ class Workers:
         helpers = min(self.n, n_tasks) - 1
         here = _current_cpu()() if abort and helpers > 0 else -1
         allowed = os.sched_getaffinity(0) if here >= 0 else set()
-        job = _Job(task, n_tasks, abort)
+        job = _Job(task, n_tasks, abort, self.progress, work / max(1, n_tasks))
         busy = 0
         errors = []
         try:
