@@ -252,6 +252,7 @@ def _cache(path: Path, keep: bool) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+_JOBS = [DiskCase(), FitCase(), FitCase("disk-fits-quick", 50_000)]
 SUITE = Suite(
     name="disk",
     question="What do a search and a fit from files cost, beside those in memory?",
@@ -261,11 +262,8 @@ cached    the file is in the system's cache
 uncached  the file is removed from the cache before every run
 rate      of a fit: CPU time in memory, as a share of that from the file
 """,
-    jobs=[DiskCase(), FitCase()],
-    groups={
-        "quick": [DiskCase(), FitCase("disk-fits-quick", 50_000)],
-        "all": [DiskCase(), FitCase()],
-    },
+    jobs=_JOBS,
+    groups={"quick": [_JOBS[0], _JOBS[2]], "all": _JOBS},
     run=run,
     plot=figures.plot_disk,
     adapt=lambda jobs, settings: [replace(job, **settings.shape) for job in jobs],

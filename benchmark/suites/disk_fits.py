@@ -100,11 +100,13 @@ class Chunks:
     """Copies of some rows at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._x = np.load(path, mmap_mode="r")
+        self._path = path
+        self._n = len(np.load(path, mmap_mode="r"))
 
     def __iter__(self) -> Iterator[Array]:
-        for lo in range(0, len(self._x), _ROWS):
-            yield np.array(self._x[lo : lo + _ROWS])
+        for lo in range(0, self._n, _ROWS):
+            # A new map each time: pages of a map count as memory of this process.
+            yield np.array(np.load(self._path, mmap_mode="r")[lo : lo + _ROWS])
 
 
 class FitWork(Work):
