@@ -6,6 +6,7 @@ import math
 import mmap
 import os
 import re
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -95,6 +96,10 @@ class FlatVectors(Vectors):
     def cursor(self, buffers: int = 1) -> Cursor:
         return _FlatCursor(self, buffers)
 
+    def runs(self, lo: int, hi: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (first row, last row + 1, where they begin in the file) of rows lo:hi."""
+        yield lo, hi, self.offset + lo * self.stride
+
     def values(self, raw: np.ndarray, first: int) -> np.ndarray:
         """Return the stored values (n, D) of rows of bytes, from row `first` of the file on."""
         if not self.prefixed:
@@ -145,7 +150,8 @@ class _FlatCursor(Cursor):
                 self._fill(column, v.offset + (j * n + lo) * v.stored.itemsize)
             values = columns.T
         else:
-            self._fill(raw, v.offset + lo * v.stride)
+            for first, end, begin in v.runs(lo, hi):
+                self._fill(raw[first - lo : end - lo], begin)
             values = v.values(raw, lo)
         return values if v.in_place else decode(values, v.dtype, self._rows.next(hi - lo))
 
