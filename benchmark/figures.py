@@ -201,8 +201,8 @@ def plot_indexes(results: dict[str, Any], path: Path) -> None:
 
 
 def plot_disk(results: dict[str, Any], path: Path) -> None:
-    """Draw the median time of every way to work on a file."""
-    _plot_ways(results, path, "seconds of a search")
+    """Draw the median time of every way to search in a file and to fit one."""
+    _plot_ways(results, path, "seconds of a search or a fit")
 
 
 def plot_distributed(results: dict[str, Any], path: Path) -> None:

@@ -1,5 +1,7 @@
 """The suite ``disk``: a search in a file, beside the same search in memory and the reading alone.
 
+Fits of points in files are in `disk_fits`.
+
 The file is in the system's cache ("cached"), or is removed from it before every run ("uncached", on
 Linux). Peak memory must not exceed ``max_mem_gb``.
 """
@@ -25,6 +27,7 @@ from ..ours import FlashKMeansMLX
 from ..runner import Result, Row, Settings, Show, Suite, Workers
 from ..timing import median
 from ..worker import Work
+from .disk_fits import FitCase, FitResult, run_fits
 
 D = 128
 K = 100
@@ -193,8 +196,12 @@ class DiskWork(Work):
         return {"seconds": perf_counter() - begin}
 
 
-def run(job: DiskCase, settings: Settings, show: Show) -> list[DiskResult]:
-    """Run the case, see `Suite`: judge and measure memory first, then time all ways in turn."""
+def run(
+    job: DiskCase | FitCase, settings: Settings, show: Show
+) -> list[DiskResult] | list[FitResult]:
+    """Run a case, see `Suite`: judge and measure memory first, then time all ways in turn."""
+    if isinstance(job, FitCase):
+        return run_fits(job, settings, show)
     rows = [DiskRow(FlashKMeansMLX(), way=way) for way in _WAYS]
     result = DiskResult(job, rows)
     with Workers(DiskWork, rows, settings.threads, partial(show, result)) as workers:
@@ -245,15 +252,18 @@ def _cache(path: Path, keep: bool) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+_JOBS = [DiskCase(), FitCase(), FitCase("disk-fits-quick", 50_000)]
 SUITE = Suite(
     name="disk",
-    question="What does a search in a file cost, beside one in memory?",
+    question="What do a search and a fit from files cost, beside those in memory?",
     legend="""\
 Medians of {runs} runs.
 cached    the file is in the system's cache
 uncached  the file is removed from the cache before every run
+rate      of a fit: CPU time in memory, as a share of that from the file
 """,
-    jobs=[DiskCase()],
+    jobs=_JOBS,
+    groups={"quick": [_JOBS[0], _JOBS[2]], "all": _JOBS},
     run=run,
     plot=figures.plot_disk,
     adapt=lambda jobs, settings: [replace(job, **settings.shape) for job in jobs],

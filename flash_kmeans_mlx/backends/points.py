@@ -71,6 +71,7 @@ class Problem:
         check_finite: Whether to look for NaN and Inf.
         compiled: Whether MLX's graphs go through `mx.compile`.
         runs: The number of runs; it decides how much memory is set aside for results.
+        passes: The most passes over the points, or about as many.
         init: The name of the seeding, or ""; it decides how much memory is set aside for it.
         strategy: The name of the way to assign, or None for the backend's choice.
         summed_shift: Whether `tol` bounds the norm of all moves together, not the largest one.
@@ -88,6 +89,7 @@ class Problem:
     check_finite: bool = True
     compiled: bool = True
     runs: int = 1
+    passes: int = 1
     init: str = ""
     strategy: str | None = None
     summed_shift: bool = False

@@ -110,9 +110,11 @@ class Vectors(ABC):
         shape: (N, D).
         dtype: The name of the dtype in the file, a key of `STORED`.
         library_bytes: Memory that the library which reads the file keeps beside the rows.
+        slow: Whether reading the same rows from a flat file would take much less time.
     """
 
     library_bytes = 0
+    slow = False
 
     def __init__(self, path: str, name: str, shape: tuple[int, int], dtype: str) -> None:
         self.path = path
@@ -160,6 +162,10 @@ class Vectors(ABC):
     def sample_rows(self, count: int) -> list[int]:
         """Return about `count` rows in ascending order, spread over the file as far as is cheap."""
         return spread(self.shape[0], count)
+
+    def first_rows(self, count: int) -> list[int]:
+        """Return 0 and at most `count` - 1 more rows that are cheap to begin with, in order."""
+        return sorted({self.shape[0] * i // count for i in range(count)})
 
     def array(self) -> Any:
         """Return all rows (N, D), bfloat16 as `mx.array`.

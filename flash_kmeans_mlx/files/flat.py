@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import re
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +31,7 @@ from .base import (
 from .mapped import check_mapped, release_pages
 from .safetensors import CODES, read_header
 
-__all__ = ["FlatVectors", "MappedVectors", "npy", "npy_header", "safetensors", "vecs"]
+__all__ = ["FlatVectors", "MappedVectors", "fill", "npy", "npy_header", "safetensors", "vecs"]
 
 _MAX_HEADER = 1 << 24
 _NPY_FIELD = re.compile(
@@ -65,7 +67,7 @@ class FlatVectors(Vectors):
         super().__init__(path, name, shape, dtype)
         self.offset = offset
         self.prefixed = prefixed
-        self.by_columns = by_columns
+        self.by_columns = self.slow = by_columns
         self.stored = STORED[dtype].newbyteorder(">" if big_endian else "<")
 
     @property
@@ -93,6 +95,10 @@ class FlatVectors(Vectors):
 
     def cursor(self, buffers: int = 1) -> Cursor:
         return _FlatCursor(self, buffers)
+
+    def runs(self, lo: int, hi: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (first row, last row + 1, where they begin in the file) of rows lo:hi."""
+        yield lo, hi, self.offset + lo * self.stride
 
     def values(self, raw: np.ndarray, first: int) -> np.ndarray:
         """Return the stored values (n, D) of rows of bytes, from row `first` of the file on."""
@@ -144,7 +150,8 @@ class _FlatCursor(Cursor):
                 self._fill(column, v.offset + (j * n + lo) * v.stored.itemsize)
             values = columns.T
         else:
-            self._fill(raw, v.offset + lo * v.stride)
+            for first, end, begin in v.runs(lo, hi):
+                self._fill(raw[first - lo : end - lo], begin)
             values = v.values(raw, lo)
         return values if v.in_place else decode(values, v.dtype, self._rows.next(hi - lo))
 
@@ -153,16 +160,31 @@ class _FlatCursor(Cursor):
 
     def _fill(self, out: np.ndarray, begin: int) -> None:
         """Read bytes of the file from `begin` on until `out` is full."""
-        missing = out.view(np.uint8).reshape(-1).data
-        self._file.seek(begin)
-        while missing:
-            n_read = self._file.readinto(missing)
-            if not n_read:
-                raise file_error(
-                    self._vectors.path,
-                    f"it ended {len(missing)} bytes early while being read; {COPY_AGAIN}",
-                )
-            missing = missing[n_read:]
+        missing = fill(self._file, out, begin)
+        if missing:
+            raise file_error(
+                self._vectors.path,
+                f"it ended {missing} bytes early while being read; {COPY_AGAIN}",
+            )
+
+
+def fill(file: FileIO, out: np.ndarray, begin: int) -> int:
+    """Read bytes of a file from `begin` on until `out` is full; return how many were missing.
+
+    With `os.preadv`, threads may share the file.
+    """
+    left = out.reshape(-1).view(np.uint8).data
+    while left:
+        if hasattr(os, "preadv"):
+            n_read = os.preadv(file.fileno(), [left], begin)
+        else:
+            file.seek(begin)
+            n_read = file.readinto(left)
+        if not n_read:
+            break
+        left = left[n_read:]
+        begin += n_read
+    return len(left)
 
 
 class MappedVectors(Vectors):

@@ -18,6 +18,8 @@ _POOL = 16 << 20  # bytes of unused buffers that pyarrow's allocator keeps
 class ParquetVectors(Vectors):
     """A column of a Parquet file."""
 
+    slow = True
+
     @property
     def library_bytes(self) -> int:
         """Memory that pyarrow keeps beside the rows."""
@@ -28,11 +30,14 @@ class ParquetVectors(Vectors):
         with reported(self.path):
             return _ParquetCursor(self, buffers)
 
-    def sample_rows(self, count: int) -> list[int]:
+    def first_rows(self, count: int) -> list[int]:
         """Return the first rows of row groups: nothing before them is decoded."""
         with reported(self.path), _open_parquet(self.path) as file:
             starts = _row_groups(file)[:-1]
-        firsts = [starts[i] for i in spread(len(starts), count)]
+        return [starts[i] for i in spread(len(starts), count)]
+
+    def sample_rows(self, count: int) -> list[int]:
+        firsts = self.first_rows(count)
         run = -(-count // len(firsts))
         return sorted({i for lo in firsts for i in range(lo, min(lo + run, self.shape[0]))})
 
@@ -67,6 +72,9 @@ class _ParquetCursor(ColumnCursor):
     def close(self) -> None:
         self.column = self._batches = None
         self._file.close()
+        import pyarrow as pa
+
+        pa.default_memory_pool().release_unused()
 
 
 def parquet(path: str) -> dict[str, Vectors | str]:

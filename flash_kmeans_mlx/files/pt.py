@@ -38,6 +38,8 @@ _DAMAGED = (
 class TorchVectors(Vectors):
     """A tensor (N, D) that torch maps to its file: pages are read when they are needed."""
 
+    slow = True
+
     def __init__(
         self, path: str, name: str, shape: tuple[int, int], dtype: str, tensor: Any
     ) -> None:

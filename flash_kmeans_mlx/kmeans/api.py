@@ -75,7 +75,10 @@ def batch_kmeans_Euclid(
             pattern such as "part-*.npy", or an object that yields chunks (n, D) whenever it is
             iterated over. Formats: .npy, .safetensors, .fvecs, .bvecs, .ivecs, .pt, .parquet,
             .arrow; "PATH::NAME" picks an array of several. A source gives the same bits as the
-            same points in memory; it is for "cpu", the default then.
+            same points in memory; it is for "cpu", the default then. What is slow to decode
+            (Parquet, compressed Arrow, Fortran order, iterables) is copied once to a nameless
+            temporary file in `tempfile.gettempdir()`, if that is a disk with room for twice as
+            much.
         n_clusters: K, at most N.
         init: "random" (distinct rows), "k-means++" (greedy; Arthur and Vassilvitskii, 2007),
             "k-means||" (Bahmani et al., 2012), an array like `init_centroids`, or a callable

@@ -147,6 +147,7 @@ def fit(
         check_finite=check_finite,
         compiled=compiled,
         runs=n_init,
+        passes=n_init * (max_iters + 2),
         init=init if isinstance(init, str) else "",
         strategy=strategy,
         summed_shift=summed_shift,

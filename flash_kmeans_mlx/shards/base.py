@@ -23,9 +23,13 @@ class Source(ABC):
         shape: (N, D).
         dtype: Of the rows that are read: float16, float32 or float64.
         one_cursor: Whether only one cursor may be open at a time.
+        slow: Whether reading the same rows from a flat file would take much less time.
+        magnitude: The largest absolute value, NaN where there is one; None if nobody has looked.
     """
 
     one_cursor = False
+    slow = False
+    magnitude: float | None = None
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype) -> None:
         self.shape = shape
@@ -49,6 +53,11 @@ class Source(ABC):
 
         It is a list that JSON can hold. A few rows of every file have a checksum in it.
         """
+
+    def cuts(self, count: int) -> list[int]:
+        """Return 0, about `count` - 1 rows that are cheap to begin with, and N, in order."""
+        n = self.shape[0]
+        return sorted({n * i // count for i in range(count + 1)})
 
     def take(self, index: Any) -> np.ndarray:
         """Return rows (n, D) by their indices, in any order; each file is visited once.

@@ -27,6 +27,7 @@ class ChunkSource(Source):
     """
 
     one_cursor = True
+    slow = True
 
     def __init__(self, x: Iterable[Any], name: str) -> None:
         self.x = x

@@ -54,6 +54,7 @@ class FileSource(Source):
     def __init__(self, vectors: list[Vectors], text: str) -> None:
         _check_alike(vectors)
         self.parts = tuple(_part(v) for v in vectors)
+        self.slow = any(v.slow for v in vectors)
         self.starts = list(itertools.accumulate((p.shape[0] for p in self.parts), initial=0))
         self._text = text
         # Maps have no file that could be opened again.
@@ -74,6 +75,14 @@ class FileSource(Source):
         self.check_rows(row, row + 1)
         i = bisect_right(self.starts, row) - 1
         return f"{str(self.parts[i])!r}, row {row - self.starts[i]}"
+
+    def cuts(self, count: int) -> list[int]:
+        n = self.shape[0]
+        found = {n}
+        for i, (part, start) in enumerate(zip(self.parts, self.starts, strict=False)):
+            share = -(-count * part.shape[0] // n)
+            found.update(start + row for row in self.vectors(i).first_rows(share))
+        return sorted(found)
 
     def signature(self) -> list[Any]:
         found: list[Any] = []

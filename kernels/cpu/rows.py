@@ -110,6 +110,14 @@ def _convert(first, row_stride, column_stride, dtype, width, n, shift, factor, o
 
 
 @njit(**INNER)
+def _copy(first, row_stride, n, out):
+    for i in range(n):
+        values = values_at(first + i * row_stride, np.float32, out.shape[1])
+        for d in range(out.shape[1]):
+            out[i, d] = values[d]
+
+
+@njit(**INNER)
 def _decode16(first, row_stride, column_stride, left, rescale, n, shift, factor, out):
     # float16 and bfloat16 have the float32 layout but for the width of their exponent: moved into
     # place as integers, they are off by one power of two (`rescale`), denormals included.
@@ -148,7 +156,9 @@ def _convert_rows(source, lo, n, out):
     column_stride = source.column_stride
     shift = source.shift
     factor = source.factor
-    if source.kind == FLOAT32:
+    if source.kind == FLOAT32 and column_stride == 4 and factor == 1.0 and not shift.any():
+        _copy(first, row_stride, n, out)
+    elif source.kind == FLOAT32:
         _convert(first, row_stride, column_stride, np.float32, 4, n, shift, factor, out)
     elif source.kind == FLOAT64:
         _convert(first, row_stride, column_stride, np.float64, 8, n, shift, factor, out)

@@ -246,3 +246,15 @@ def test_a_search_from_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert {row["verdict"] for row in result["rows"]} == {"ok"}
     assert result["rows"][0]["way"] == "in memory" and len(result["rows"][0]["seconds"]) == 1
     assert plot.stat().st_size > 5000
+
+
+def test_fits_from_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "fits.json"
+    arguments = ["--case", "disk-fits-quick", "--n", "3000", "--runs", "1", "--threads", "1"]
+    assert main([*arguments, "--json", str(path)]) == 0
+    assert "fit from .npy" in capsys.readouterr().out
+    (result,) = report.read(path, "disk")["results"]
+    assert result["n"] == 3000 and result["rows"][0]["way"] == "fit in memory"
+    for row in result["rows"]:
+        assert row["verdict"] == "ok" and len(row["seconds"]) == len(row["cpu"]) == 1
+    assert all(row["memory"] <= result["bound"] for row in result["rows"][1:])

@@ -131,7 +131,7 @@ def test_settings_change_the_cases() -> None:
     assert job.case == replace(cases.CASES[3], iters=3, metric="dot")
     [job] = chosen("kmeans", shape={"n": 40, "d": 2, "k": 3, "b": 2})
     assert (job.case.B, job.case.N, job.case.D, job.case.K) == (2, 40, 2, 3)
-    [job] = chosen("disk", shape={"n": 3000})
+    [job] = chosen("disk", "disk", shape={"n": 3000})
     assert job.n == 3000 and "3,000 x 128" in job.description()
 
 

@@ -259,3 +259,33 @@ def test_a_map_of_a_file_that_became_smaller_is_refused(tmp_path: Path) -> None:
     x = fresh()
     path.unlink()  # what is mapped stays
     assert fk.assign(x, rows[:2]).shape == (50_000,)
+
+
+def test_which_arrow_columns_are_read_without_pyarrow(tmp_path: Path) -> None:
+    """Those whose values are in the file as they are; the others are read, or refused, as before."""
+    pa = pytest.importorskip("pyarrow")
+    x = np.arange(60, dtype=np.float32).reshape(20, 3)
+    lists = pa.FixedSizeListArray.from_arrays
+    columns = {
+        "plain": lists(pa.array(x.ravel()), 3),
+        "bools": lists(pa.array(x.ravel() % 2 > 0), 3),
+        "words": lists(pa.array(list("abcdefghij") * 6), 3),
+        "missing": pa.array([[1.0, 2.0, 3.0]] * 19 + [None], pa.list_(pa.float32(), 3)),
+        "holes": lists(pa.array([None, *x.ravel()[1:]], pa.float32()), 3),
+    }
+    table = pa.table(columns)
+    path = tmp_path / "x.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.slice(0, 3))
+        writer.write_batch(pa.RecordBatch.from_pylist([], schema=table.schema))
+        writer.write_table(table.slice(3), max_chunksize=7)
+    found = {name: open_vectors(f"{path}::{name}") for name in columns if name != "words"}
+    assert isinstance(contents(path)["words"], str)
+    assert [name for name, v in found.items() if isinstance(v, FlatVectors)] == ["plain"]
+    for rows in (1, 5, 20):
+        np.testing.assert_array_equal(np.concatenate(list(found["plain"].chunks(rows))), x)
+        np.testing.assert_array_equal(np.concatenate(list(found["bools"].chunks(rows))), x % 2)
+    np.testing.assert_array_equal(found["plain"].array(), x)
+    for name in ("missing", "holes"):
+        with pytest.raises(VectorFileError, match=f"column '{name}' has missing values"):
+            found[name].array()

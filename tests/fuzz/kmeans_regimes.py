@@ -22,6 +22,7 @@ from flash_kmeans_mlx.backends.cpu.points import CpuPoints
 from flash_kmeans_mlx.backends.cpu.pruning import Pruning
 from flash_kmeans_mlx.backends.cpu.tuner import Tuner
 from flash_kmeans_mlx.backends.points import Problem, Step
+from flash_kmeans_mlx.shards import copied
 
 PLAN = importlib.import_module("flash_kmeans_mlx.backends.cpu.plan")
 # The sizes at which the backend changes its way, and what they are in this test.
@@ -73,6 +74,7 @@ REGIMES: dict[str, set[Any]] = {
     "spare": {"enough", "short"},
     "piece": {"in memory", "a shard", "some rows"},
     "held": {"counted"},
+    "stream": {"none", "copied", "read as it is"},
     "strategy": STRATEGIES,
     "bytes": {"kept", "of a tile"},
     "loop": {(team, ended) for team in (False, True) for ended in ("by bytes", "by tiles")},
@@ -102,6 +104,7 @@ def prepared(case: Case, seen: Seen | None = None, **changes: Any) -> Iterator[s
     case = dataclasses.replace(case, **changes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASH_KMEANS_THREADS", str(case.threads))
+        patch.setattr(copied, "LEAST_PASSES", 3 if case.seed % 2 else 1000)
         for module, name, value in SMALLER if case.smaller else ():
             patch.setattr(module, name, value)
         if case.way not in (*NAMES, *LOOPS):
@@ -142,6 +145,14 @@ def piece(found: Plan) -> str:
     return "a shard" if found.piece >= max(np.diff(found.cuts)) else "some rows"
 
 
+def stream(points: CpuPoints) -> str:
+    """Return how points that are read in each pass are read."""
+    if not points.plan.piece:
+        return "none"
+    is_copy = isinstance(points.problem.x.rows, copied.CopiedSource)
+    return "copied" if is_copy else "read as it is"
+
+
 def watch(watching: Watch) -> None:
     """Have the backend name its regimes."""
 
@@ -160,6 +171,7 @@ def watch(watching: Watch) -> None:
 
     def of_points(_: Any, points: CpuPoints) -> Iterator[tuple[str, Any]]:
         frame = points.frame
+        yield "stream", stream(points)
         for b in range(0 if points.plan.piece else points.shape[0]):
             yield "read", "in place" if points.sources.direct[b] else "converted"
             if frame.centre[b].any():

@@ -34,12 +34,14 @@ def open_points(problem: Problem) -> Points:
     from .looped import LoopedCpuPoints
     from .plan import plan
     from .points import CpuPoints
-    from .streamed import StreamedCpuPoints
+    from .streamed import StreamedCpuPoints, with_copy
     from .workers import thread_count
 
-    cut = plan(problem, thread_count())
+    threads = thread_count()
+    cut = plan(problem, threads)
     if cut.piece:
-        return StreamedCpuPoints(problem, cut)
+        copy = with_copy(problem, threads)
+        return StreamedCpuPoints(copy, plan(copy, threads))
     return LoopedCpuPoints(problem, cut) if cut.looped else CpuPoints(problem, cut)
 
 

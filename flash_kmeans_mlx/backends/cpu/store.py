@@ -14,7 +14,7 @@ from ...metrics import Metric
 from ...validation import check_magnitude
 from . import kernels
 
-__all__ = ["Rows", "choose_frame", "empty_lines", "source_of"]
+__all__ = ["Rows", "choose_frame", "empty_lines", "source_of", "surely_fine"]
 
 CHUNK = 1 << 16  # values decoded at a time
 
@@ -108,16 +108,17 @@ def choose_frame(
     """
     sample = rows.decode(rows.x[:, :: frames.sample_step(rows.x.shape[1])])
     magnitude = np.abs(sample).reshape(len(sample), -1).max(1).astype(np.float64)
-    if check_finite and not _surely_fine(rows.x, magnitude):
+    is_small = bool((magnitude < frames.SMALL).any())
+    if check_finite and (is_small or not surely_fine(rows.x)):
         magnitude = np.array([_magnitude(rows, element) for element in rows.x])
     if check_finite:
         check_magnitude(magnitude, given_shape)
     return frames.choose(sample, magnitude, metric)
 
 
-def _surely_fine(x: np.ndarray, magnitude: np.ndarray) -> bool:
-    """Return whether a finite sum of squares, by BLAS, shows that all values are finite."""
-    if x.dtype == np.uint16 or not x.flags.c_contiguous or (magnitude < frames.SMALL).any():
+def surely_fine(x: np.ndarray) -> bool:
+    """Return whether a sum of squares, by BLAS, shows that all values are finite and not large."""
+    if x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
         return False
     flat = x.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):

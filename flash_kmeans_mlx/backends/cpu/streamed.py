@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from threading import Lock, Semaphore
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ... import frame as frames
 from ...files import Cursor
 from ...frame import Frame
+from ...shards.copied import CopiedSource, copied
 from ...validation import check_magnitude
-from ..points import Problem, largest
+from ..points import Problem, Step, largest
+from ..stream import RowStream
 from . import kernels
+from .blas import single_threaded
 from .plan import Plan
 from .points import CpuPoints
 from .rows import Piece
-from .store import Rows, source_of
+from .store import Rows, source_of, surely_fine
 from .tiles import NOTHING
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["StreamedCpuPoints"]
+__all__ = ["StreamedCpuPoints", "with_copy"]
 
 CHECKED_VALUES = 1 << 16  # looked at together
+FIRST_ROWS = 8  # of a piece, that show that it is not all small
 LARGEST = float(np.finfo(np.float32).max)
+
+
+def with_copy(problem: Problem, threads: int) -> Problem:
+    """Return a problem that reads a copy of its stream, if that saves time.
+
+    The problem has a plan without a copy too.
+    """
+    room = 0
+    if problem.max_bytes:
+        weights = 0 if problem.weights is None else problem.weights.nbytes
+        room = problem.max_bytes - problem.bytes_in_use - weights
+    rows = copied(problem.x.rows, problem.passes, threads, room, problem.progress)
+    return replace(problem, x=RowStream(rows))
 
 
 class StreamedCpuPoints(CpuPoints):
@@ -43,6 +61,11 @@ class StreamedCpuPoints(CpuPoints):
         self._stream = problem.x.rows
         self._cursors: list[Cursor | None] = [None] * plan.threads
         self._gate = Semaphore(max(1, plan.threads - 1))
+        # Centroids, and the costs (1, S) of the shards under the labels that they gave.
+        self._measuring: tuple[np.ndarray, np.ndarray] | None = None
+        self._measured: tuple[np.ndarray, np.ndarray] | None = None
+        # Of pieces, by their dtype and strides.
+        self._sources: dict[Any, list[kernels.rows.Source]] = {}
         self._taken: dict[int, np.ndarray] = {}  # rows that will be asked for again
 
     def open_rows(self) -> Frame:
@@ -54,19 +77,30 @@ class StreamedCpuPoints(CpuPoints):
         return frames.choose(sample, magnitude, self.metric)
 
     def magnitude(self) -> float:
-        """Return the largest absolute value of all rows; refuse those that are not finite."""
+        """Return the largest absolute value of all rows; refuse those that are not finite.
+
+        It may be that of some rows, if these show that it is neither large nor small for a frame.
+        """
+        known = self._stream.magnitude
+        if known is not None and known <= LARGEST:
+            return known
         step = max(1, CHECKED_VALUES // self.shape[2])
         largest_of = np.zeros(len(self.shards))
 
         def shard(slot: int, _b: int, s: int) -> None:
             for lo, _, rows in self._read(slot, s):
+                first = float(np.abs(rows[:FIRST_ROWS]).max())
+                if first >= frames.SMALL and surely_fine(rows):
+                    largest_of[s] = max(largest_of[s], first)
+                    continue
                 for at in range(0, len(rows), step):
                     found = float(np.abs(rows[at : at + step]).max())
                     if not found <= LARGEST:
                         self._refuse(rows[at : at + step], lo + at)
                     largest_of[s] = max(largest_of[s], found)
 
-        self.run_shards(shard, 1)
+        with single_threaded():
+            self.run_shards(shard, 1)
         return float(largest_of.max())
 
     def _refuse(self, rows: np.ndarray, first: int) -> None:
@@ -77,18 +111,24 @@ class StreamedCpuPoints(CpuPoints):
         check_magnitude(sizes[i : i + 1], self.problem.given_shape, place=place)
 
     def locate_rows(self) -> None:
-        """Do nothing: rows are found when they are read."""
+        """Forget the sources of another frame: rows are found when they are read."""
+        self._sources.clear()
 
     def __enter__(self) -> Self:
         try:
             return super().__enter__()
         except BaseException:
-            self.close_cursors()
+            self._close()
             raise
 
     def __exit__(self, *exc: object) -> None:
-        self.close_cursors()
+        self._close()
         super().__exit__(*exc)
+
+    def _close(self) -> None:
+        self.close_cursors()
+        if isinstance(self._stream, CopiedSource):
+            self._stream.close()
 
     def close_cursors(self) -> None:
         """Free the memory of the cursors; the next pass opens new ones."""
@@ -107,15 +147,49 @@ class StreamedCpuPoints(CpuPoints):
 
         self.workers.run(run, -(-n_tasks // size))
 
+    def reset_labels(self) -> None:
+        self._measured = None
+        super().reset_labels()
+
+    def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
+        self._measured = None
+        return super().step(centroids, limits, tol, skip_empty)
+
+    def label(self, centroids: np.ndarray, elements: np.ndarray, step_rows: Any) -> None:
+        # A fit asks for the inertia next: this saves it a pass.
+        self._measured = None
+        if self.problem.passes > 1 and len(elements):
+            self._measuring = self.measured(centroids), np.zeros((1, len(self.shards)))
+        try:
+            super().label(centroids, elements, step_rows)
+            self._measured = self._measuring
+        finally:
+            self._measuring = None
+
+    def measure(self, c: np.ndarray) -> np.ndarray:
+        if self._measured and np.array_equal(c, self._measured[0]):
+            return self._measured[1].sum(axis=1)
+        return super().measure(c)
+
     def pieces(self, slot: int, b: int, s: int) -> Iterator[Piece]:
+        total = 0.0
         for lo, hi, rows in self._read(slot, s):
-            batch = Rows(rows[None])
-            sources = [
-                source_of(batch.sources(frame), b) for frame in (self.frame, self.unshifted_frame())
-            ]
+            # All but the address is the same for every piece.
+            key = rows.dtype, rows.strides
+            sources = self._sources.get(key)
+            if sources is None:
+                batch = Rows(rows[None])
+                both = self.frame, self.unshifted_frame()
+                sources = [source_of(batch.sources(frame), b) for frame in both]
+                self._sources[key] = sources
             # Kernels count rows from the first one of all.
-            begin = sources[0].address - lo * sources[0].row_stride
-            yield Piece(lo, hi, *(source._replace(address=begin) for source in sources))
+            begin = rows.__array_interface__["data"][0] - lo * rows.strides[0]
+            piece = Piece(lo, hi, *(source._replace(address=begin) for source in sources))
+            yield piece
+            if self._measuring:  # it has its last labels now, and is still in memory
+                c, totals = self._measuring
+                total = self.measure_piece(slot, b, piece, c, NOTHING, self.cost, total)
+                totals[b, s] = total
 
     def _read(self, slot: int, s: int) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield (lo, hi, rows lo:hi) of shard s."""

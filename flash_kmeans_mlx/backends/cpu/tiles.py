@@ -103,8 +103,19 @@ class TiledPoints(RowPoints):
 
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
         which = np.flatnonzero(elements)
-        step_rows = self.prepared_step(centroids, which, 1)
-        self.run_shards(lambda slot, m, s: step_rows(slot, which[m], s, NO_CHANGES), len(which))
+        self.label(centroids, which, self.prepared_step(centroids, which, 1))
+
+    def label(
+        self,
+        centroids: np.ndarray,
+        elements: np.ndarray,
+        step_rows: Callable[[int, int, int, kernels.tile.Changes], int],
+    ) -> None:
+        """Label the points of these batch elements by what `prepared_step` returned."""
+        del centroids
+        self.run_shards(
+            lambda slot, m, s: step_rows(slot, elements[m], s, NO_CHANGES), len(elements)
+        )
 
     def prepared_step(
         self, centroids: np.ndarray, elements: np.ndarray, passes: int
@@ -216,20 +227,33 @@ class TiledPoints(RowPoints):
         """Return the weighted sum of costs of a shard; out (N,) receives them, or is (0,)."""
         total = 0.0
         for piece in self.pieces(slot, b, s):
-            total = kernels.tile.measure_rows(
-                piece.source,
-                self.cost_weights[b],
-                c[b],
-                self._labels[b],
-                piece.lo,
-                piece.hi,
-                cost,
-                self.norms[b],
-                out,
-                total,
-                self.scratch[slot].rows,
-            )
+            total = self.measure_piece(slot, b, piece, c, out, cost, total)
         return total
+
+    def measure_piece(
+        self,
+        slot: int,
+        b: int,
+        piece: Piece,
+        c: np.ndarray,
+        out: np.ndarray,
+        cost: int,
+        total: float,
+    ) -> float:
+        """Return total + the weighted costs of a piece; out (N,) receives costs, or is (0,)."""
+        return kernels.tile.measure_rows(
+            piece.source,
+            self.cost_weights[b],
+            c[b],
+            self._labels[b],
+            piece.lo,
+            piece.hi,
+            cost,
+            self.norms[b],
+            out,
+            total,
+            self.scratch[slot].rows,
+        )
 
     @cached_property
     def _changes(self) -> kernels.tile.Changes:
