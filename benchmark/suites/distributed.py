@@ -112,7 +112,7 @@ class DistributedWork(Work):
                 batch_kmeans_Euclid(x, K, 1, client=client)  # loads code
 
             def callback(iteration: Any) -> None:
-                if "killed" in way and iteration.n_iter == ITERS // 2:
+                if client and "killed" in way and iteration.n_iter == ITERS // 2:
                     os.kill(min(client.run(os.getpid).values()), signal.SIGKILL)
 
             begin = perf_counter()

@@ -20,6 +20,7 @@ from ..frame import Frame
 from ..metrics import Metric
 from ..progress import SILENT, Progress
 from .draws import Seeding
+from .values import most_costly
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,8 +33,6 @@ __all__ = [
     "Problem",
     "State",
     "Step",
-    "largest",
-    "unit_weights",
 ]
 
 
@@ -269,7 +268,7 @@ class Points(ABC):
         costs = self.excess(centroids, b)
         if self.point_weights is not None:
             costs = np.where(self.point_weights[b] > 0, costs, -np.inf)
-        return largest(costs, n)
+        return most_costly(costs, n)
 
     def farthest_of_clusters(self, centroids: np.ndarray, b: int) -> np.ndarray:
         """Return (K,) int64: each cluster's point of positive weight and largest cost, or -1.
@@ -352,21 +351,3 @@ class Points(ABC):
         For backends that leave the rounds, of `trials` candidates each, to `kmeans_plusplus`.
         """
         raise NotImplementedError
-
-
-def unit_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights (B, N) scaled to at most 1 by powers of two, and those powers (B, 1).
-
-    Products with them stay inside float32's range.
-    """
-    unit = np.exp2(np.ceil(np.log2(weights.max(1, keepdims=True)))).astype(np.float32)
-    return weights / unit, unit
-
-
-def largest(values: np.ndarray, n: int) -> np.ndarray:
-    """Return the indices of the n largest values above -inf, in order; ties by index."""
-    n = min(n, int((values > -np.inf).sum()))
-    if not n:
-        return np.zeros(0, np.int64)
-    candidates = np.flatnonzero(values >= np.partition(values, -n)[-n])
-    return candidates[np.argsort(-values[candidates], kind="stable")][:n]

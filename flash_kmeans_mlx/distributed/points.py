@@ -13,7 +13,8 @@ from .. import frame as frames
 from ..backends.cpu import kernels
 from ..backends.cpu.plan import cut_rows
 from ..backends.cpu.totals import clear_empty, coordinates_of, moved_centroids
-from ..backends.points import PENDING, STABLE, Points, Problem, Step, unit_weights
+from ..backends.points import PENDING, STABLE, Points, Problem, Step
+from ..backends.values import unit_weights
 from ..frame import Frame
 from . import tasks
 from .tasks import Extreme, Job, digest

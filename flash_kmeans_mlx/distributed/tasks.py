@@ -162,7 +162,7 @@ class ShardPoints(StreamedCpuPoints):
             return super()._sum_weights()
         return self.point_weights / self._unit * self.inverse
 
-    def label(self, centroids: np.ndarray | None) -> None:
+    def label_by(self, centroids: np.ndarray | None) -> None:
         """Make the labels those of these centroids, or forget them for None."""
         if self.labelled == digest(centroids):
             return
@@ -174,7 +174,7 @@ class ShardPoints(StreamedCpuPoints):
 
     def changes(self, previous: np.ndarray | None, c: np.ndarray, passes: int) -> Changes:
         """Move the labels from those of `previous` to those of c, and return what it changes."""
-        self.label(previous)
+        self.label_by(previous)
         self.labelled = b""
         changes = no_changes((self.problem.n_clusters, self.shape[2]))
         step_rows = self.prepared_step(c, np.zeros(1, np.int64), passes)
@@ -253,20 +253,20 @@ def step(
 def assign(job: Job, s: int, weights: Any, c: np.ndarray) -> None:
     """Label a shard."""
     with _shard(job, s, weights) as points:
-        points.label(c)
+        points.label_by(c)
 
 
 def labels(job: Job, s: int, weights: Any, c: np.ndarray) -> np.ndarray:
     """Return the labels (n,) of a shard."""
     with _shard(job, s, weights) as points:
-        points.label(c)
+        points.label_by(c)
         return points.labels()[0].copy()
 
 
 def total_cost(job: Job, s: int, weights: Any, labelled: np.ndarray, c: np.ndarray) -> float:
     """Return the weighted sum of the costs to c of a shard labelled by `labelled`, in the frame."""
     with _shard(job, s, weights) as points:
-        points.label(labelled)
+        points.label_by(labelled)
         return float(points.measure(points.measured(c))[0])
 
 
@@ -275,7 +275,7 @@ def costs(
 ) -> np.ndarray:
     """Return the costs (n,) of a shard, or 1 - cos."""
     with _shard(job, s, weights) as points:
-        points.label(labelled)
+        points.label_by(labelled)
         return points.directional_costs(c, 0) if directional else points.costs(c, 0)
 
 
@@ -290,7 +290,7 @@ def farthest(
 ) -> Extreme:
     """Return the n farthest points of a shard, in order; with n = 0 that of each cluster."""
     with _shard(job, s, weights) as points:
-        points.label(labelled)
+        points.label_by(labelled)
         index, cost = (
             points.farthest_and_costs(c, n) if n else points.farthest_of_clusters_and_costs(c)
         )

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "check_regular",
     "decode",
     "file_error",
+    "fill",
     "shortened",
     "spread",
     "value_dtype",
@@ -252,3 +254,22 @@ def ahead(vectors: Vectors, rows: int) -> Generator[np.ndarray, None, None]:
             coming = reader.submit(next, chunks, None)
             yield chunk
             del chunk
+
+
+def fill(file: FileIO, out: np.ndarray, begin: int) -> int:
+    """Read bytes of a file from `begin` on until `out` is full; return how many were missing.
+
+    With `os.preadv`, threads may share the file.
+    """
+    left = out.reshape(-1).view(np.uint8).data
+    while left:
+        if hasattr(os, "preadv"):
+            n_read = os.preadv(file.fileno(), [left], begin)
+        else:
+            file.seek(begin)
+            n_read = file.readinto(left)
+        if not n_read:
+            break
+        left = left[n_read:]
+        begin += n_read
+    return len(left)

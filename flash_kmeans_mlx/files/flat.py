@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 import re
 from collections.abc import Iterator
 from io import FileIO
@@ -25,13 +24,14 @@ from .base import (
     check_shape,
     decode,
     file_error,
+    fill,
     shortened,
     value_dtype,
 )
 from .mapped import check_mapped, release_pages
 from .safetensors import CODES, read_header
 
-__all__ = ["FlatVectors", "MappedVectors", "fill", "npy", "npy_header", "safetensors", "vecs"]
+__all__ = ["FlatVectors", "MappedVectors", "npy", "npy_header", "safetensors", "vecs"]
 
 _MAX_HEADER = 1 << 24
 _NPY_FIELD = re.compile(
@@ -166,25 +166,6 @@ class _FlatCursor(Cursor):
                 self._vectors.path,
                 f"it ended {missing} bytes early while being read; {COPY_AGAIN}",
             )
-
-
-def fill(file: FileIO, out: np.ndarray, begin: int) -> int:
-    """Read bytes of a file from `begin` on until `out` is full; return how many were missing.
-
-    With `os.preadv`, threads may share the file.
-    """
-    left = out.reshape(-1).view(np.uint8).data
-    while left:
-        if hasattr(os, "preadv"):
-            n_read = os.preadv(file.fileno(), [left], begin)
-        else:
-            file.seek(begin)
-            n_read = file.readinto(left)
-        if not n_read:
-            break
-        left = left[n_read:]
-        begin += n_read
-    return len(left)
 
 
 class MappedVectors(Vectors):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..files import Buffers, Cursor, file_error
-from ..files.flat import fill
+from ..files.base import fill
 from ..progress import SILENT, Progress
 from .base import Source
 

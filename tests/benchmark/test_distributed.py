@@ -1,4 +1,5 @@
 """The suite distributed: every way has the same bits, what is printed and drawn."""
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def test_a_map_of_a_file_that_became_smaller_is_refused(tmp_path: Path) -> None:
     match = rf"cannot read '.*x\.npy': it has become smaller while it was mapped, \d+ bytes of {128 + rows.nbytes};"
     x = fresh()
     with pytest.raises(VectorFileError, match=match):
-        fk.FlashKMeans(k=8, niter=20)._fit(x, report=truncate)
+        fk.FlashKMeans(k=8, niter=20).fit(x, callback=truncate)
     x = fresh()
     chunks = iter(open_vectors(x).chunks(20_000))
     next(chunks)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...frame import Frame
-from ..points import Points, Problem, unit_weights
+from ..points import Points, Problem
+from ..values import unit_weights
 from . import kernels
 from .plan import PAD, Plan
 from .store import Rows, choose_frame, empty_lines, source_of

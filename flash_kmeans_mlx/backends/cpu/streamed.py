@@ -14,8 +14,9 @@ from ...files import Cursor
 from ...frame import Frame
 from ...shards.copied import CopiedSource, copied
 from ...validation import check_magnitude
-from ..points import Problem, Step, largest
+from ..points import Problem, Step
 from ..stream import RowStream
+from ..values import most_costly
 from . import kernels
 from .blas import single_threaded
 from .plan import Plan
@@ -234,7 +235,7 @@ class StreamedCpuPoints(CpuPoints):
 
         def merge(lo: int, _labels: np.ndarray, found: np.ndarray) -> None:
             nonlocal index, costs
-            best = largest(found, n)
+            best = most_costly(found, n)
             index = np.concatenate([index, lo + best])
             costs = np.concatenate([costs, found[best]])
             order = np.lexsort((index, -costs))[:n]  # pieces come in any order

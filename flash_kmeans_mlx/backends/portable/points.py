@@ -11,7 +11,8 @@ from ... import frame as frames
 from ... import validation
 from ...metrics import unit_rows
 from ..draws import Seeding, draw_points
-from ..points import PENDING, STABLE, Points, Problem, Step, unit_weights
+from ..points import PENDING, STABLE, Points, Problem, Step
+from ..values import unit_weights
 from .step import best, scored_once, step_tile
 
 __all__ = ["PortablePoints"]

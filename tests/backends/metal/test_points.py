@@ -55,7 +55,7 @@ def fit(
     weights = arguments.pop("weights", None)
     report = (lambda _: None) if step_by_step else None
     with cls(Problem(mx.array(x), c.shape[1], metric, x.shape, weights)) as opened:
-        result = lloyd(opened, c, **arguments, report=report)
+        result = lloyd(opened, c, **arguments, callback=report)
         return result, opened.labels(), opened.inertia(result.centroids)
 
 
