@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-__all__ = ["OVERSAMPLING", "ROUNDS", "SEED_ROWS", "Seeding", "chunks", "draw_points"]
+__all__ = ["OVERSAMPLING", "ROUNDS", "SEED_ROWS", "Seeding", "chunks", "draw_points", "greedy"]
 
 OVERSAMPLING = 2.0  # candidates of a round of k-means||, in units of K (Bahmani et al., 2012)
 ROUNDS = 5  # of k-means||
@@ -75,3 +75,18 @@ class Seeding(ABC):
     @abstractmethod
     def take(self, choice: np.ndarray) -> None:
         """Make candidate choice[b] of the last `totals` a centre."""
+
+
+def greedy(state: Seeding, first: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Return what `Points.kmeans_plusplus` does, by a seeding that has the first centres."""
+    chosen = np.full((len(first), len(uniforms)), -1, np.int64)
+    chosen[:, 0] = first
+    for k in range(1, len(uniforms)):
+        candidates = state.draw(uniforms[k])
+        found = candidates[:, 0] >= 0
+        if not found.any():
+            break
+        best = state.totals(np.maximum(candidates, 0)).argmin(axis=1)
+        state.take(best)
+        chosen[found, k] = candidates[found, best[found]]
+    return chosen

@@ -19,7 +19,7 @@ import numpy as np
 from ..frame import Frame
 from ..metrics import Metric
 from ..progress import SILENT, Progress
-from .draws import Seeding
+from .draws import Seeding, greedy
 from .values import most_costly
 
 if TYPE_CHECKING:
@@ -265,10 +265,7 @@ class Points(ABC):
 
     def farthest(self, centroids: np.ndarray, b: int, n: int) -> np.ndarray:
         """Return the n points of positive weight and largest `excess`, in order; ties by index."""
-        costs = self.excess(centroids, b)
-        if self.point_weights is not None:
-            costs = np.where(self.point_weights[b] > 0, costs, -np.inf)
-        return most_costly(costs, n)
+        return most_costly(self._counted(self.excess(centroids, b), b), n)
 
     def farthest_of_clusters(self, centroids: np.ndarray, b: int) -> np.ndarray:
         """Return (K,) int64: each cluster's point of positive weight and largest cost, or -1.
@@ -276,15 +273,19 @@ class Points(ABC):
         The first of equal ones.
         """
         labels = self.labels()[b]
-        costs = self.costs(centroids, b)
-        if self.point_weights is not None:
-            costs = np.where(self.point_weights[b] > 0, costs, -np.inf)
+        costs = self._counted(self.costs(centroids, b), b)
         largest_costs = np.full(centroids.shape[1], -np.inf, costs.dtype)
         np.maximum.at(largest_costs, labels, costs)
         order = np.flatnonzero((costs == largest_costs[labels]) & (costs > -np.inf))[::-1]
         found = np.full(centroids.shape[1], -1)
         found[labels[order]] = order  # the last of a cluster stays
         return found
+
+    def _counted(self, costs: np.ndarray, b: int) -> np.ndarray:
+        """Return costs (N,) with -inf for points without weight."""
+        if self.point_weights is None:
+            return costs
+        return np.where(self.point_weights[b] > 0, costs, -np.inf)
 
     def draw_weights(self, b: int) -> np.ndarray | None:
         """Return (N,) float32 weights that seeds are drawn by, or None for ones.
@@ -332,18 +333,7 @@ class Points(ABC):
         Returns:
             (B, K) int64 rows; -1 from where every point coincides with a centre.
         """
-        chosen = np.full((len(first), len(uniforms)), -1, np.int64)
-        chosen[:, 0] = first
-        state = self.seeding(first, uniforms.shape[1])
-        for k in range(1, len(uniforms)):
-            candidates = state.draw(uniforms[k])
-            found = candidates[:, 0] >= 0
-            if not found.any():
-                break
-            best = state.totals(np.maximum(candidates, 0)).argmin(axis=1)
-            state.take(best)
-            chosen[found, k] = candidates[found, best[found]]
-        return chosen
+        return greedy(self.seeding(first, uniforms.shape[1]), first, uniforms)
 
     def seeding(self, first: np.ndarray, trials: int) -> Seeding:
         """Begin k-means++ with the point first[b] as the only centre of batch element b.

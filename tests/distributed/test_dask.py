@@ -1,4 +1,5 @@
 """Fits on a Dask cluster of processes: the bits of one machine, whatever dies."""
+# pyright: reportArgumentType=false
 
 from __future__ import annotations
 
@@ -288,7 +289,7 @@ def test_collections(client: Any, path: Path, wanted: Any) -> None:
     import dask.array
     import dask.dataframe
 
-    array = dask.array.from_array(X, chunks=(7777, 24)).persist()
+    array = dask.array.from_array(X, (7777, 24)).persist()
     same(fk.batch_kmeans_Euclid(array, K, ITERATIONS, client=client), wanted)
     weights = np.random.default_rng(0).random(len(X), np.float32)
     options = {"sample_weight": weights, "n_init": 2, "empty": "split"}
@@ -309,7 +310,7 @@ def test_a_collection_whose_worker_dies(path: Path, wanted: Any) -> None:
 
     with cluster() as own:
         pid = min(own.run(os.getpid).values())
-        array = dask.array.from_array(X, chunks=(9999, 24)).persist()
+        array = dask.array.from_array(X, (9999, 24)).persist()
         harm = at(3, lambda: os.kill(pid, signal.SIGKILL))
         found = fk.batch_kmeans_Euclid(array, K, ITERATIONS, client=own, callback=harm)
         same(found, wanted)
@@ -318,7 +319,7 @@ def test_a_collection_whose_worker_dies(path: Path, wanted: Any) -> None:
 def test_predict_and_transform_are_lazy(client: Any) -> None:
     import dask.array
 
-    array = dask.array.from_array(X, chunks=(7777, 24))
+    array = dask.array.from_array(X, (7777, 24))
     model = fk.FlashKMeans(24, K, 3, backend="cpu").fit(X)
     labels, distances = model.predict(array), model.transform(array)
     assert labels.chunks == (array.chunks[0],) and distances.shape == (len(X), K)
