@@ -87,8 +87,8 @@ def check(case: Case, seen: Seen | None = None) -> None:
 def other_ways(case: Case) -> list[dict[str, Any]]:
     """Return changes that must not change a bit.
 
-    None, threads, the cap, one or two ways of assigning, and a fit that is stopped and resumed, or of points that are
-    read in each pass.
+    None, the cap, one or two ways of assigning, and other threads in a fit that is stopped and resumed, or of points
+    that are read in each pass.
     """
     pick = np.random.default_rng([case.seed, 2])
     stopped: dict[str, Any] = {"stop": int(pick.integers(1, 5))}
@@ -100,7 +100,7 @@ def other_ways(case: Case) -> list[dict[str, Any]]:
     ways = [{"way": w} for w in WAYS if w != case.way] + [{"way": "tiles"}]
     some = pick.choice(np.array(ways, object), 2 if case.smaller else 1, replace=False)
     cap = {"cap": 0.0 if case.cap else 1.0}
-    return [{}, {"threads": int(pick.integers(1, 5))}, cap, stopped, *some]
+    return [{}, cap, {"threads": int(pick.integers(1, 5)), **stopped}, *some]
 
 
 def check_element(case: Case, x: Any, given: dict[str, Any], result: Any) -> None:
