@@ -107,7 +107,7 @@ class ShardedPoints(Points):
             smallest, largest = norms[:, 0].min(), norms[:, 1].max()
             self.known_directions = bool(smallest > 0)
             if frame.shifted:
-                least = np.array([1 / largest if smallest > 0 else 0.0])
+                least = np.array([1 / largest if smallest > 0 else 0.0], np.float32)
                 frame = frame.unshifted(frame.short(least))
         return frame
 

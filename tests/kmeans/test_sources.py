@@ -220,10 +220,10 @@ def test_a_cap(init: str, metric: str, tmp_path: Path) -> None:
 
 
 def test_a_cap_does_not_grow_with_the_data(tmp_path: Path) -> None:
-    """Labels in a file, 256 MB of points, and a few MB of memory."""
+    """Labels in a file, 64 MB of points, and a few MB of memory."""
     path = tmp_path / "x.npy"
-    x = np.lib.format.open_memmap(path, "w+", np.float32, (4_000_000, 16))
-    x[...] = np.random.default_rng(0).standard_normal((40_000, 16), np.float32).repeat(100, 0)
+    x = np.lib.format.open_memmap(path, "w+", np.float32, (1_000_000, 16))
+    x[...] = np.random.default_rng(0).standard_normal((10_000, 16), np.float32).repeat(100, 0)
     x.flush()
     del x
 
