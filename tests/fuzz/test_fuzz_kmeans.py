@@ -19,7 +19,7 @@ from kmeans_regimes import REGIMES, Seen, missed
 
 from flash_kmeans_mlx.backends.cpu.plan import Plan
 
-SMALL, REAL = 150, 10  # problems of each metric in every run
+SMALL, REAL = 120, 10  # problems of each metric in every run
 
 
 @every_metric
