@@ -176,7 +176,7 @@ def fit(
                     if resumed
                     else initial_centroids(points, init, data, n_clusters, rng, check_finite)
                 )
-            watch = _print if verbose else callback
+            watch = partial(_print_and_call, callback) if verbose else callback
             return lloyd(points, c, max_iters, tol, empty, watch, final_means, resumed, save)
 
         best, labels, inertia = _best(points, run, n_init, saver, saved)
@@ -301,9 +301,11 @@ def caller_level() -> int:
     return level
 
 
-def _print(i: Iteration) -> None:
+def _print_and_call(callback: Callable[[Iteration], object] | None, i: Iteration) -> object:
+    """Print a line about an iteration, and return what the callback does."""
     print(
         f"iteration {i.n_iter}: shift {i.shift:.6g}, inertia {i.inertia:.8g},"
         f" {i.n_empty} empty clusters, {i.n_running} running",
         flush=True,
     )
+    return callback is not None and callback(i)

@@ -83,6 +83,11 @@ def test_a_callback_ends_the_fit() -> None:
     assert seen[0].inertia > seen[1].inertia > seen[2].inertia > np.sum(result.inertia)
 
 
+def test_verbose_calls_the_callback_too(capsys: pytest.CaptureFixture[str]) -> None:
+    result = fk.batch_kmeans_Euclid(X, 9, verbose=True, callback=lambda i: i.n_iter == 2)
+    assert result.n_iter == 2 and capsys.readouterr().out.count("iteration ") == 2
+
+
 def test_another_fit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     fk.batch_kmeans_Euclid(X, 9, 2, checkpoint=path)
