@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import helpers
+import in_process
 import numpy as np
 from helpers import FITS, bits
 from kmeans_cases import WAYS, Case, options, points, start
@@ -26,6 +27,7 @@ def fit(case: Case, x: Any, given: dict[str, Any], seen: Seen | None = None, **c
     metric, k, cap = case.metric, case.k, changes.get("cap", case.cap)
     first = start(case, x)
     chunk_rows, stop = changes.pop("chunk_rows", 0), changes.pop("stop", 0)
+    by_shards = in_process.client(case.seed) if changes.pop("shards", False) else nullcontext({})
     rows = Chunks(to_numpy(x)[0], chunk_rows) if chunk_rows else x
 
     def call(max_mem_gb: float) -> Any:
@@ -36,8 +38,9 @@ def fit(case: Case, x: Any, given: dict[str, Any], seen: Seen | None = None, **c
             )
         return FITS[metric](rows, k, init=first, **options)
 
-    with prepared(case, seen, **changes) as strategy, warnings.catch_warnings():
+    with prepared(case, seen, **changes) as strategy, by_shards as more, warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyClusterWarning)
+        given = given | more
         result = call(cap * stated_need(call) if cap else 0.0)
     if seen is not None:
         seen.add(("strategy", result.strategy))
@@ -97,6 +100,8 @@ def other_ways(case: Case) -> list[dict[str, Any]]:
     )  # a stream's seeds are others
     if case.b == 1 and not samples and pick.random() < 0.7:
         stopped = {"chunk_rows": int(pick.integers(1, case.n + 1))}
+        if not case.cap:  # which holds for each shard
+            stopped["shards"] = bool(pick.random() < 0.3)
     ways = [{"way": w} for w in WAYS if w != case.way] + [{"way": "tiles"}]
     some = pick.choice(np.array(ways, object), 2 if case.smaller else 1, replace=False)
     cap = {"cap": 0.0 if case.cap else 1.0}
