@@ -61,6 +61,7 @@ STRATEGIES = {
     "head 3",
     "head 7",
     "head 15",
+    "shards",
 }
 # What a problem can meet, by the field of the plan or by what was seen of the fit; all of it must be met.
 REGIMES: dict[str, set[Any]] = {
