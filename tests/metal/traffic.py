@@ -16,7 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from flash_kmeans_mlx.backends.metal import kernels, launch, topk
+from flash_kmeans_mlx.backends.metal import kernels, launch, sums, topk
 from flash_kmeans_mlx.backends.metal.device import Device, ceil_div
 from metal.emulator import EmulatedKernel, emulation
 
@@ -134,7 +134,7 @@ def _top_of_rows(dtype: mx.Dtype, _: int, k: int, n: int, top: int) -> tuple[int
 def _sums(dtype: mx.Dtype, d: int, k: int, n: int, _: int) -> tuple[int, int, int]:
     x = draw(1, n, d).astype(dtype)
     labels = mx.array(np.random.default_rng(0).integers(0, k, (1, n)).astype(np.uint32))
-    moved = count(lambda: kernels.accumulate(x, labels, k), once=True) + between(n, k, d)
+    moved = count(lambda: sums.accumulate(x, labels, k), once=True) + between(n, k, d)
     orders = 1 if k <= launch.DENSE_CLUSTERS else 2  # labels, and the order if there is one
     return moved, x.nbytes + orders * 4 * n + 4 * k * (d + 1), 2 * n * d
 

@@ -25,6 +25,8 @@ __all__ = [
     "assign_launch",
     "assign_tiles",
     "dense_sums_launch",
+    "launch_rows",
+    "scan_launch",
     "score_rows",
     "sort_launch",
     "sorted_sums_launch",
@@ -39,10 +41,15 @@ DENSE_CLUSTERS = 64  # up to here sums need no sort
 TABLE = 8192  # buckets of a sort by one digit: 32 KiB of uint32
 FUSED_K = 32  # entries of a list of topk: one a lane
 LEAST_ROWS = 64  # of a product
+# Multiply-adds of a launch. macOS ends command buffers that take seconds, and Ctrl-C waits for
+# them; the slowest GPU, of 2 TFLOP/s, is done with so many in 0.2 s.
+MAX_PRODUCTS = 150 * 10**9
 # Chunks of sorted rows, up to N = 2**23: enough for the widest GPU, and few to add up.
 MAX_CHUNKS = 2048
 LEAST_SORT_CHUNK = 1024  # rows
 LEAST_SUM_CHUNK = 256  # rows
+SCAN_SIMDGROUPS = 8  # of a threadgroup of scan_counts
+JOIN_SIMDGROUPS = 8  # of a threadgroup of join_dense
 WHOLE_LABEL = 2**32 - 1  # a mask that keeps all bits
 
 
@@ -188,7 +195,8 @@ class DenseSumsLaunch:
         table: Clusters that the table of a simdgroup has room for.
         chunk_rows: Rows of a chunk.
         chunks: Number of chunks.
-        launch: The launch of sum_dense.
+        sum_dense: The launch of sum_dense.
+        join_dense: The launch of join_dense.
     """
 
     lanes: int
@@ -196,7 +204,8 @@ class DenseSumsLaunch:
     table: int
     chunk_rows: int
     chunks: int
-    launch: Launch
+    sum_dense: Launch
+    join_dense: Launch
 
 
 def assign_tiles(d: int) -> tuple[Tiles | PointTiles, ...]:
@@ -219,6 +228,11 @@ def assign_launch(tiles: Tiles | PointTiles, b: int, n: int, k: int, device: Dev
     K is cut into parts where the rows alone leave cores without work.
     """
     return _row_tiles(tiles, b, n, _parts(tiles, b, n, k, device), tiles.tile_bytes)
+
+
+def launch_rows(k: int, d: int) -> int:
+    """Return the most rows of a launch that computes scores of k centroids."""
+    return max(LEAST_ROWS, MAX_PRODUCTS // (k * d) // 512 * 512)
 
 
 def topk_tiles(d: int, *, narrow: bool = False) -> Tiles:
@@ -296,6 +310,12 @@ def sort_launch(b: int, n: int, k: int) -> SortLaunch:
     return SortLaunch(digits, table, chunk_rows, chunks, launch)
 
 
+def scan_launch(b: int) -> Launch:
+    """Return the launch of scan_counts: a threadgroup per batch element."""
+    threads = SCAN_SIMDGROUPS * SIMD
+    return Launch((threads, b, 1), (threads, 1, 1), 4 * SCAN_SIMDGROUPS)
+
+
 def sorted_sums_launch(b: int, n: int, k: int, d: int, *, narrow: bool = False) -> SortedSumsLaunch:
     """Return so many chunks of sorted rows that they feed the GPU, and few enough to add up fast.
 
@@ -330,8 +350,18 @@ def dense_sums_launch(b: int, n: int, k: int, d: int) -> DenseSumsLaunch:
     chunk_rows = 32 * table
     chunks = ceil_div(n, chunk_rows)
     grid = (chunks * SIMD * nsg, ceil_div(slices, nsg), b)
-    launch = Launch(grid, (SIMD * nsg, 1, 1), 4 * SIMD * table * nsg)
-    return DenseSumsLaunch(lanes, nsg, table, chunk_rows, chunks, launch)
+    threads = JOIN_SIMDGROUPS * SIMD
+    return DenseSumsLaunch(
+        lanes=lanes,
+        nsg=nsg,
+        table=table,
+        chunk_rows=chunk_rows,
+        chunks=chunks,
+        sum_dense=Launch(grid, (SIMD * nsg, 1, 1), 4 * SIMD * table * nsg),
+        join_dense=Launch(
+            (k * threads, slices, b), (threads, 1, 1), 4 * JOIN_SIMDGROUPS * (lanes + 2)
+        ),
+    )
 
 
 def _lanes(columns: int, width: int) -> int:

@@ -39,6 +39,29 @@ def test_tiles_fit(d: int) -> None:
     assert launch.topk_tiles(d).centroids % device.SIMD == 0  # lists take 32 candidates at a time
 
 
+def test_devices() -> None:
+    def facts(name: str) -> tuple[int, int]:
+        gpu = Device(name)
+        return gpu.threadgroups // 8, gpu.cache_bytes >> 20
+
+    assert facts("applegpu_g13g") == (10, 4)
+    assert facts("applegpu_g13s") == (32, 24)
+    assert facts("applegpu_g16s") == facts("applegpu_g17s") == (16, 12)
+    assert facts("applegpu_g13d") == (64, 48)
+    # Nobody knows them.
+    for name in ("applegpu_g18x", "paravirtual", ""):
+        assert facts(name) == facts("applegpu_g15p")
+    assert [Device(f"applegpu_g{g}g").rounds_products for g in (13, 16, 17, 18)] == [0, 0, 1, 1]
+    assert Device("paravirtual").rounds_products
+
+
+def test_a_launch_computes_a_limited_number_of_products() -> None:
+    for k, d in itertools.product(COUNTS, DIMS):
+        rows = launch.launch_rows(k, d)
+        assert rows * k * d <= launch.MAX_PRODUCTS or rows == launch.LEAST_ROWS
+        assert rows % 64 == 0
+
+
 def test_registers_of_known_tiles() -> None:
     assert Tiles(4, 2, 8, 16, 4).registers() == 79
     assert Tiles(4, 2, 4, 16, 8).registers() == 91
@@ -92,7 +115,7 @@ def test_sums_cover_every_row_and_feature(d: int) -> None:
         dense = launch.dense_sums_launch(3, n, k, d)
         assert dense.chunks * dense.chunk_rows >= n
         assert dense.table >= k
-        assert dense.launch.grid[1] * dense.nsg * dense.lanes >= d
+        assert dense.sum_dense.grid[1] * dense.nsg * dense.lanes >= d
 
 
 def test_pipelines_are_bounded() -> None:
