@@ -225,10 +225,8 @@ class Rules:
             # A member of an unknown type: if that is a parameter as such, of pointers to inputs.
             (owner,) = base.get_children()
             return text.split(".")[-1].strip() in self.arrays and "<" in owner.type.spelling
-        what = base.referenced if base.kind == kinds.DECL_REF_EXPR else None
-        if what is None:
+        if base.kind != kinds.DECL_REF_EXPR or base.referenced is None:
             return False
-        spaces = self._spaces(what)
-        if self._is_array(what.type):
-            return spaces <= {"thread"}
-        return self._is(what.type, "POINTER") and spaces == {"thread"}
+        what, spaces = base.referenced.type, self._spaces(base.referenced)
+        pointer = self._is(what, "POINTER") and spaces == {"thread"}
+        return pointer or (self._is_array(what) and spaces <= {"thread"})
