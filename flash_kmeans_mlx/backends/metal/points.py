@@ -16,8 +16,8 @@ from .device import Device, supports
 from .kernels import Normalisation
 from .launch import launch_rows
 from .memory import step_bytes
+from .order import take_labels
 from .strategy import Strategy, choose
-from .sums import take_labels
 
 __all__ = ["MetalPoints"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -12,7 +12,7 @@ import mlx.core as mx
 from . import kernels
 from .device import Device
 from .kernels import Found, Normalisation
-from .launch import PointTiles, Tiles, assign_tiles, launch_rows, score_rows
+from .launch import PointTiles, Tiles, assign_tiles, cuts, launch_rows, score_rows
 
 __all__ = ["Strategy", "candidates", "choose"]
 
@@ -60,10 +60,10 @@ class Strategy:
         k = c.shape[1]
         if self.name == "addmm":
             return self._find_by_products(x, c, bias, normalisation, device)
-        if not self.waits(x.shape, k):
+        if not self.waits((b, n, d), k):
             return kernels.find(x, c, bias, normalisation, running, tiles=self.tiles, device=device)
         found = []
-        for elements, rows in _cuts(b, n, launch_rows(k, d)):
+        for elements, rows in cuts(b, n, k, d):
             best = kernels.assign(
                 x[elements, rows],
                 c[elements],
@@ -99,14 +99,6 @@ class Strategy:
                 if self.capped:
                     mx.eval(*found[-1])
         return _joined(found, b, n)
-
-
-def _cuts(b: int, n: int, rows: int) -> Iterator[tuple[slice, slice]]:
-    """Yield slices of batch elements and of their points, of at most so many rows in all."""
-    together = max(1, rows // n)
-    for i in range(0, b, together):
-        for lo in range(0, n, rows):
-            yield slice(i, i + together), slice(lo, lo + rows)
 
 
 def _joined(found: list[tuple[mx.array, mx.array]], b: int, n: int) -> Found:

@@ -11,23 +11,13 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ..points import STABLE
-from . import launch as launches
-from .device import SIMD, Launch, ceil_div
+from . import sums_launch as launches
+from .device import SIMD, Launch
 from .kernels import Found, Normalisation, normalisation_inputs
-from .launch import Digit, SortLaunch
+from .order import sort_labels, take_labels
 from .sources import call
 
-__all__ = [
-    "Order",
-    "Progress",
-    "Reduced",
-    "Rows",
-    "Sums",
-    "accumulate",
-    "counting_sort",
-    "reduce",
-    "take_labels",
-]
+__all__ = ["Progress", "Reduced", "Rows", "Sums", "accumulate", "reduce"]
 
 
 class Rows(NamedTuple):
@@ -100,23 +90,6 @@ class Reduced(NamedTuple):
     progress: Progress
 
 
-class Order(NamedTuple):
-    """Rows sorted by label.
-
-    Attributes:
-        labels: (B, N) uint32.
-        changed: (B, chunks) uint32, whether a label of the chunk changed.
-        order: (B, N) uint32, undefined beyond the last offset.
-        offsets: (B, K + 1) uint32, where each cluster begins in `order`; the last is the number of
-            rows in it.
-    """
-
-    labels: mx.array
-    changed: mx.array
-    order: mx.array
-    offsets: mx.array
-
-
 def reduce(
     rows: Rows,
     found: Found,
@@ -143,23 +116,6 @@ def reduce(
     )
 
 
-def take_labels(found: Found, old: mx.array, running: mx.array) -> tuple[mx.array, mx.array]:
-    """Return labels (B, N), the old ones where nothing runs, and whether any changed.
-
-    The latter are (B, N / 32) uint32: a flag for every 32 rows.
-    """
-    b, n = old.shape
-    simdgroups = ceil_div(n, SIMD)
-    labels, changed = call(
-        "take_labels",
-        inputs=[*found, old, running],
-        launch=Launch((simdgroups * SIMD, b, 1), (256, 1, 1)),
-        shapes=[(b, n), (b, simdgroups)],
-        dtypes=[mx.uint32] * 2,
-    )
-    return labels, changed
-
-
 def accumulate(
     x: mx.array,
     labels: mx.array,
@@ -182,24 +138,8 @@ def accumulate(
     cells = (b, n_clusters)
     old = Sums(mx.zeros((*cells, d)), mx.zeros(cells), mx.zeros(cells, mx.uint32))
     rows = Rows(x, weights, normalisation)
-    return reduce(rows, _as_found(labels), labels, old, _started(b)).sums
-
-
-def counting_sort(labels: mx.array, n_clusters: int) -> Order:
-    """Return the rows of labels (B, N) uint32 in the stable order of their labels.
-
-    Labels >= n_clusters are left out.
-    """
-    running = _started(len(labels)).running
-    return _sort(_as_found(labels), labels, None, running, n_clusters)
-
-
-def _as_found(labels: mx.array) -> Found:
-    return Found(labels[None], labels[None])
-
-
-def _started(b: int) -> Progress:
-    return Progress(*(mx.ones((b,), dtype) for dtype in (mx.uint32, mx.int32, mx.int32)))
+    progress = Progress(*(mx.ones((b,), dtype) for dtype in (mx.uint32, mx.int32, mx.int32)))
+    return reduce(rows, Found(labels[None], labels[None]), labels, old, progress).sums
 
 
 def _reduce_dense(
@@ -260,7 +200,9 @@ def _reduce_sorted(
 ) -> Reduced:
     b, n, d = rows.x.shape
     k = old.counts.shape[1]
-    labels, changed, order, offsets = _sort(found, old_labels, rows.weights, progress.running, k)
+    labels, changed, order, offsets = sort_labels(
+        found, old_labels, rows.weights, progress.running, k
+    )
     launch = launches.sorted_sums_launch(b, n, k, d, narrow=rows.x.size < 8)
     sizes = mx.array([launch.chunk_rows, launch.whole_rows], mx.uint32)
     template = {**rows.flags, "LANES": launch.lanes, "W": launch.width, "NSG": launch.nsg}
@@ -283,90 +225,3 @@ def _reduce_sorted(
         **flags,
     )
     return Reduced(labels, Sums(*sums), Progress(active, remaining, status))
-
-
-def _sort(
-    found: Found,
-    old_labels: mx.array,
-    weights: mx.array | None,
-    running: mx.array,
-    n_clusters: int,
-) -> Order:
-    """Take the labels of an E-step, and sort the rows by them."""
-    b, n = old_labels.shape
-    sort = launches.sort_launch(b, n, n_clusters)
-    sizes = _sizes(sort, sort.digits[0], n_clusters)
-    weight = old_labels if weights is None else weights
-    labels, changed, counts = call(
-        "count_labels",
-        inputs=[*found, old_labels, weight, running, sizes],
-        launch=sort.launch,
-        shapes=[(b, n), (b, sort.chunks), (b, sort.chunks, sort.digits[0].buckets)],
-        dtypes=[mx.uint32] * 3,
-        TABLE=sort.table,
-        WEIGHTED=weights is not None,
-    )
-    base, starts = _scan(counts, running)
-    rows = [labels, weight, labels, labels]  # without an order and starts of a digit before
-    order = _sort_chunks(rows, base, running, sort, sizes, WEIGHTED=weights is not None)
-    if len(sort.digits) == 1:
-        return Order(labels, changed, order, starts)
-    rows = [labels, weight, order, starts]
-    sizes = _sizes(sort, sort.digits[1], n_clusters)
-    buckets = sort.digits[1].buckets
-    counts = _sort_chunks(rows, None, running, sort, sizes, INDEXED=True, buckets=buckets)
-    base, _ = _scan(counts, running)
-    order = _sort_chunks(rows, base, running, sort, sizes, INDEXED=True)
-    (offsets,) = call(
-        "find_offsets",
-        inputs=[labels, order, starts, running, sizes],
-        launch=Launch((n + 1, b, 1), (256, 1, 1)),
-        shapes=[(b, n_clusters + 1)],
-        dtypes=[mx.uint32],
-    )
-    return Order(labels, changed, order, offsets)
-
-
-def _sizes(sort: SortLaunch, digit: Digit, n_clusters: int) -> mx.array:
-    return mx.array([n_clusters, *digit, sort.chunk_rows], mx.uint32)
-
-
-def _sort_chunks(
-    rows: list[mx.array],
-    base: mx.array | None,
-    running: mx.array,
-    sort: SortLaunch,
-    sizes: mx.array,
-    *,
-    buckets: int = 0,
-    INDEXED: bool = False,
-    WEIGHTED: bool = False,
-) -> mx.array:
-    """Return the order (B, N) by a digit, or without `base` counts (B, chunks, buckets)."""
-    b, n = rows[0].shape
-    (out,) = call(
-        "sort_chunk",
-        inputs=[*rows, rows[0] if base is None else base, running, sizes],
-        launch=sort.launch,
-        shapes=[(b, sort.chunks, buckets) if base is None else (b, n)],
-        dtypes=[mx.uint32],
-        PLACE=base is not None,
-        INDEXED=INDEXED,
-        WEIGHTED=WEIGHTED,
-        TABLE=sort.table,
-    )
-    return out
-
-
-def _scan(counts: mx.array, running: mx.array) -> tuple[mx.array, mx.array]:
-    """Return where each chunk and bucket (B, chunks, buckets) goes, and starts (B, buckets + 1)."""
-    b, _, buckets = counts.shape
-    base, starts = call(
-        "scan_counts",
-        inputs=[counts, running],
-        launch=launches.scan_launch(b),
-        shapes=[counts.shape, (b, buckets + 1)],
-        dtypes=[mx.uint32] * 2,
-        NSG=launches.SCAN_SIMDGROUPS,
-    )
-    return base, starts

@@ -17,7 +17,7 @@ from helpers import EPS, tolerance
 from metal.emulator import emulation
 from metal.problems import DIMS, DTYPES, Data, make, run, variant
 
-from flash_kmeans_mlx.backends.metal import kernels, launch, sums
+from flash_kmeans_mlx.backends.metal import kernels, launch, order, sums, sums_launch
 from flash_kmeans_mlx.backends.metal.device import Device
 
 # 545 rows: more than one threadgroup of every kernel, the last one not full.
@@ -123,11 +123,11 @@ def test_counting_sort(n: int, k: int) -> None:
     labels = np.random.default_rng(n).integers(0, k + k // 4 + 1, (3, n)).astype(np.uint32)
     labels[1] = np.where(np.arange(n) % 20, k // 2, labels[1])
     labels[2, : n // 2] = HIGHEST
-    *_, order, offsets = run(lambda: sums.counting_sort(mx.array(labels), k))
+    *_, rows_in_order, offsets = run(lambda: order.counting_sort(mx.array(labels), k))
     for b in range(3):
         rows = np.flatnonzero(labels[b] < k)
         np.testing.assert_array_equal(
-            order[b, : len(rows)], rows[np.argsort(labels[b, rows], kind="stable")]
+            rows_in_order[b, : len(rows)], rows[np.argsort(labels[b, rows], kind="stable")]
         )
         np.testing.assert_array_equal(
             offsets[b], np.searchsorted(np.sort(labels[b, rows]), np.arange(k + 1))
@@ -181,7 +181,7 @@ def test_accumulate_at_the_edges_of_chunks(
     sizes = [1024, 1025, 0, 1280, 1, 600, 2049, 255]
     labels = np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)[None]
     n = labels.size
-    sorted_sums = launch.sorted_sums_launch(1, n, k, 17)
+    sorted_sums = sums_launch.sorted_sums_launch(1, n, k, 17)
     assert (sorted_sums.chunk_rows, sorted_sums.whole_rows) == (256, 1024)
     data = make(1, n, k, 17, DTYPES[dtype], framed=framed)
     weights = random_weights(1, n) if weighted else None

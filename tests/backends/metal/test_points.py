@@ -237,6 +237,31 @@ def test_an_iteration_is_few_launches(
     assert operations == ["CustomKernel"] * (8 * launches)
 
 
+@pytest.mark.parametrize("k", [8, 70])
+def test_batch_elements_that_have_stopped_cost_copies_only(k: int) -> None:
+    b, n, d = 32, 96, 64
+    x = np.random.default_rng(0).standard_normal((b, n, d), np.float32)
+    with MetalPoints(Problem(mx.array(x), k, EUCLIDEAN, x.shape)) as opened:
+        constants, state = opened._constants, opened._start(x[:, :k].copy(), np.full(b, 9))
+    state = block(1, OPTIONS, False)(constants, state)  # labels and sums
+
+    def moved(running: np.ndarray) -> tuple[int, State]:
+        started = state._replace(running=mx.array(running.astype(np.uint32)))
+        with emulation(count=True) as run:
+            after = block(1, OPTIONS, False)(constants, started)
+        traffic = (t for one in run.launches for t in one.buffers)
+        return sum(t.read_once + t.written_once for t in traffic), after
+
+    every, _ = moved(np.ones(b))
+    half, after = moved(np.arange(b) % 2)
+    copied = 2 * b // 2 * 4 * (n + k * (3 * d + 3))
+    assert half <= 0.5 * every + 1.1 * copied
+    for name, before, now in zip(State._fields, state, after, strict=True):
+        if name != "running":
+            np.testing.assert_array_equal(np.array(now)[::2], np.array(before)[::2], name)
+    assert not np.array(after.running)[::2].any()
+
+
 def test_block_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     constants, state = block_arguments(K)
 

@@ -11,7 +11,7 @@ from metal.emulator import emulation
 from metal.kit import needs_gpp
 from metal.lint import lint, why_not
 
-from flash_kmeans_mlx.backends.metal import kernels, launch, sums, topk
+from flash_kmeans_mlx.backends.metal import kernels, launch, order, sums, sums_launch, topk
 from flash_kmeans_mlx.backends.metal.kernels import Normalisation
 from flash_kmeans_mlx.backends.metal.sources import DEFINITIONS
 
@@ -66,16 +66,16 @@ def in_small_chunks(kernel: Kernel) -> Kernel:
 
     def call() -> tuple[mx.array, ...]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(launch, "DENSE_CLUSTERS", 0)
-            patch.setattr(launch, "LEAST_SORT_CHUNK", 64)
-            patch.setattr(launch, "LEAST_SUM_CHUNK", 32)
+            patch.setattr(sums_launch, "DENSE_CLUSTERS", 0)
+            patch.setattr(sums_launch, "LEAST_SORT_CHUNK", 64)
+            patch.setattr(sums_launch, "LEAST_SUM_CHUNK", 32)
             return kernel()
 
     return call
 
 
 def sort(b: int, n: int, k: int) -> Kernel:
-    return lambda: tuple(sums.counting_sort(labels(b, n, k), k))
+    return lambda: tuple(order.counting_sort(labels(b, n, k), k))
 
 
 def move(b: int, k: int, d: int, *, spherical: bool) -> Kernel:
