@@ -47,14 +47,14 @@ METAL_FUNC Sum<W> sum_rows(
   const ulong rows = ulong(batch) * p.N;
   const int left = int(p.D) - int(col);
   float shift[W], factor = 1.0f;
-  for (int w = 0; w < W; w++) shift[w] = 0.0f;
+  UNROLL for (int w = 0; w < W; w++) shift[w] = 0.0f;
   if (FRAMED) {
-    for (int w = 0; w < W; w++)
+    UNROLL for (int w = 0; w < W; w++)
       if (w < left) shift[w] = p.shift[ulong(batch) * p.D + col + w];
     factor = p.factor[batch];
   }
   Sum<W> sum;
-  for (int w = 0; w < W; w++) sum.v[w] = 0.0f;
+  UNROLL for (int w = 0; w < W; w++) sum.v[w] = 0.0f;
   sum.weight_sum = 0.0f;
   for (ulong i = ulong(from) + start; i < to; i += AHEAD * stride) {
     T v[AHEAD][W];
@@ -82,7 +82,7 @@ METAL_FUNC Sum<W> sum_rows(
 template <int LANES, int W>
 METAL_FUNC void add_lanes(thread Sum<W>& sum) {
   for (ushort o = LANES; o < 32; o *= 2) {
-    for (int w = 0; w < W; w++) sum.v[w] += simd_shuffle_xor(sum.v[w], o);
+    UNROLL for (int w = 0; w < W; w++) sum.v[w] += simd_shuffle_xor(sum.v[w], o);
     sum.weight_sum += simd_shuffle_xor(sum.weight_sum, o);
   }
 }
@@ -118,9 +118,10 @@ METAL_FUNC void sum_chunk(
         p, order, batch, max(begin, first), min(stop, end), r, 32 / LANES, col);
     add_lanes<LANES, W>(sum);
     const ulong at = ((ulong(batch) * chunks + chunk) * 2 + slot) * S;
-    if (r == 0)
-      for (int w = 0; w < W; w++)
+    if (r == 0) {
+      UNROLL for (int w = 0; w < W; w++)
         if (col + w < p.D) partial[at + col + w] = sum.v[w];
+    }
     if (WEIGHTED && block == 0 && lane == 0) partial[at + p.D] = sum.weight_sum;
   }
 }
@@ -149,21 +150,22 @@ METAL_FUNC void sum_cluster(
   } else {
     const uint chunks = (p.N + chunk_rows - 1) / chunk_rows, S = p.D + (WEIGHTED ? 1 : 0);
     const uint first = begin / chunk_rows, last = (end - 1) / chunk_rows;
-    for (int w = 0; w < W; w++) sum.v[w] = 0.0f;
+    UNROLL for (int w = 0; w < W; w++) sum.v[w] = 0.0f;
     sum.weight_sum = 0.0f;
     for (uint i = first + simdgroup * ROWS + r; i <= last; i += NSG * ROWS) {
       const uint slot = i == first && begin % chunk_rows != 0 ? 1 : 0;
       const ulong at = ((ulong(batch) * chunks + i) * 2 + slot) * S;
       float v[W];
       load_span<W, true>(v, partial, at + col, int(p.D) - int(col));
-      for (int w = 0; w < W; w++) sum.v[w] += v[w];
+      UNROLL for (int w = 0; w < W; w++) sum.v[w] += v[w];
       if (WEIGHTED) sum.weight_sum += partial[at + p.D];
     }
   }
   add_lanes<LANES, W>(sum);
   threadgroup float* own = scratch + simdgroup * (LANES * W + 1);
-  if (r == 0)
-    for (int w = 0; w < W; w++) own[lane * W + w] = sum.v[w];
+  if (r == 0) {
+    UNROLL for (int w = 0; w < W; w++) own[lane * W + w] = sum.v[w];
+  }
   if (lane == 0) own[LANES * W] = sum.weight_sum;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (simdgroup != 0) return;
@@ -226,7 +228,7 @@ METAL_FUNC void sum_dense(
       for (uint q = 0; q < ROWS; q++) {
         const uint label = simd_shuffle(k[a], ushort(q * LANES));
         const float w = WEIGHTED ? simd_shuffle(weight[a], ushort(q * LANES)) : 0.0f;
-        for (uint h = 0; h < 2; h++) {
+        UNROLL for (uint h = 0; h < 2; h++) {
           const bool mine = label < K && label == lane + h * 32;
           own_count[h] += mine;
           own_weight[h] += mine ? w : 0.0f;
@@ -241,7 +243,7 @@ METAL_FUNC void sum_dense(
     if (r == 0 && col < p.D) partial[(cells + k) * p.D + col] = sum;
   }
   if (slice != 0) return;
-  for (uint h = 0; h < 2; h++) {
+  UNROLL for (uint h = 0; h < 2; h++) {
     const uint k = lane + h * 32;
     if (k < K) {
       counts[cells + k] = own_count[h];

@@ -19,7 +19,7 @@ METAL_FUNC void best_of_rows(
     for (uint k = l * W; k < K; k += LANES * W) {
       T v[W];
       load_span<W, true>(v, scores, base + k, int(K - k));
-      for (int w = 0; w < W; w++) {
+      UNROLL for (int w = 0; w < W; w++) {
         const float s = float(v[w]);
         const bool wins = s > best && k + w < K;
         best = wins ? s : best;

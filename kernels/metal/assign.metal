@@ -16,15 +16,18 @@ struct KeepBest {
   uint index[S::ROW_BLOCKS];
   uint col;
 
-  METAL_FUNC void operator()(uint k0, thread typename S::Matrix (*acc)[S::COLUMN_BLOCKS], bool) {
-    UNROLL for (int i = 0; i < S::ROW_BLOCKS; i++)
-      UNROLL for (int j = 0; j < S::COLUMN_BLOCKS; j++)
+  METAL_FUNC void operator()(
+      uint k0, thread typename S::Matrix (&acc)[S::ROW_BLOCKS][S::COLUMN_BLOCKS], bool) thread {
+    UNROLL for (int i = 0; i < S::ROW_BLOCKS; i++) {
+      UNROLL for (int j = 0; j < S::COLUMN_BLOCKS; j++) {
         UNROLL for (int e = 0; e < 2; e++) {
           const float score = acc[i][j].thread_elements()[e];
           const bool wins = score > best[i];
           best[i] = wins ? score : best[i];
           index[i] = wins ? k0 + j * 8 + col + e : index[i];
         }
+      }
+    }
   }
 };
 
@@ -76,9 +79,9 @@ METAL_FUNC void assign_points(
   const uint row0 = group.x * threads * PT + t;
   float x[PT][D], best[PT];
   uint index[PT];
-  for (int i = 0; i < PT; i++) {
+  UNROLL for (int i = 0; i < PT; i++) {
     const uint row = row0 + i * threads;
-    for (int d = 0; d < D; d++) {
+    UNROLL for (int d = 0; d < D; d++) {
       x[i][d] = row < p.N ? float(p.x[(rows + row) * D + d]) : 0.0f;
       if (FRAMED) x[i][d] = (x[i][d] - p.shift[group.y * D + d]) * p.factor[group.y];
     }
@@ -102,7 +105,7 @@ METAL_FUNC void assign_points(
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
-  for (int i = 0; i < PT; i++) {
+  UNROLL for (int i = 0; i < PT; i++) {
     const uint row = row0 + i * threads;
     if (row < p.N) {
       const ulong at = (ulong(group.z) * groups.y + group.y) * p.N + row;

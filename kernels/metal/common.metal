@@ -5,6 +5,7 @@
 // kernel needs and adds the entry point. Pointers to inputs are template parameters, because MLX
 // passes an input of fewer than 8 elements as `constant` instead of `device`.
 
+// Arrays stay in registers only where their indices are constants: every loop over one is unrolled.
 #define UNROLL _Pragma("clang loop unroll(full)")
 
 // W adjacent elements with the alignment of one: a row may start anywhere.
@@ -20,11 +21,11 @@ METAL_FUNC void load_span(thread T* out, Source source, ulong at, int left) {
   if constexpr (WIDE && W > 1) {
     if (left >= W) {
       const Pack<T, W> pack = *reinterpret_cast<const device Pack<T, W>*>(source + at);
-      for (int w = 0; w < W; w++) out[w] = pack.v[w];
+      UNROLL for (int w = 0; w < W; w++) out[w] = pack.v[w];
       return;
     }
   }
-  for (int w = 0; w < W; w++) out[w] = w < left ? source[at + w] : T(0);
+  UNROLL for (int w = 0; w < W; w++) out[w] = w < left ? source[at + w] : T(0);
 }
 
 // The total order on candidates: the higher score, then the lower index. NaN beats nothing.

@@ -20,6 +20,10 @@
 // host's float64 does. A fit whose M-steps run partly on the host and partly here takes one path,
 // but for last bits with chances of about 2^-24.
 
+// A product fused with the sum that follows it would break them: these functions and all code below
+// keep every operation as it is written.
+#pragma METAL fp contract(off)
+
 struct Twofold {
   float hi, lo;
 };

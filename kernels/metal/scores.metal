@@ -35,18 +35,16 @@ METAL_FUNC Problem<PX, PC, PB, PS, PF> make_problem(
 
 template <typename T, int NSG, int RB, int CB, int BK, int RES, int VEC, bool FRAMED>
 struct Scores {
-  enum : int {
-    ROW_BLOCKS = RB,
-    COLUMN_BLOCKS = CB,
-    ROWS = RB * 8,             // of a simdgroup
-    BM = NSG * ROWS,           // rows of a threadgroup
-    BN = CB * 8,               // centroids of a tile
-    STRIDE = BN + 8,           // between features of a tile
-    STEPS = BK / 8,            // matrix steps per chunk of features
-    HELD = RES > 0 ? RES * STEPS : STEPS,
-    TILE = BK * STRIDE,
-    PACKS = BN * BK / (NSG * 32 * VEC),
-  };
+  static constexpr constant int ROW_BLOCKS = RB;
+  static constexpr constant int COLUMN_BLOCKS = CB;
+  static constexpr constant int ROWS = RB * 8;    // of a simdgroup
+  static constexpr constant int BM = NSG * ROWS;  // rows of a threadgroup
+  static constexpr constant int BN = CB * 8;      // centroids of a tile
+  static constexpr constant int STRIDE = BN + 8;  // between features of a tile
+  static constexpr constant int STEPS = BK / 8;   // matrix steps per chunk of features
+  static constexpr constant int HELD = RES > 0 ? RES : 1;  // chunks of features in registers
+  static constexpr constant int TILE = BK * STRIDE;
+  static constexpr constant int PACKS = BN * BK / (NSG * 32 * VEC);
   static_assert(PACKS * NSG * 32 * VEC == BN * BK, "the tile must split evenly over the threads");
 
   typedef simdgroup_matrix<float, 8, 8> Matrix;
@@ -58,7 +56,7 @@ struct Scores {
   // Features d0.. of rows row0.., zero beyond N and D.
   template <typename P>
   static METAL_FUNC void load_rows(
-      thread Matrix (*x)[RB], thread const P& p, uint batch, uint row0, uint d0, uint lane) {
+      thread Matrix (&x)[STEPS][RB], thread const P& p, uint batch, uint row0, uint d0, uint lane) {
     constexpr bool wide = VEC > 1;
     const ulong base = ulong(batch) * p.N * p.D;
     const uint r = fragment_row(lane), col = fragment_col(lane);
@@ -82,7 +80,7 @@ struct Scores {
   template <typename P>
   static METAL_FUNC void stage(
       thread Staged& s, thread const P& p, uint batch, uint k0, uint d0, uint t) {
-    for (int i = 0; i < PACKS; i++) {
+    UNROLL for (int i = 0; i < PACKS; i++) {
       const uint q = t + i * (NSG * 32), k = k0 + q / (BK / VEC), d = d0 + q % (BK / VEC) * VEC;
       const ulong at = (ulong(batch) * p.K + k) * p.D + d;
       load_span<VEC, true>(s.c + i * VEC, p.c, at, k < p.K ? int(p.D) - int(d) : 0);
@@ -93,14 +91,15 @@ struct Scores {
 
   static METAL_FUNC void commit(
       thread const Staged& s, threadgroup float* tile, threadgroup float* bias, uint d0, uint t) {
-    for (int i = 0; i < PACKS; i++) {
+    UNROLL for (int i = 0; i < PACKS; i++) {
       const uint q = t + i * (NSG * 32), n = q / (BK / VEC), d = q % (BK / VEC) * VEC;
-      for (int v = 0; v < VEC; v++) tile[(d + v) * STRIDE + n] = s.c[i * VEC + v];
+      UNROLL for (int v = 0; v < VEC; v++) tile[(d + v) * STRIDE + n] = s.c[i * VEC + v];
     }
     if (d0 == 0 && t < BN) bias[t] = s.bias;
   }
 
-  static METAL_FUNC void start(thread Matrix (*acc)[CB], threadgroup const float* bias, uint lane) {
+  static METAL_FUNC void start(
+      thread Matrix (&acc)[RB][CB], threadgroup const float* bias, uint lane) {
     const uint col = fragment_col(lane);
     UNROLL for (int j = 0; j < CB; j++) {
       const float b0 = bias[j * 8 + col], b1 = bias[j * 8 + col + 1];
@@ -113,8 +112,8 @@ struct Scores {
 
   // `left`: features from the start of this chunk to D.
   static METAL_FUNC void multiply(
-      thread Matrix (*acc)[CB], thread Matrix (*x)[RB], threadgroup const float* tile, uint left,
-      uint lane) {
+      thread Matrix (&acc)[RB][CB], thread Matrix (&x)[STEPS][RB], threadgroup const float* tile,
+      uint left, uint lane) {
     const uint r = fragment_row(lane), col = fragment_col(lane);
     UNROLL for (int f = 0; f < STEPS; f++) {
       if (uint(f * 8) >= left) break;
@@ -137,38 +136,41 @@ struct Scores {
       threadgroup float* bias_tile, uint t, uint lane, thread Take& take) {
     const uint chunks = (p.D + BK - 1) / BK;
     const bool busy = row0 < p.N;
-    Matrix x[HELD][RB], next[STEPS][RB], acc[RB][CB];
+    Matrix x[HELD][STEPS][RB], next[STEPS][RB], acc[RB][CB];
     Staged staged;
     if (first < last) {
       stage(staged, p, batch, first * BN, 0, t);
       commit(staged, tile, bias_tile, 0, t);
-      UNROLL for (int q = 0; q < HELD / STEPS; q++)
-        load_rows(x + q * STEPS, p, batch, row0, q * BK, lane);
+      UNROLL for (int h = 0; h < HELD; h++) load_rows(x[h], p, batch, row0, h * BK, lane);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     uint side = 0, bias_side = 0;
     for (uint kt = first; kt < last; kt++) {
       if (busy) start(acc, bias_tile + bias_side * BN, lane);
-      UNROLL for (uint q = 0; q < (RES > 0 ? uint(RES) : chunks); q++) {
-        if (RES > 0 && q >= chunks) break;
-        const bool ends = q + 1 == chunks, more = !ends || kt + 1 < last;
-        const uint next_k = (ends ? kt + 1 : kt) * BN, next_d = ends ? 0 : (q + 1) * BK;
-        if (more) {  // in flight while the matrix unit works
-          stage(staged, p, batch, next_k, next_d, t);
-          if (RES == 0) load_rows(next, p, batch, row0, next_d, lane);
+      for (uint q0 = 0; q0 < chunks; q0 += HELD) {  // one pass if RES > 0
+        UNROLL for (int h = 0; h < HELD; h++) {
+          const uint q = q0 + h;
+          if (q >= chunks) break;
+          const bool ends = q + 1 == chunks, more = !ends || kt + 1 < last;
+          const uint next_k = (ends ? kt + 1 : kt) * BN, next_d = ends ? 0 : (q + 1) * BK;
+          if (more) {  // in flight while the matrix unit works
+            stage(staged, p, batch, next_k, next_d, t);
+            if (RES == 0) load_rows(next, p, batch, row0, next_d, lane);
+          }
+          if (busy) multiply(acc, x[h], tile + side * TILE, p.D - q * BK, lane);
+          if (more) {
+            commit(
+                staged, tile + (1 - side) * TILE,
+                bias_tile + (ends ? 1 - bias_side : bias_side) * BN, next_d, t);
+            if (RES == 0) {
+              UNROLL for (int f = 0; f < STEPS; f++) {
+                UNROLL for (int i = 0; i < RB; i++) x[0][f][i] = next[f][i];
+              }
+            }
+          }
+          threadgroup_barrier(mem_flags::mem_threadgroup);
+          side = 1 - side;
         }
-        if (busy)
-          multiply(acc, RES > 0 ? x + q * STEPS : x, tile + side * TILE, p.D - q * BK, lane);
-        if (more) {
-          commit(
-              staged, tile + (1 - side) * TILE,
-              bias_tile + (ends ? 1 - bias_side : bias_side) * BN, next_d, t);
-          if (RES == 0)
-            UNROLL for (int f = 0; f < STEPS; f++)
-              UNROLL for (int i = 0; i < RB; i++) x[f][i] = next[f][i];
-        }
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        side = 1 - side;
       }
       bias_side = 1 - bias_side;
       take(kt * BN, acc, busy);

@@ -66,7 +66,7 @@ METAL_FUNC void top_of_row(
     const uint m = m0 + lane * W;
     T v[W];
     load_span<W, true>(v, scores, base + m, int(M) - int(m));
-    for (int w = 0; w < W; w++) {
+    UNROLL for (int w = 0; w < W; w++) {
       const bool valid = m + w < M;
       const uint name = INDEXED && valid ? uint(index[base + m + w]) : m + w;
       const Entry e = later<AFTER>(candidate(float(v[w]), name, valid), previous);
@@ -94,21 +94,24 @@ struct KeepTop {
   Entry previous[S::ROW_BLOCKS];
 
   METAL_FUNC void operator()(
-      uint k0, thread typename S::Matrix (*acc)[S::COLUMN_BLOCKS], bool busy) {
+      uint k0, thread typename S::Matrix (&acc)[S::ROW_BLOCKS][S::COLUMN_BLOCKS],
+      bool busy) thread {
     if (!busy) return;
     const uint r = fragment_row(lane), col = fragment_col(lane);
     UNROLL for (int i = 0; i < S::ROW_BLOCKS; i++) {
       bool any = false;
-      UNROLL for (int j = 0; j < S::COLUMN_BLOCKS; j++)
+      UNROLL for (int j = 0; j < S::COLUMN_BLOCKS; j++) {
         UNROLL for (int e = 0; e < 2; e++) {
           const uint index = k0 + j * 8 + col + e;
           const Entry c = candidate(acc[i][j].thread_elements()[e], index, index < K);
           any |= beats(later<AFTER>(c, previous[i]), worst[i]);
         }
+      }
       if (!simd_any(any)) continue;
-      UNROLL for (int j = 0; j < S::COLUMN_BLOCKS; j++)
+      UNROLL for (int j = 0; j < S::COLUMN_BLOCKS; j++) {
         UNROLL for (int e = 0; e < 2; e++)
           scratch[r * S::BN + j * 8 + col + e] = acc[i][j].thread_elements()[e];
+      }
       simdgroup_barrier(mem_flags::mem_threadgroup);
       for (uint q = 0; q < 8; q++)
         update(i * 8 + q, scratch + q * S::BN, k0, at_lane(previous[i], lane_of_row(q)));
@@ -119,7 +122,7 @@ struct KeepTop {
     }
   }
 
-  METAL_FUNC void update(uint row, threadgroup const float* scores, uint k0, Entry before) {
+  METAL_FUNC void update(uint row, threadgroup const float* scores, uint k0, Entry before) thread {
     const uint at = row * 32 + lane;
     Entry list{list_score[at], list_index[at]};
     Entry last = at_lane(list, ushort(k - 1));
