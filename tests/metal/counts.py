@@ -25,6 +25,8 @@ class Traffic:
         written_once: Bytes written, each byte once per threadgroup.
         instructions: Loads and stores of a simdgroup.
         lines: Different lines of 128 bytes that each of them touches, added up.
+        fetched: Different lines that a threadgroup touches between two of its barriers, added up:
+            what a cache asks for that keeps a line no longer.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Traffic:
     written_once: int
     instructions: int
     lines: int
+    fetched: int
 
 
 PER_BUFFER = len(fields(Traffic)) - 2  # without its name and size

@@ -37,10 +37,16 @@ def test_bytes_of_a_known_kernel() -> None:
     (launch,) = counted.launches
     assert launch.name == "known" and launch.threadgroup_bytes == 256 and launch.grid == (256, 1, 1)
     assert launch.buffers == (
-        Traffic("a", 3072, 1024, 0, read_once=1024, written_once=0, instructions=8, lines=24),
-        Traffic("b", 64, 1024, 0, read_once=4 * 16, written_once=0, instructions=8, lines=8),
-        Traffic("y", 512, 0, 512, read_once=0, written_once=512, instructions=8, lines=8),
-        Traffic("z", 4, 16, 16, read_once=16, written_once=16, instructions=8, lines=8),
+        Traffic(
+            "a", 3072, 1024, 0, read_once=1024, written_once=0, instructions=8, lines=24, fetched=24
+        ),
+        Traffic(
+            "b", 64, 1024, 0, read_once=4 * 16, written_once=0, instructions=8, lines=8, fetched=4
+        ),
+        Traffic(
+            "y", 512, 0, 512, read_once=0, written_once=512, instructions=8, lines=8, fetched=4
+        ),
+        Traffic("z", 4, 16, 16, read_once=16, written_once=16, instructions=8, lines=8, fetched=4),
     )
     assert launch.work == Work(
         threadgroup_barriers=8,
@@ -140,3 +146,17 @@ def test_operations_of_simdgroups() -> None:
         run(source, mx.zeros((8,)), shapes=[(64,)], grid=(64, 1, 1), threadgroup=(64, 1, 1))
     (launch,) = counted.launches
     assert launch.work == Work(matrix=6, simd=3, simdgroup_barriers=2, threadgroup_barriers=2)
+
+
+def test_lines_fetched_between_barriers() -> None:
+    source = """
+        uint t = thread_index_in_threadgroup;
+        float x = a[t] + a[t + 32];
+        threadgroup_barrier(mem_flags::mem_none);
+        y[t] = x + a[t % 32];
+    """
+    with emulation(count=True) as counted:
+        run(source, mx.zeros((128,)), shapes=[(64,)], grid=(64, 1, 1), threadgroup=(64, 1, 1))
+    read, written = counted.launches[0].buffers
+    assert (read.lines, read.fetched) == (6, 3 + 1)
+    assert (written.lines, written.fetched) == (2, 2)

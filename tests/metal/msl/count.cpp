@@ -21,12 +21,13 @@ constexpr int BANKS = 32, LANES = 32, SIMDGROUPS = 32;
 
 struct Counts {
   uint64_t read, written, read_once, written_once;  // asked by the lanes; each byte once per threadgroup
-  uint64_t instructions, lines;
+  uint64_t instructions, lines, fetched;
 };
 
 struct Buffer {
   uintptr_t begin, end;
   uint32_t *read_by, *written_by;  // per byte, the threadgroup that touched it last
+  uint32_t* touched_in;            // per line, the interval that touched it last
   Counts counts;
 };
 
@@ -45,7 +46,7 @@ struct Access {
 
 Buffer* buffers = nullptr;
 int n_buffers = 0, thread = 0;
-uint32_t threadgroup = 0;
+uint32_t threadgroup = 0, interval = 0;  // an interval lies between two barriers of a threadgroup
 uintptr_t memory = 0, memory_end = 0;  // of the threadgroup
 Work work;
 std::vector<Access> pending[SIMDGROUPS];
@@ -116,6 +117,10 @@ void touch(const volatile void* p, uintptr_t n, bool write, const void* code) {
       if (seen[q] != threadgroup) once++;
       seen[q] = threadgroup;
     }
+    for (uintptr_t l = access.at / LINE; l <= (access.at + n - 1) / LINE; l++) {
+      if (b.touched_in[l] != interval) b.counts.fetched++;
+      b.touched_in[l] = interval;
+    }
     return;
   }
 }
@@ -134,14 +139,16 @@ EXPORT void count_begin(void* const* pointers, const uint64_t* sizes, int n) {
     buffers[i].end = buffers[i].begin + sizes[i];
     buffers[i].read_by = static_cast<uint32_t*>(calloc(sizes[i] + 1, sizeof(uint32_t)));
     buffers[i].written_by = static_cast<uint32_t*>(calloc(sizes[i] + 1, sizeof(uint32_t)));
+    buffers[i].touched_in = static_cast<uint32_t*>(calloc(sizes[i] / LINE + 2, sizeof(uint32_t)));
   }
-  threadgroup = 0;
+  threadgroup = interval = 0;
   n_buffers = n;
   work = Work{};
 }
 
 void count_threadgroup(const void* begin, uintptr_t size) {
   threadgroup++;
+  interval++;
   memory = reinterpret_cast<uintptr_t>(begin);
   memory_end = memory + size;
 }
@@ -152,6 +159,7 @@ void count_thread(int current) { thread = current; }
 void count_meeting(int simdgroup, const char* operation) {
   settle(simdgroup);
   if (!operation) return;
+  interval += strcmp(operation, "threadgroup_barrier") == 0;
   const auto is = [&](const char* name) { return strcmp(operation, name) == 0; };
   (is("simdgroup_multiply_accumulate") ? work.matrix
    : is("simdgroup_barrier")           ? work.simdgroup_barriers
@@ -166,6 +174,7 @@ EXPORT void count_end(uint64_t* out) {
     memcpy(out + per_buffer * i, &buffers[i].counts, sizeof(Counts));
     free(buffers[i].read_by);
     free(buffers[i].written_by);
+    free(buffers[i].touched_in);
   }
   memcpy(out + per_buffer * n_buffers, &work, sizeof work);
   free(buffers);

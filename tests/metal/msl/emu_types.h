@@ -103,13 +103,6 @@ template <class T, int N>
 struct alignas(sizeof(T) * (N == 3 ? 4 : N)) vec : components<T, N> {
   using components<T, N>::v;
   vec() {}
-#ifdef EMU_COUNT  // one access: the optimiser would load components apart
-  vec(const vec& o) : components<T, N>() { memcpy(static_cast<void*>(this), &o, sizeof o); }
-  vec& operator=(const vec& o) {
-    memcpy(static_cast<void*>(this), &o, sizeof o);
-    return *this;
-  }
-#endif
   vec(T s) {
     for (int i = 0; i < N; i++) v[i] = s;
   }
