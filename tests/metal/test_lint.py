@@ -27,6 +27,29 @@ METAL_FUNC void fill(threadgroup T* to, const device T* from, thread uint& n, ui
   n += 1;
 }
 
+#define UNROLL _Pragma("clang loop unroll(full)")
+
+template <typename T, int W>
+struct Total {
+  static constexpr constant int TWICE = 2 * W;
+  T v[W];
+  T lanes[TWICE];
+  METAL_FUNC void add(T x) thread {
+    UNROLL for (int w = 0; w < W; w++) v[w] += x;
+  }
+};
+
+template <typename T, int W>
+METAL_FUNC void double_all(thread Total<T, W>& total, thread T (&rows)[2][W], bool keep) {
+  if (!keep) {
+    UNROLL for (int w = 0; w < W; w++) {
+      const int other = w ^ 1;
+      total.v[w] += rows[0][w] + rows[1][other];
+    }
+  }
+  UNROLL for (int w = 0; w < Total<T, W>::TWICE; w++) total.lanes[w] = T(0);
+}
+
 template <typename P>
 METAL_FUNC float first(P from) {
   return float(from[0]);
@@ -42,7 +65,11 @@ SOURCE = """
   const Pack<float> w = *reinterpret_cast<const device Pack<float>*>(a);
   simdgroup_float8x8 m = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   simdgroup_multiply_accumulate(m, m, m, m);
-  y[i] = simd_sum(p[31 - i]) + n + w.v[0] + first(b) + m.thread_elements()[0];
+  Total<float, 2> total;
+  float rows[2][2] = {{1.0f, 2.0f}, {3.0f, 4.0f}};
+  total.add(1.0f);
+  double_all(total, rows, i > 3);
+  y[i] = total.v[0] + simd_sum(p[31 - i]) + n + w.v[0] + first(b) + m.thread_elements()[0];
 """
 
 DEFECTS = {
@@ -74,6 +101,61 @@ DEFECTS = {
         "a lambda",
     ),
     "unknown name": ("first(b)", "second(b)", "second"),
+    "member function without an address space": (
+        "void add(T x) thread {",
+        "void add(T x) {",
+        "'add' is a member without an address space",
+    ),
+    "operator without an address space": (
+        "  METAL_FUNC void add",
+        "  METAL_FUNC void operator()(T x, T y) { add(x); add(y); }\n  METAL_FUNC void add",
+        r"'operator\(\)' is a member without an address space",
+    ),
+    "loop over an array of a member without UNROLL": (
+        "UNROLL for (int w = 0; w < W; w++) v[w] += x;",
+        "for (int w = 0; w < W; w++) v[w] += x;",
+        "indexed by 'w', whose loop has no UNROLL",
+    ),
+    "loop over an array of a parameter without UNROLL": (
+        "UNROLL for (int w = 0; w < Total<T, W>::TWICE; w++) total",
+        "for (int w = 0; w < Total<T, W>::TWICE; w++) total",
+        "indexed by 'w', whose loop has no UNROLL",
+    ),
+    "loop over an array without constant bounds": (
+        "UNROLL for (int w = 0; w < W; w++) {",
+        "UNROLL for (int w = 0; w < (keep ? 1 : W); w++) {",
+        "indexed by 'w', whose loop has no constant bounds",
+    ),
+    "array in registers indexed by data": (
+        "const int other = w ^ 1;",
+        "const int other = w ^ int(keep);",
+        "indexed by 'other', which is not constant",
+    ),
+    "elements of a matrix indexed by data": (
+        "m.thread_elements()[0]",
+        "m.thread_elements()[i % 2]",
+        "indexed by 'i', which is not constant",
+    ),
+    "pointer to an array": (
+        "thread T (&rows)[2][W]",
+        "thread T (*rows)[W]",
+        "'rows' points to an array",
+    ),
+    "choice between arrays": (
+        "const int other = w ^ 1;",
+        "const int other = w ^ 1;\n      thread T* one = keep ? rows[0] : rows[1];",
+        "a choice between arrays",
+    ),
+    "unnamed enumeration": (
+        "static constexpr constant int TWICE = 2 * W;",
+        "enum : int { TWICE = 2 * W };",
+        "an unnamed enumeration",
+    ),
+    "UNROLL directly below a branch": (
+        "  if (!keep) {\n    UNROLL for (int w = 0; w < W; w++) {",
+        "  if (!keep)\n    UNROLL for (int w = 0; w < W; w++) {{",
+        "UNROLL as the only statement",
+    ),
     "threadgroup memory with a value": (
         "threadgroup T s[SIZE];",
         "threadgroup T s[SIZE] = {};",
