@@ -36,7 +36,7 @@ SHARED_BYTES = 64
 L2_BYTES = 32
 # Cycles of a scheduler.
 MATRIX_CYCLES = 18
-SCORE_OPERATIONS = 4
+SCORE_OPERATIONS = 3
 DEVICE_OPERATIONS = 2
 SHARED_OPERATIONS = 1
 # Of a core.
@@ -53,9 +53,10 @@ ASSUMPTIONS = """\
 - A core has 4 schedulers and 128 multiply-adds a cycle (metal-benchmarks). An 8x8x8 product takes 18 cycles of a
   scheduler, measured on the M1 (metal-benchmarks, "MATMUL<8x8xF32> ~18"), where 16 would be the peak: 89% of FP32 is
   the most that the matrix units give. The same is assumed for later chips.
-- Other instructions share the units: 4 a score (bias, comparison, two selections), 2 a load or store of device memory,
-  1 a load or store of threadgroup memory. Not counted, as no compiler for these GPUs ran; on the M3 and later integer
-  instructions run beside the others, which the model leaves out.
+- Other instructions share the units: 3 a score (bias; best score and index, each one comparison with selection), 1 for
+  the index of a centroid once for all rows of a lane, 2 a load or store of device memory, 1 a load or store of
+  threadgroup memory. These are not counted, as no compiler for these GPUs ran. On the M3 and later integer instructions
+  run beside the others, which the model leaves out.
 - Threadgroup memory has 32 banks of 4 bytes and gives 64 bytes a cycle and core: 671 GB/s were measured on the M1
   (Chips and Cheese, 2022). The banks are an assumption, as for other GPUs.
 - The first-level cache gives 64 bytes and at most one line of 128 bytes a cycle (metal-benchmarks: 64 bytes). It keeps
@@ -141,7 +142,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of each limit of one E-step, and what they make together."""
+    """Seconds of each limit of one E-step, and of its launches."""
 
     shape: Shape
     chip: Chip
@@ -195,16 +196,18 @@ def predict(shape: Shape, chip: Chip, tiles: Tiles | PointTiles | None = None) -
     instructions = sum(t.instructions for t in buffers.values())
 
     # Of one threadgroup over all centroids, in cycles of a core.
-    scores = tiles.rows * ceil_div(shape.k, tiles.centroids) * tiles.centroids / 32
+    padded = ceil_div(shape.k, tiles.centroids) * tiles.centroids
+    scores = tiles.rows * (shape.k if isinstance(tiles, PointTiles) else padded) / 32
+    rows_of_lane = tiles.points if isinstance(tiles, PointTiles) else tiles.rb
     others = (
-        SCORE_OPERATIONS * scores
+        (SCORE_OPERATIONS + 1 / rows_of_lane) * scores
         + DEVICE_OPERATIONS * instructions
         + SHARED_OPERATIONS * (work.shared_reads + work.shared_writes)
     )
     products = MATRIX_CYCLES * work.matrix if work.matrix else shape.d * scores
     lines = sum(t.lines for t in buffers.values())
     asked = sum(t.read + t.written for t in buffers.values())
-    fetched = {name: LINE * t.fetched for name, t in buffers.items()}
+    fetched = {name: float(LINE * t.fetched) for name, t in buffers.items()}
     cycles = {
         "matrix" if work.matrix else "ALU": (products + others) / SCHEDULERS,
         "threadgroup memory": work.cycles * BANK_BYTES / SHARED_BYTES,
@@ -260,7 +263,7 @@ def markdown() -> str:
         "",
         "## Share of FP32 peak, by chip",
         "",
-        "With the limit that binds, in the model. First candidate of the tiles, float32.",
+        f"And the limit that binds, in the model. The matrix units can give {16 / MATRIX_CYCLES:.0%}. First candidate of the tiles, float32.",
         "",
         *header("case", "B", "N", "D", "K", *(chip.name for chip in CHIPS)),
     ]
