@@ -119,15 +119,18 @@ struct Scores {
     }
   }
 
-  // `left`: features from the start of this chunk to D.
+  // `left`: features from the start of this chunk to D. `blocks`: columns of matrices up to K; the
+  // others keep their bias of -inf. WHOLE: there are CB.
+  template <bool WHOLE>
   static METAL_FUNC void multiply(
       thread Matrix (&acc)[RB][CB], thread Matrix (&x)[STEPS][RB], threadgroup const float2* tile,
-      uint left, uint lane) {
+      uint left, uint blocks, uint lane) {
     const uint r = fragment_row(lane);
     const uint at = (r * STRIDE + r / 4 * SKEW + fragment_col(lane)) / 2;
     UNROLL for (int f = 0; f < STEPS; f++) {
       if (uint(f * 8) >= left) break;
       UNROLL for (int j = 0; j < CB; j++) {
+        if (!WHOLE && uint(j) >= blocks) break;
         const float2 pair = tile[at + f * (4 * STRIDE + SKEW) + j * 4];
         Matrix b;
         b.thread_elements()[0] = pair.x;
@@ -161,6 +164,7 @@ struct Scores {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint kt = first; kt < last; kt++) {
+      const uint blocks = (p.K - kt * BN + 7) / 8;
       if (busy) start(acc, bias, col);
       for (uint q0 = 0; q0 < chunks; q0 += HELD) {  // one pass if RES > 0
         UNROLL for (int h = 0; h < HELD; h++) {
@@ -173,7 +177,8 @@ struct Scores {
             stage(staged, p, batch, c_at, next_k, next_d, t);
             if (RES == 0) load_rows(x[(h + 1) % HELD], p, batch, x_at, row, next_d, col);
           }
-          if (busy) multiply(acc, x[h], tile, p.D - q * BK, lane);
+          if (busy && blocks >= CB) multiply<true>(acc, x[h], tile, p.D - q * BK, blocks, lane);
+          if (busy && blocks < CB) multiply<false>(acc, x[h], tile, p.D - q * BK, blocks, lane);
           threadgroup_barrier(mem_flags::mem_threadgroup);
           if (more) {
             commit(staged, tile, bias, next_d, t);
