@@ -144,7 +144,7 @@ def _move(_: mx.Dtype, d: int, k: int, __: int, ___: int) -> tuple[int, int, int
         ),
         once=True,
     )
-    return moved, 4 * 4 * k * (d + 1), 4 * k * d
+    return moved, 4 * k * (4 * d + 5), 4 * k * d
 
 
 def table() -> list[Row]:
