@@ -200,7 +200,10 @@ class DenseSumsLaunch:
 
 
 def assign_tiles(d: int) -> tuple[Tiles | PointTiles, ...]:
-    """Return the candidates for points of d features; the first needs no measurement."""
+    """Return the candidates for points of d features; the first needs no measurement.
+
+    Chunks are of 32 features from D = 17 on: a line of memory is 128 bytes.
+    """
     if d <= SMALL_D:
         return (PointTiles(d),)
     if d <= 16:
