@@ -209,9 +209,9 @@ def assign_tiles(d: int) -> tuple[Tiles | PointTiles, ...]:
     if d <= 16:
         return Tiles(4, 4, 4, 16, 1), Tiles(8, 2, 8, 16, 1)
     if d <= 32:
-        return Tiles(4, 4, 4, 32, 1), Tiles(8, 2, 8, 32, 1)
+        return Tiles(4, 4, 4, 32, 1), Tiles(8, 4, 4, 32, 1)
     if d <= 64:
-        return Tiles(4, 2, 8, 32, 2), Tiles(8, 2, 8, 32, 2)
+        return Tiles(4, 3, 4, 32, 2), Tiles(8, 2, 8, 32, 2)
     if d <= 128:
         return Tiles(4, 2, 4, 32, 4), Tiles(8, 2, 4, 32, 4)
     return Tiles(8, 2, 8, 32, 0), Tiles(4, 2, 8, 32, 0)

@@ -68,7 +68,9 @@ def test_the_table_is_that_of_these_kernels() -> None:
         for cell in cells:
             share, limit = cell.split("% ")
             if int(n) >= ROWS and int(d) >= min(FEATURES) and int(k) >= 500:
-                assert limit == "matrix" and int(share) >= 70, name
+                assert limit == "matrix", name
+                # Of what the matrix units can give, at least 85 % with 1000 clusters.
+                assert int(share) >= (76 if int(k) == 1000 and name.startswith("D=") else 70)
     shape = shapes()[-len(FEATURES)]
     prediction = predict(shape, CHIPS[0])
     expected = f"{prediction.of_peak:.0%} {prediction.binding}"
