@@ -27,6 +27,11 @@ PROBLEM = "make_problem(x, c, bias, shift, factor, x_shape[1], c_shape[1], x_sha
 ROWS = "make_rows(x, weight, shift, factor, x_shape[1], x_shape[2])"
 SCORES = "typedef Scores<T, NSG, RB, CB, BK, RES, VEC, FRAMED> S;"
 POINTS_IN = ("x", "c", "bias", "shift", "factor")
+BOUNDS_IN = (
+    *("index", "position", "drift", "group_drift", "most"),
+    *("place", "upper", "lower", "square"),
+)
+BOUNDS = f"make_bounds({', '.join(BOUNDS_IN)}, x_shape[1], index_shape[1], x_shape[2], lower_shape[2])"
 BEST = ("label", "score")
 BEST_TYPES = (mx.uint32, mx.float32)
 
@@ -71,6 +76,28 @@ DEFINITIONS = {
   assign_points<T, D, PT, BN, FRAMED>(
       {PROBLEM}, label, score, tile,
       {POSITION}, {GROUPS}, thread_index_in_threadgroup, threads_per_threadgroup.x);
+""",
+    ),
+    "flag_rows": Definition(
+        ("common", "scores", "groups"),
+        ("x", *BOUNDS_IN),
+        ("key",),
+        f"""
+  flag_row({BOUNDS}, key, thread_position_in_grid.x, thread_position_in_grid.y);
+""",
+    ),
+    "assign_groups": Definition(
+        ("common", "scores", "groups"),
+        (*POINTS_IN, *BOUNDS_IN, "key", "order"),
+        ("new_place", "new_upper", "new_lower", "compared"),
+        f"""
+  typedef Groups<T, NSG, RB, CB, BK, RES, VEC, FRAMED> G;
+  threadgroup float tile[2 * G::S::TILE];
+  threadgroup float bias_tile[2 * G::S::BN];
+  threadgroup uint wanted[NSG * WORDS];
+  G::assign(
+      {PROBLEM}, {BOUNDS}, key, order, new_place, new_upper, new_lower, compared,
+      tile, bias_tile, wanted, {POSITION}, {GROUPS}, {SIMDGROUP}, {LANE});
 """,
     ),
     "argmax": Definition(
