@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from flash_kmeans_mlx.benchmark.cases import Case, embeddings, gauss, patches, sift_like
 
-from flash_kmeans_mlx.backends.cpu.pruning import halved
+from flash_kmeans_mlx.backends.grouping import halved
 from flash_kmeans_mlx.frame import EPS
 
 Array = npt.NDArray[Any]
