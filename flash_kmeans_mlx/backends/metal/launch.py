@@ -71,8 +71,8 @@ class Tiles:
 
     @property
     def tile_bytes(self) -> int:
-        """Threadgroup memory of two buffers of centroids and bias."""
-        return 2 * 4 * (self.bk * (self.centroids + 8) + self.centroids)
+        """Threadgroup memory of centroids and bias."""
+        return 4 * (self.bk * (self.centroids + 8) + 32 + self.centroids)
 
     @property
     def list_bytes(self) -> int:
@@ -111,10 +111,10 @@ class PointTiles:
 
     @property
     def tile_bytes(self) -> int:
-        return 4 * self.centroids * (self.d + 1)
+        return 16 * self.centroids * (self.d // 4 + 1)
 
     def registers(self) -> int:
-        return self.points * (self.d + 2) + self.d + 1
+        return self.points * (self.d + 2) + 4 * (self.d // 4 + 1)
 
 
 class Digit(NamedTuple):
@@ -203,14 +203,15 @@ def assign_tiles(d: int) -> tuple[Tiles | PointTiles, ...]:
     """Return the candidates for points of d features; the first needs no measurement."""
     if d <= SMALL_D:
         return (PointTiles(d),)
+    if d <= 16:
+        return Tiles(4, 4, 4, 16, 1), Tiles(8, 2, 8, 16, 1)
     if d <= 32:
-        res = 1 if d <= 16 else 2
-        return Tiles(4, 4, 4, 16, res), Tiles(8, 2, 8, 16, res)
+        return Tiles(4, 4, 4, 32, 1), Tiles(8, 2, 8, 32, 1)
     if d <= 64:
-        return Tiles(4, 2, 8, 16, 4), Tiles(8, 2, 8, 16, 4)
+        return Tiles(4, 2, 8, 32, 2), Tiles(8, 2, 8, 32, 2)
     if d <= 128:
-        return Tiles(4, 2, 4, 16, 8), Tiles(8, 2, 4, 32, 4)
-    return Tiles(8, 2, 8, 16, 0), Tiles(4, 2, 8, 16, 0)
+        return Tiles(4, 2, 4, 32, 4), Tiles(8, 2, 4, 32, 4)
+    return Tiles(8, 2, 8, 32, 0), Tiles(4, 2, 8, 32, 0)
 
 
 def assign_launch(tiles: Tiles | PointTiles, b: int, n: int, k: int, device: Device) -> Launch:
@@ -226,8 +227,9 @@ def topk_tiles(d: int, *, narrow: bool = False) -> Tiles:
 
     Loads are then of one element.
     """
-    res = 0 if d > 64 else 1 if d <= 16 else 2 if d <= 32 else 4
-    return Tiles(2, 2, 4, 16, res, 1 if narrow else 4)
+    bk = 16 if d <= 16 else 32
+    res = 0 if d > 64 else ceil_div(d, bk)
+    return Tiles(2, 2, 4, bk, res, 1 if narrow else 4)
 
 
 def topk_launch(tiles: Tiles, b: int, n: int, k: int, device: Device) -> Launch:

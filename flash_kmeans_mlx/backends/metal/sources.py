@@ -60,8 +60,8 @@ DEFINITIONS = {
         BEST,
         f"""
   {SCORES}
-  threadgroup float tile[2 * S::TILE];
-  threadgroup float bias_tile[2 * S::BN];
+  threadgroup float2 tile[S::TILE / 2];
+  threadgroup float2 bias_tile[S::BN / 2];
   assign_rows<S>(
       {PROBLEM}, label, score, tile, bias_tile,
       {POSITION}, {GROUPS}, {SIMDGROUP}, {LANE});
@@ -72,7 +72,7 @@ DEFINITIONS = {
         POINTS_IN,
         BEST,
         f"""
-  threadgroup float tile[BN * (D + 1)];
+  threadgroup float4 tile[BN * (D / 4 + 1)];
   assign_points<T, D, PT, BN, FRAMED>(
       {PROBLEM}, label, score, tile,
       {POSITION}, {GROUPS}, thread_index_in_threadgroup, threads_per_threadgroup.x);
@@ -179,8 +179,8 @@ DEFINITIONS = {
         BEST,
         f"""
   {SCORES}
-  threadgroup float tile[2 * S::TILE];
-  threadgroup float bias_tile[2 * S::BN];
+  threadgroup float2 tile[S::TILE / 2];
+  threadgroup float2 bias_tile[S::BN / 2];
   threadgroup float scratch[NSG * 8 * S::BN];
   threadgroup float list_score[S::BM * 32];
   threadgroup uint list_index[S::BM * 32];

@@ -35,14 +35,15 @@ def test_tiles_fit(d: int) -> None:
             tiles.centroids * tiles.bk % (tiles.threads * tiles.vec) == 0
         )  # Scores asserts it too
         assert tiles.centroids <= tiles.threads  # each stages at most one bias
+        assert tiles.centroids % 32 == 0 and tiles.bk in (16, 32)
         assert tiles.res == 0 or tiles.res * tiles.bk >= d
     assert launch.topk_tiles(d).centroids % device.SIMD == 0  # lists take 32 candidates at a time
 
 
 def test_registers_of_known_tiles() -> None:
-    assert Tiles(4, 2, 8, 16, 4).registers() == 79
-    assert Tiles(4, 2, 4, 16, 8).registers() == 91
-    assert Tiles(8, 2, 8, 16, 0).registers() == 59
+    assert Tiles(4, 2, 8, 32, 2).registers() == 87
+    assert Tiles(4, 2, 4, 32, 4).registers() == 95
+    assert Tiles(8, 2, 8, 32, 0).registers() == 79
 
 
 @pytest.mark.parametrize("d", DIMS)
