@@ -63,6 +63,11 @@ METAL_FUNC uint next_bit(uint word, uint from) {
   return WORDS * 32;
 }
 
+// Whether a set of groups, of which a lane holds 32, has group g.
+METAL_FUNC bool holds(uint word, uint g) {
+  return (simd_shuffle(word, ushort(g / 32 % WORDS)) >> (g % 32) & 1) != 0;
+}
+
 template <
     typename PI, typename PD, typename PG, typename PM, typename PR, typename PU, typename PL>
 struct Bounds {
@@ -104,10 +109,10 @@ METAL_FUNC void flag_row(B bounds, device uint* key, uint row, uint batch) {
   if (row >= bounds.N) return;
   const ulong at = ulong(batch) * bounds.N + row;
   const float above = bounds.above(batch, row), error = bounds.error(batch, bounds.square[at]);
-  bool holds = true;
-  for (uint g = 0; g < bounds.G && holds; g++)
-    holds = is_ruled_out(bounds.below(batch, row, g), above, error);
-  key[at] = holds ? bounds.K : uint(bounds.place[at]);
+  bool idle = true;
+  for (uint g = 0; g < bounds.G && idle; g++)
+    idle = is_ruled_out(bounds.below(batch, row, g), above, error);
+  key[at] = idle ? bounds.K : uint(bounds.place[at]);
 }
 
 template <typename T, int NSG, int RB, int CB, int BK, int RES, int VEC, bool FRAMED>
@@ -117,6 +122,7 @@ struct Groups {
 
   struct Rows {  // those of a lane of a matrix
     uint row[RB];
+    ulong at[RB];  // the lane's first value in x
     bool exists[RB];
     float square[RB], error[RB];
     float best[RB];  // the score of the best centroid so far
@@ -127,19 +133,18 @@ struct Groups {
   template <typename P>
   static METAL_FUNC void load_rows(
       thread Matrix (&x)[S::STEPS][RB], thread const P& p, thread const Rows& rows, uint batch,
-      uint d0, uint lane) {
-    const ulong base = ulong(batch) * p.N;
+      uint d0, uint col) {
+    constexpr bool wide = VEC > 1;
     float factor = 1.0f;
     if (FRAMED) factor = p.factor[batch];
     UNROLL for (int f = 0; f < S::STEPS; f++) {
-      const uint d = d0 + f * 8 + fragment_col(lane);
-      const int left = int(p.D) - int(d);
+      const uint d = d0 + f * 8;
+      const int left = int(p.D) - int(d + col);
       float shift[2] = {0.0f, 0.0f};
-      if (FRAMED) load_span<2, (VEC > 1)>(shift, p.shift, ulong(batch) * p.D + d, left);
+      if (FRAMED) load_span<2, wide>(shift, p.shift, ulong(batch) * p.D + d + col, left);
       UNROLL for (int i = 0; i < RB; i++) {
         T v[2];
-        const ulong at = (base + rows.row[i]) * p.D + d;
-        load_span<2, (VEC > 1)>(v, p.x, at, rows.exists[i] ? left : 0);
+        load_span<2, wide>(v, p.x, rows.at[i] + d, rows.exists[i] ? left : 0);
         x[f][i].thread_elements()[0] = FRAMED ? (float(v[0]) - shift[0]) * factor : float(v[0]);
         x[f][i].thread_elements()[1] = FRAMED ? (float(v[1]) - shift[1]) * factor : float(v[1]);
       }
@@ -232,17 +237,17 @@ struct Groups {
     }
   }
 
-  // `tile`: 2 * S::TILE, `bias_tile`: 2 * S::BN, `wanted`: NSG * WORDS.
+  // `tile`: S::TILE, `bias`: S::BN, `wanted`: NSG * WORDS.
   // Grid: threadgroups (row tiles, B).
   template <typename P, typename B, typename PK>
   static METAL_FUNC void assign(
       P p, B bounds, PK key, PK order, device uint* new_place, device float* new_upper,
-      device float* new_lower, device uint* compared, threadgroup float* tile,
-      threadgroup float* bias_tile, threadgroup uint* wanted, uint3 group, uint3 groups,
+      device float* new_lower, device uint* compared, threadgroup float2* tile,
+      threadgroup float2* bias, threadgroup uint* wanted, uint3 group, uint3 groups,
       uint simdgroup, uint lane) {
     const uint batch = group.y, first = group.x * S::BM + simdgroup * S::ROWS;
     const uint count = first < p.N ? min(uint(S::ROWS), p.N - first) : 0;
-    const uint t = simdgroup * 32 + lane, chunks = (p.D + BK - 1) / BK;
+    const uint t = simdgroup * 32 + lane, col = fragment_col(lane), chunks = (p.D + BK - 1) / BK;
     const ulong base = ulong(batch) * p.N;
     uint row = 0, own = 0;
     float upper = 0.0f, square = 0.0f;
@@ -260,6 +265,7 @@ struct Groups {
     UNROLL for (int i = 0; i < RB; i++) {
       const ushort at = i * 8 + fragment_row(lane);
       rows.row[i] = simd_shuffle(row, at);
+      rows.at[i] = (base + rows.row[i]) * p.D + col;
       rows.square[i] = simd_shuffle(square, at);
       rows.error[i] = simd_shuffle(error, at);
       rows.exists[i] = at < count;
@@ -267,38 +273,39 @@ struct Groups {
       rows.place[i] = NO_PLACE;
     }
     // First the groups of the own centroids, which tighten the upper bounds.
-    uint now = 0, done = 0, side = 0, bias_side = 0, place = own;
+    uint now = 0, done = 0, place = own;
     float score = 0.0f;
     for (uint r = 0; r < count && busy; r++) {
       const uint g = simd_shuffle(own, ushort(r)) / S::BN;
       if (lane == g / 32) now |= 1u << (g % 32);
     }
-    Matrix x[S::HELD][S::STEPS][RB], next[S::STEPS][RB], acc[RB][CB];
+    const ulong c_at = (ulong(batch) * p.K + t / S::LANES) * p.D + t % S::LANES * VEC;
+    const ulong tile_values = ulong(S::BN) * p.D;
+    Matrix x[S::HELD][S::STEPS][RB], acc[RB][CB];
     typename S::Staged staged;
     if (RES > 0 && busy) {
-      UNROLL for (int h = 0; h < S::HELD; h++) load_rows(x[h], p, rows, batch, h * BK, lane);
+      UNROLL for (int h = 0; h < S::HELD; h++) load_rows(x[h], p, rows, batch, h * BK, col);
     }
     for (uint phase = 0; phase < 2; phase++) {
-      if (phase == 1) {
+      if (phase == 1)
         now = vote(bounds, new_lower, batch, row, count, upper, error, done, busy, lane);
-      }
       wanted[t] = now;
       threadgroup_barrier(mem_flags::mem_threadgroup);
       uint any = 0;
       for (uint s = 0; s < NSG; s++) any |= wanted[s * WORDS + lane];
       uint g = next_bit(any, 0);
-      bool mine = (simd_shuffle(now, ushort(g / 32 % WORDS)) >> (g % 32) & 1) != 0;
+      bool mine = holds(now, g);
       if (g < bounds.G) {
-        S::stage(staged, p, batch, g * S::BN, 0, t);
-        S::commit(staged, tile + side * S::TILE, bias_tile + bias_side * S::BN, 0, t);
-        if (RES == 0 && mine) load_rows(x[0], p, rows, batch, 0, lane);
+        S::stage(staged, p, batch, c_at + g * tile_values, g * S::BN, 0, t);
+        S::commit(staged, tile, bias, 0, t);
+        if (RES == 0 && mine) load_rows(x[0], p, rows, batch, 0, col);
       }
       threadgroup_barrier(mem_flags::mem_threadgroup);
       while (g < bounds.G) {
-        const uint after = next_bit(any, g + 1);
-        const bool mine_after =
-            (simd_shuffle(now, ushort(after / 32 % WORDS)) >> (after % 32) & 1) != 0;
-        if (mine) S::start(acc, bias_tile + bias_side * S::BN, lane);
+        const uint after = next_bit(any, g + 1), blocks = (p.K - g * S::BN + 7) / 8;
+        const bool mine_after = holds(now, after);
+        ulong at = c_at + g * tile_values;
+        if (mine) S::start(acc, bias, col);
         for (uint q0 = 0; q0 < chunks; q0 += S::HELD) {  // one pass if RES > 0
           UNROLL for (int h = 0; h < S::HELD; h++) {
             const uint q = q0 + h;
@@ -306,24 +313,25 @@ struct Groups {
             const bool ends = q + 1 == chunks, more = !ends || after < bounds.G;
             const uint next_k = (ends ? after : g) * S::BN, next_d = ends ? 0 : (q + 1) * BK;
             const bool loads = RES == 0 && more && (ends ? mine_after : mine);
-            if (more) S::stage(staged, p, batch, next_k, next_d, t);
-            if (loads) load_rows(next, p, rows, batch, next_d, lane);
-            if (mine) S::multiply(acc, x[h], tile + side * S::TILE, p.D - q * BK, lane);
-            if (more) {
-              S::commit(
-                  staged, tile + (1 - side) * S::TILE,
-                  bias_tile + (ends ? 1 - bias_side : bias_side) * S::BN, next_d, t);
-            }
-            if (loads) {
-              UNROLL for (int f = 0; f < S::STEPS; f++) {
-                UNROLL for (int i = 0; i < RB; i++) x[0][f][i] = next[f][i];
-              }
-            }
+            if (ends) at = c_at + after * tile_values;
+            if (more) S::stage(staged, p, batch, at, next_k, next_d, t);
+            if (loads) load_rows(x[(h + 1) % S::HELD], p, rows, batch, next_d, col);
+            if (mine && blocks >= CB)
+              S::template multiply<true>(acc, x[h], tile, p.D - q * BK, blocks, lane);
+            if (mine && blocks < CB)
+              S::template multiply<false>(acc, x[h], tile, p.D - q * BK, blocks, lane);
             threadgroup_barrier(mem_flags::mem_threadgroup);
-            side = 1 - side;
+            if (more) {
+              S::commit(staged, tile, bias, next_d, t);
+              if (RES == 0 && ends && h == 0) {  // an odd number of chunks
+                UNROLL for (int f = 0; f < S::STEPS; f++) {
+                  UNROLL for (int i = 0; i < RB; i++) x[0][f][i] = x[S::HELD - 1][f][i];
+                }
+              }
+              threadgroup_barrier(mem_flags::mem_threadgroup);
+            }
           }
         }
-        bias_side = 1 - bias_side;
         if (mine) take(rows, acc, bounds, new_lower, batch, g, lane);
         g = after;
         mine = mine_after;

@@ -57,13 +57,15 @@ def tiles_for(k: int, d: int) -> Tiles | None:
     """Return tiles of 32 centroids, or None where kernels take no such shape."""
     if not SMALL_D < d <= MAX_D or k > 32 * 32 * WORDS:
         return None
-    res = 0 if d > 128 else 8 if d > 64 else 4 if d > 32 else 2 if d > 16 else 1
-    return Tiles(4, 2, 4, 16, res)
+    if d <= 16:
+        return Tiles(4, 2, 4, 16, 1)
+    return Tiles(4, 2, 4, 32, 0 if d > 128 else 4 if d > 64 else 2 if d > 32 else 1)
 
 
 def group_centroids(c: np.ndarray, tiles: Tiles) -> Grouping:
     """Return groups of centroids c (B, K, D) that lie close together."""
-    index = np.stack([halved(element, tiles.centroids) for element in c]).astype(np.uint32)
+    scale = np.maximum(np.abs(c).max((1, 2), keepdims=True), np.finfo(np.float32).tiny)
+    index = np.stack([halved(e, tiles.centroids) for e in c / scale]).astype(np.uint32)
     for lo in range(0, index.shape[1], tiles.centroids):
         index[:, lo : lo + tiles.centroids].sort(axis=1)
     position = np.argsort(index, axis=1).astype(np.uint32)

@@ -92,8 +92,8 @@ DEFINITIONS = {
         ("new_place", "new_upper", "new_lower", "compared"),
         f"""
   typedef Groups<T, NSG, RB, CB, BK, RES, VEC, FRAMED> G;
-  threadgroup float tile[2 * G::S::TILE];
-  threadgroup float bias_tile[2 * G::S::BN];
+  threadgroup float2 tile[G::S::TILE / 2];
+  threadgroup float2 bias_tile[G::S::BN / 2];
   threadgroup uint wanted[NSG * WORDS];
   G::assign(
       {PROBLEM}, {BOUNDS}, key, order, new_place, new_upper, new_lower, compared,
