@@ -16,13 +16,14 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from flash_kmeans_mlx.backends.metal import kernels, launch, topk
+from flash_kmeans_mlx.backends.metal import kernels, launch, sums, sums_launch, topk
 from flash_kmeans_mlx.backends.metal.device import Device, ceil_div
 from metal.emulator import EmulatedKernel, emulation
 
 TABLE = Path(__file__).parents[2] / "benchmark" / "results" / "metal-bytes.md"
 KERNELS = ("assign", "argmax", "topk", "topk of rows", "sums", "move")
 TOP = 8
+UNIFORM = ("sizes", "running")
 PRODUCTS = 1 << 25  # N * K * D of a counted assignment
 CASES = {  # of the benchmark: D, K, rows that sums are counted on
     "digits": (64, 10, 1797),
@@ -61,10 +62,10 @@ class Row:
 
 
 def count(call: Callable[[], object], *, once: bool = False) -> int:
-    """Bytes that kernels move in a call, except their few sizes."""
+    """Bytes that kernels move in a call, except those that all lanes read alike."""
     with emulation(count=True) as run:
         call()
-    moved = [t for launched in run.launches for t in launched.buffers if t.name != "sizes"]
+    moved = [t for launched in run.launches for t in launched.buffers if t.name not in UNIFORM]
     return sum(t.read_once + t.written_once if once else t.read + t.written for t in moved)
 
 
@@ -79,15 +80,6 @@ def least_assign(
     streamed = isinstance(tiles, launch.Tiles) and tiles.res == 0
     x = n * d * itemsize * (ceil_div(k, tiles.centroids) if streamed else 1)
     return x + ceil_div(n, tiles.rows) * k * (d + 1) * 4 + 8 * n * top
-
-
-def between(n: int, k: int, d: int) -> int:
-    """Bytes of MLX's own operations in `accumulate`: scans of the sort's counts, or dense sums."""
-    if k <= launch.DENSE_CLUSTERS:
-        chunks = launch.dense_sums_launch(1, n, k, d).chunks
-        return 4 * chunks * k * (d + 1) + 4 * k * (d + 1)
-    # The scan reads and writes the counts, the bases read two arrays and write one.
-    return 4 * 5 * launch.sort_launch(1, n, k).chunks * k
 
 
 def draw(*shape: int) -> mx.array:
@@ -134,20 +126,25 @@ def _top_of_rows(dtype: mx.Dtype, _: int, k: int, n: int, top: int) -> tuple[int
 def _sums(dtype: mx.Dtype, d: int, k: int, n: int, _: int) -> tuple[int, int, int]:
     x = draw(1, n, d).astype(dtype)
     labels = mx.array(np.random.default_rng(0).integers(0, k, (1, n)).astype(np.uint32))
-    moved = count(lambda: kernels.accumulate(x, labels, k), once=True) + between(n, k, d)
-    orders = 1 if k <= launch.DENSE_CLUSTERS else 2  # labels, and the order if there is one
-    return moved, x.nbytes + orders * 4 * n + 4 * k * (d + 1), 2 * n * d
+    moved = count(lambda: sums.accumulate(x, labels, k), once=True)
+    # Labels of the E-step, old ones and new ones; the order if there is one.
+    arrays = 3 if k <= sums_launch.DENSE_CLUSTERS else 4
+    return moved, x.nbytes + arrays * 4 * n + 4 * k * (d + 2), 2 * n * d
 
 
 def _move(_: mx.Dtype, d: int, k: int, __: int, ___: int) -> tuple[int, int, int]:
     c, weight_sum = draw(1, k, d), mx.abs(draw(1, k))
     moved = count(
         lambda: kernels.move_centroids(
-            sums=c + 1, weight_sum=weight_sum, old=c, active=mx.array([True]), spherical=False
+            sums=c + 1,
+            weight_sum=weight_sum,
+            old=c,
+            active=mx.array([1], mx.uint32),
+            spherical=False,
         ),
         once=True,
     )
-    return moved, 4 * 4 * k * (d + 1), 4 * k * d
+    return moved, 4 * k * (4 * d + 5), 4 * k * d
 
 
 def table() -> list[Row]:
@@ -166,8 +163,8 @@ def markdown(rows: list[Row]) -> str:
         "# Bytes that the Metal kernels move",
         "",
         "Counted by the emulator of `tests/metal` (`PYTHONPATH=tests python -m metal.traffic`), not on a GPU; no times. `least`",
-        "is what the kernel's tiling must move; for sums it is x, labels and order (from K = 65) read once and the sums written once.",
-        "Assign, argmax and topk as lanes ask, caches aside; sums and moves as each byte once per threadgroup, with MLX's scans.",
+        "is what the kernel's tiling must move; for sums it is x, new and old labels and order (from K = 65) moved once and the sums written once.",
+        "Assign, argmax and topk as lanes ask, caches aside; sums and moves as each byte once per threadgroup.",
         "",
         "| kernel | case | D | K | dtype | rows counted | bytes | least | ratio | FLOP/byte |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from ..points import SETTLED, STABLE
 from . import kernels
 from .device import Device
-from .kernels import Normalisation, Sums
+from .kernels import Normalisation
 from .strategy import Strategy
+from .sums import Progress, Rows, Sums, reduce
 
 __all__ = ["Constants", "Options", "State", "block"]
 
@@ -64,7 +64,7 @@ class State(NamedTuple):
         normalised: (B, K, D) float32, the same in normalised coordinates.
         bias: (B, K) float32.
         labels: (B, N) uint32.
-        running: (B,) bool.
+        running: (B,) uint32, 0 where a batch element has stopped.
         remaining: (B,) int32, E-steps to the limit.
         status: (B,) int32, PENDING, STABLE or SETTLED.
         moved: (B,) float32, `Step.shift`: how far centroids moved in the last M-step.
@@ -121,62 +121,54 @@ def block(length: int, options: Options, compiled: bool) -> Callable[[Constants,
 
 
 def _iterate(constants: Constants, state: State, options: Options) -> State:
-    """Do one E-step, and the M-step of the batch elements that go on."""
-    labels, sums = _e_step(constants, state, options)
-    running = state.running
-    remaining = state.remaining - running.astype(mx.int32)
-    stable = running & (labels == state.labels).all(axis=1)
-    stopped = stable | (remaining == 0)
-    if not options.skip_empty:
-        stopped = stopped | (sums.counts == 0).any(axis=1)
-    active = running & ~stopped
-    centroids, normalised, bias, squares = kernels.move_centroids(
-        sums=sums.sums,
-        weight_sum=sums.weight_sum,
-        old=state.centroids,
-        active=active,
-        shift=constants.frame_shift,
-        scale=constants.frame_scale,
-        spherical=options.spherical,
-    )
-    moved = mx.sqrt(squares.sum(axis=1) if options.summed_shift else squares.max(axis=1))
-    if constants.frame_scale is not None:
-        moved = moved * constants.frame_scale
-    # Squares of tiny moves are zero, so equal centroids are looked for as well.
-    equal = (centroids == state.centroids).all(axis=(1, 2))
-    within_tol = (constants.tol > 0) & (moved <= constants.tol)
-    settled = active & (equal | within_tol)
-    inactive = ~active[:, None]
-    return State(
-        centroids=centroids,
-        normalised=mx.where(inactive[..., None], state.normalised, normalised),
-        bias=mx.where(inactive, state.bias, bias),
-        labels=labels,
-        running=active & ~settled,
-        remaining=remaining,
-        status=mx.where(stable, STABLE, mx.where(settled, SETTLED, state.status)),
-        moved=mx.where(active, moved, state.moved),
-        sums=sums.sums,
-        weight_sum=sums.weight_sum,
-        counts=sums.counts,
-    )
+    """Do one E-step, and the M-step of the batch elements that go on.
 
-
-def _e_step(constants: Constants, state: State, options: Options) -> tuple[mx.array, Sums]:
-    """Return labels (B, N) and sums; batch elements that aren't running keep their labels."""
-    found = options.strategy.labels(
+    The kernels do nothing for a batch element that has stopped but copy its state.
+    """
+    found = options.strategy.find(
         constants.x,
         state.normalised,
         state.bias,
         constants.normalisation,
         options.device,
+        state.running,
     )
-    labels = mx.where(state.running[:, None], found, state.labels)
-    sums = kernels.accumulate(
-        constants.x,
-        labels,
-        state.centroids.shape[1],
-        weights=constants.weights,
-        normalisation=constants.normalisation,
+    labels, sums, checked = reduce(
+        Rows(constants.x, constants.weights, constants.normalisation),
+        found,
+        state.labels,
+        Sums(state.sums, state.weight_sum, state.counts),
+        Progress(state.running, state.remaining, state.status),
+        keep_empty=options.skip_empty,
     )
-    return labels, sums
+    moved = kernels.move_centroids(
+        sums=sums.sums,
+        weight_sum=sums.weight_sum,
+        old=state.centroids,
+        active=checked.running,
+        shift=constants.frame_shift,
+        scale=constants.frame_scale,
+        spherical=options.spherical,
+    )
+    running, status, shift = kernels.check_moves(
+        moved,
+        active=checked.running,
+        status=checked.status,
+        shift=state.moved,
+        tol=constants.tol,
+        scale=constants.frame_scale,
+        summed=options.summed_shift,
+    )
+    return State(
+        centroids=moved.centroids,
+        normalised=moved.normalised,
+        bias=moved.bias,
+        labels=labels,
+        running=running,
+        remaining=checked.remaining,
+        status=status,
+        moved=shift,
+        sums=sums.sums,
+        weight_sum=sums.weight_sum,
+        counts=sums.counts,
+    )

@@ -1,4 +1,4 @@
-"""An E-step that skips the groups of centroids that bounds rule out, see kernels/metal/groups.metal.
+"""An E-step that skips groups of centroids by bounds, see kernels/metal/groups.metal.
 
 Bounds are of one sequence of centroids. They are carried from one E-step to the next, however the
 centroids moved in between.
@@ -12,10 +12,10 @@ import mlx.core as mx
 import numpy as np
 
 from ..grouping import halved
-from . import kernels
 from .device import Launch, ceil_div
 from .kernels import Normalisation, normalisation_inputs, tile_arguments
 from .launch import SMALL_D, Tiles
+from .order import counting_sort
 from .sources import call
 
 __all__ = ["Bounds", "Grouping", "assign", "group_centroids", "start", "tiles_for"]
@@ -136,7 +136,7 @@ def assign(
         shapes=[(b, n)],
         dtypes=[mx.uint32],
     )
-    order = kernels.counting_sort(key, k + 1).order
+    order = counting_sort(key, k + 1).order
     blocks = ceil_div(n, tiles.rows)
     place, upper, lower, compared = call(
         "assign_groups",

@@ -14,14 +14,16 @@ from ..portable.points import PortablePoints
 from .block import Constants, Options, State, block
 from .device import Device, supports
 from .kernels import Normalisation
+from .launch import launch_rows
 from .memory import step_bytes
+from .order import take_labels
 from .strategy import Strategy, choose
 
 __all__ = ["MetalPoints"]
 
-# Iterations of a block: a synchronisation costs less than one of them, and what runs past the end
-# of a fit is wasted.
-MAX_LENGTH = 8
+# Iterations of a block. Past the end of a fit they cost launches only, but under "addmm": its
+# products are computed for batch elements that have stopped, too.
+LENGTHS = {"fused": 8, "addmm": 2}
 MAX_REMAINING = 2**31 - 1  # iterations that the device can count
 
 
@@ -67,8 +69,6 @@ class MetalPoints(PortablePoints):
             tol=mx.array(0.0),
         )
         self._strategy: Strategy | None = None
-        self._max_length = 1 if problem.max_bytes else MAX_LENGTH
-        self._length = 1
 
     @property
     def _normalisation(self) -> Normalisation | None:
@@ -84,15 +84,12 @@ class MetalPoints(PortablePoints):
             return mx.array(np.ascontiguousarray(x))
         return super()._framed(x)
 
-    def reset(self) -> None:
-        super().reset()
-        self._length = 1
-
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
         c, bias = self._inner(centroids)
         strategy = self._choose_strategy(measure=False)
-        labels = strategy.labels(self.x, c, bias, self._normalisation, self.device)
-        self._labels = mx.where(mx.array(elements.tolist())[:, None], labels, self._labels)
+        running = mx.array(elements.astype(np.uint32))
+        found = strategy.find(self.x, c, bias, self._normalisation, self.device, running)
+        self._labels = take_labels(found, self._labels, running)[0]
         _evaluate(self._labels)
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
@@ -110,8 +107,6 @@ class MetalPoints(PortablePoints):
         self._labels = state.labels
         centroids[elements] = np.array(state.centroids)[elements]
         counts = np.array(state.counts, np.int64)
-        if not skip_empty and (counts[elements] == 0).any():
-            self._length = 1
         return Step(
             iterations=limits - np.array(state.remaining, np.int64),
             status=np.array(state.status, np.int64),
@@ -122,16 +117,27 @@ class MetalPoints(PortablePoints):
         )
 
     def _run_blocks(self, state: State, tol: float, options: Options) -> State:
-        """Run blocks of growing length until no batch element is running."""
+        """Run blocks of iterations until no batch element is running."""
         constants = self._constants._replace(tol=mx.array(tol, mx.float32))
-        compiled = self.problem.compiled and not options.strategy.waits
+        strategy = options.strategy
+        k = self.problem.n_clusters
+        compiled = self.problem.compiled and not strategy.waits(self.shape, k)
+        length = self._block_length(strategy.name, int(np.array(state.remaining).max()))
         while True:
-            length = min(self._length, int(np.array(state.remaining).max()))
             state = block(length, options, compiled)(constants, state)
             _evaluate(*state)
-            self._length = min(2 * self._length, self._max_length)
             if not np.array(state.running).any():
                 return state
+
+    def _block_length(self, strategy: str, limit: int) -> int:
+        """Return 1, or as many iterations as compute no more than a launch may."""
+        if limit == 1 or self.problem.max_bytes:
+            return 1
+        b, n, d = self.shape
+        length = LENGTHS[strategy]
+        while length > 1 and length * b * n > launch_rows(self.problem.n_clusters, d):
+            length //= 2
+        return length
 
     def _choose_strategy(self, *, measure: bool) -> Strategy:
         """Return the strategy; once measured, for iterations only, it stays the same."""
@@ -159,7 +165,7 @@ class MetalPoints(PortablePoints):
             normalised=c,
             bias=bias,
             labels=self._labels,
-            running=remaining > 0,
+            running=mx.array((limits > 0).astype(np.uint32)),
             remaining=remaining,
             status=mx.full((b,), PENDING, mx.int32),
             moved=mx.zeros((b,)),

@@ -11,7 +11,7 @@ from metal.emulator import emulation
 from metal.kit import needs_gpp
 from metal.lint import lint, why_not
 
-from flash_kmeans_mlx.backends.metal import kernels, launch, topk
+from flash_kmeans_mlx.backends.metal import kernels, launch, order, sums, sums_launch, topk
 from flash_kmeans_mlx.backends.metal.kernels import Normalisation
 from flash_kmeans_mlx.backends.metal.sources import DEFINITIONS
 
@@ -51,7 +51,7 @@ def accumulate(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32) -> 
     """Points with an odd number of features have weights."""
     weights = mx.abs(draw(b, n)) if d % 2 else None
     return lambda: tuple(
-        kernels.accumulate(
+        sums.accumulate(
             draw(b, n, d, dtype=dtype), labels(b, n, k), k, weights, normalisation(b, d)
         )
     )
@@ -66,16 +66,16 @@ def in_small_chunks(kernel: Kernel) -> Kernel:
 
     def call() -> tuple[mx.array, ...]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(launch, "DENSE_CLUSTERS", 0)
-            patch.setattr(launch, "LEAST_SORT_CHUNK", 64)
-            patch.setattr(launch, "LEAST_SUM_CHUNK", 32)
+            patch.setattr(sums_launch, "DENSE_CLUSTERS", 0)
+            patch.setattr(sums_launch, "LEAST_SORT_CHUNK", 64)
+            patch.setattr(sums_launch, "LEAST_SUM_CHUNK", 32)
             return kernel()
 
     return call
 
 
 def sort(b: int, n: int, k: int) -> Kernel:
-    return lambda: tuple(kernels.counting_sort(labels(b, n, k), k))
+    return lambda: tuple(order.counting_sort(labels(b, n, k), k))
 
 
 def move(b: int, k: int, d: int, *, spherical: bool) -> Kernel:
@@ -83,7 +83,7 @@ def move(b: int, k: int, d: int, *, spherical: bool) -> Kernel:
         sums=draw(b, k, d),
         weight_sum=mx.arange(b * k).reshape(b, k).astype(mx.float32),
         old=draw(b, k, d),
-        active=mx.array([True, False]),
+        active=mx.array([1, 0], mx.uint32),
         spherical=spherical,
         shift=None if spherical else draw(b, d),
         scale=None if spherical else mx.full((b,), 2.0),
