@@ -18,7 +18,15 @@ from .launch import SMALL_D, Tiles
 from .order import counting_sort
 from .sources import call
 
-__all__ = ["Bounds", "Grouping", "assign", "group_centroids", "start", "tiles_for"]
+__all__ = [
+    "Bounds",
+    "Grouping",
+    "assign",
+    "group_centroids",
+    "share_compared",
+    "start",
+    "tiles_for",
+]
 
 WORDS = 32  # of a set of groups, as in groups.metal
 MAX_D = 8192  # the bound of rounding holds up to here
@@ -45,12 +53,14 @@ class Bounds(NamedTuple):
         place: (B, N) uint32, the place of each row's own centroid.
         upper: (B, N) float32, at least the distance to it.
         lower: (B, N, G) float32, at most the distance to the other centroids of each group.
+        compared: (B, S) uint32, the groups that each simdgroup compared in the last E-step.
     """
 
     seen: mx.array
     place: mx.array
     upper: mx.array
     lower: mx.array
+    compared: mx.array
 
 
 def tiles_for(k: int, d: int) -> Tiles | None:
@@ -80,7 +90,18 @@ def start(n: int, c: mx.array, tiles: Tiles) -> Bounds:
         place=mx.zeros((b, n), mx.uint32),
         upper=mx.full((b, n), mx.inf),
         lower=mx.zeros((b, n, ceil_div(k, tiles.centroids))),
+        compared=mx.zeros((b, _simdgroups(n, tiles)), mx.uint32),
     )
+
+
+def share_compared(bounds: Bounds) -> float:
+    """Return the share of simdgroups and groups that the last E-step compared."""
+    compared = np.array(bounds.compared)
+    return float(compared.mean()) / bounds.lower.shape[2]
+
+
+def _simdgroups(n: int, tiles: Tiles) -> int:
+    return ceil_div(n, tiles.rows) * tiles.nsg
 
 
 def assign(
@@ -93,7 +114,7 @@ def assign(
     grouping: Grouping,
     square: mx.array,
     bounds: Bounds,
-) -> tuple[mx.array, Bounds, mx.array]:
+) -> tuple[mx.array, Bounds]:
     """Return the labels of `kernels.assign` with a bias of -||c||^2 / 2.
 
     Args:
@@ -107,8 +128,7 @@ def assign(
         bounds: Those of the previous E-step, or of `start`.
 
     Returns:
-        Labels (B, N) uint32, the bounds of these centroids, and (B, S) uint32: the groups that each
-        simdgroup compared.
+        Labels (B, N) uint32, and the bounds of these centroids.
     """
     b, n, d = x.shape
     k = c.shape[1]
@@ -137,20 +157,19 @@ def assign(
         dtypes=[mx.uint32],
     )
     order = counting_sort(key, k + 1).order
-    blocks = ceil_div(n, tiles.rows)
     place, upper, lower, compared = call(
         "assign_groups",
         inputs=[x, c, bias, *normalisation_inputs(normalisation, c), *inputs, key, order],
         launch=Launch(
-            (blocks * tiles.threads, b, 1),
+            (ceil_div(n, tiles.rows) * tiles.threads, b, 1),
             (tiles.threads, 1, 1),
             tiles.tile_bytes + 4 * tiles.nsg * WORDS,
         ),
-        shapes=[(b, n), (b, n), (b, n, groups), (b, blocks * tiles.nsg)],
+        shapes=[(b, n), (b, n), (b, n, groups), (b, _simdgroups(n, tiles))],
         dtypes=[mx.uint32, mx.float32, mx.float32, mx.uint32],
         T=x.dtype,
         **tile_arguments(tiles),
         FRAMED=normalisation is not None,
     )
     labels = mx.take_along_axis(grouping.index, place, axis=1)
-    return labels, Bounds(c, place, upper, lower), compared
+    return labels, Bounds(c, place, upper, lower, compared)

@@ -11,10 +11,11 @@ import numpy as np
 from ...errors import BackendUnavailableError
 from ..points import PENDING, Problem, Step
 from ..portable.points import PortablePoints
+from . import groups
 from .block import Constants, Options, State, block
 from .device import Device, supports
 from .kernels import Normalisation
-from .launch import launch_rows
+from .launch import Tiles, launch_rows
 from .memory import step_bytes
 from .order import take_labels
 from .strategy import Strategy, choose
@@ -23,7 +24,10 @@ __all__ = ["MetalPoints"]
 
 # Iterations of a block. Past the end of a fit they cost launches only, but under "addmm": its
 # products are computed for batch elements that have stopped, too.
-LENGTHS = {"fused": 8, "addmm": 2}
+LENGTHS = {"fused": 8, "addmm": 2, "groups": 8}
+# Bounds that rule out less than a twentieth after so many iterations are given up.
+TRIED = 8
+PAYS = 0.95
 MAX_REMAINING = 2**31 - 1  # iterations that the device can count
 
 
@@ -69,6 +73,8 @@ class MetalPoints(PortablePoints):
             tol=mx.array(0.0),
         )
         self._strategy: Strategy | None = None
+        self._group_bounds: tuple[mx.array, ...] = ()
+        self._tried = 0  # iterations with bounds
 
     @property
     def _normalisation(self) -> Normalisation | None:
@@ -83,6 +89,12 @@ class MetalPoints(PortablePoints):
         if x.dtype in (np.float32, np.float16) and self.frame.identity.all():
             return mx.array(np.ascontiguousarray(x))
         return super()._framed(x)
+
+    def reset(self) -> None:
+        super().reset()
+        self._group_bounds = ()
+        self._tried = 0
+        self._constants = self._constants._replace(grouping=())
 
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
         c, bias = self._inner(centroids)
@@ -105,6 +117,7 @@ class MetalPoints(PortablePoints):
         )
         state = self._run_blocks(self._start(centroids, limits), tol, options)
         self._labels = state.labels
+        self._group_bounds = state.bounds
         centroids[elements] = np.array(state.centroids)[elements]
         counts = np.array(state.counts, np.int64)
         return Step(
@@ -125,9 +138,20 @@ class MetalPoints(PortablePoints):
         length = self._block_length(strategy.name, int(np.array(state.remaining).max()))
         while True:
             state = block(length, options, compiled)(constants, state)
-            _evaluate(*state)
+            _evaluate(*state[:-1], *state.bounds)
+            if state.bounds:
+                options, state = self._judge_bounds(length, options, state)
             if not np.array(state.running).any():
                 return state
+
+    def _judge_bounds(self, length: int, options: Options, state: State) -> tuple[Options, State]:
+        """Go on without bounds where they rule out little."""
+        self._tried += length
+        if self._tried < TRIED or groups.share_compared(groups.Bounds(*state.bounds)) <= PAYS:
+            return options, state
+        self._strategy = replace(options.strategy, name="fused", groups=None)
+        self.strategy = self._strategy.name
+        return options._replace(strategy=self._strategy), state._replace(bounds=())
 
     def _block_length(self, strategy: str, limit: int) -> int:
         """Return 1, or as many iterations as compute no more than a launch may."""
@@ -152,13 +176,33 @@ class MetalPoints(PortablePoints):
             capped=self.problem.max_bytes > 0,
             measure=measure,
         )
+        if measure and self.problem.strategy == "groups":
+            chosen = self._with_groups(chosen)
         self.strategy = chosen.name
         self._strategy = chosen if measure else None
         return chosen
 
+    def _with_groups(self, fused: Strategy) -> Strategy:
+        """Return "groups" where distances are Euclidean and the kernels take the shape."""
+        b, n, d = self.shape
+        k = self.problem.n_clusters
+        tiles = groups.tiles_for(k, d)
+        refused = self.metric.spherical or self.problem.max_bytes or launch_rows(k, d) < b * n
+        return fused if tiles is None or refused else replace(fused, name="groups", groups=tiles)
+
+    def _start_bounds(self, c: mx.array, tiles: Tiles) -> None:
+        """Group centroids c (B, K, D), and begin with bounds that rule nothing out."""
+        grouping = groups.group_centroids(np.array(c), tiles)
+        square = self.gather(lambda x, _lo, _hi: mx.square(x).sum(-1))
+        self._constants = self._constants._replace(grouping=(*grouping, square))
+        self._group_bounds = tuple(groups.start(self.shape[1], c, tiles))
+
     def _start(self, centroids: np.ndarray, limits: np.ndarray) -> State:
         b, k, d = centroids.shape
         c, bias = self._inner(centroids)
+        tiles = self._strategy.groups if self._strategy else None
+        if tiles is not None and not self._group_bounds:
+            self._start_bounds(c, tiles)
         remaining = mx.array(limits.astype(np.int32))
         return State(
             centroids=mx.array(centroids),
@@ -172,6 +216,7 @@ class MetalPoints(PortablePoints):
             sums=mx.zeros((b, k, d)),
             weight_sum=mx.zeros((b, k)),
             counts=mx.zeros((b, k), mx.uint32),
+            bounds=self._group_bounds,
         )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+import flash_kmeans_mlx as fk
 from flash_kmeans_mlx.backends.metal import groups, kernels
 from flash_kmeans_mlx.backends.metal.groups import tiles_for
 from flash_kmeans_mlx.backends.metal.kernels import Normalisation
@@ -29,7 +30,7 @@ def bias_of(c: np.ndarray) -> mx.array:
 
 def follow(x: mx.array, steps: list[np.ndarray], normalisation: Normalisation | None = None) -> Run:
     """Do an E-step for each of the centroids (B, K, D); every one must have the labels of fused."""
-    b, n, d = x.shape
+    _, n, d = x.shape
     k = steps[0].shape[1]
     tiles = tiles_for(k, d)
     assert tiles is not None
@@ -42,16 +43,14 @@ def follow(x: mx.array, steps: list[np.ndarray], normalisation: Normalisation | 
     run = Run([], [])
     for c in steps:
         args = (x, mx.array(c), bias_of(c), normalisation)
-        labels, bounds, compared = groups.assign(
+        labels, bounds = groups.assign(
             *args, tiles=tiles, grouping=grouping, square=square, bounds=bounds
         )
         mx.eval(labels, *bounds)
         expected = np.array(kernels.assign(*args)[0])
         np.testing.assert_array_equal(np.array(labels), expected)
         run.labels.append(expected)
-        simdgroups = -(-n // tiles.rows) * tiles.nsg
-        cells = b * simdgroups * bounds.lower.shape[2]
-        run.left.append(float(np.array(compared).sum()) / cells)
+        run.left.append(groups.share_compared(bounds))
     return run
 
 
@@ -155,3 +154,16 @@ def test_centroids_that_stand_still_cost_nothing() -> None:
     x = clustered(1, 256, 70, 24)
     run = follow(mx.array(x), [x[:, :70].copy()] * 3)
     assert run.left[1] <= 1 / 3 and run.left[2] <= run.left[1]
+
+
+@pytest.mark.parametrize("d", [24, 130])
+def test_fits_are_those_of_fused(d: int) -> None:
+    x = clustered(2, 400, 70, d) + np.float32(30)
+    options: dict[str, Any] = {"max_iters": 12, "backend": "metal", "seed": 1}
+    fused = fk.batch_kmeans_Euclid(x, 70, strategy="fused", **options)
+    bounded = fk.batch_kmeans_Euclid(x, 70, strategy="groups", **options)
+    assert (fused.strategy, bounded.strategy) == ("fused", "groups")
+    np.testing.assert_array_equal(bounded.labels, fused.labels)
+    np.testing.assert_array_equal(bounded.centroids, fused.centroids)
+    np.testing.assert_array_equal(bounded.n_iter, fused.n_iter)
+    np.testing.assert_array_equal(bounded.inertia, fused.inertia)
