@@ -2,9 +2,8 @@
 //
 // Centroids are in an order that keeps alike ones together; a group of them is a tile of scores. A
 // row carries an upper bound of the distance to its own centroid and, per group, a lower bound of
-// the distance to the others (Yinyang k-means, Ding et al., 2015). Both loosen by how far centroids
-// have moved. Rows are taken in the order of `key`, so that rows of a simdgroup need the same
-// groups; a simdgroup skips a tile that none of its rows needs.
+// the distance to the others (Yinyang k-means, Ding et al., 2015). Both loosen as centroids move.
+// Rows are in the order of `key`: those of a simdgroup need the same groups, and it skips the rest.
 //
 // Rounding. Let s be the scores, d the distances and S = ||x||^2 + max ||c||^2. A score is a sum of
 // D products and a bias in any order, so it is off by less than (D + 4) 2^-24 S / (1 - D 2^-24)
@@ -29,8 +28,8 @@
 //       order       (B, N) uint    rows in the order of their keys
 //   OUT new_place, new_upper, new_lower, and compared (B, simdgroups) uint: tiles of a simdgroup
 
-constant constexpr float LOOSER = 1.0f + 0x1p-22f;  // for the rounding of a sum of two
-constant constexpr float TIGHTER = 1.0f - 0x1p-22f;
+constant constexpr float LOOSER = 1.0f + 0x1p-20f;  // for the rounding of a sum or a square root
+constant constexpr float TIGHTER = 1.0f - 0x1p-20f;
 constant constexpr uint WORDS = 32;  // of a set of groups: one a lane
 constant constexpr uint NO_PLACE = 0xffffffff;
 
@@ -38,7 +37,7 @@ METAL_FUNC float rounding_error(float square, float most, uint D) {
   return float(2 * D + 32) * 0x1p-24f * (square + most) + float(D) * 0x1p-124f;
 }
 
-METAL_FUNC bool is_ruled_out(float lower, float upper, float error) {
+METAL_FUNC bool is_out(float lower, float upper, float error) {
   return lower > upper && (lower - upper) * (lower + upper) > 4.0f * error;
 }
 
@@ -111,7 +110,7 @@ METAL_FUNC void flag_row(B bounds, device uint* key, uint row, uint batch) {
   const float above = bounds.above(batch, row), error = bounds.error(batch, bounds.square[at]);
   bool idle = true;
   for (uint g = 0; g < bounds.G && idle; g++)
-    idle = is_ruled_out(bounds.below(batch, row, g), above, error);
+    idle = is_out(bounds.below(batch, row, g), above, error);
   key[at] = idle ? bounds.K : uint(bounds.place[at]);
 }
 
@@ -212,7 +211,7 @@ struct Groups {
       for (uint r = 0; r < count && busy; r++) {
         const uint at = simd_shuffle(row, ushort(r));
         const float most = simd_shuffle(upper, ushort(r)), slack = simd_shuffle(error, ushort(r));
-        if (g < bounds.G) needs |= !is_ruled_out(bounds.below(batch, at, g), most, slack);
+        if (g < bounds.G) needs |= !is_out(bounds.below(batch, at, g), most, slack);
       }
       const uint bits = simd_or(uint(needs) << lane) & ~before;
       if (lane == w) needed = bits;

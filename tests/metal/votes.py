@@ -2,7 +2,8 @@
 
     OPENBLAS_NUM_THREADS=1 PYTHONPATH=tests python -m metal.votes [CASE ...]
 
-prints the table and, without arguments, writes it to benchmark/results/metal-votes.md. Points carry
+prints the tables of the named cases; without names it writes those of all cases into
+benchmark/results/metal-votes.md. The second table is that of low_precision.py. Points carry
 an upper bound of the distance to their own centroid and a lower bound per group of centroids
 (Yinyang k-means; Ding et al., 2015). Rows are taken in blocks in the order of their last label. A
 block whose bounds all hold does nothing. Another one compares the groups of its own centroids first,
@@ -23,6 +24,7 @@ from flash_kmeans_mlx.benchmark.cases import Case, embeddings, gauss, patches, s
 
 from flash_kmeans_mlx.backends.grouping import halved
 from flash_kmeans_mlx.frame import EPS
+from metal import low_precision
 
 Array = npt.NDArray[Any]
 PAGE = Path(__file__).parents[2] / "benchmark" / "results" / "metal-votes.md"
@@ -184,12 +186,10 @@ def variants() -> list[Variant]:
         Variant(axis=True),
         Variant(sort="data"),
         Variant(sort="margin"),
-        Variant(rows=64, sort="margin"),
         Variant(sort="needs"),
-        Variant(rows=32, sort="needs"),
         Variant(rows=64, sort="needs"),
-        Variant(sort="rival"),
-        Variant(rows=64, sort="rival"),
+        Variant(group=32, sort="needs"),
+        Variant(rows=64, group=32, sort="needs"),
         Variant(group=32, sort="rival"),
         Variant(own_always=True),
     ]
@@ -201,8 +201,11 @@ def along_axis(c: Array) -> Array:
     return np.argsort(rows @ np.linalg.svd(rows, full_matrices=False)[2][0], kind="stable")
 
 
-def fit(x: Array, c: Array, tried: list[Variant]) -> int:
-    """Run Lloyd's loop on rows x (N, D) from centroids c (K, D); return the iterations."""
+def fit(x: Array, c: Array, tried: list[Variant]) -> tuple[int, list[tuple[Array, Array]]]:
+    """Run Lloyd's loop on rows x (N, D) from centroids c (K, D).
+
+    Returns the iterations, and centroids with the labels before them of low_precision.ITERATIONS.
+    """
     n, d = x.shape
     k = len(c)
     orders = (halved(c, 64), along_axis(c))
@@ -211,9 +214,13 @@ def fit(x: Array, c: Array, tried: list[Variant]) -> int:
         variant.start(n, k)
     square = np.einsum("nd,nd->n", x, x)
     previous, labels = c, np.zeros(n, np.int64)
+    seen = []
+    iterations = MAX_ITERATIONS
     for t in range(MAX_ITERATIONS):
+        if t in low_precision.ITERATIONS:
+            seen.append((c, labels))
         bias = -0.5 * np.einsum("kd,kd->k", c, c)
-        error = (d + 8) * EPS * (square - 2 * bias.min())
+        error = (2 * d + 32) * EPS * (square - 2 * bias.min())
         new, old_score, new_score, groups = _scores(x, c, bias, labels, orders)
         drift = np.sqrt(np.square(c - previous).sum(1))
         now = Pass(labels, new, old_score, new_score, drift, places, groups, square, error)
@@ -222,9 +229,10 @@ def fit(x: Array, c: Array, tried: list[Variant]) -> int:
         changed = t == 0 or bool((new != labels).any())
         labels, previous = new, c
         if not changed:
-            return t + 1
-        c = _means(x, labels, c)
-    return MAX_ITERATIONS
+            iterations = t + 1
+            break
+        c = means(x, labels, c)
+    return iterations, seen
 
 
 def _scores(
@@ -252,7 +260,7 @@ def _scores(
     return new, old_score, new_score, groups
 
 
-def _means(x: Array, labels: Array, c: Array) -> Array:
+def means(x: Array, labels: Array, c: Array) -> Array:
     """Return the mean of each cluster; an empty one keeps its centroid."""
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels, minlength=len(c))
@@ -264,8 +272,8 @@ def _means(x: Array, labels: Array, c: Array) -> Array:
     return moved
 
 
-def run(case: Case) -> list[str]:
-    """Return the lines of the table for one case."""
+def run(case: Case) -> tuple[list[str], list[str]]:
+    """Return the lines of both tables for one case."""
     start = time.process_time()
     x = case.data()
     case = case.sized_like(x)
@@ -273,7 +281,7 @@ def run(case: Case) -> list[str]:
     rows = x[0]
     shift = rows.mean(0)
     tried = variants()
-    iterations = fit(rows - shift, c - shift, tried)
+    iterations, seen = fit(rows - shift, c - shift, tried)
     lines = []
     for variant in tried:
         left = np.array(variant.left)
@@ -282,7 +290,7 @@ def run(case: Case) -> list[str]:
         idle = np.mean(variant.idle)
         lines.append(f"| {case.name} | {variant.name()} | {shares} | {idle:.3f} |")
     print(case.shape(), f"{iterations} iterations, {time.process_time() - start:.0f} CPU-s")
-    return lines
+    return lines, low_precision.lines(case.name, rows - shift, seen)
 
 
 HEAD = [
@@ -292,14 +300,27 @@ HEAD = [
 
 
 def main(names: list[str]) -> None:
-    lines = list(HEAD)
+    votes, scores = list(HEAD), list(low_precision.HEAD)
     for case in PROBLEMS:
         if not names or case.name in names:
-            lines += run(case)
-    text = "\n".join([*lines, ""])
-    print(text)
-    if not names:
-        PAGE.write_text(text, encoding="utf-8")
+            of_votes, of_scores = run(case)
+            votes += of_votes
+            scores += of_scores
+    if names:
+        print("\n".join([*votes, "", *scores, ""]))
+        return
+    page = PAGE.read_text(encoding="utf-8")
+    for head, lines in ((HEAD, votes), (low_precision.HEAD, scores)):
+        page = replace_table(page, head, lines)
+    PAGE.write_text(page, encoding="utf-8")
+
+
+def replace_table(page: str, head: list[str], lines: list[str]) -> str:
+    """Return the page with other lines in the table that has this head."""
+    before, after = page.split("\n".join(head) + "\n")
+    rest = after.split("\n")
+    end = next(i for i, line in enumerate(rest) if not line.startswith("|"))
+    return before + "\n".join([*lines, *rest[end:]])
 
 
 if __name__ == "__main__":

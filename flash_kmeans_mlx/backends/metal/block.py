@@ -39,7 +39,7 @@ class Constants(NamedTuple):
         frame_scale: (B,) float32, `Frame.scale`, or None likewise.
         tol: () float32.
         grouping: The arrays of a `Grouping` and squared norms (B, N) of points as they are read, or
-            () where the strategy carries no bounds.
+            None where the strategy carries no bounds.
     """
 
     x: mx.array
@@ -49,7 +49,7 @@ class Constants(NamedTuple):
     frame_shift: mx.array | None
     frame_scale: mx.array | None
     tol: mx.array
-    grouping: tuple[mx.array, ...] = ()
+    grouping: tuple[mx.array, ...] | None = None
 
     @property
     def normalisation(self) -> Normalisation | None:
@@ -179,7 +179,7 @@ def _e_step(
     """Return the best centroid of each point, and bounds if there are any."""
     points = (constants.x, state.normalised, state.bias, constants.normalisation)
     tiles = options.strategy.groups
-    if tiles is None or not constants.grouping:
+    if tiles is None or constants.grouping is None:
         return options.strategy.find(*points, options.device, state.running), ()
     index, position, square = constants.grouping
     labels, bounds = groups.assign(

@@ -23,6 +23,7 @@ __all__ = [
     "Grouping",
     "assign",
     "group_centroids",
+    "recount",
     "share_compared",
     "start",
     "tiles_for",
@@ -53,7 +54,8 @@ class Bounds(NamedTuple):
         place: (B, N) uint32, the place of each row's own centroid.
         upper: (B, N) float32, at least the distance to it.
         lower: (B, N, G) float32, at most the distance to the other centroids of each group.
-        compared: (B, S) uint32, the groups that each simdgroup compared in the last E-step.
+        compared: (B, S) uint32, the groups that each simdgroup compared so far.
+        steps: () uint32, E-steps so far.
     """
 
     seen: mx.array
@@ -61,6 +63,7 @@ class Bounds(NamedTuple):
     upper: mx.array
     lower: mx.array
     compared: mx.array
+    steps: mx.array
 
 
 def tiles_for(k: int, d: int) -> Tiles | None:
@@ -91,13 +94,22 @@ def start(n: int, c: mx.array, tiles: Tiles) -> Bounds:
         upper=mx.full((b, n), mx.inf),
         lower=mx.zeros((b, n, ceil_div(k, tiles.centroids))),
         compared=mx.zeros((b, _simdgroups(n, tiles)), mx.uint32),
+        steps=mx.array(0, mx.uint32),
     )
 
 
-def share_compared(bounds: Bounds) -> float:
-    """Return the share of simdgroups and groups that the last E-step compared."""
-    compared = np.array(bounds.compared)
-    return float(compared.mean()) / bounds.lower.shape[2]
+def share_compared(bounds: Bounds, tiles: Tiles) -> float:
+    """Return the share of products that E-steps since `recount` computed."""
+    b, n, groups = bounds.lower.shape
+    whole = b * ceil_div(n, tiles.rows // tiles.nsg) * groups * max(int(bounds.steps.item()), 1)
+    return int(np.array(bounds.compared).sum()) / whole
+
+
+def recount(bounds: Bounds) -> Bounds:
+    """Return the bounds; counts begin again."""
+    return bounds._replace(
+        compared=mx.zeros_like(bounds.compared), steps=mx.zeros_like(bounds.steps)
+    )
 
 
 def _simdgroups(n: int, tiles: Tiles) -> int:
@@ -172,4 +184,11 @@ def assign(
         FRAMED=normalisation is not None,
     )
     labels = mx.take_along_axis(grouping.index, place, axis=1)
-    return labels, Bounds(c, place, upper, lower, compared)
+    return labels, Bounds(
+        seen=c,
+        place=place,
+        upper=upper,
+        lower=lower,
+        compared=bounds.compared + compared,
+        steps=bounds.steps + 1,
+    )

@@ -75,6 +75,8 @@ class MetalPoints(PortablePoints):
         self._strategy: Strategy | None = None
         self._group_bounds: tuple[mx.array, ...] = ()
         self._tried = 0  # iterations with bounds
+        self._iterations = 0
+        self._computed = 0.0  # iterations, each by its share of the products
 
     @property
     def _normalisation(self) -> Normalisation | None:
@@ -94,7 +96,7 @@ class MetalPoints(PortablePoints):
         super().reset()
         self._group_bounds = ()
         self._tried = 0
-        self._constants = self._constants._replace(grouping=())
+        self._constants = self._constants._replace(grouping=None)
 
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
         c, bias = self._inner(centroids)
@@ -138,20 +140,30 @@ class MetalPoints(PortablePoints):
         length = self._block_length(strategy.name, int(np.array(state.remaining).max()))
         while True:
             state = block(length, options, compiled)(constants, state)
-            _evaluate(*state[:-1], *state.bounds)
-            if state.bounds:
-                options, state = self._judge_bounds(length, options, state)
+            _evaluate(*state)
+            options, state = self._count_products(length, options, state)
             if not np.array(state.running).any():
                 return state
 
-    def _judge_bounds(self, length: int, options: Options, state: State) -> tuple[Options, State]:
-        """Go on without bounds where they rule out little."""
-        self._tried += length
-        if self._tried < TRIED or groups.share_compared(groups.Bounds(*state.bounds)) <= PAYS:
+    def _count_products(self, length: int, options: Options, state: State) -> tuple[Options, State]:
+        """Count the products of a block, and go on without bounds where they rule out little."""
+        self._iterations += length
+        tiles = options.strategy.groups
+        if tiles is None or not state.bounds:
+            self._computed += length
             return options, state
+        bounds = groups.Bounds(*state.bounds)
+        share = groups.share_compared(bounds, tiles)
+        self._computed += share * length
+        self._tried += length
+        if self._tried < TRIED or share <= PAYS:
+            return options, state._replace(bounds=tuple(groups.recount(bounds)))
         self._strategy = replace(options.strategy, name="fused", groups=None)
         self.strategy = self._strategy.name
         return options._replace(strategy=self._strategy), state._replace(bounds=())
+
+    def products(self) -> float:
+        return self._computed / self._iterations if self._iterations else 1.0
 
     def _block_length(self, strategy: str, limit: int) -> int:
         """Return 1, or as many iterations as compute no more than a launch may."""

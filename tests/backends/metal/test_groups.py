@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import flash_kmeans_mlx as fk
-from flash_kmeans_mlx.backends.metal import groups, kernels
+from flash_kmeans_mlx.backends.metal import groups, kernels, points, sources
 from flash_kmeans_mlx.backends.metal.groups import tiles_for
 from flash_kmeans_mlx.backends.metal.kernels import Normalisation
 
@@ -50,7 +51,8 @@ def follow(x: mx.array, steps: list[np.ndarray], normalisation: Normalisation | 
         expected = np.array(kernels.assign(*args)[0])
         np.testing.assert_array_equal(np.array(labels), expected)
         run.labels.append(expected)
-        run.left.append(groups.share_compared(bounds))
+        run.left.append(groups.share_compared(bounds, tiles))
+        bounds = groups.recount(bounds)
     return run
 
 
@@ -99,6 +101,42 @@ def jumps(c: np.ndarray, scale: float, iterations: int = 5) -> list[np.ndarray]:
     return [*steps, steps[-1], c]
 
 
+def trembling(c: np.ndarray) -> list[np.ndarray]:
+    """Return centroids that move a little around their places."""
+    rng = np.random.default_rng(5)
+    noise = 0.02 * rng.standard_normal((12, *c.shape)).astype(np.float32)
+    return [c, *(c + noise * (c != 0))]
+
+
+class Moves(NamedTuple):
+    """Points (1, N, 24) and a sequence of centroids."""
+
+    x: np.ndarray
+    steps: list[np.ndarray]
+
+
+def in_space() -> Moves:
+    """Return points that fill three of their dimensions, so that many are near a border."""
+    x = np.zeros((1, 600, 24), np.float32)
+    x[..., :3] = np.random.default_rng(7).standard_normal((1, 600, 3))
+    return Moves(x, trembling(x[:, ::6]))
+
+
+def on_a_line() -> Moves:
+    """Return three groups of centroids on a line; the last of the first leaves, step by step."""
+    x, c = np.zeros((1, 600, 24), np.float32), np.zeros((1, 96, 24), np.float32)
+    x[..., 0] = np.linspace(-48, 48, 600)
+    c[..., 0] = np.arange(96) - 47.5
+    steps = [c]
+    for _ in range(9):
+        steps.append(steps[-1].copy())
+        steps[-1][0, 31, 0] -= 0.06
+    return Moves(x, steps)
+
+
+MOVES = {"space": in_space, "line": on_a_line}
+
+
 def hard_case(name: str) -> tuple[np.ndarray, np.ndarray, float]:
     """Return points (1, N, D), centroids (1, K, D) and how far the first of them move."""
     rng = np.random.default_rng(3)
@@ -118,11 +156,16 @@ def hard_case(name: str) -> tuple[np.ndarray, np.ndarray, float]:
         x[:, ::2] = 0
         c[:, ::2] = 0
         return x, c, 1e-3
-    power = {"tiny": -40, "subnormal": -70, "huge": 40}[name]
-    return np.ldexp(x, power), np.ldexp(c, power), float(np.ldexp(0.1, power))
+    power, move = {
+        "jumps": (0, 1.0),
+        "tiny": (-40, 0.1),
+        "subnormal": (-70, 0.1),
+        "huge": (40, 0.1),
+    }[name]
+    return np.ldexp(x, power), np.ldexp(c, power), float(np.ldexp(move, power))
 
 
-HARD = ("ties", "duplicates", "offset", "parallel", "zeros", "tiny", "subnormal", "huge")
+HARD = ("ties", "duplicates", "offset", "parallel", "zeros", "jumps", "tiny", "subnormal", "huge")
 
 
 @pytest.mark.parametrize("name", HARD)
@@ -167,3 +210,83 @@ def test_fits_are_those_of_fused(d: int) -> None:
     np.testing.assert_array_equal(bounded.centroids, fused.centroids)
     np.testing.assert_array_equal(bounded.n_iter, fused.n_iter)
     np.testing.assert_array_equal(bounded.inertia, fused.inertia)
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_centroids_move_in_turn(name: str) -> None:
+    x, steps = MOVES[name]()
+    run = follow(mx.array(x), steps)
+    changes = [(a != b).any() for a, b in itertools.pairwise(run.labels)]
+    assert any(changes) and min(run.left) < 0.8
+
+
+def test_bounds_that_rule_out_little_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(points, "PAYS", 0.1)
+    x = np.random.default_rng(0).standard_normal((1, 1500, 64), np.float32)
+    options: dict[str, Any] = {"max_iters": 12, "backend": "metal", "seed": 1}
+    result = fk.batch_kmeans_Euclid(x, 70, strategy="groups", **options)
+    assert result.strategy == "fused"
+    fused = fk.batch_kmeans_Euclid(x, 70, strategy="fused", **options)
+    np.testing.assert_array_equal(result.labels, fused.labels)
+    np.testing.assert_array_equal(result.centroids, fused.centroids)
+
+
+def test_what_the_kernels_do_not_take_is_left_to_fused() -> None:
+    x = clustered(1, 100, 5, 9)
+    for options in ({"max_mem_gb": 1.0}, {"metric": "cosine"}):
+        spherical = options.pop("metric", None)
+        fit = fk.batch_kmeans_Cosine if spherical else fk.batch_kmeans_Euclid
+        assert fit(x, 5, 2, backend="metal", strategy="groups", **options).strategy == "fused"
+    few = fk.batch_kmeans_Euclid(x[..., :8], 5, 2, backend="metal", strategy="groups")
+    assert few.strategy == "fused"
+
+
+DEFECTS = {  # what replaces what, and the points that find it
+    "no room for rounding": ("return float(2 * D + 32)", "return 0.0f * float(D)", "offset"),
+    "an upper bound that does not loosen": (
+        "(upper[at] + drift",
+        "(upper[at] + 0 * drift",
+        "line",
+    ),
+    "a lower bound that does not": ("TIGHTER - group_drift", "TIGHTER - 0 * group_drift", "jumps"),
+    "ties to the first place": (
+        "wins = bounds.index[places + place] < bounds.index[places + held];",
+        "wins = false;",
+        "ties",
+    ),
+    "the bound of the second where the first lost": (
+        "wins ? second : first, square",
+        "second, square",
+        "jumps",
+    ),
+    "the loser of another group is forgotten": (
+        "if (wins && held != NO_PLACE)\n",
+        "if (false && held != NO_PLACE)\n",
+        "space",
+    ),
+}
+
+
+@pytest.mark.skipif(mx.metal.is_available(), reason="on a GPU kernels are not emulated")
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_defects_are_found(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new, name = DEFECTS[defect]
+    text = sources.source_text("groups")
+    assert text.count(old) == 1
+    whole = sources.source_text
+    monkeypatch.setattr(
+        sources,
+        "source_text",
+        lambda header: text.replace(old, new) if header == "groups" else whole(header),
+    )
+    sources._build.cache_clear()
+    if name in HARD:
+        x, c, scale = hard_case(name)
+        steps = jumps(c, scale)
+    else:
+        x, steps = MOVES[name]()
+    try:
+        with pytest.raises(AssertionError):
+            follow(mx.array(x), steps)
+    finally:
+        sources._build.cache_clear()
