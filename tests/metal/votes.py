@@ -89,9 +89,9 @@ class Variant:
         n = len(now.old)
         if t and self.sort != "data":
             carried = self.upper + now.drift[now.old], self.lower - drift
-            idle = ~_needed(*carried, now.error).any(1)
+            idle = ~np.any(_needed(*carried, now.error), axis=1)
             least = carried[1].min(1) - carried[0]
-            keys: dict[str, tuple[Array, ...]] = {
+            keys: dict[str, tuple[Any, ...]] = {
                 "label": (now.old,),
                 "margin": (least, now.old),
                 "needs": (now.old, idle),
@@ -111,11 +111,11 @@ class Variant:
         own = np.zeros((n, groups), bool)
         own[np.arange(n), own_group] = True
         crossed = _needed(upper, lower, error)
-        active = vote(crossed.any(1))
+        active = vote(np.any(crossed, axis=1))
         if self.own_always:
             active[:] = True
         own = vote(own) & active[:, None]
-        sizes = np.diff([*starts, n])
+        sizes = np.diff(np.append(starts, n))
         within = np.repeat(np.arange(len(starts)), sizes)
         # The best score of the own group is known once that is compared.
         rest = now.rest(self.axis, self.group)[order]
@@ -209,7 +209,7 @@ def fit(x: Array, c: Array, tried: list[Variant]) -> tuple[int, list[tuple[Array
     n, d = x.shape
     k = len(c)
     orders = (halved(c, 64), along_axis(c))
-    places = tuple(np.argsort(order) for order in orders)
+    places = np.argsort(orders[0]), np.argsort(orders[1])
     for variant in tried:
         variant.start(n, k)
     square = np.einsum("nd,nd->n", x, x)
@@ -243,7 +243,10 @@ def _scores(
     width = -(-k // 64) * 64
     new = np.empty(n, np.int64)
     old_score, new_score = np.empty((2, n), np.float32)
-    groups = tuple(np.empty((n, width // GROUPED), np.float32) for _ in orders)
+    groups = (
+        np.empty((n, width // GROUPED), np.float32),
+        np.empty((n, width // GROUPED), np.float32),
+    )
     scores = np.full((2048, width), -np.inf, np.float32)
     for lo in range(0, n, 2048):
         rows = slice(lo, lo + 2048)

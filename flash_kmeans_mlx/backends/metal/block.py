@@ -114,7 +114,7 @@ def block(length: int, options: Options, compiled: bool) -> Callable[[Constants,
     """Return `length` iterations as one function; all fits share what is compiled."""
     iterate = partial(_iterate, options=options)
 
-    def run(constants: list[Any], state: list[mx.array]) -> list[mx.array]:
+    def run(constants: list[Any], state: list[Any]) -> list[Any]:
         fixed = Constants(*constants)
         current = State(*state)
         for _ in range(length):
@@ -181,11 +181,11 @@ def _e_step(
     tiles = options.strategy.groups
     if tiles is None or constants.grouping is None:
         return options.strategy.find(*points, options.device, state.running), ()
-    index, position, square = constants.grouping
+    order, position, square = constants.grouping
     labels, bounds = groups.assign(
         *points,
         tiles=tiles,
-        grouping=groups.Grouping(index, position),
+        grouping=groups.Grouping(order, position),
         square=square,
         bounds=groups.Bounds(*state.bounds),
     )

@@ -38,11 +38,11 @@ class Grouping(NamedTuple):
     """An order of the centroids that keeps alike ones together.
 
     Attributes:
-        index: (B, K) uint32, the centroid of a place; ascends within a group.
+        order: (B, K) uint32, the centroid of a place; ascends within a group.
         position: (B, K) uint32, the place of a centroid.
     """
 
-    index: mx.array
+    order: mx.array
     position: mx.array
 
 
@@ -101,7 +101,7 @@ def start(n: int, c: mx.array, tiles: Tiles) -> Bounds:
 def share_compared(bounds: Bounds, tiles: Tiles) -> float:
     """Return the share of products that E-steps since `recount` computed."""
     b, n, groups = bounds.lower.shape
-    whole = b * ceil_div(n, tiles.rows // tiles.nsg) * groups * max(int(bounds.steps.item()), 1)
+    whole = b * ceil_div(n, tiles.rows // tiles.nsg) * groups * max(int(np.array(bounds.steps)), 1)
     return int(np.array(bounds.compared).sum()) / whole
 
 
@@ -145,8 +145,8 @@ def assign(
     b, n, d = x.shape
     k = c.shape[1]
     groups = bounds.lower.shape[2]
-    c = mx.take_along_axis(c, grouping.index[..., None], axis=1)
-    bias = mx.take_along_axis(bias, grouping.index, axis=1)
+    c = mx.take_along_axis(c, grouping.order[..., None], axis=1)
+    bias = mx.take_along_axis(bias, grouping.order, axis=1)
     # Rounded up; squares that are flushed to zero are less than 2^-126 each.
     drift = mx.sqrt(mx.square(c - bounds.seen).sum(-1)) * (1 + (d + 8) * 2.0**-24)
     drift = drift + d**0.5 * 2.0**-62
@@ -183,7 +183,7 @@ def assign(
         **tile_arguments(tiles),
         FRAMED=normalisation is not None,
     )
-    labels = mx.take_along_axis(grouping.index, place, axis=1)
+    labels = mx.take_along_axis(grouping.order, place, axis=1)
     return labels, Bounds(
         seen=c,
         place=place,

@@ -242,7 +242,7 @@ def _contiguous(x: mx.array) -> bool:
     return np.asarray(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x).flags.c_contiguous
 
 
-def _evaluate(*arrays: mx.array) -> None:
+def _evaluate(*arrays: mx.array | tuple[mx.array, ...]) -> None:
     """Wait for the arrays; the error names a kernel that Metal's compiler refuses."""
     try:
         mx.eval(*arrays)

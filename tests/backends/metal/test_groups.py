@@ -233,12 +233,13 @@ def test_bounds_that_rule_out_little_are_given_up(monkeypatch: pytest.MonkeyPatc
 
 def test_what_the_kernels_do_not_take_is_left_to_fused() -> None:
     x = clustered(1, 100, 5, 9)
-    for options in ({"max_mem_gb": 1.0}, {"metric": "cosine"}):
-        spherical = options.pop("metric", None)
-        fit = fk.batch_kmeans_Cosine if spherical else fk.batch_kmeans_Euclid
-        assert fit(x, 5, 2, backend="metal", strategy="groups", **options).strategy == "fused"
-    few = fk.batch_kmeans_Euclid(x[..., :8], 5, 2, backend="metal", strategy="groups")
-    assert few.strategy == "fused"
+    options: dict[str, Any] = {"max_iters": 2, "backend": "metal", "strategy": "groups"}
+    results = (
+        fk.batch_kmeans_Euclid(x, 5, max_mem_gb=1.0, **options),
+        fk.batch_kmeans_Cosine(x, 5, **options),
+        fk.batch_kmeans_Euclid(x[..., :8], 5, **options),
+    )
+    assert [result.strategy for result in results] == ["fused"] * 3
 
 
 DEFECTS = {  # what replaces what, and the points that find it
