@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from . import kernels
+from . import groups, kernels
 from .device import Device
-from .kernels import Normalisation
+from .kernels import Found, Normalisation
 from .strategy import Strategy
 from .sums import Progress, Rows, Sums, reduce
 
@@ -38,6 +38,8 @@ class Constants(NamedTuple):
             coordinates.
         frame_scale: (B,) float32, `Frame.scale`, or None likewise.
         tol: () float32.
+        grouping: The arrays of a `Grouping` and squared norms (B, N) of points as they are read, or
+            None where the strategy carries no bounds.
     """
 
     x: mx.array
@@ -47,6 +49,7 @@ class Constants(NamedTuple):
     frame_shift: mx.array | None
     frame_scale: mx.array | None
     tol: mx.array
+    grouping: tuple[mx.array, ...] | None = None
 
     @property
     def normalisation(self) -> Normalisation | None:
@@ -71,6 +74,7 @@ class State(NamedTuple):
         sums: (B, K, D) float32, of points in normalised coordinates.
         weight_sum: (B, K) float32.
         counts: (B, K) uint32.
+        bounds: The arrays of `groups.Bounds`, or ().
     """
 
     centroids: mx.array
@@ -84,6 +88,7 @@ class State(NamedTuple):
     sums: mx.array
     weight_sum: mx.array
     counts: mx.array
+    bounds: tuple[mx.array, ...] = ()
 
 
 class Options(NamedTuple):
@@ -109,7 +114,7 @@ def block(length: int, options: Options, compiled: bool) -> Callable[[Constants,
     """Return `length` iterations as one function; all fits share what is compiled."""
     iterate = partial(_iterate, options=options)
 
-    def run(constants: list[Any], state: list[mx.array]) -> list[mx.array]:
+    def run(constants: list[Any], state: list[Any]) -> list[Any]:
         fixed = Constants(*constants)
         current = State(*state)
         for _ in range(length):
@@ -125,14 +130,7 @@ def _iterate(constants: Constants, state: State, options: Options) -> State:
 
     The kernels do nothing for a batch element that has stopped but copy its state.
     """
-    found = options.strategy.find(
-        constants.x,
-        state.normalised,
-        state.bias,
-        constants.normalisation,
-        options.device,
-        state.running,
-    )
+    found, bounds = _e_step(constants, state, options)
     labels, sums, checked = reduce(
         Rows(constants.x, constants.weights, constants.normalisation),
         found,
@@ -171,4 +169,24 @@ def _iterate(constants: Constants, state: State, options: Options) -> State:
         sums=sums.sums,
         weight_sum=sums.weight_sum,
         counts=sums.counts,
+        bounds=bounds,
     )
+
+
+def _e_step(
+    constants: Constants, state: State, options: Options
+) -> tuple[Found, tuple[mx.array, ...]]:
+    """Return the best centroid of each point, and bounds if there are any."""
+    points = (constants.x, state.normalised, state.bias, constants.normalisation)
+    tiles = options.strategy.groups
+    if tiles is None or constants.grouping is None:
+        return options.strategy.find(*points, options.device, state.running), ()
+    order, position, square = constants.grouping
+    labels, bounds = groups.assign(
+        *points,
+        tiles=tiles,
+        grouping=groups.Grouping(order, position),
+        square=square,
+        bounds=groups.Bounds(*state.bounds),
+    )
+    return Found(labels[None], labels[None]), tuple(bounds)  # scores of one part aren't read

@@ -12,10 +12,11 @@ from ...errors import BackendUnavailableError
 from ...frame import sample_step
 from ..points import PENDING, Problem, Step
 from ..portable.points import PortablePoints
+from . import groups
 from .block import Constants, Options, State, block
 from .device import Device, supports
 from .kernels import Normalisation
-from .launch import launch_rows
+from .launch import Tiles, launch_rows
 from .memory import step_bytes
 from .order import take_labels
 from .strategy import Strategy, choose
@@ -24,7 +25,10 @@ __all__ = ["MetalPoints"]
 
 # Iterations of a block. Past the end of a fit they cost launches only, but under "addmm": its
 # products are computed for batch elements that have stopped, too.
-LENGTHS = {"fused": 8, "addmm": 2}
+LENGTHS = {"fused": 8, "addmm": 2, "groups": 8}
+# Bounds that rule out less than a twentieth after so many iterations are given up.
+TRIED = 8
+PAYS = 0.95
 MAX_REMAINING = 2**31 - 1  # iterations that the device can count
 # A GPU may take values below 2**-126 for zero. Beside magnitudes from here on they are nothing.
 TINY = 2.0**-100
@@ -74,6 +78,10 @@ class MetalPoints(PortablePoints):
             tol=mx.array(0.0),
         )
         self._strategy: Strategy | None = None
+        self._group_bounds: tuple[mx.array, ...] = ()
+        self._tried = 0  # iterations with bounds
+        self._iterations = 0
+        self._computed = 0.0  # iterations, each by its share of the products
 
     @property
     def _normalisation(self) -> Normalisation | None:
@@ -88,6 +96,12 @@ class MetalPoints(PortablePoints):
         if x.dtype in (np.float32, np.float16) and self.frame.identity.all():
             return mx.array(np.ascontiguousarray(x))
         return super()._framed(x)
+
+    def reset(self) -> None:
+        super().reset()
+        self._group_bounds = ()
+        self._tried = 0
+        self._constants = self._constants._replace(grouping=None)
 
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
         c, bias = self._inner(centroids)
@@ -112,6 +126,7 @@ class MetalPoints(PortablePoints):
         )
         state = self._run_blocks(self._start(centroids, limits), tol, options)
         self._labels = state.labels
+        self._group_bounds = state.bounds
         centroids[elements] = np.array(state.centroids)[elements]
         counts = np.array(state.counts, np.int64)
         return Step(
@@ -133,8 +148,29 @@ class MetalPoints(PortablePoints):
         while True:
             state = block(length, options, compiled)(constants, state)
             _evaluate(*state)
+            options, state = self._count_products(length, options, state)
             if not np.array(state.running).any():
                 return state
+
+    def _count_products(self, length: int, options: Options, state: State) -> tuple[Options, State]:
+        """Count the products of a block, and go on without bounds where they rule out little."""
+        self._iterations += length
+        tiles = options.strategy.groups
+        if tiles is None or not state.bounds:
+            self._computed += length
+            return options, state
+        bounds = groups.Bounds(*state.bounds)
+        share = groups.share_compared(bounds, tiles)
+        self._computed += share * length
+        self._tried += length
+        if self._tried < TRIED or share <= PAYS:
+            return options, state._replace(bounds=tuple(groups.recount(bounds)))
+        self._strategy = replace(options.strategy, name="fused", groups=None)
+        self.strategy = self._strategy.name
+        return options._replace(strategy=self._strategy), state._replace(bounds=())
+
+    def products(self) -> float:
+        return self._computed / self._iterations if self._iterations else 1.0
 
     def _block_length(self, strategy: str, limit: int) -> int:
         """Return 1, or as many iterations as compute no more than a launch may."""
@@ -166,13 +202,33 @@ class MetalPoints(PortablePoints):
             capped=self.problem.max_bytes > 0,
             measure=measure,
         )
+        if measure and self.problem.strategy == "groups":
+            chosen = self._with_groups(chosen)
         self.strategy = chosen.name
         self._strategy = chosen if measure else None
         return chosen
 
+    def _with_groups(self, fused: Strategy) -> Strategy:
+        """Return "groups" where distances are Euclidean and the kernels take the shape."""
+        b, n, d = self.shape
+        k = self.problem.n_clusters
+        tiles = groups.tiles_for(k, d)
+        refused = self.metric.spherical or self.problem.max_bytes or launch_rows(k, d) < b * n
+        return fused if tiles is None or refused else replace(fused, name="groups", groups=tiles)
+
+    def _start_bounds(self, c: mx.array, tiles: Tiles) -> None:
+        """Group centroids c (B, K, D), and begin with bounds that rule nothing out."""
+        grouping = groups.group_centroids(np.array(c), tiles)
+        square = self.gather(lambda x, _lo, _hi: mx.square(x).sum(-1))
+        self._constants = self._constants._replace(grouping=(*grouping, square))
+        self._group_bounds = tuple(groups.start(self.shape[1], c, tiles))
+
     def _start(self, centroids: np.ndarray, limits: np.ndarray) -> State:
         b, k, d = centroids.shape
         c, bias = self._inner(centroids)
+        tiles = self._strategy.groups if self._strategy else None
+        if tiles is not None and not self._group_bounds:
+            self._start_bounds(c, tiles)
         remaining = mx.array(limits.astype(np.int32))
         return State(
             centroids=mx.array(centroids),
@@ -186,6 +242,7 @@ class MetalPoints(PortablePoints):
             sums=mx.zeros((b, k, d)),
             weight_sum=mx.zeros((b, k)),
             counts=mx.zeros((b, k), mx.uint32),
+            bounds=self._group_bounds,
         )
 
 
@@ -212,7 +269,7 @@ def _contiguous(x: mx.array) -> bool:
     return np.asarray(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x).flags.c_contiguous
 
 
-def _evaluate(*arrays: mx.array) -> None:
+def _evaluate(*arrays: mx.array | tuple[mx.array, ...]) -> None:
     """Wait for the arrays; the error names a kernel that Metal's compiler refuses."""
     try:
         mx.eval(*arrays)

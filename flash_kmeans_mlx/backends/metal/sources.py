@@ -7,26 +7,20 @@ the function in those files.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 import mlx.core as mx
 
+from .definition import GROUPS, LANE, POINTS_IN, POSITION, PROBLEM, SIMDGROUP, Definition
 from .device import Launch
+from .groups_kernels import GROUPS_KERNELS
 
 __all__ = ["BEST_TYPES", "DEFINITIONS", "Definition", "build", "call", "source_text"]
 
-# Attributes of a thread that MLX passes where the source names them, and expressions on inputs.
-POSITION = "threadgroup_position_in_grid"
-GROUPS = "threadgroups_per_grid"
-SIMDGROUP = "simdgroup_index_in_threadgroup"
-LANE = "thread_index_in_simdgroup"
-PROBLEM = "make_problem(x, c, bias, shift, factor, x_shape[1], c_shape[1], x_shape[2])"
 ROWS = "make_rows(x, weight, shift, factor, x_shape[1], x_shape[2])"
 SCORES = "typedef Scores<T, NSG, RB, CB, BK, RES, VEC, FRAMED> S;"
-POINTS_IN = ("x", "c", "bias", "shift", "factor")
 FOUND_IN = ("found", "score", "old")
 OLD_SUMS_IN = ("old_sums", "old_weight_sum", "old_counts")
 SUMS_OUT = ("sums", "weight_sum", "counts")
@@ -34,23 +28,6 @@ PROGRESS_IN = ("running", "remaining", "status")
 PROGRESS_OUT = ("active", "left", "result")
 BEST = ("label", "score")
 BEST_TYPES = (mx.uint32, mx.float32)
-
-
-@dataclass(frozen=True)
-class Definition:
-    """The arguments of `mx.fast.metal_kernel`.
-
-    Attributes:
-        headers: Names of files of `kernels/metal`, which make up the header.
-        inputs: Names of the inputs.
-        outputs: Names of the outputs.
-        source: The body of the kernel.
-    """
-
-    headers: tuple[str, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    source: str
 
 
 DEFINITIONS = {
@@ -272,6 +249,7 @@ DEFINITIONS = {
       scores_shape[0], scores_shape[1], sizes[0], {POSITION}.x * 4 + {SIMDGROUP}, {LANE});
 """,
     ),
+    **GROUPS_KERNELS,
 }
 
 

@@ -1,4 +1,8 @@
-"""Strategies of the E-step: the fused kernel, or MLX's products and the best of each row."""
+"""Strategies of the E-step.
+
+They are the fused kernel, MLX's products and the best of each row, or the fused kernel's labels by
+bounds of groups.
+"""
 
 from __future__ import annotations
 
@@ -30,21 +34,24 @@ class Strategy:
     """The E-step.
 
     Attributes:
-        name: "fused" or "addmm".
+        name: "fused", "addmm" or "groups".
         tiles: Tiles of the fused kernel. Every score is summed feature by feature whatever they
             are, so labels are the same.
         capped: Whether addmm waits for every chunk of rows, so that the scores of one chunk exist
             at a time.
+        groups: Tiles of the kernel with bounds, for iterations under "groups". A single assignment
+            is by the fused kernel.
     """
 
     name: str
     tiles: Tiles | PointTiles | None = None
     capped: bool = False
+    groups: Tiles | None = None
 
     def waits(self, shape: tuple[int, int, int], k: int) -> bool:
         """Return whether it waits for the GPU on the way: it can't be compiled then."""
         b, n, d = shape
-        return self.capped or (self.name == "fused" and launch_rows(k, d) < b * n)
+        return self.capped or (self.name != "addmm" and launch_rows(k, d) < b * n)
 
     def find(
         self,
@@ -117,7 +124,7 @@ def candidates(name: str | None, d: int, device: Device, *, capped: bool) -> lis
     if name == "addmm":
         return [addmm]
     exact = os.environ.get("MLX_ENABLE_TF32") == "0" or not device.rounds_products
-    return fused if name == "fused" or capped or not exact else [*fused, addmm]
+    return fused if name in ("fused", "groups") or capped or not exact else [*fused, addmm]
 
 
 _fastest: dict[tuple[object, ...], Strategy] = {}

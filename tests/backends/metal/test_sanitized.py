@@ -11,7 +11,7 @@ from metal.emulator import emulation
 from metal.kit import needs_gpp
 from metal.lint import lint, why_not
 
-from flash_kmeans_mlx.backends.metal import kernels, launch, order, sums, sums_launch, topk
+from flash_kmeans_mlx.backends.metal import groups, kernels, launch, order, sums, sums_launch, topk
 from flash_kmeans_mlx.backends.metal.kernels import Moved, Normalisation
 from flash_kmeans_mlx.backends.metal.sources import DEFINITIONS
 
@@ -45,6 +45,35 @@ def assign(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32, tiles: 
         normalisation(b, d),
         tiles=launch.assign_tiles(d)[tiles],
     )
+
+
+def assign_twice(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32) -> Kernel:
+    """Two E-steps by bounds; the second finds what the first left."""
+    tiles = groups.tiles_for(k, d)
+    assert tiles is not None
+
+    def call() -> tuple[mx.array, ...]:
+        x, c, frame = draw(b, n, d, dtype=dtype), draw(b, k, d), normalisation(b, d)
+        rows = x.astype(mx.float32)
+        if frame is not None:
+            rows = (rows - frame.shift[:, None]) * frame.factor[:, None, None]
+        grouping = groups.group_centroids(np.array(c), tiles)
+        bounds = groups.start(n, c, tiles)
+        for inner in (c, c + 1e-3 * draw(b, k, d)):
+            bias = -0.5 * mx.square(inner).sum(-1)
+            labels, bounds = groups.assign(
+                x,
+                inner,
+                bias,
+                frame,
+                tiles=tiles,
+                grouping=grouping,
+                square=mx.square(rows).sum(-1),
+                bounds=bounds,
+            )
+        return labels, *bounds
+
+    return call
 
 
 def accumulate(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32) -> Kernel:
@@ -109,6 +138,8 @@ SANITIZED: dict[str, Kernel] = {
     "assign: points": assign(2, 700, 259, 3, mx.float16),
     "assign: rows": assign(2, 67, 70, 33),
     "assign: streamed": assign(1, 65, 65, 131, mx.float16),
+    "groups: rows": assign_twice(2, 67, 70, 33),
+    "groups: streamed": assign_twice(1, 69, 65, 131, mx.float16),
     "argmax: long rows": lambda: kernels.argmax(draw(7, 133, dtype=mx.bfloat16)),
     "sums: dense": in_small_chunks(accumulate(1, 69, 33, 35), dense=True),
     "sums: sorted": in_small_chunks(accumulate(2, 300, 7, 17)),
@@ -121,6 +152,7 @@ SANITIZED: dict[str, Kernel] = {
 CASES = SANITIZED | {
     "assign: one of everything": assign(1, 1, 1, 1),
     "assign: few features": assign(1, 133, 37, 9, mx.bfloat16),
+    "groups: few of everything": assign_twice(1, 3, 2, 9, mx.bfloat16),
     "assign: second tiles": assign(1, 130, 35, 66, tiles=1),
     "argmax: short rows": lambda: kernels.argmax(draw(1, 5)),
     "sums: one of everything": accumulate(1, 1, 1, 1),

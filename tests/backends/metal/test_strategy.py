@@ -31,11 +31,13 @@ def test_both_strategies_follow_lloyd(
     monkeypatch.setattr(Device, "cache_bytes", 0)  # chunks of 50 rows
     x = given(blobs(2, 211, 17, 7) + (20 if metric == "euclidean" else 0), kind)
     start = helpers.to_float64(x)[:, ::31][:, :7]
-    for name in ("fused", "addmm"):
+    for name in ("fused", "addmm", "groups"):
         result = FITS[metric](
             x, 7, 4, init_centroids=start, empty="keep", backend="metal", strategy=name
         )
-        assert result.strategy == name
+        # Bounds are of Euclidean distances.
+        ran = "fused" if name == "groups" and metric != "euclidean" else name
+        assert result.strategy == ran
         helpers.assert_labels_optimal(x, result.centroids, result.labels, metric)
         for b, element in enumerate(helpers.to_float64(x)):
             best = helpers.inertia(element, *helpers.lloyd(element, start[b], metric, 4), metric)
@@ -72,7 +74,7 @@ def test_the_estimator_passes_it_on() -> None:
     model.strategy = "fast"
     with pytest.raises(
         ValueError,
-        match=r"strategy='fast' must be one of 'fused', 'addmm' or None on backend='metal'",
+        match=r"strategy='fast' must be one of 'fused', 'addmm', 'groups' or None on backend='metal'",
     ):
         model.predict(x)
 

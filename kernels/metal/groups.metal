@@ -1,0 +1,354 @@
+// groups: the labels of assign, without the products that bounds rule out. Needs common and scores.
+//
+// Centroids are in an order that keeps alike ones together; a group of them is a tile of scores. A
+// row carries an upper bound of the distance to its own centroid and, per group, a lower bound of
+// the distance to the others (Yinyang k-means, Ding et al., 2015). Both loosen as centroids move.
+// Rows are in the order of `key`: those of a simdgroup need the same groups, and it skips the rest.
+//
+// Rounding. Let s be the scores, d the distances and S = ||x||^2 + max ||c||^2. A score is a sum of
+// D products and a bias in any order, so it is off by less than (D + 4) 2^-24 S / (1 - D 2^-24)
+// (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and where subnormals are flushed by
+// 2 D 2^-126 more. `error` is (2 D + 32) 2^-24 S + 4 D 2^-126 of computed norms: more than the error
+// of a score, and of the score from which a distance is found, d^2 = ||x||^2 - 2 s, with that of
+// ||x||^2 and of these operations. Where lower^2 - upper^2 > 4 error, the score of the own centroid
+// is larger by more than 2 error: it is larger in float32 too, and no tie. Comparisons are written so
+// that NaN asks for the products.
+//
+//   IN  x, c, bias, shift, factor  as in scores.metal, centroids by place
+//       index       (B, K) uint    the centroid of a place; ascends in each group
+//       position    (B, K) uint    the place of a centroid
+//       drift       (B, K) float   by place, at least how far the centroid has moved
+//       group_drift (B, G) float   the largest of each group
+//       most        (B,)   float   at least the largest ||c||^2
+//       place       (B, N) uint    of the own centroids
+//       upper       (B, N) float
+//       lower       (B, N, G) float
+//       square      (B, N) float   ||x'||^2
+//       key         (B, N) uint    OUT of flag_rows: `place`, or K if all bounds hold
+//       order       (B, N) uint    rows in the order of their keys
+//   OUT new_place, new_upper, new_lower, and compared (B, simdgroups) uint: tiles of a simdgroup
+
+constant constexpr float LOOSER = 1.0f + 0x1p-20f;  // for the rounding of a sum or a square root
+constant constexpr float TIGHTER = 1.0f - 0x1p-20f;
+constant constexpr uint WORDS = 32;  // of a set of groups: one a lane
+constant constexpr uint NO_PLACE = 0xffffffff;
+
+METAL_FUNC float rounding_error(float square, float most, uint D) {
+  return float(2 * D + 32) * 0x1p-24f * (square + most) + float(D) * 0x1p-124f;
+}
+
+METAL_FUNC bool is_out(float lower, float upper, float error) {
+  return lower > upper && (lower - upper) * (lower + upper) > 4.0f * error;
+}
+
+// Bounds of the distance that belongs to a score. NaN gives NaN above and 0 below.
+METAL_FUNC float distance_above(float score, float square, float error) {
+  const float gap = square - 2.0f * (score - error);
+  return gap <= 0.0f ? 0.0f : sqrt(gap) * LOOSER;
+}
+METAL_FUNC float distance_below(float score, float square, float error) {
+  const float gap = square - 2.0f * (score + error);
+  return gap > 0.0f ? sqrt(gap) * TIGHTER : 0.0f;
+}
+
+// The first set bit of `word`, of which a lane holds 32 bits, from `from` on; the end if there is
+// none.
+METAL_FUNC uint next_bit(uint word, uint from) {
+  for (uint w = from / 32; w < WORDS; w++) {
+    uint bits = simd_shuffle(word, ushort(w));
+    if (w == from / 32) bits &= 0xffffffffu << (from % 32);
+    if (bits != 0) return w * 32 + ctz(bits);
+  }
+  return WORDS * 32;
+}
+
+// Whether a set of groups, of which a lane holds 32, has group g.
+METAL_FUNC bool holds(uint word, uint g) {
+  return (simd_shuffle(word, ushort(g / 32 % WORDS)) >> (g % 32) & 1) != 0;
+}
+
+template <
+    typename PI, typename PD, typename PG, typename PM, typename PR, typename PU, typename PL>
+struct Bounds {
+  PI index, position;
+  PD drift;
+  PG group_drift;
+  PM most;
+  PR place;
+  PU upper;
+  PL lower;
+  PU square;
+  uint N, K, D, G;
+
+  METAL_FUNC float above(uint batch, uint row) const thread {
+    const ulong at = ulong(batch) * N + row;
+    return (upper[at] + drift[ulong(batch) * K + place[at]]) * LOOSER;
+  }
+  METAL_FUNC float below(uint batch, uint row, uint g) const thread {
+    const ulong at = ulong(batch) * N + row;
+    return lower[at * G + g] * TIGHTER - group_drift[ulong(batch) * G + g];
+  }
+  METAL_FUNC float error(uint batch, float of) const thread {
+    return rounding_error(of, most[batch], D);
+  }
+};
+
+template <
+    typename PI, typename PD, typename PG, typename PM, typename PR, typename PU, typename PL>
+METAL_FUNC Bounds<PI, PD, PG, PM, PR, PU, PL> make_bounds(
+    PI index, PI position, PD drift, PG group_drift, PM most, PR place, PU upper, PL lower,
+    PU square, uint N, uint K, uint D, uint G) {
+  return Bounds<PI, PD, PG, PM, PR, PU, PL>{
+      index, position, drift, group_drift, most, place, upper, lower, square, N, K, D, G};
+}
+
+// The key of a row. Grid: threads (N, B).
+template <typename B>
+METAL_FUNC void flag_row(B bounds, device uint* key, uint row, uint batch) {
+  if (row >= bounds.N) return;
+  const ulong at = ulong(batch) * bounds.N + row;
+  const float above = bounds.above(batch, row), error = bounds.error(batch, bounds.square[at]);
+  bool idle = true;
+  for (uint g = 0; g < bounds.G && idle; g++)
+    idle = is_out(bounds.below(batch, row, g), above, error);
+  key[at] = idle ? bounds.K : uint(bounds.place[at]);
+}
+
+template <typename T, int NSG, int RB, int CB, int BK, int RES, int VEC, bool FRAMED>
+struct Groups {
+  typedef Scores<T, NSG, RB, CB, BK, RES, VEC, FRAMED> S;
+  typedef typename S::Matrix Matrix;
+
+  struct Rows {  // those of a lane of a matrix
+    uint row[RB];
+    ulong at[RB];  // the lane's first value in x
+    bool exists[RB];
+    float square[RB], error[RB];
+    float best[RB];  // the score of the best centroid so far
+    uint place[RB];  // its place, or NO_PLACE
+  };
+
+  // Scores::load_rows for rows in any order.
+  template <typename P>
+  static METAL_FUNC void load_rows(
+      thread Matrix (&x)[S::STEPS][RB], thread const P& p, thread const Rows& rows, uint batch,
+      uint d0, uint col) {
+    constexpr bool wide = VEC > 1;
+    float factor = 1.0f;
+    if (FRAMED) factor = p.factor[batch];
+    UNROLL for (int f = 0; f < S::STEPS; f++) {
+      const uint d = d0 + f * 8;
+      const int left = int(p.D) - int(d + col);
+      float shift[2] = {0.0f, 0.0f};
+      if (FRAMED) load_span<2, wide>(shift, p.shift, ulong(batch) * p.D + d + col, left);
+      UNROLL for (int i = 0; i < RB; i++) {
+        T v[2];
+        load_span<2, wide>(v, p.x, rows.at[i] + d, rows.exists[i] ? left : 0);
+        x[f][i].thread_elements()[0] = FRAMED ? (float(v[0]) - shift[0]) * factor : float(v[0]);
+        x[f][i].thread_elements()[1] = FRAMED ? (float(v[1]) - shift[1]) * factor : float(v[1]);
+      }
+    }
+  }
+
+  // Take the scores of group g: the best centroids, and the lower bounds of what is left.
+  template <typename B>
+  static METAL_FUNC void take(
+      thread Rows& rows, thread Matrix (&acc)[RB][CB], thread const B& bounds,
+      device float* new_lower, uint batch, uint g, uint lane) {
+    const uint k0 = g * S::BN + fragment_col(lane);
+    const ulong places = ulong(batch) * bounds.K;
+    UNROLL for (int i = 0; i < RB; i++) {
+      float first = -INFINITY, second = -INFINITY;
+      uint place = k0;
+      UNROLL for (int j = 0; j < CB; j++) {
+        UNROLL for (int e = 0; e < 2; e++) {
+          const float score = acc[i][j].thread_elements()[e];
+          const bool wins = score > first;
+          const float loser = wins ? first : score;
+          second = loser > second ? loser : second;
+          first = wins ? score : first;
+          place = wins ? k0 + j * 8 + e : place;
+        }
+      }
+      for (ushort o = 1; o <= 8; o *= 8) {  // the four lanes of a row differ in bits 0 and 3
+        const float other = simd_shuffle_xor(first, o), other_second = simd_shuffle_xor(second, o);
+        const uint other_place = simd_shuffle_xor(place, o);
+        const bool wins = beats(other, other_place, first, place);
+        const float loser = wins ? first : other;
+        second = other_second > second ? other_second : second;
+        second = loser > second ? loser : second;
+        first = wins ? other : first;
+        place = wins ? other_place : place;
+      }
+      const float best = rows.best[i];
+      const uint held = rows.place[i];
+      bool wins = first > best;
+      if (first == best && held != NO_PLACE)  // the lowest index, as places are in another order
+        wins = bounds.index[places + place] < bounds.index[places + held];
+      if (fragment_col(lane) == 0 && rows.exists[i]) {
+        const ulong at = (ulong(batch) * bounds.N + rows.row[i]) * bounds.G;
+        const float square = rows.square[i], error = rows.error[i];
+        new_lower[at + g] = distance_below(wins ? second : first, square, error);
+        if (wins && held != NO_PLACE)
+          new_lower[at + held / S::BN] = distance_below(best, square, error);
+      }
+      rows.best[i] = wins ? first : best;
+      rows.place[i] = wins ? place : held;
+    }
+  }
+
+  // Write the carried lower bounds of the groups that aren't compared, and return the groups that a
+  // row still needs; `done` are compared already. A lane holds row `lane` and 32 bits of a set.
+  template <typename B>
+  static METAL_FUNC uint vote(
+      thread const B& bounds, device float* new_lower, uint batch, uint row, uint count,
+      float upper, float error, uint done, bool busy, uint lane) {
+    uint needed = 0;
+    for (uint w = 0; w * 32 < bounds.G; w++) {
+      const uint g = w * 32 + lane;
+      bool needs = false;
+      const uint before = simd_shuffle(done, ushort(w));
+      for (uint r = 0; r < count && busy; r++) {
+        const uint at = simd_shuffle(row, ushort(r));
+        const float most = simd_shuffle(upper, ushort(r)), slack = simd_shuffle(error, ushort(r));
+        if (g < bounds.G) needs |= !is_out(bounds.below(batch, at, g), most, slack);
+      }
+      const uint bits = simd_or(uint(needs) << lane) & ~before;
+      if (lane == w) needed = bits;
+      const bool carries = g < bounds.G && ((bits | before) >> lane & 1) == 0;
+      for (uint r = 0; r < count; r++) {
+        const uint at = simd_shuffle(row, ushort(r));
+        if (carries)
+          new_lower[(ulong(batch) * bounds.N + at) * bounds.G + g] = bounds.below(batch, at, g);
+      }
+    }
+    return needed;
+  }
+
+  // The best scores and their places, from the lanes of matrices to lane r for row r.
+  static METAL_FUNC void to_lanes(
+      thread const Rows& rows, thread float& score, thread uint& place, uint lane) {
+    UNROLL for (int i = 0; i < RB; i++) {
+      const float best = simd_shuffle(rows.best[i], lane_of_row(lane & 7));
+      const uint held = simd_shuffle(rows.place[i], lane_of_row(lane & 7));
+      score = lane / 8 == uint(i) ? best : score;
+      place = lane / 8 == uint(i) ? held : place;
+    }
+  }
+
+  // `tile`: S::TILE, `bias`: S::BN, `wanted`: NSG * WORDS.
+  // Grid: threadgroups (row tiles, B).
+  template <typename P, typename B, typename PK>
+  static METAL_FUNC void assign(
+      P p, B bounds, PK key, PK order, device uint* new_place, device float* new_upper,
+      device float* new_lower, device uint* compared, threadgroup float2* tile,
+      threadgroup float2* bias, threadgroup uint* wanted, uint3 group, uint3 groups,
+      uint simdgroup, uint lane) {
+    const uint batch = group.y, first = group.x * S::BM + simdgroup * S::ROWS;
+    const uint count = first < p.N ? min(uint(S::ROWS), p.N - first) : 0;
+    const uint t = simdgroup * 32 + lane, col = fragment_col(lane), chunks = (p.D + BK - 1) / BK;
+    const ulong base = ulong(batch) * p.N;
+    uint row = 0, own = 0;
+    float upper = 0.0f, square = 0.0f;
+    bool active = false;
+    if (lane < count) {
+      row = order[base + first + lane];
+      own = bounds.place[base + row];
+      upper = bounds.above(batch, row);
+      square = bounds.square[base + row];
+      active = key[base + row] < p.K;
+    }
+    const float error = bounds.error(batch, square);
+    const bool busy = simd_any(active);
+    Rows rows;
+    UNROLL for (int i = 0; i < RB; i++) {
+      const ushort at = i * 8 + fragment_row(lane);
+      rows.row[i] = simd_shuffle(row, at);
+      rows.at[i] = (base + rows.row[i]) * p.D + col;
+      rows.square[i] = simd_shuffle(square, at);
+      rows.error[i] = simd_shuffle(error, at);
+      rows.exists[i] = at < count;
+      rows.best[i] = -INFINITY;
+      rows.place[i] = NO_PLACE;
+    }
+    // First the groups of the own centroids, which tighten the upper bounds.
+    uint now = 0, done = 0, place = own;
+    float score = 0.0f;
+    for (uint r = 0; r < count && busy; r++) {
+      const uint g = simd_shuffle(own, ushort(r)) / S::BN;
+      if (lane == g / 32) now |= 1u << (g % 32);
+    }
+    const ulong c_at = (ulong(batch) * p.K + t / S::LANES) * p.D + t % S::LANES * VEC;
+    const ulong tile_values = ulong(S::BN) * p.D;
+    Matrix x[S::HELD][S::STEPS][RB], acc[RB][CB];
+    typename S::Staged staged;
+    if (RES > 0 && busy) {
+      UNROLL for (int h = 0; h < S::HELD; h++) load_rows(x[h], p, rows, batch, h * BK, col);
+    }
+    for (uint phase = 0; phase < 2; phase++) {
+      if (phase == 1)
+        now = vote(bounds, new_lower, batch, row, count, upper, error, done, busy, lane);
+      wanted[t] = now;
+      threadgroup_barrier(mem_flags::mem_threadgroup);
+      uint any = 0;
+      for (uint s = 0; s < NSG; s++) any |= wanted[s * WORDS + lane];
+      uint g = next_bit(any, 0);
+      bool mine = holds(now, g);
+      if (g < bounds.G) {
+        S::stage(staged, p, batch, c_at + g * tile_values, g * S::BN, 0, t);
+        S::commit(staged, tile, bias, 0, t);
+        if (RES == 0 && mine) load_rows(x[0], p, rows, batch, 0, col);
+      }
+      threadgroup_barrier(mem_flags::mem_threadgroup);
+      while (g < bounds.G) {
+        const uint after = next_bit(any, g + 1), blocks = (p.K - g * S::BN + 7) / 8;
+        const bool mine_after = holds(now, after);
+        ulong at = c_at + g * tile_values;
+        if (mine) S::start(acc, bias, col);
+        for (uint q0 = 0; q0 < chunks; q0 += S::HELD) {  // one pass if RES > 0
+          UNROLL for (int h = 0; h < S::HELD; h++) {
+            const uint q = q0 + h;
+            if (q >= chunks) break;
+            const bool ends = q + 1 == chunks, more = !ends || after < bounds.G;
+            const uint next_k = (ends ? after : g) * S::BN, next_d = ends ? 0 : (q + 1) * BK;
+            const bool loads = RES == 0 && more && (ends ? mine_after : mine);
+            if (ends) at = c_at + after * tile_values;
+            if (more) S::stage(staged, p, batch, at, next_k, next_d, t);
+            if (loads) load_rows(x[(h + 1) % S::HELD], p, rows, batch, next_d, col);
+            if (mine && blocks >= CB)
+              S::template multiply<true>(acc, x[h], tile, p.D - q * BK, blocks, lane);
+            if (mine && blocks < CB)
+              S::template multiply<false>(acc, x[h], tile, p.D - q * BK, blocks, lane);
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+            if (more) {
+              S::commit(staged, tile, bias, next_d, t);
+              if (RES == 0 && ends && h == 0) {  // an odd number of chunks
+                UNROLL for (int f = 0; f < S::STEPS; f++) {
+                  UNROLL for (int i = 0; i < RB; i++) x[0][f][i] = x[S::HELD - 1][f][i];
+                }
+              }
+              threadgroup_barrier(mem_flags::mem_threadgroup);
+            }
+          }
+        }
+        if (mine) take(rows, acc, bounds, new_lower, batch, g, lane);
+        g = after;
+        mine = mine_after;
+      }
+      done |= now;
+      to_lanes(rows, score, place, lane);
+      if (busy) {
+        const float found = distance_above(score, square, error);
+        upper = phase == 1 || found < upper ? found : upper;
+      }
+    }
+    if (lane < count) {
+      if (!busy) place = own;
+      if (place == NO_PLACE) place = bounds.position[ulong(batch) * p.K];  // as all scores are NaN
+      new_place[base + row] = place;
+      new_upper[base + row] = upper;
+    }
+    const uint tiles = simd_sum(popcount(done));
+    if (lane == 0) compared[ulong(batch) * groups.x * NSG + group.x * NSG + simdgroup] = tiles;
+  }
+};
