@@ -1,5 +1,6 @@
 """Set MLX up before any test module imports it, and emulate Metal where a test asks for it."""
 
+import gc
 import os
 import zlib
 from collections.abc import Iterator
@@ -39,6 +40,12 @@ def _metal_where_named(request: pytest.FixtureRequest) -> None:
     values = () if call is None else call.params.values()
     if any(isinstance(value, str) and value == "metal" for value in values):
         request.getfixturevalue("metal")
+
+
+def pytest_collection_finish() -> None:
+    """Keep modules and tests out of garbage collections: of 500,000 objects, one takes 0.3 s."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
