@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from . import kernels, launch, order, sums, sums_launch, topk
+from . import groups, kernels, launch, order, sums, sums_launch, topk
 from .kernels import Found, Moved, Normalisation
 from .sums import Progress, Rows, Sums
 
@@ -87,6 +87,9 @@ def _assign_cases(dtype: mx.Dtype) -> Iterator[Case]:
     for d, framed in product((*range(1, launch.SMALL_D + 1), 16, 32, 64, 128, 129), (False, True)):
         for tiles, (b, n) in product(launch.assign_tiles(d), (SMALLEST, ALONE, BATCH)):
             yield assign_case(b, n, n, d, dtype, framed=framed, tiles=tiles)
+        bounded = groups.tiles_for(ALONE[1], d)
+        for b, n in (SMALLEST, ALONE, BATCH) if bounded else ():
+            yield groups_case(b, n, n, d, dtype, framed=framed)
 
 
 def _sum_cases(dtype: mx.Dtype) -> Iterator[Case]:
@@ -123,6 +126,30 @@ def assign_case(
         return kernels.assign(x, c, bias, read, tiles=tiles)
 
     return Case(assign, _problem(b, n, k, d, dtype, framed=framed))
+
+
+def groups_case(b: int, n: int, k: int, d: int, dtype: mx.Dtype, *, framed: bool) -> Case:
+    """Return a call of `groups.assign`, for a shape that it takes."""
+    tiles = groups.tiles_for(k, d)
+    assert tiles
+
+    def assign(x: mx.array, c: mx.array, bias: mx.array, *rest: mx.array) -> Any:
+        order, position, square, *normalisation = rest
+        labels, bounds = groups.assign(
+            x,
+            c,
+            bias,
+            Normalisation(*normalisation) if framed else None,
+            tiles=tiles,
+            grouping=groups.Grouping(order, position),
+            square=square,
+            bounds=groups.start(n, c, tiles),
+        )
+        return labels, *bounds
+
+    x, c, bias, *normalisation = _problem(b, n, k, d, dtype, framed=framed)
+    places = [mx.zeros((b, k), mx.uint32)] * 2
+    return Case(assign, [x, c, bias, *places, mx.zeros((b, n)), *normalisation])
 
 
 def sum_case(
