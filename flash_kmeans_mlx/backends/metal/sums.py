@@ -1,4 +1,4 @@
-"""What follows an E-step: the new labels, sums of clusters, and whether a batch element stops.
+"""The reduction of an E-step: new labels, sums of clusters, and whether a batch element stops.
 
 Up to 64 clusters sums are taken from rows as they come, beyond from sorted rows. Every
 function leaves batch elements that aren't running as they were, without reading their points.
@@ -63,7 +63,7 @@ class Sums(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What the stop rules read and write.
+    """The state that the stop rules read and write.
 
     Attributes:
         running: (B,) uint32, 0 where a batch element has stopped.
