@@ -151,7 +151,7 @@ struct Scores {
     const uint chunks = (p.D + BK - 1) / BK;
     const uint row = row0 + fragment_row(lane), col = fragment_col(lane);
     const bool busy = row0 < p.N;
-    // 64-bit products are slow: none is in the loop over features.
+    // A lane's 64-bit products are slow: none is in the loop over features.
     const ulong x_at = (ulong(batch) * p.N + row) * p.D + col;
     const ulong next_tile = ulong(BN) * p.D;
     ulong c_at = (ulong(batch) * p.K + first * BN + t / LANES) * p.D + t % LANES * VEC;
