@@ -39,7 +39,8 @@ LIBRARY = (
     "-Werror=frame-larger-than=131072",  # half of a fiber's stack (emu_fiber.h)
 )
 QUICK = ("-O1",)  # most kernels run for less time than -O2 takes to compile them
-# Products are fused with the sums that follow, across statements too, wherever the processor can.
+# A product is fused with the sums that follow, across statements too, if sums are its only uses. Other
+# compilers may fuse more: g++ has no option for that.
 CONTRACTED = ("-O1", "-fexpensive-optimizations", "-ffp-contract=fast")
 OPTIMISED = ("-O2",)  # bytes are counted as an optimiser leaves them
 # -g1: reports name lines, and need nothing else.
