@@ -39,7 +39,8 @@ LIBRARY = (
     "-Werror=frame-larger-than=131072",  # half of a fiber's stack (emu_fiber.h)
 )
 QUICK = ("-O1",)  # most kernels run for less time than -O2 takes to compile them
-# Products are fused with the sums that follow, across statements too, wherever the processor can.
+# A product is fused with the sums that follow, across statements too, if sums are its only uses. Other
+# compilers may fuse more: g++ has no option for that.
 CONTRACTED = ("-O1", "-fexpensive-optimizations", "-ffp-contract=fast")
 # Counted as an optimiser leaves it, but a copy of a structure or vector is one access.
 OPTIMISED = ("-O2", "-fno-tree-sra")

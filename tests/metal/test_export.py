@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -137,3 +139,38 @@ def test_files_are_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert file.read_text(encoding="utf-8") == export.preamble() + msl
     assert "1 kernels written" in capsys.readouterr().out
     assert export.main([]) == 2
+
+
+COMPILER = """#!/usr/bin/env bash
+case "$*" in
+  *--version*) echo "a compiler" ;;
+  *metal4.1*) exit 1 ;;
+  *wrong.metal*) echo "wrong:3:4: error: no" && exit 1 ;;
+esac
+"""
+
+
+def test_the_script_reports_errors_and_the_versions_that_it_compiled(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / ".ci" / "metal"
+    compiler = tmp_path / "xcrun"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    path = f"{tmp_path}:{os.environ['PATH']}"
+
+    def compile_all() -> subprocess.CompletedProcess[str]:
+        command = [str(script), str(sources)]
+        environment = os.environ | {"PATH": path}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    assert compile_all().returncode != 0  # nothing to compile
+    (sources / "right.metal").touch()
+    done = compile_all()
+    assert done.returncode == 0
+    assert "All sources compile as Metal 3.1 3.2 4.0\n" in done.stdout
+    assert "Metal 4.1: this compiler does not know it" in done.stdout
+    (sources / "wrong.metal").touch()
+    done = compile_all()
+    assert done.returncode == 1
+    assert "1 wrong:3:4: error: no" in done.stdout
