@@ -28,22 +28,33 @@ def metal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         pytest.skip(reason)
     monkeypatch.setattr(mx.fast, "metal_kernel", EmulatedKernel)
     monkeypatch.setattr(backend, "missing", lambda: None)
-    with emulation(order=zlib.crc32(request.node.nodeid.encode()) % 3):
+    strict = request.config.option.metal_strict
+    order = zlib.crc32(request.node.nodeid.encode()) % 3
+    with emulation(order=order, contract=strict, flush=strict):
         yield
 
 
 @pytest.fixture(autouse=True)
 def _metal_where_named(request: pytest.FixtureRequest) -> None:
     """Use the fixture `metal` for every test with a parameter "metal"."""
-    call = getattr(request.node, "callspec", None)
-    values = () if call is None else call.params.values()
-    if any(isinstance(value, str) and value == "metal" for value in values):
+    if _names_metal(request.node):
         request.getfixturevalue("metal")
+
+
+def _names_metal(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    values = () if call is None else call.params.values()
+    return any(isinstance(value, str) and value == "metal" for value in values)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz-minutes", type=float, default=0.0, help="go on with random problems for as long"
+    )
+    parser.addoption(
+        "--metal-strict",
+        action="store_true",
+        help="only tests of backend Metal, emulated with contraction and without subnormals",
     )
     parser.addoption("--fuzz-case", default="", help="check one problem, as a failure printed it")
 
@@ -56,3 +67,16 @@ def fuzz_minutes(request: pytest.FixtureRequest) -> float:
 @pytest.fixture
 def fuzz_case(request: pytest.FixtureRequest) -> str:
     return request.config.option.fuzz_case
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what --metal-strict does not change."""
+    if not config.option.metal_strict:
+        return
+    left_out = []
+    chosen = []
+    for item in items:
+        uses = _names_metal(item) or "metal" in getattr(item, "fixturenames", ())
+        (chosen if uses and "sanitizer" not in item.keywords else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = chosen

@@ -28,14 +28,11 @@
 //       order       (B, N) uint    rows in the order of their keys
 //   OUT new_place, new_upper, new_lower, and compared (B, simdgroups) uint: tiles of a simdgroup
 
-constant constexpr float LOOSER = 1.0f + 0x1p-20f;  // for the rounding of a sum or a square root
-constant constexpr float TIGHTER = 1.0f - 0x1p-20f;
+constant constexpr float ULP = 1.0f / 16777216.0f;  // 2^-24
+constant constexpr float LOOSER = 1.0f + 16.0f * ULP;  // for rounding, also of a fast square root
+constant constexpr float TIGHTER = 1.0f - 16.0f * ULP;
 constant constexpr uint WORDS = 32;  // of a set of groups: one a lane
 constant constexpr uint NO_PLACE = 0xffffffff;
-
-METAL_FUNC float rounding_error(float square, float most, uint D) {
-  return float(2 * D + 32) * 0x1p-24f * (square + most) + float(D) * 0x1p-124f;
-}
 
 METAL_FUNC bool is_out(float lower, float upper, float error) {
   return lower > upper && (lower - upper) * (lower + upper) > 4.0f * error;
@@ -51,8 +48,7 @@ METAL_FUNC float distance_below(float score, float square, float error) {
   return gap > 0.0f ? sqrt(gap) * TIGHTER : 0.0f;
 }
 
-// The first set bit of `word`, of which a lane holds 32 bits, from `from` on; the end if there is
-// none.
+// The first group from `from` on in a set of which a lane holds 32, or the end.
 METAL_FUNC uint next_bit(uint word, uint from) {
   for (uint w = from / 32; w < WORDS; w++) {
     uint bits = simd_shuffle(word, ushort(w));
@@ -89,7 +85,7 @@ struct Bounds {
     return lower[at * G + g] * TIGHTER - group_drift[ulong(batch) * G + g];
   }
   METAL_FUNC float error(uint batch, float of) const thread {
-    return rounding_error(of, most[batch], D);
+    return float(2 * D + 32) * ULP * (of + most[batch]) + float(D) * 4.7019774e-38f;
   }
 };
 

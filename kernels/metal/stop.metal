@@ -7,27 +7,27 @@
 //   STABLE, SETTLED: values of `status`.
 
 // After the E-step and its sums. A batch element that runs is STABLE if no label changed; it stops
-// there, at its limit, and unless KEEP_EMPTY where a cluster has no rows.
+// there, at its limit, and unless `keep_empty` where a cluster has no rows.
 //
-//   IN  sizes   OFFSETS: (B, K + 1) uint, where each cluster begins in the order of rows; else
+//   IN  rows    OFFSETS: (B, K + 1) uint, where each cluster begins in the order of rows; else
 //               (B, K) uint, the rows of each cluster
 //   OUT active  (B,) uint   whether its centroids move
 //       left    (B,) int    E-steps to the limit
 //       result  (B,) int    the new status
 //   Called by one whole simdgroup.
-template <bool OFFSETS, bool KEEP_EMPTY, int STABLE, typename PR, typename PM, typename PT,
+template <bool OFFSETS, int STABLE, typename PR, typename PM, typename PT,
           typename PC, typename PZ>
 METAL_FUNC void check_labels(
-    PR running, PM remaining, PT status, PC changed, PZ sizes, device uint* active,
+    PR running, PM remaining, PT status, PC changed, PZ rows, bool keep_empty, device uint* active,
     device int* left, device int* result, uint cuts, uint K, uint batch, uint lane) {
   const bool runs = running[batch] != 0;
   bool moved = false, empty = false;
   if (runs) {
     for (uint i = lane; i < cuts; i += 32) moved |= changed[ulong(batch) * cuts + i] != 0;
-    if (!KEEP_EMPTY) {
+    if (!keep_empty) {
       const ulong at = ulong(batch) * (OFFSETS ? K + 1 : K);
       for (uint k = lane; k < K; k += 32)
-        empty |= OFFSETS ? sizes[at + k] == sizes[at + k + 1] : sizes[at + k] == 0;
+        empty |= OFFSETS ? rows[at + k] == rows[at + k + 1] : rows[at + k] == 0;
     }
   }
   moved = simd_any(moved);

@@ -149,7 +149,8 @@ def test_tol_stops_each_element_at_its_own_shift(empty: str, metric: str, backen
     limit = 14
     path = [FITS[metric](x, 7, i, **options).centroids.astype(np.float64) for i in range(limit)]
     shifts = np.array([np.linalg.norm(b - a, axis=-1).max(-1) for a, b in itertools.pairwise(path)])
-    tol = float(np.median(shifts[:5]))
+    # A little above one of the shifts: the backend's own, in float32, may round either way.
+    tol = float(np.median(shifts[:5])) * (1 + 1e-6)
     result = FITS[metric](x, 7, limit - 1, tol, **options)
     stops = 1 + (shifts <= tol).argmax(0)  # iterations until the first shift within tol
     assert result.n_iter_per_batch.tolist() == stops.tolist() and result.converged.all()

@@ -26,6 +26,7 @@ COMMON = (
     "-std=c++17",
     "-march=native",
     "-fno-strict-aliasing",
+    "-ffp-contract=off",
     "-pthread",
     "-Wno-attributes",
     "-Wno-unknown-pragmas",
@@ -37,8 +38,9 @@ LIBRARY = (
     "-ftrivial-auto-var-init=pattern",
     "-Werror=frame-larger-than=131072",  # half of a fiber's stack (emu_fiber.h)
 )
-# Most kernels run for less time than -O2 takes to compile them; its products are contracted here too.
-QUICK = ("-O1", "-fexpensive-optimizations")
+QUICK = ("-O1",)  # most kernels run for less time than -O2 takes to compile them
+# Products are fused with the sums that follow, across statements too, wherever the processor can.
+CONTRACTED = ("-O1", "-fexpensive-optimizations", "-ffp-contract=fast")
 # Counted as an optimiser leaves it, but a copy of a structure or vector is one access.
 OPTIMISED = ("-O2", "-fno-tree-sra")
 # -g1: reports name lines, and need nothing else.
@@ -142,7 +144,7 @@ def compile_flags(*flags: str) -> list[str]:
 
 
 @cache
-def library(cpp: str, count: bool) -> ctypes.CDLL:
+def library(cpp: str, count: bool, contract: bool = False) -> ctypes.CDLL:
     if count:
         # g++ would add libtsan if it were told -fsanitize when it links
         flags = compile_flags(*LIBRARY, *OPTIMISED, "-fsanitize=thread", "-DEMU_COUNT")
@@ -151,7 +153,7 @@ def library(cpp: str, count: bool) -> ctypes.CDLL:
             [*COMMON, "-shared", "-Wl,-Bsymbolic", "{object}", str(counting()), "-o", "{result}"],
         ]
     else:
-        flags = compile_flags(*LIBRARY, *QUICK)
+        flags = compile_flags(*LIBRARY, *(CONTRACTED if contract else QUICK))
         steps = [[*flags, "-shared", "-Wl,-Bsymbolic", "{source}", "-o", "{result}"]]
     return ctypes.CDLL(str(build(cpp, ".so", steps)))
 

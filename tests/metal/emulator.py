@@ -8,7 +8,11 @@
 MLX writes the Metal source (`source`), g++ compiles it against the headers of `msl/` (`compiler`), and the
 threads of a threadgroup run as fibers (`runner`). Outputs, threadgroup memory and matrices hold NaN until
 they are written; thread variables hold a pattern. Not modelled: speed, registers, rounding of the matrix
-unit, fast math, denormals, swizzles, quads.
+unit, fast math, swizzles, quads.
+
+Metal may fuse products with sums and may flush subnormal floats, and may do neither. The emulator does
+neither unless it is told to: with `contract` and with `flush`. MLX's own operations run on the CPU, and
+flush nothing.
 """
 
 from __future__ import annotations
@@ -80,6 +84,8 @@ class Emulation:
     sanitizer: str | None = None  # "address" (with undefined behaviour) or "thread"
     count: bool = False
     dry: bool = False  # nothing is compiled and run: only sources are made, outputs stay NaN
+    contract: bool = False  # products are fused with sums, unless the source forbids it
+    flush: bool = False  # subnormal floats count as zero
     launches: list[Launch] = field(default_factory=list)
 
 
@@ -93,16 +99,31 @@ def emulation(
     sanitizer: str | None = None,
     count: bool = False,
     dry: bool = False,
+    contract: bool | None = None,
+    flush: bool | None = None,
 ) -> Iterator[Emulation]:
-    """Sets how emulated kernels run inside; mx.compile is off there, since its tracers hold no data."""
+    """Sets how emulated kernels run inside; mx.compile is off there, since its tracers hold no data.
+
+    `contract` and `flush` are those of the emulation around this one if they are None.
+    """
     if sanitizer is not None and sanitizer not in compiler.SANITIZERS:
         raise ValueError(
             f"sanitizer must be None or one of {sorted(compiler.SANITIZERS)}, got {sanitizer!r}"
         )
     if sanitizer and count:
         raise ValueError("a launch can't be counted under a sanitizer")
-    run = Emulation(order, threads, sanitizer, count, dry)
-    outermost = _current.get() is None
+    around = _current.get()
+    outermost = around is None
+    around = around or Emulation()
+    run = Emulation(
+        order,
+        threads,
+        sanitizer,
+        count,
+        dry,
+        around.contract if contract is None else contract,
+        around.flush if flush is None else flush,
+    )
     token = _current.set(run)
     if outermost:
         mx.disable_compile()
@@ -282,6 +303,8 @@ class EmulatedKernel:
                     order=options.order,
                     threads=options.threads,
                     count=options.count,
+                    contract=options.contract,
+                    flush=options.flush,
                     first=first,
                 )
         except SanitizerError as error:

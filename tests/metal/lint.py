@@ -8,6 +8,7 @@ fewer than 8 elements, which MLX passes as `constant`. Rules of MSL that C++ lac
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,12 +23,14 @@ HEADER = Path(__file__).parent / "lint_stdlib.h"
 FLAGS = [
     "-x",
     "c++",
-    "-std=c++17",
     "-nostdinc",
     "-Wno-unknown-attributes",
     "-Wno-ignored-attributes",
     "-Wno-c++17-extensions",
+    "-ferror-limit=0",
 ]
+STANDARDS = ("c++14", "c++17")  # of Metal 3 and of Metal 4
+INCLUDE = re.compile(r"(?m)^#include <.*>$")
 HOST_NAME = re.compile(r'template \[\[host_name\("\w+"\)\]\] \[\[kernel\]\]')
 WARNING = 2  # libclang's severities: 2 warning, 3 error, 4 fatal
 
@@ -46,25 +49,33 @@ def why_not() -> str | None:
 def lint(source: Source | str, name: str = "kernel") -> list[str]:
     """Findings as `name:line: text`, by the lines of the Metal source; the list is empty for a clean kernel."""
     msl = source if isinstance(source, str) else source.msl
+    unit, code = _parse(msl, name, STANDARDS[-1])
+    findings = [*_diagnostics(unit), *Rules(unit.cursor, name, code.encode()).findings()]
+    return [f"{name}:{line}: {text}" for line, text in sorted(set(findings))]
+
+
+def errors(msl: str, standard: str, first_line: int = 0) -> list[str]:
+    """What libclang itself says of the lines from `first_line` on, without the rules."""
+    unit, _ = _parse(msl, "kernel", standard)
+    found = set(_diagnostics(unit))
+    return [f"{line}: {text}" for line, text in sorted(found) if line >= first_line]
+
+
+def _parse(msl: str, name: str, standard: str) -> tuple[Any, str]:
     # a threadgroup variable is not on the stack: static is the nearest that C++ has
     code = THREADGROUP.sub(
         lambda m: m[0].replace("threadgroup", "static threadgroup", 1),
-        HOST_NAME.sub("template", msl),
+        INCLUDE.sub("", HOST_NAME.sub("template", msl)),
     )
-    unit = (
-        import_module("clang.cindex")
-        .Index.create()
-        .parse(
-            name, args=["-include", str(HEADER), *FLAGS], unsaved_files=[(name, code)], options=0
-        )
-    )
-    findings = [
-        (problem.location.line, problem.spelling)
-        for problem in unit.diagnostics
-        if problem.severity >= WARNING and not _copies_a_struct(problem)
-    ]
-    findings += Rules(unit.cursor, name, code.encode()).findings()
-    return [f"{name}:{line}: {text}" for line, text in sorted(set(findings))]
+    arguments = ["-include", str(HEADER), f"-std={standard}", *FLAGS]
+    index = import_module("clang.cindex").Index.create()
+    return index.parse(name, args=arguments, unsaved_files=[(name, code)], options=0), code
+
+
+def _diagnostics(unit: Any) -> Iterator[tuple[int, str]]:
+    for problem in unit.diagnostics:
+        if problem.severity >= WARNING and not _copies_a_struct(problem):
+            yield problem.location.line, problem.spelling
 
 
 def _copies_a_struct(problem: Any) -> bool:

@@ -17,6 +17,8 @@ UNROLLED = re.compile(rb"(UNROLL|unroll\(full\)\"?\)?)\s*$")
 BARE_UNROLL = re.compile(rb"(?:\)|\belse|\bdo)\s*UNROLL\b")
 DECLARATOR = re.compile(rb"(?:operator\s*\(\s*\)|operator\W+?|\w+)\s*\(")
 
+NO_BOUNDS = "whose loop has no constant bounds"
+
 Finding = tuple[int, str]
 
 
@@ -148,7 +150,10 @@ class Rules:
                 continue
             inner = loops
             if cursor.kind == kinds.FOR_STMT:
-                inner = loops | self._loop(cursor, loops)
+                own = self._loop(cursor, loops)
+                inner = loops | own
+                if NO_BOUNDS in own.values():
+                    yield cursor.location.line, "UNROLL of a loop without constant bounds"
             elif cursor.kind == kinds.ARRAY_SUBSCRIPT_EXPR:
                 base, index = cursor.get_children()
                 if self._in_registers(base):
@@ -172,7 +177,7 @@ class Rules:
         if not UNROLLED.search(self.code[: loop.extent.start.offset][-80:]):
             reason = "whose loop has no UNROLL"
         elif any(True for part in head for _ in self._variables(part, loops | names)):
-            reason = "whose loop has no constant bounds"
+            reason = NO_BOUNDS
         return dict.fromkeys(names, reason)
 
     def _variables(self, expression: Any, loops: dict[Any, str]) -> Iterator[tuple[str, str]]:

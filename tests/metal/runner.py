@@ -78,10 +78,12 @@ def run_library(
     order: int = 0,
     threads: int = 1,
     count: bool = False,
+    contract: bool = False,
+    flush: bool = False,
     first: int = 0,
 ) -> Outcome:
     """Runs the threadgroups from the `first` one on (the last one if it is beyond the grid), changing buffers in place."""
-    lib = compiler.library(cpp, count)
+    lib = compiler.library(cpp, count, contract)
     pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
     message = ctypes.create_string_buffer(MESSAGE_BYTES)
     memory = ctypes.c_ulong()
@@ -93,6 +95,7 @@ def run_library(
         ctypes.c_ulong(first),
         order,
         1 if count else threads,
+        int(flush),
         message,
         ctypes.c_size_t(MESSAGE_BYTES),
         ctypes.byref(memory),

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
+
+from flash_kmeans_mlx.backends.metal.export import Case, Source, trace
+
+__all__ = [
+    "THREADGROUP",
+    "EmulationError",
+    "Source",
+    "generated",
+    "parameters",
+    "share_threadgroup_memory",
+    "to_cpp",
+]
 
 THREADGROUP = re.compile(
     r"(?P<before>^|[;{}])(?P<space>[ \t]*)threadgroup\s+"
@@ -21,6 +33,8 @@ PARAMETER = re.compile(
 )
 ATTRIBUTE = re.compile(r"\s*\w+ (?P<name>\w+) \[\[")
 SPACE = re.compile(r"(?m)^  const constant (?=[^&]* \[\[buffer\(\d+\)\]\])")
+# g++ says this for whole functions, and does not fuse what it inlines; it takes it between functions only.
+CONTRACTION = re.compile(r"(?m)^[ \t]*#pragma METAL fp contract\((off|on|fast)\)[ \t]*$")
 INSTANCE = re.compile(r"decltype\((\w+(?:<.*?>)?)\) ")
 BUFFER_SLOTS = 31
 
@@ -29,21 +43,9 @@ class EmulationError(RuntimeError):
     """A kernel did what Metal forbids, or what the emulator can't run."""
 
 
-class Source(NamedTuple):
-    function: str  # its name, which MLX makes of types and template arguments
-    msl: str  # the source that MLX gives to Metal, without the preamble
-
-
 def generated(kernel: Callable[..., Any], inputs: Sequence[mx.array], **call: Any) -> Source:
     """The Metal source of a call; only shapes and types of `inputs` matter, they are not evaluated."""
-    sources: list[Source] = []
-
-    def record(event: dict[str, Any]) -> None:
-        if event.get("name") == "CustomKernel":
-            function, msl, *_ = event["arguments"]
-            sources.append(Source(function, msl))
-
-    mx.export_function(record, lambda *arrays: kernel(inputs=list(arrays), **call), *inputs)
+    sources = trace(Case(lambda *arrays: kernel(inputs=list(arrays), **call), list(inputs)))
     if not sources:
         raise EmulationError(
             "this build of MLX does not hand out the Metal source of a kernel (0.32.0 and later do)"
@@ -89,6 +91,11 @@ def share_threadgroup_memory(msl: str, name: str) -> str:
     return shared
 
 
+def contraction(match: re.Match[str]) -> str:
+    """The pragma of g++ for one of Metal; to g++ "on" would mean "off"."""
+    return f'#pragma GCC optimize ("fp-contract={"off" if match[1] == "off" else "fast"}")'
+
+
 def to_cpp(source: Source, name: str) -> tuple[str, list[str]]:
     """A translation unit for g++ and the names of its buffers; errors name lines of the Metal source as `name:line`."""
     known = parameters(source)
@@ -109,7 +116,7 @@ def to_cpp(source: Source, name: str) -> tuple[str, list[str]]:
         [
             "#include <metal_stdlib>",
             f'#line 1 "{name}"',
-            share_threadgroup_memory(body, name),
+            CONTRACTION.sub(contraction, share_threadgroup_memory(body, name)),
             '#line 1 "generated call"',
             '#include "emu_launch.h"',
             "EMU_RUNTIME void emu::call_kernel(void* const* buffers, const Attributes& at) {",

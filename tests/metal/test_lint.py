@@ -126,6 +126,11 @@ DEFECTS = {
         "UNROLL for (int w = 0; w < (keep ? 1 : W); w++) {",
         "indexed by 'w', whose loop has no constant bounds",
     ),
+    "UNROLL of a loop that may turn any number of times": (
+        "  total.add(1.0f);",
+        "  UNROLL for (uint k = 0; k < i; k++) total.add(1.0f);",
+        "UNROLL of a loop without constant bounds",
+    ),
     "array in registers indexed by data": (
         "const int other = w ^ 1;",
         "const int other = w ^ int(keep);",

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...errors import BackendUnavailableError
+from ...frame import sample_step
 from ..points import PENDING, Problem, Step
 from ..portable.points import PortablePoints
 from . import groups
@@ -29,6 +30,8 @@ LENGTHS = {"fused": 8, "addmm": 2, "groups": 8}
 TRIED = 8
 PAYS = 0.95
 MAX_REMAINING = 2**31 - 1  # iterations that the device can count
+# A GPU may take values below 2**-126 for zero. Beside magnitudes from here on they are nothing.
+TINY = 2.0**-100
 
 
 class MetalPoints(PortablePoints):
@@ -58,6 +61,8 @@ class MetalPoints(PortablePoints):
         if isinstance(x, mx.array) and not _contiguous(x):  # kernels would copy it at every call
             problem = replace(problem, x=mx.contiguous(x))
             self._copied_bytes = x.nbytes
+        if isinstance(problem.x, mx.array) and _is_tiny(problem.x):
+            problem = replace(problem, x=_on_host(problem.x))
         super().__init__(problem)
         frame_shift, frame_scale = None, None
         if not self.metric.spherical and not self.frame.identity.all():
@@ -108,8 +113,10 @@ class MetalPoints(PortablePoints):
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         elements = limits > 0
-        # The M-step on the device does not centre centroids; the host's does.
-        limits = np.clip(limits, 0, 1 if self.frame.centred else MAX_REMAINING)
+        # The M-step on the device does not centre centroids, and may flush those that are subnormal
+        # in the user's coordinates; the host's does neither.
+        on_host = self.frame.centred or (self.frame.scale < TINY).any()
+        limits = np.clip(limits, 0, 1 if on_host else MAX_REMAINING)
         options = Options(
             spherical=self.metric.spherical,
             skip_empty=skip_empty,
@@ -175,6 +182,13 @@ class MetalPoints(PortablePoints):
             length //= 2
         return length
 
+    def _inner(self, centroids: np.ndarray) -> tuple[mx.array, mx.array]:
+        if self.metric.spherical:  # the frame does not scale them, and any power of two ranks alike
+            largest = np.abs(centroids).max(axis=(1, 2), keepdims=True)
+            is_tiny = (largest > 0) & (largest < TINY)
+            centroids = centroids * np.where(is_tiny, 2.0**126, 1.0).astype(np.float32)
+        return super()._inner(centroids)
+
     def _choose_strategy(self, *, measure: bool) -> Strategy:
         """Return the strategy; once measured, for iterations only, it stays the same."""
         if self._strategy is not None:
@@ -236,6 +250,19 @@ def _device() -> Device:
     if not mx.metal.is_available():
         return Device()
     return Device(str(mx.device_info()["architecture"]))
+
+
+def _is_tiny(x: mx.array) -> bool:
+    """Return whether all of a sample of some batch element are below TINY: the host scales them."""
+    sample = np.abs(_on_host(x[:, :: sample_step(x.shape[1])])).max(axis=(1, 2))
+    return bool(((sample > 0) & (sample < TINY)).any())
+
+
+def _on_host(x: mx.array) -> np.ndarray:
+    """Return points in float32, converted without the GPU."""
+    if x.dtype == mx.bfloat16:
+        return (np.array(x.view(mx.uint16)).astype(np.uint32) << 16).view(np.float32)
+    return np.array(x).astype(np.float32, copy=False)
 
 
 def _contiguous(x: mx.array) -> bool:

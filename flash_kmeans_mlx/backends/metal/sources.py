@@ -147,9 +147,9 @@ DEFINITIONS = {
   threadgroup float scratch[NSG * (LANES * W + 1)];
   const uint K = old_counts_shape[1], batch = {POSITION}.z;
   if ({POSITION}.x == 0 && {POSITION}.y == 0 && {SIMDGROUP} == 0)
-    check_labels<true, KEEP_EMPTY, STABLE>(
-        running, remaining, status, changed, offsets, active, left, result, changed_shape[1], K,
-        batch, {LANE});
+    check_labels<true, STABLE>(
+        running, remaining, status, changed, offsets, sizes[2] != 0, active, left, result,
+        changed_shape[1], K, batch, {LANE});
   if (running[batch] == 0) {{
     keep_sums(
         old_sums, old_weight_sum, old_counts, sums, weight_sum, counts, K, x_shape[2], LANES * W,
@@ -195,12 +195,12 @@ DEFINITIONS = {
     ),
     "check_labels": Definition(
         ("common", "stop"),
-        (*PROGRESS_IN, "changed", "sizes"),
+        (*PROGRESS_IN, "changed", "counts", "sizes"),
         PROGRESS_OUT,
         f"""
-  check_labels<false, KEEP_EMPTY, STABLE>(
-      running, remaining, status, changed, sizes, active, left, result,
-      changed_shape[1], sizes_shape[1], {POSITION}.y, {LANE});
+  check_labels<false, STABLE>(
+      running, remaining, status, changed, counts, sizes[0] != 0, active, left, result,
+      changed_shape[1], counts_shape[1], {POSITION}.y, {LANE});
 """,
     ),
     "move_centroids": Definition(

@@ -111,9 +111,7 @@ def reduce(
         keep_empty: Whether a batch element goes on though a cluster has no rows.
     """
     step = _reduce_dense if old.counts.shape[1] <= launches.DENSE_CLUSTERS else _reduce_sorted
-    return step(
-        rows, found, old_labels, old, progress, {"KEEP_EMPTY": keep_empty, "STABLE": STABLE}
-    )
+    return step(rows, found, old_labels, old, progress, keep_empty)
 
 
 def accumulate(
@@ -148,7 +146,7 @@ def _reduce_dense(
     old_labels: mx.array,
     old: Sums,
     progress: Progress,
-    flags: dict[str, object],
+    keep_empty: bool,
 ) -> Reduced:
     b, n, d = rows.x.shape
     k = old.counts.shape[1]
@@ -181,11 +179,11 @@ def _reduce_dense(
     )
     checked = call(
         "check_labels",
-        inputs=[*progress, changed, sums.counts],
+        inputs=[*progress, changed, sums.counts, mx.array([keep_empty], mx.uint32)],
         launch=Launch((SIMD, b, 1), (SIMD, 1, 1)),
         shapes=[(b,)] * 3,
         dtypes=[mx.uint32, mx.int32, mx.int32],
-        **flags,
+        STABLE=STABLE,
     )
     return Reduced(labels, sums, Progress(*checked))
 
@@ -196,7 +194,7 @@ def _reduce_sorted(
     old_labels: mx.array,
     old: Sums,
     progress: Progress,
-    flags: dict[str, object],
+    keep_empty: bool,
 ) -> Reduced:
     b, n, d = rows.x.shape
     k = old.counts.shape[1]
@@ -204,7 +202,7 @@ def _reduce_sorted(
         found, old_labels, rows.weights, progress.running, k
     )
     launch = launches.sorted_sums_launch(b, n, k, d, narrow=rows.x.size < 8)
-    sizes = mx.array([launch.chunk_rows, launch.whole_rows], mx.uint32)
+    sizes = mx.array([launch.chunk_rows, launch.whole_rows, keep_empty], mx.uint32)
     template = {**rows.flags, "LANES": launch.lanes, "W": launch.width, "NSG": launch.nsg}
     # `partial` has at least 2 * 8 elements unless D is so small that loads are of one element.
     (partial,) = call(
@@ -221,7 +219,7 @@ def _reduce_sorted(
         launch=launch.sum_clusters,
         shapes=[*(a.shape for a in old), *[(b,)] * 3],
         dtypes=[*(a.dtype for a in old), mx.uint32, mx.int32, mx.int32],
+        STABLE=STABLE,
         **template,
-        **flags,
     )
     return Reduced(labels, Sums(*sums), Progress(active, remaining, status))

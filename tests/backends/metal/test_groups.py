@@ -243,7 +243,7 @@ def test_what_the_kernels_do_not_take_is_left_to_fused() -> None:
 
 
 DEFECTS = {  # what replaces what, and the points that find it
-    "no room for rounding": ("return float(2 * D + 32)", "return 0.0f * float(D)", "offset"),
+    "no room for rounding": ("float(2 * D + 32) * ULP", "0.0f", "offset"),
     "an upper bound that does not loosen": (
         "(upper[at] + drift",
         "(upper[at] + 0 * drift",

@@ -245,21 +245,32 @@ def test_batch_elements_that_have_stopped_cost_copies_only(k: int) -> None:
         constants, state = opened._constants, opened._start(x[:, :k].copy(), np.full(b, 9))
     state = block(1, OPTIONS, False)(constants, state)  # labels and sums
 
-    def moved(running: np.ndarray) -> tuple[int, State]:
+    def counted(running: np.ndarray) -> tuple[int, int, State]:
         started = state._replace(running=mx.array(running.astype(np.uint32)))
         with emulation(count=True) as run:
             after = block(1, OPTIONS, False)(constants, started)
         traffic = (t for one in run.launches for t in one.buffers)
-        return sum(t.read_once + t.written_once for t in traffic), after
+        moved = sum(t.read_once + t.written_once for t in traffic)
+        return moved, sum(one.work.matrix for one in run.launches), after
 
-    every, _ = moved(np.ones(b))
-    half, after = moved(np.arange(b) % 2)
+    bytes_of_all, products_of_all, _ = counted(np.ones(b))
+    moved, products, after = counted(np.arange(b) % 2)
     copied = 2 * b // 2 * 4 * (n + k * (3 * d + 3))
-    assert half <= 0.5 * every + 1.1 * copied
+    assert products == products_of_all // 2
+    assert moved <= bytes_of_all // 2 + 1.1 * copied
     for name, before, now in zip(State._fields, state, after, strict=True):
         if name != "running":
             np.testing.assert_array_equal(np.array(now)[::2], np.array(before)[::2], name)
     assert not np.array(after.running)[::2].any()
+
+
+def test_blocks_of_any_length_share_kernels() -> None:
+    """All that a fit compiles are the kernels of one iteration, each once."""
+    x = blobs()
+    with emulation() as run:
+        fit(MetalPoints, x, start(x, 70), max_iters=9)
+        fit(MetalPoints, x, start(x, 70), max_iters=1)
+    assert len({launched.source.msl for launched in run.launches}) == 8 + 1  # take_labels
 
 
 def test_block_compiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from metal.kit import needs_gpp
 from metal.lint import lint, why_not
 
 from flash_kmeans_mlx.backends.metal import groups, kernels, launch, order, sums, sums_launch, topk
-from flash_kmeans_mlx.backends.metal.kernels import Normalisation
+from flash_kmeans_mlx.backends.metal.kernels import Moved, Normalisation
 from flash_kmeans_mlx.backends.metal.sources import DEFINITIONS
 
 pytestmark = [needs_gpp, pytest.mark.usefixtures("metal")]
@@ -86,8 +86,8 @@ def accumulate(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32) -> 
     )
 
 
-def in_small_chunks(kernel: Kernel) -> Kernel:
-    """The kernel with few rows a chunk, and with a sort for any number of clusters.
+def in_small_chunks(kernel: Kernel, *, dense: bool = False) -> Kernel:
+    """The kernel with few rows a chunk, and unless `dense` with a sort for any number of clusters.
 
     The thread sanitizer follows few threads, slowly: so a few rows and clusters reach what takes
     thousands otherwise.
@@ -95,7 +95,9 @@ def in_small_chunks(kernel: Kernel) -> Kernel:
 
     def call() -> tuple[mx.array, ...]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sums_launch, "DENSE_CLUSTERS", 0)
+            if not dense:
+                patch.setattr(sums_launch, "DENSE_CLUSTERS", 0)
+            patch.setattr(sums_launch, "JOIN_SIMDGROUPS", 2)
             patch.setattr(sums_launch, "LEAST_SORT_CHUNK", 64)
             patch.setattr(sums_launch, "LEAST_SUM_CHUNK", 32)
             return kernel()
@@ -119,6 +121,19 @@ def move(b: int, k: int, d: int, *, spherical: bool) -> Kernel:
     )
 
 
+def check_moves(b: int, k: int) -> Kernel:
+    moved = Moved(*[draw(b, k)] * 4, labels(b, k, 2))
+    return lambda: tuple(
+        kernels.check_moves(
+            moved,
+            active=mx.array([1, 0], mx.uint32),
+            status=mx.zeros((b,), mx.int32),
+            shift=mx.ones((b,)),
+            tol=mx.array(0.5),
+        )
+    )
+
+
 SANITIZED: dict[str, Kernel] = {
     "assign: points": assign(2, 700, 259, 3, mx.float16),
     "assign: rows": assign(2, 67, 70, 33),
@@ -126,10 +141,11 @@ SANITIZED: dict[str, Kernel] = {
     "groups: rows": assign_twice(2, 67, 70, 33),
     "groups: streamed": assign_twice(1, 69, 65, 131, mx.float16),
     "argmax: long rows": lambda: kernels.argmax(draw(7, 133, dtype=mx.bfloat16)),
-    "sums: dense": accumulate(2, 69, 33, 35),
+    "sums: dense": in_small_chunks(accumulate(1, 69, 33, 35), dense=True),
     "sums: sorted": in_small_chunks(accumulate(2, 300, 7, 17)),
     "sort: by two digits": in_small_chunks(sort(1, 300, 9000)),
     "move: means": move(2, 5, 33, spherical=False),
+    "move: stop": check_moves(2, 37),
     "topk: fused": lambda: topk.topk(draw(2, 35, 17), draw(2, 70, 17), draw(2, 70), 5),
     "topk: of rows": lambda: topk.top_of_rows(draw(5, 133), 7),
 }

@@ -8,6 +8,8 @@
 #undef kernel
 #include <pthread.h>
 
+#include "emu_flush.h"
+
 namespace emu {
 
 struct Grid {
@@ -15,6 +17,7 @@ struct Grid {
   uint3 grid, threads, groups;  // threads: per threadgroup, before the grid ends
   ulong total, first;           // threadgroups: all of them, and the first that runs
   int order;
+  bool flush;  // subnormal floats
 };
 
 // Named as in MSL: the kernel's parameters ask for them by these names.
@@ -80,6 +83,7 @@ struct Shared {
 EMU_RUNTIME inline void* work(void* argument) {
   Shared& s = *static_cast<Shared*>(argument);
   const Grid& l = s.launch;
+  const Flush subnormals(l.flush);
   const int most = int(l.threads.x * l.threads.y * l.threads.z);
   group = static_cast<Threadgroup*>(calloc(1, sizeof(Threadgroup)));
   Threadgroup& g = *group;
@@ -114,7 +118,7 @@ EMU_RUNTIME inline void* work(void* argument) {
 
 // Returns 0, or 1 with a message. `first` is the first threadgroup that runs.
 extern "C" __attribute__((visibility("default"))) EMU_RUNTIME int emu_run(void* const* buffers, const uint* grid, const uint* threads,
-                                                                          ulong first, int order, int workers, char* message,
+                                                                          ulong first, int order, int workers, int flush, char* message,
                                                                           size_t message_size, ulong* threadgroup_bytes) {
   emu::Shared s{};
   emu::Grid& l = s.launch;
@@ -125,6 +129,7 @@ extern "C" __attribute__((visibility("default"))) EMU_RUNTIME int emu_run(void* 
   l.total = ulong(l.groups.x) * l.groups.y * l.groups.z;
   l.first = s.next = first < l.total ? first : l.total - 1;
   l.order = order;
+  l.flush = flush;
   s.message = message;
   s.message_size = message_size;
   if (ulong(workers) > l.total - l.first) workers = int(l.total - l.first);

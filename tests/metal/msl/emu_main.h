@@ -32,7 +32,7 @@ int main(int, char** argv) {
   fclose(file);
   char message[1280] = "";
   ulong bytes = 0;
-  if (emu_run(buffers, r.grid, r.threadgroup, 0, int(r.order), 1, message, sizeof message, &bytes)) {
+  if (emu_run(buffers, r.grid, r.threadgroup, 0, int(r.order), 1, 0, message, sizeof message, &bytes)) {
     fprintf(stderr, "EMULATOR: %s\n", message);
     return 8;
   }
