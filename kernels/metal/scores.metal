@@ -177,8 +177,8 @@ struct Scores {
             stage(staged, p, batch, c_at, next_k, next_d, t);
             if (RES == 0) load_rows(x[(h + 1) % HELD], p, batch, x_at, row, next_d, col);
           }
-          if (busy && blocks >= CB) multiply<true>(acc, x[h], tile, p.D - q * BK, blocks, lane);
-          if (busy && blocks < CB) multiply<false>(acc, x[h], tile, p.D - q * BK, blocks, lane);
+          if (busy && blocks >= uint(CB)) multiply<true>(acc, x[h], tile, p.D - q * BK, blocks, lane);
+          if (busy && blocks < uint(CB)) multiply<false>(acc, x[h], tile, p.D - q * BK, blocks, lane);
           threadgroup_barrier(mem_flags::mem_threadgroup);
           if (more) {
             commit(staged, tile, bias, next_d, t);

@@ -2,9 +2,10 @@
 
     PYTHONPATH=tests python -m metal.model
 
-prints the tables and writes them to benchmark/results/metal-model.md. Nothing here was measured on a
-GPU. What the model assumes is in `ASSUMPTIONS`, which the tables come with.
+prints the tables and writes them to benchmark/results/metal-model.md. Nothing here was measured on
+a GPU. What the model assumes is in `ASSUMPTIONS`, which the tables come with.
 """
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from flash_kmeans_mlx.benchmark.cases import CASES
 from flash_kmeans_mlx.backends.metal import kernels, launch
 from flash_kmeans_mlx.backends.metal.device import Device, ceil_div
 from flash_kmeans_mlx.backends.metal.launch import PointTiles, Tiles
+from metal.chips import CHIPS, Chip
 from metal.emulator import EmulatedKernel, Launch, emulation
 from metal.traffic import CASES as COUNTED
 from metal.traffic import Busy, draw
@@ -30,7 +32,6 @@ ROWS = 50_000
 
 # Of a core, per cycle of its clock.
 SCHEDULERS = 4
-FMA = 128
 L1_BYTES = 64
 SHARED_BYTES = 64
 L2_BYTES = 32
@@ -50,91 +51,38 @@ SLC_RATIO = 2  # rate of the last-level cache over that of memory
 LAUNCH_SECONDS = 5e-6
 
 ASSUMPTIONS = """\
-- A core has 4 schedulers and 128 multiply-adds a cycle (metal-benchmarks). An 8x8x8 product takes 18 cycles of a
-  scheduler, measured on the M1 (metal-benchmarks, "MATMUL<8x8xF32> ~18"), where 16 would be the peak: 89% of FP32 is
-  the most that the matrix units give. The same is assumed for later chips.
-- Other instructions share the units: 3 a score (bias; best score and index, each one comparison with selection), 1 for
-  the index of a centroid once for all rows of a lane, 2 a load or store of device memory, 1 a load or store of
-  threadgroup memory. These are not counted, as no compiler for these GPUs ran. On the M3 and later integer instructions
-  run beside the others, which the model leaves out.
-- Threadgroup memory has 32 banks of 4 bytes and gives 64 bytes a cycle and core: 671 GB/s were measured on the M1
-  (Chips and Cheese, 2022). The banks are an assumption, as for other GPUs.
-- The first-level cache gives 64 bytes and at most one line of 128 bytes a cycle (metal-benchmarks: 64 bytes). It keeps
-  a line until the next barrier of the threadgroup.
-- The second-level cache gives 32 bytes a cycle and core (metal-benchmarks). Centroids that fill at most half of it are
-  read from the next level once.
-- The last-level cache gives twice the rate of memory (metal-benchmarks; 134 GB/s on the M1 by Chips and Cheese). What
-  threadgroups in flight read again hits it as far as it has room for their rows and all centroids.
-- In flight are as many simdgroups as 208 KiB of registers (`Tiles.registers` and 24 for addresses) and 60 KiB of
-  threadgroup memory hold. Latency is hidden; barriers cost nothing.
+- A core has 4 schedulers and 128 multiply-adds a cycle (metal-benchmarks). An 8x8x8 product takes
+  18 cycles of a scheduler, measured on the M1 (metal-benchmarks, "MATMUL<8x8xF32> ~18"), where 16
+  would be the peak: 89% of FP32 is the most that the matrix units give. The same is assumed for
+  later chips.
+- Other instructions share the units: 3 a score (bias; best score and index, each one comparison
+  with selection), 1 for the index of a centroid once for all rows of a lane, 2 a load or store of
+  device memory, 1 a load or store of threadgroup memory. These are not counted, as no compiler for
+  these GPUs ran. On the M3 and later integer instructions run beside the others, which the model
+  leaves out.
+- Threadgroup memory has 32 banks of 4 bytes and gives 64 bytes a cycle and core: 671 GB/s were
+  measured on the M1 (Chips and Cheese, 2022). The banks are an assumption, as for other GPUs.
+- The first-level cache gives 64 bytes and at most one line of 128 bytes a cycle (metal-benchmarks:
+  64 bytes). It keeps a line until the next barrier of the threadgroup.
+- The second-level cache gives 32 bytes a cycle and core (metal-benchmarks). Centroids that fill at
+  most half of it are read from the next level once.
+- The last-level cache gives twice the rate of memory (metal-benchmarks; 134 GB/s on the M1 by Chips
+  and Cheese). What threadgroups in flight read again hits it as far as it has room for their rows
+  and all centroids.
+- In flight are as many simdgroups as 208 KiB of registers (`Tiles.registers` and 24 for addresses)
+  and 60 KiB of threadgroup memory hold. Latency is hidden; barriers cost nothing.
 - A launch takes 5 microseconds; no source. Threadgroups are dealt evenly: the fullest core counts.
-- The time is the largest of these limits and that of the launches added. float32, no normalisation."""
+- The time is the largest of these limits and that of the launches added. float32, no
+  normalisation."""
 
 
 STAGING = """\
-The model sees no gain, also for the M3 and later, in loading centroids straight from memory, without threadgroup memory
-and barriers. By count a simdgroup with two blocks of rows would ask the first-level cache for 4 lines a product (1.00 of
-the time at FP32 peak); if it loads the four matrices of a line one after the other, the second-level cache for 128
-bytes a product (1.00), and where centroids do not fit there, the last-level cache too (2.2 on the M3 Max). The matrix
-units take about 1.2 in either form."""
-
-
-@dataclass(frozen=True)
-class Chip:
-    """Published facts of a GPU.
-
-    Attributes:
-        name: Of the chip.
-        architecture: As `Device` takes it.
-        cores: GPU cores.
-        ghz: Clock of the GPU.
-        bandwidth: Of memory, GB/s.
-        l2: Bytes of the second-level cache.
-        slc: Bytes of the last-level cache.
-        source: Where the numbers are from.
-    """
-
-    name: str
-    architecture: str
-    cores: int
-    ghz: float
-    bandwidth: float
-    l2: int
-    slc: int
-    source: str
-
-    @property
-    def gflops(self) -> float:
-        """FP32 peak: a multiply-add is two."""
-        return 2 * FMA * self.cores * self.ghz
-
-
-CHIPS = (
-    Chip(
-        *("M1", "applegpu_g13g", 8, 1.278, 68.25, 768 << 10, 8 << 20),
-        "Apple newsroom 2020-11-10 (8 cores, 2.6 TFLOPS); clock and caches: metal-benchmarks",
-    ),
-    Chip(
-        *("M1 Max", "applegpu_g13c", 32, 1.296, 400.0, 512 << 10, 48 << 20),
-        "Apple newsroom 2021-10-18 (32 cores, 400 GB/s); clock and caches: metal-benchmarks",
-    ),
-    Chip(
-        *("M2 Ultra", "applegpu_g14d", 76, 1.398, 800.0, 2 << 20, 96 << 20),
-        "Apple newsroom 2023-06-05 (76 cores, 27.2 TFLOPS, 800 GB/s); clock: metal-benchmarks; caches: twice its M2 Max",
-    ),
-    Chip(
-        *("M3 Max", "applegpu_g15s", 40, 1.398, 400.0, 1 << 20, 48 << 20),
-        "Apple newsroom 2023-10-30 (40 cores, 400 GB/s); clock (14.3 TFLOPS): hmc-tech.com; L2 as M2 Max; SLC: applegpuinfo",
-    ),
-    Chip(
-        *("M4", "applegpu_g16g", 10, 1.470, 120.0, 768 << 10, 8 << 20),
-        "Apple newsroom 2024-05-07 (10 cores, 120 GB/s); clock (3.8 TFLOPS): hmc-tech.com; caches as M1",
-    ),
-    Chip(
-        *("M5", "applegpu_g17g", 10, 1.740, 153.0, 768 << 10, 8 << 20),
-        "Apple newsroom 2025-10-15 (10 cores, 153 GB/s); clock (4.5 TFLOPS): hmc-tech.com; caches as M1",
-    ),
-)
+The model sees no gain, also for the M3 and later, in loading centroids straight from memory,
+without threadgroup memory and barriers. By count a simdgroup with two blocks of rows would ask the
+first-level cache for 4 lines a product (1.00 of the time at FP32 peak); if it loads the four
+matrices of a line one after the other, the second-level cache for 128 bytes a product (1.00), and
+where centroids do not fit there, the last-level cache too (2.2 on the M3 Max). The matrix units
+take about 1.2 in either form."""
 
 
 @dataclass(frozen=True)
@@ -266,12 +214,14 @@ def markdown() -> str:
     lines = [
         "# A model of the E-step on Apple GPUs",
         "",
-        "**A model, not a measurement**: nobody has run these kernels on a GPU yet. `PYTHONPATH=tests python -m metal.model`",
-        "computes it from exact counts of the emulator (products, bank conflicts, lines, bytes) and published rates.",
+        "**A model, not a measurement**: nobody has run these kernels on a GPU yet.",
+        "`PYTHONPATH=tests python -m metal.model` computes it from exact counts of the emulator",
+        "(products, bank conflicts, lines, bytes) and published rates.",
         "",
         "## Share of FP32 peak, by chip",
         "",
-        f"And the limit that binds, in the model. The matrix units can give {16 / MATRIX_CYCLES:.0%}. First candidate of the tiles, float32.",
+        "And the limit that binds, in the model. The matrix units can give"
+        f" {16 / MATRIX_CYCLES:.0%}. First candidate of the tiles, float32.",
         "",
         *header("case", "B", "N", "D", "K", *(chip.name for chip in CHIPS)),
     ]
@@ -284,9 +234,9 @@ def markdown() -> str:
         )
     lines += [
         "",
-        "## Microseconds of an E-step, by chip",
+        "## The model: microseconds of an E-step, by chip",
         "",
-        "The model's prediction; not measured.",
+        "Predicted, not measured.",
         "",
         *header("case", *(chip.name for chip in CHIPS)),
     ]
@@ -309,7 +259,8 @@ def markdown() -> str:
         lines.append(table_row([c.name, *facts, c.l2 >> 10, c.slc >> 20, c.source]))
     lines += [
         "",
-        "metal-benchmarks, applegpuinfo: github.com/philipturner. Chips and Cheese: chipsandcheese.com/2022/05/21.",
+        "metal-benchmarks, applegpuinfo: github.com/philipturner. Chips and Cheese:",
+        "chipsandcheese.com/2022/05/21/igpu-cache-setups-compared-including-m1.",
         "",
         "## Assumptions",
         "",
@@ -325,8 +276,9 @@ def candidates() -> list[str]:
     lines = [
         f"## Candidates on the {chip.name}",
         "",
-        f"N={ROWS}, K={CLUSTERS}. Each limit as a share of the time at FP32 peak; conflicts are cycles of threadgroup memory over the",
-        "least for the same words. Tiles: NSG, RB, CB, BK, RES, as in `scores.metal`.",
+        f"N={ROWS}, K={CLUSTERS}. Each limit as a share of the time at FP32 peak; conflicts are",
+        "cycles of threadgroup memory over the least for the same words. Tiles: NSG, RB, CB, BK,",
+        "RES, as in `scores.metal`.",
         "",
     ]
     names = ("matrix", "threadgroup memory", "L1", "L2", "SLC", "memory")

@@ -87,9 +87,9 @@ def _assign_cases(dtype: mx.Dtype) -> Iterator[Case]:
     for d, framed in product((*range(1, launch.SMALL_D + 1), 16, 32, 64, 128, 129), (False, True)):
         for tiles, (b, n) in product(launch.assign_tiles(d), (SMALLEST, ALONE, BATCH)):
             yield assign_case(b, n, n, d, dtype, framed=framed, tiles=tiles)
-    for d, framed in product((16, 32, 64, 128, 129), (False, True)):
-        for b, n in (SMALLEST, ALONE, BATCH):
-            yield from group_cases(b, n, n, d, dtype, framed=framed)
+        bounded = groups.tiles_for(ALONE[1], d)
+        for b, n in (SMALLEST, ALONE, BATCH) if bounded else ():
+            yield groups_case(b, n, n, d, dtype, framed=framed)
 
 
 def _sum_cases(dtype: mx.Dtype) -> Iterator[Case]:
@@ -128,28 +128,28 @@ def assign_case(
     return Case(assign, _problem(b, n, k, d, dtype, framed=framed))
 
 
-def group_cases(b: int, n: int, k: int, d: int, dtype: mx.Dtype, *, framed: bool) -> Iterator[Case]:
-    """Yield a call of `groups.assign`, if its kernels take the shape."""
+def groups_case(b: int, n: int, k: int, d: int, dtype: mx.Dtype, *, framed: bool) -> Case:
+    """Return a call of `groups.assign`, for a shape that it takes."""
     tiles = groups.tiles_for(k, d)
-    if tiles is None:
-        return
+    assert tiles
 
     def assign(x: mx.array, c: mx.array, bias: mx.array, *rest: mx.array) -> Any:
-        places, square, normalisation = rest[0], rest[1], rest[2:]
+        order, position, square, *normalisation = rest
         labels, bounds = groups.assign(
             x,
             c,
             bias,
-            Normalisation(*normalisation) if normalisation else None,
+            Normalisation(*normalisation) if framed else None,
             tiles=tiles,
-            grouping=groups.Grouping(places, places),
+            grouping=groups.Grouping(order, position),
             square=square,
             bounds=groups.start(n, c, tiles),
         )
         return labels, *bounds
 
-    points, frame = _problem(b, n, k, d, dtype, framed=False), _normalisation(b, d, framed=framed)
-    yield Case(assign, [*points, mx.zeros((b, k), mx.uint32), mx.zeros((b, n)), *frame])
+    x, c, bias, *normalisation = _problem(b, n, k, d, dtype, framed=framed)
+    places = [mx.zeros((b, k), mx.uint32)] * 2
+    return Case(assign, [x, c, bias, *places, mx.zeros((b, n)), *normalisation])
 
 
 def sum_case(

@@ -118,15 +118,18 @@ class RowsLaunch:
 
 
 def assign_tiles(d: int) -> tuple[Tiles | PointTiles, ...]:
-    """Return the candidates for points of d features; the first needs no measurement."""
+    """Return the candidates for points of d features; the first needs no measurement.
+
+    Chunks are of 32 features from D = 17 on: a line of memory is 128 bytes.
+    """
     if d <= SMALL_D:
         return (PointTiles(d),)
     if d <= 16:
         return Tiles(4, 4, 4, 16, 1), Tiles(8, 2, 8, 16, 1)
     if d <= 32:
-        return Tiles(4, 4, 4, 32, 1), Tiles(8, 2, 8, 32, 1)
+        return Tiles(4, 4, 4, 32, 1), Tiles(8, 4, 4, 32, 1)
     if d <= 64:
-        return Tiles(4, 2, 8, 32, 2), Tiles(8, 2, 8, 32, 2)
+        return Tiles(4, 3, 4, 32, 2), Tiles(8, 2, 8, 32, 2)
     if d <= 128:
         return Tiles(4, 2, 4, 32, 4), Tiles(8, 2, 4, 32, 4)
     return Tiles(8, 2, 8, 32, 0), Tiles(4, 2, 8, 32, 0)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 import pytest
-from metal import model
 from metal.kit import needs_gpp
-from metal.model import CHIPS, FEATURES, TABLE, Chip, Shape
+from metal.model import CHIPS, FEATURES, ROWS, TABLE, Chip, Shape, predict, shapes
 
 from flash_kmeans_mlx.backends.metal.launch import Tiles
 
@@ -21,7 +20,7 @@ def test_limits_by_hand() -> None:
     """64 points, 64 centroids, 64 features: 512 products of matrices on one core of 1 GHz."""
     chip = Chip("small", "applegpu_g13p", 1, 1.0, 100.0, l2=1 << 20, slc=1 << 23, source="")
     tiles = Tiles(4, 2, 8, 32, 2)
-    prediction = model.predict(Shape("", 1, 64, 64, 64), chip, tiles)
+    prediction = predict(Shape("", 1, 64, 64, 64), chip, tiles)
     microseconds = {name: 1e6 * s for name, s in prediction.limits.items()}
 
     shared_loads = 512 / 2 + 4 * 8  # a matrix for two products; the bias
@@ -45,7 +44,7 @@ def test_limits_by_hand() -> None:
 def test_what_the_last_level_cache_misses_comes_from_memory() -> None:
     shape, tiles = Shape("", 1, 6400, 64, 640), Tiles(4, 2, 8, 32, 0)
     limits = [
-        model.predict(
+        predict(
             shape, Chip("small", "applegpu_g13p", 1, 1.0, 100.0, l2=1, slc=slc, source=""), tiles
         ).limits
         for slc in (1 << 30, 1)
@@ -60,17 +59,19 @@ def test_the_table_is_that_of_these_kernels() -> None:
     assert "A model, not a measurement" in text
     rows = [
         [cell.strip() for cell in line.strip("| ").split("|")]
-        for line in text.partition("Microseconds")[0].splitlines()
+        for line in text.partition("microseconds")[0].splitlines()
         if line.startswith("| ")
     ]
     assert rows[0][5:] == [chip.name for chip in CHIPS]
-    assert [row[0] for row in rows[1:]] == [shape.name for shape in model.shapes()]
+    assert [row[0] for row in rows[1:]] == [shape.name for shape in shapes()]
     for name, _, n, d, k, *cells in rows[1:]:
         for cell in cells:
             share, limit = cell.split("% ")
-            if int(n) >= model.ROWS and int(d) >= min(FEATURES) and int(k) >= 500:
-                assert limit == "matrix" and int(share) >= 70, name
-    shape = model.shapes()[-len(FEATURES)]
-    prediction = model.predict(shape, CHIPS[0])
+            if int(n) >= ROWS and int(d) >= min(FEATURES) and int(k) >= 500:
+                assert limit == "matrix", name
+                # Of what the matrix units can give, at least 85 % with 1000 clusters.
+                assert int(share) >= (76 if int(k) == 1000 and name.startswith("D=") else 70)
+    shape = shapes()[-len(FEATURES)]
+    prediction = predict(shape, CHIPS[0])
     expected = f"{prediction.of_peak:.0%} {prediction.binding}"
     assert next(row for row in rows if row[0] == shape.name)[5] == expected

@@ -56,7 +56,7 @@ def test_a_stack_of_fits_by_products_is_the_fits_of_the_stack() -> None:
 
 
 @pytest.mark.usefixtures("metal")
-@pytest.mark.parametrize("d", [17, 64, 128, 130, 161])
+@pytest.mark.parametrize("d", [16, 17, 64, 128, 130, 161])
 def test_tiles_do_not_change_a_bit(d: int) -> None:
     rng = np.random.default_rng(d)
     x, c = (mx.array(rng.standard_normal((1, n, d), np.float32)) for n in (300, 130))

@@ -1,4 +1,4 @@
-"""Tiles of scores: no conflicts of banks, whole lines of memory, and barriers that are all needed."""
+"""Tiles of scores: no conflicts of banks, whole lines of memory, no barrier too many."""
 
 from __future__ import annotations
 
