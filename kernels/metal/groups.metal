@@ -5,14 +5,13 @@
 // the distance to the others (Yinyang k-means, Ding et al., 2015). Both loosen as centroids move.
 // Rows are in the order of `key`: those of a simdgroup need the same groups, and it skips the rest.
 //
-// Rounding. Let s be the scores, d the distances and S = ||x||^2 + max ||c||^2. A score is a sum of
-// D products and a bias in any order, so it is off by less than (D + 4) 2^-24 S / (1 - D 2^-24)
-// (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and where subnormals are flushed by
-// 2 D 2^-126 more. `error` is (2 D + 32) 2^-24 S + 4 D 2^-126 of computed norms: more than the error
-// of a score, and of the score from which a distance is found, d^2 = ||x||^2 - 2 s, with that of
-// ||x||^2 and of these operations. Where lower^2 - upper^2 > 4 error, the score of the own centroid
-// is larger by more than 2 error: it is larger in float32 too, and no tie. Comparisons are written so
-// that NaN asks for the products.
+// Rounding. Let s be the scores, d distances, u = 2^-24 and S = ||x||^2 + max ||c||^2. A score is
+// a sum of D products and a bias in any order, so it is off by less than (D + 4) u S / (1 - D u)
+// (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and if subnormals are flushed by
+// 2 D 2^-126 more. `error` is (2 D + 32) u S + 4 D 2^-126: more than the error of a score, and of
+// the score behind a distance, d^2 = ||x||^2 - 2 s, with the errors of ||x||^2 and of these
+// operations. Where lower^2 - upper^2 > 4 error, the own centroid's score is larger by more than 2
+// error: it is larger in float32 too, and no tie. Comparisons are such that NaN asks for products.
 //
 //   IN  x, c, bias, shift, factor  as in scores.metal, centroids by place
 //       index       (B, K) uint    the centroid of a place; ascends in each group
@@ -28,14 +27,11 @@
 //       order       (B, N) uint    rows in the order of their keys
 //   OUT new_place, new_upper, new_lower, and compared (B, simdgroups) uint: tiles of a simdgroup
 
-constant constexpr float LOOSER = 1.0f + 0x1p-20f;  // for the rounding of a sum or a square root
-constant constexpr float TIGHTER = 1.0f - 0x1p-20f;
+constant constexpr float ULP = 1.0f / 16777216.0f;  // 2^-24
+constant constexpr float LOOSER = 1.0f + 16.0f * ULP;  // for rounding, also of a fast square root
+constant constexpr float TIGHTER = 1.0f - 16.0f * ULP;
 constant constexpr uint WORDS = 32;  // of a set of groups: one a lane
 constant constexpr uint NO_PLACE = 0xffffffff;
-
-METAL_FUNC float rounding_error(float square, float most, uint D) {
-  return float(2 * D + 32) * 0x1p-24f * (square + most) + float(D) * 0x1p-124f;
-}
 
 METAL_FUNC bool is_out(float lower, float upper, float error) {
   return lower > upper && (lower - upper) * (lower + upper) > 4.0f * error;
@@ -51,8 +47,7 @@ METAL_FUNC float distance_below(float score, float square, float error) {
   return gap > 0.0f ? sqrt(gap) * TIGHTER : 0.0f;
 }
 
-// The first set bit of `word`, of which a lane holds 32 bits, from `from` on; the end if there is
-// none.
+// The first group from `from` on in a set of which a lane holds 32, or the end.
 METAL_FUNC uint next_bit(uint word, uint from) {
   for (uint w = from / 32; w < WORDS; w++) {
     uint bits = simd_shuffle(word, ushort(w));
@@ -89,7 +84,7 @@ struct Bounds {
     return lower[at * G + g] * TIGHTER - group_drift[ulong(batch) * G + g];
   }
   METAL_FUNC float error(uint batch, float of) const thread {
-    return rounding_error(of, most[batch], D);
+    return float(2 * D + 32) * ULP * (of + most[batch]) + float(D) * 4.7019774e-38f;
   }
 };
 
@@ -119,21 +114,22 @@ struct Groups {
   typedef Scores<T, NSG, RB, CB, BK, RES, VEC, FRAMED> S;
   typedef typename S::Matrix Matrix;
 
-  struct Rows {  // those of a lane of a matrix
-    uint row[RB];
-    ulong at[RB];  // the lane's first value in x
-    bool exists[RB];
-    float square[RB], error[RB];
-    float best[RB];  // the score of the best centroid so far
-    uint place[RB];  // its place, or NO_PLACE
+  struct Facts {  // of the simdgroup's rows: lane r has those of row r
+    uint row, count;
+    float upper, square, error;
+  };
+  struct Best {  // of the rows of a lane of a matrix, so far
+    float score[RB];
+    uint place[RB];  // or NO_PLACE
   };
 
-  // Scores::load_rows for rows in any order.
+  // Scores::load_rows for rows in any order. `at`: the lane's first value of each row in x.
   template <typename P>
   static METAL_FUNC void load_rows(
-      thread Matrix (&x)[S::STEPS][RB], thread const P& p, thread const Rows& rows, uint batch,
-      uint d0, uint col) {
+      thread Matrix (&x)[S::STEPS][RB], thread const P& p, thread const ulong (&at)[RB],
+      uint count, uint batch, uint d0, uint lane) {
     constexpr bool wide = VEC > 1;
+    const uint r = fragment_row(lane), col = fragment_col(lane);
     float factor = 1.0f;
     if (FRAMED) factor = p.factor[batch];
     UNROLL for (int f = 0; f < S::STEPS; f++) {
@@ -143,7 +139,7 @@ struct Groups {
       if (FRAMED) load_span<2, wide>(shift, p.shift, ulong(batch) * p.D + d + col, left);
       UNROLL for (int i = 0; i < RB; i++) {
         T v[2];
-        load_span<2, wide>(v, p.x, rows.at[i] + d, rows.exists[i] ? left : 0);
+        load_span<2, wide>(v, p.x, at[i] + d, r + i * 8 < count ? left : 0);
         x[f][i].thread_elements()[0] = FRAMED ? (float(v[0]) - shift[0]) * factor : float(v[0]);
         x[f][i].thread_elements()[1] = FRAMED ? (float(v[1]) - shift[1]) * factor : float(v[1]);
       }
@@ -153,8 +149,8 @@ struct Groups {
   // Take the scores of group g: the best centroids, and the lower bounds of what is left.
   template <typename B>
   static METAL_FUNC void take(
-      thread Rows& rows, thread Matrix (&acc)[RB][CB], thread const B& bounds,
-      device float* new_lower, uint batch, uint g, uint lane) {
+      thread Best& held, thread Matrix (&acc)[RB][CB], thread const B& bounds,
+      thread const Facts& facts, device float* new_lower, uint batch, uint g, uint lane) {
     const uint k0 = g * S::BN + fragment_col(lane);
     const ulong places = ulong(batch) * bounds.K;
     UNROLL for (int i = 0; i < RB; i++) {
@@ -180,44 +176,46 @@ struct Groups {
         first = wins ? other : first;
         place = wins ? other_place : place;
       }
-      const float best = rows.best[i];
-      const uint held = rows.place[i];
+      const ushort r = i * 8 + fragment_row(lane);
+      const uint row = simd_shuffle(facts.row, r), before = held.place[i];
+      const float square = simd_shuffle(facts.square, r), error = simd_shuffle(facts.error, r);
+      const float best = held.score[i];
       bool wins = first > best;
-      if (first == best && held != NO_PLACE)  // the lowest index, as places are in another order
-        wins = bounds.index[places + place] < bounds.index[places + held];
-      if (fragment_col(lane) == 0 && rows.exists[i]) {
-        const ulong at = (ulong(batch) * bounds.N + rows.row[i]) * bounds.G;
-        const float square = rows.square[i], error = rows.error[i];
+      if (first == best && before != NO_PLACE)  // the lowest index, as places have another order
+        wins = bounds.index[places + place] < bounds.index[places + before];
+      if (fragment_col(lane) == 0 && r < facts.count) {
+        const ulong at = (ulong(batch) * bounds.N + row) * bounds.G;
         new_lower[at + g] = distance_below(wins ? second : first, square, error);
-        if (wins && held != NO_PLACE)
-          new_lower[at + held / S::BN] = distance_below(best, square, error);
+        if (wins && before != NO_PLACE)
+          new_lower[at + before / S::BN] = distance_below(best, square, error);
       }
-      rows.best[i] = wins ? first : best;
-      rows.place[i] = wins ? place : held;
+      held.score[i] = wins ? first : best;
+      held.place[i] = wins ? place : before;
     }
   }
 
   // Write the carried lower bounds of the groups that aren't compared, and return the groups that a
-  // row still needs; `done` are compared already. A lane holds row `lane` and 32 bits of a set.
+  // row still needs; `done` are compared already. A lane holds 32 groups of a set.
   template <typename B>
   static METAL_FUNC uint vote(
-      thread const B& bounds, device float* new_lower, uint batch, uint row, uint count,
-      float upper, float error, uint done, bool busy, uint lane) {
+      thread const B& bounds, thread const Facts& facts, device float* new_lower, uint batch,
+      uint done, bool busy, uint lane) {
     uint needed = 0;
     for (uint w = 0; w * 32 < bounds.G; w++) {
       const uint g = w * 32 + lane;
       bool needs = false;
       const uint before = simd_shuffle(done, ushort(w));
-      for (uint r = 0; r < count && busy; r++) {
-        const uint at = simd_shuffle(row, ushort(r));
-        const float most = simd_shuffle(upper, ushort(r)), slack = simd_shuffle(error, ushort(r));
+      for (uint r = 0; r < facts.count && busy; r++) {
+        const uint at = simd_shuffle(facts.row, ushort(r));
+        const float most = simd_shuffle(facts.upper, ushort(r));
+        const float slack = simd_shuffle(facts.error, ushort(r));
         if (g < bounds.G) needs |= !is_out(bounds.below(batch, at, g), most, slack);
       }
       const uint bits = simd_or(uint(needs) << lane) & ~before;
       if (lane == w) needed = bits;
       const bool carries = g < bounds.G && ((bits | before) >> lane & 1) == 0;
-      for (uint r = 0; r < count; r++) {
-        const uint at = simd_shuffle(row, ushort(r));
+      for (uint r = 0; r < facts.count; r++) {
+        const uint at = simd_shuffle(facts.row, ushort(r));
         if (carries)
           new_lower[(ulong(batch) * bounds.N + at) * bounds.G + g] = bounds.below(batch, at, g);
       }
@@ -227,12 +225,12 @@ struct Groups {
 
   // The best scores and their places, from the lanes of matrices to lane r for row r.
   static METAL_FUNC void to_lanes(
-      thread const Rows& rows, thread float& score, thread uint& place, uint lane) {
+      thread const Best& held, thread float& score, thread uint& place, uint lane) {
     UNROLL for (int i = 0; i < RB; i++) {
-      const float best = simd_shuffle(rows.best[i], lane_of_row(lane & 7));
-      const uint held = simd_shuffle(rows.place[i], lane_of_row(lane & 7));
+      const float best = simd_shuffle(held.score[i], lane_of_row(lane & 7));
+      const uint found = simd_shuffle(held.place[i], lane_of_row(lane & 7));
       score = lane / 8 == uint(i) ? best : score;
-      place = lane / 8 == uint(i) ? held : place;
+      place = lane / 8 == uint(i) ? found : place;
     }
   }
 
@@ -245,36 +243,32 @@ struct Groups {
       threadgroup float2* bias, threadgroup uint* wanted, uint3 group, uint3 groups,
       uint simdgroup, uint lane) {
     const uint batch = group.y, first = group.x * S::BM + simdgroup * S::ROWS;
-    const uint count = first < p.N ? min(uint(S::ROWS), p.N - first) : 0;
     const uint t = simdgroup * 32 + lane, col = fragment_col(lane), chunks = (p.D + BK - 1) / BK;
     const ulong base = ulong(batch) * p.N;
-    uint row = 0, own = 0;
-    float upper = 0.0f, square = 0.0f;
+    Facts facts{0, first < p.N ? min(uint(S::ROWS), p.N - first) : 0, 0.0f, 0.0f, 0.0f};
+    uint own = 0;
     bool active = false;
-    if (lane < count) {
-      row = order[base + first + lane];
-      own = bounds.place[base + row];
-      upper = bounds.above(batch, row);
-      square = bounds.square[base + row];
-      active = key[base + row] < p.K;
+    if (lane < facts.count) {
+      facts.row = order[base + first + lane];
+      own = bounds.place[base + facts.row];
+      facts.upper = bounds.above(batch, facts.row);
+      facts.square = bounds.square[base + facts.row];
+      facts.error = bounds.error(batch, facts.square);
+      active = key[base + facts.row] < p.K;
     }
-    const float error = bounds.error(batch, square);
     const bool busy = simd_any(active);
-    Rows rows;
+    Best held;
+    ulong x_at[RB];
     UNROLL for (int i = 0; i < RB; i++) {
-      const ushort at = i * 8 + fragment_row(lane);
-      rows.row[i] = simd_shuffle(row, at);
-      rows.at[i] = (base + rows.row[i]) * p.D + col;
-      rows.square[i] = simd_shuffle(square, at);
-      rows.error[i] = simd_shuffle(error, at);
-      rows.exists[i] = at < count;
-      rows.best[i] = -INFINITY;
-      rows.place[i] = NO_PLACE;
+      const uint row = simd_shuffle(facts.row, ushort(i * 8 + fragment_row(lane)));
+      x_at[i] = (base + row) * p.D + col;
+      held.score[i] = -INFINITY;
+      held.place[i] = NO_PLACE;
     }
     // First the groups of the own centroids, which tighten the upper bounds.
     uint now = 0, done = 0, place = own;
     float score = 0.0f;
-    for (uint r = 0; r < count && busy; r++) {
+    for (uint r = 0; r < facts.count && busy; r++) {
       const uint g = simd_shuffle(own, ushort(r)) / S::BN;
       if (lane == g / 32) now |= 1u << (g % 32);
     }
@@ -283,11 +277,11 @@ struct Groups {
     Matrix x[S::HELD][S::STEPS][RB], acc[RB][CB];
     typename S::Staged staged;
     if (RES > 0 && busy) {
-      UNROLL for (int h = 0; h < S::HELD; h++) load_rows(x[h], p, rows, batch, h * BK, col);
+      UNROLL for (int h = 0; h < S::HELD; h++)
+        load_rows(x[h], p, x_at, facts.count, batch, h * BK, lane);
     }
     for (uint phase = 0; phase < 2; phase++) {
-      if (phase == 1)
-        now = vote(bounds, new_lower, batch, row, count, upper, error, done, busy, lane);
+      if (phase == 1) now = vote(bounds, facts, new_lower, batch, done, busy, lane);
       wanted[t] = now;
       threadgroup_barrier(mem_flags::mem_threadgroup);
       uint any = 0;
@@ -297,7 +291,7 @@ struct Groups {
       if (g < bounds.G) {
         S::stage(staged, p, batch, c_at + g * tile_values, g * S::BN, 0, t);
         S::commit(staged, tile, bias, 0, t);
-        if (RES == 0 && mine) load_rows(x[0], p, rows, batch, 0, col);
+        if (RES == 0 && mine) load_rows(x[0], p, x_at, facts.count, batch, 0, lane);
       }
       threadgroup_barrier(mem_flags::mem_threadgroup);
       while (g < bounds.G) {
@@ -314,7 +308,8 @@ struct Groups {
             const bool loads = RES == 0 && more && (ends ? mine_after : mine);
             if (ends) at = c_at + after * tile_values;
             if (more) S::stage(staged, p, batch, at, next_k, next_d, t);
-            if (loads) load_rows(x[(h + 1) % S::HELD], p, rows, batch, next_d, col);
+            if (loads)
+              load_rows(x[(h + 1) % S::HELD], p, x_at, facts.count, batch, next_d, lane);
             if (mine && blocks >= CB)
               S::template multiply<true>(acc, x[h], tile, p.D - q * BK, blocks, lane);
             if (mine && blocks < CB)
@@ -331,22 +326,20 @@ struct Groups {
             }
           }
         }
-        if (mine) take(rows, acc, bounds, new_lower, batch, g, lane);
+        if (mine) take(held, acc, bounds, facts, new_lower, batch, g, lane);
         g = after;
         mine = mine_after;
       }
       done |= now;
-      to_lanes(rows, score, place, lane);
-      if (busy) {
-        const float found = distance_above(score, square, error);
-        upper = phase == 1 || found < upper ? found : upper;
-      }
+      to_lanes(held, score, place, lane);
+      const float found = distance_above(score, facts.square, facts.error);
+      if (busy && (phase == 1 || found < facts.upper)) facts.upper = found;
     }
-    if (lane < count) {
+    if (lane < facts.count) {
       if (!busy) place = own;
       if (place == NO_PLACE) place = bounds.position[ulong(batch) * p.K];  // as all scores are NaN
-      new_place[base + row] = place;
-      new_upper[base + row] = upper;
+      new_place[base + facts.row] = place;
+      new_upper[base + facts.row] = facts.upper;
     }
     const uint tiles = simd_sum(popcount(done));
     if (lane == 0) compared[ulong(batch) * groups.x * NSG + group.x * NSG + simdgroup] = tiles;

@@ -24,6 +24,7 @@ __all__ = [
     "assign",
     "group_centroids",
     "recount",
+    "registers",
     "share_compared",
     "start",
     "tiles_for",
@@ -73,6 +74,13 @@ def tiles_for(k: int, d: int) -> Tiles | None:
     if d <= 16:
         return Tiles(4, 2, 4, 16, 1)
     return Tiles(4, 2, 4, 32, 0 if d > 128 else 4 if d > 64 else 2 if d > 32 else 1)
+
+
+def registers(tiles: Tiles) -> int:
+    """Return an estimate of the registers of a lane."""
+    facts, sets = 5, 3
+    addresses = 0 if tiles.res else 2 * tiles.rb
+    return tiles.registers() + facts + sets + addresses
 
 
 def group_centroids(c: np.ndarray, tiles: Tiles) -> Grouping:
