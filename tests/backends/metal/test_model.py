@@ -35,7 +35,8 @@ def test_limits_by_hand() -> None:
     )
     x_and_c, others = 2 * 64 * 64 * 4, 64 * 4 + 2 * 64 * 4
     assert microseconds["memory"] == pytest.approx((x_and_c + others) / 100 / 1000)
-    assert microseconds["L2"] == pytest.approx((x_and_c + others) / 32 / 1000)
+    line_of_running = 128
+    assert microseconds["L2"] == pytest.approx((x_and_c + others + line_of_running) / 32 / 1000)
     assert prediction.binding == "launch" and prediction.launches == 5e-6
     flops = 2 * 64**3
     assert prediction.of_peak == pytest.approx(flops / prediction.seconds / 256e9)
