@@ -7,6 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from helpers import METRICS, assert_labels_optimal, regret, same_partition
+from memory import peak
+from numba import njit
 
 
 def problem(metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -163,3 +165,15 @@ def test_data_are_what_they_say() -> None:
     np.testing.assert_allclose(np.linalg.norm(sift, axis=1), 512, rtol=0.01)
     assert helpers.pixels(500).shape == (500, 3) and helpers.patches(100).shape == (100, 192)
     assert helpers.pixels(500).min() >= 0 and helpers.digits().shape == (1797, 64)
+
+
+def test_a_call_that_compiles_is_measured_once_it_has() -> None:
+    """Tracing ends where a kernel is compiled: what is allocated later must still be counted."""
+    njit(lambda a: a + 2)(1)  # loads what Numba compiles with
+    add = njit(lambda a: a + 1)
+
+    def call() -> None:
+        add(1)
+        np.ones(1_000_000)
+
+    assert peak(call) >= 8_000_000

@@ -123,13 +123,13 @@ class DistributedWork(Work):
         same = same and np.array_equal(result.centroids, self.wanted.centroids)
         return {"seconds": [seconds], "problem": "" if same else "wrong: other bits than in memory"}
 
-    def empty_tasks(self) -> dict[str, Any]:
+    def empty_tasks(self, n: int) -> dict[str, Any]:
         """Return the milliseconds that an empty task takes."""
         with _cluster(2) as client:
             list(client.gather(client.map(_nothing, range(100))))
             begin = perf_counter()
-            list(client.gather(client.map(_nothing, range(1000, 1000 + EMPTY_TASKS))))
-            return {"ms": 1e3 * (perf_counter() - begin) / EMPTY_TASKS}
+            list(client.gather(client.map(_nothing, range(1000, 1000 + n))))
+            return {"ms": 1e3 * (perf_counter() - begin) / n}
 
 
 def _nothing(_: int) -> None:
@@ -159,7 +159,7 @@ def run(job: DistributedCase, settings: Settings, show: Show) -> list[Distribute
                 answer = workers.ask(row, "time", f"run {count + 1}", way=row.way)
                 row.problem = row.problem or answer.get("problem", "")
                 row.seconds += answer.get("seconds", [])
-        result.task_ms = workers.ask(rows[-1], "empty_tasks", alone=True).get("ms")
+        result.task_ms = workers.ask(rows[-1], "empty_tasks", alone=True, n=EMPTY_TASKS).get("ms")
     show(result, "")
     return [result]
 

@@ -29,8 +29,9 @@ class KMeansResult:
         converged: (B,) bool; False where `max_iters` ended the loop.
         n_iter_per_batch: (B,) int64.
         backend: The name of the backend that ran.
-        strategy: The way in which it assigned, where it has several: "fused" or "addmm" on "metal";
-            "tiles", "loop", "int8" or "head 31" (31 directions bound the scores) on "cpu".
+        strategy: The way in which it assigned, where it has several: "fused", "addmm" or "groups"
+            on "metal"; "tiles", "loop", "int8" or "head 31" (31 directions bound the scores) on
+            "cpu".
         products: The share of the products of points and centroids that was computed in float32.
         seconds: Wall time by phase: "seeding", "assignment" (with sums, and with the moves that
             kernels make), "update" (centroids, empty clusters), and "choice", the part of the

@@ -2,7 +2,8 @@
 // every time. Needs common.
 //
 //   IN  x       (B, N, D) T
-//       labels  (B, N)     uint    rows whose label is not below K are left out
+//       labels  (B, N)     uint    rows whose label is not below K are left out, and so are rows
+//                                  whose weight is not positive
 //       weight  (B, N)     float   read only if WEIGHTED
 //       shift   (B, D)     float   read only if FRAMED
 //       factor  (B,)       float   read only if FRAMED
@@ -15,7 +16,7 @@
 // 32 / LANES rows at a time.
 //
 // Dense, for K <= 64: sum_dense takes rows as they come, with a table of all clusters for each
-// simdgroup.
+// simdgroup; join_dense adds up the chunks.
 
 template <typename PX, typename PW, typename PS, typename PF>
 struct Rows {
@@ -131,13 +132,14 @@ METAL_FUNC void sum_chunk(
 //   IN  order, offsets, partial   as above
 //   OUT sums       (B, K, D) float
 //       weight_sum (B, K)    float      the sum of weights, or the number of rows
+//       counts     (B, K)    uint       the number of rows
 //   Grid: threadgroups of NSG simdgroups, (K, blocks of LANES * W features, B).
 //   `scratch`: NSG * (LANES * W + 1).
 template <typename T, int LANES, int W, int NSG, bool WEIGHTED, bool FRAMED, typename P,
           typename PO, typename PG, typename PP>
 METAL_FUNC void sum_cluster(
-    P p, PO order, PG offsets, PP partial, device float* sums, device float* weight_sum, uint K,
-    uint chunk_rows, uint whole_rows, threadgroup float* scratch, uint k, uint block, uint batch,
+    P p, PO order, PG offsets, PP partial, device float* sums, device float* weight_sum,
+    device uint* counts, uint K, uint chunk_rows, uint whole_rows, threadgroup float* scratch, uint k, uint block, uint batch,
     uint simdgroup, uint lane) {
   constexpr uint ROWS = 32 / LANES;
   const uint begin = offsets[ulong(batch) * (K + 1) + k];
@@ -180,6 +182,7 @@ METAL_FUNC void sum_cluster(
     float total = 0.0f;
     for (int s = 0; s < NSG; s++) total += scratch[s * (LANES * W + 1) + LANES * W];
     weight_sum[cluster] = WEIGHTED ? total : float(end - begin);
+    counts[cluster] = end - begin;
   }
 }
 
@@ -217,6 +220,7 @@ METAL_FUNC void sum_dense(
       weight[a] = 1.0f;
       k[a] = row < end ? uint(labels[rows + row]) : K;
       if (WEIGHTED && row < end) weight[a] = p.weight[rows + row];
+      if (WEIGHTED && !(weight[a] > 0)) k[a] = K;
       if (k[a] < K && col < p.D) v[a] = float(p.x[(rows + row) * p.D + col]);
     }
     UNROLL for (uint a = 0; a < AHEAD; a++) {
@@ -249,5 +253,77 @@ METAL_FUNC void sum_dense(
       counts[cells + k] = own_count[h];
       weight_sum[cells + k] = own_weight[h];
     }
+  }
+}
+
+// Adds up the chunks of sum_dense in a fixed order.
+//
+//   IN  partial (B, chunks, K, D) float
+//       weights (B, chunks, K)    float
+//       rows    (B, chunks, K)    uint
+//   OUT as sum_cluster's
+//   Grid: threadgroups of NSG simdgroups, (K, slices of LANES features, B).
+//   `scratch`: NSG * (LANES + 1), `row_scratch`: NSG.
+template <int LANES, int NSG, bool WEIGHTED, typename PP, typename PW, typename PN>
+METAL_FUNC void join_dense(
+    PP partial, PW weights, PN rows, device float* sums, device float* weight_sum,
+    device uint* counts, uint chunks, uint K, uint D, threadgroup float* scratch,
+    threadgroup uint* row_scratch, uint k, uint slice, uint batch, uint simdgroup, uint lane) {
+  constexpr uint ROWS = 32 / LANES;
+  const uint col = slice * LANES + lane % LANES;
+  const ulong cells = ulong(batch) * chunks * K + k;
+  Sum<1> sum;
+  sum.v[0] = 0.0f;
+  sum.weight_sum = 0.0f;
+  for (uint i = simdgroup * ROWS + lane / LANES; i < chunks; i += NSG * ROWS) {
+    const ulong cell = cells + ulong(i) * K;
+    if (col < D) sum.v[0] += partial[cell * D + col];
+    if (WEIGHTED) sum.weight_sum += weights[cell];
+  }
+  add_lanes<LANES, 1>(sum);
+  uint count = 0;
+  for (uint i = simdgroup * 32 + lane; i < chunks; i += NSG * 32)
+    count += rows[cells + ulong(i) * K];
+  count = simd_sum(count);
+  threadgroup float* own = scratch + simdgroup * (LANES + 1);
+  if (lane < LANES) own[lane] = sum.v[0];
+  if (lane == 0) {
+    own[LANES] = sum.weight_sum;
+    row_scratch[simdgroup] = count;
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  if (simdgroup != 0) return;
+  const ulong cluster = ulong(batch) * K + k;
+  if (lane < LANES && col < D) {
+    float total = 0.0f;
+    UNROLL for (int s = 0; s < NSG; s++) total += scratch[s * (LANES + 1) + lane];
+    sums[cluster * D + col] = total;
+  }
+  if (slice == 0 && lane == 0) {
+    float total = 0.0f;
+    uint count = 0;
+    UNROLL for (int s = 0; s < NSG; s++) {
+      total += scratch[s * (LANES + 1) + LANES];
+      count += row_scratch[s];
+    }
+    weight_sum[cluster] = WEIGHTED ? total : float(count);
+    counts[cluster] = count;
+  }
+}
+
+// Copies the sums of a batch element that isn't running.
+//   Grid: as sum_cluster's, with `columns` features of a block; thread t of `threads`.
+template <typename PS, typename PW, typename PN>
+METAL_FUNC void keep_sums(
+    PS old_sums, PW old_weight_sum, PN old_counts, device float* sums, device float* weight_sum,
+    device uint* counts, uint K, uint D, uint columns, uint k, uint block, uint batch, uint t,
+    uint threads) {
+  const ulong cluster = ulong(batch) * K + k;
+  const uint end = min((block + 1) * columns, D);
+  for (uint col = block * columns + t; col < end; col += threads)
+    sums[cluster * D + col] = old_sums[cluster * D + col];
+  if (block == 0 && t == 0) {
+    weight_sum[cluster] = old_weight_sum[cluster];
+    counts[cluster] = old_counts[cluster];
   }
 }

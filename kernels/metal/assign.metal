@@ -31,11 +31,11 @@ struct KeepBest {
   }
 };
 
-// D > 8. `tile`: 2 * S::TILE, `bias_tile`: 2 * S::BN.
+// D > 8. `tile`: S::TILE floats, `bias_tile`: S::BN.
 template <typename S, typename P>
 METAL_FUNC void assign_rows(
-    P p, device uint* label, device float* score, threadgroup float* tile,
-    threadgroup float* bias_tile, uint3 group, uint3 groups, uint simdgroup, uint lane) {
+    P p, device uint* label, device float* score, threadgroup float2* tile,
+    threadgroup float2* bias_tile, uint3 group, uint3 groups, uint simdgroup, uint lane) {
   const uint row0 = group.x * S::BM + simdgroup * S::ROWS, tiles = (p.K + S::BN - 1) / S::BN;
   const uint first = ulong(tiles) * group.z / groups.z;
   const uint last = ulong(tiles) * (group.z + 1) / groups.z;
@@ -67,11 +67,14 @@ METAL_FUNC void assign_rows(
 }
 
 // D <= 8: padding to the matrix unit would waste it. A thread holds PT points. Centroids, each
-// followed by its bias, pass through threadgroup memory BN at a time. `tile`: BN * (D + 1).
+// followed by its bias, pass through threadgroup memory BN at a time, in units of four.
+// `tile`: BN * (D / 4 + 1).
 template <typename T, int D, int PT, int BN, bool FRAMED, typename P>
 METAL_FUNC void assign_points(
-    P p, device uint* label, device float* score, threadgroup float* tile, uint3 group,
+    P p, device uint* label, device float* score, threadgroup float4* tile, uint3 group,
     uint3 groups, uint t, uint threads) {
+  constexpr int QUADS = D / 4 + 1;
+  threadgroup float* values = reinterpret_cast<threadgroup float*>(tile);
   const ulong rows = ulong(group.y) * p.N, centroids = ulong(group.y) * p.K;
   const uint tiles = (p.K + BN - 1) / BN;
   const uint first = ulong(tiles) * group.z / groups.z;
@@ -91,13 +94,15 @@ METAL_FUNC void assign_points(
   for (uint kt = first; kt < last; kt++) {
     const uint k0 = kt * BN, n = min(uint(BN), p.K - k0);
     for (uint i = t; i < n * D; i += threads)
-      tile[i / D * (D + 1) + i % D] = p.c[(centroids + k0) * D + i];
-    for (uint i = t; i < n; i += threads) tile[i * (D + 1) + D] = p.bias[centroids + k0 + i];
+      values[i / D * (4 * QUADS) + i % D] = p.c[(centroids + k0) * D + i];
+    for (uint i = t; i < n; i += threads) values[i * (4 * QUADS) + D] = p.bias[centroids + k0 + i];
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint k = 0; k < n; k++) {
+      float4 c[QUADS];
+      UNROLL for (int w = 0; w < QUADS; w++) c[w] = tile[k * QUADS + w];
       UNROLL for (int i = 0; i < PT; i++) {
-        float sum = tile[k * (D + 1) + D];
-        UNROLL for (int d = 0; d < D; d++) sum = fma(x[i][d], tile[k * (D + 1) + d], sum);
+        float sum = c[D / 4][D % 4];
+        UNROLL for (int d = 0; d < D; d++) sum = fma(x[i][d], c[d / 4][d % 4], sum);
         const bool wins = sum > best[i];
         best[i] = wins ? sum : best[i];
         index[i] = wins ? k0 + k : index[i];

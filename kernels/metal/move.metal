@@ -13,6 +13,7 @@
 //       bias        (B, K)    float    -||normalised||^2 / 2, or 0 if SPHERICAL
 //       moved       (B, K)    float    ||c - old||^2, in units of scale^2 unless SPHERICAL, so that
 //                                      squares stay inside float
+//       still       (B, K)    uint     whether c is `old`
 //   SPHERICAL: sum / ||sum||, else sum / weight_sum.
 //   Grid: a simdgroup per (cluster, B).
 //
@@ -69,8 +70,8 @@ template <bool SPHERICAL, bool FRAMED, typename PS, typename PW, typename PO, ty
           typename PF, typename PA>
 METAL_FUNC void move_centroid(
     PS sums, PW weight_sum, PO old, PH shift, PF scale, PA active, device float* c,
-    device float* normalised, device float* bias, device float* moved, uint K, uint D, uint k,
-    uint batch, uint lane) {
+    device float* normalised, device float* bias, device float* moved, device uint* still, uint K,
+    uint D, uint k, uint batch, uint lane) {
   const ulong cluster = ulong(batch) * K + k, base = cluster * D;
   float largest = 0.0f;
   Twofold size{weight_sum[cluster], 0.0f};
@@ -86,6 +87,7 @@ METAL_FUNC void move_centroid(
   const float unit = FRAMED ? float(scale[batch]) : 1.0f;
   Twofold norm{0.0f, 0.0f};
   float far = 0.0f;
+  bool rests = true;
   for (uint d = lane; d < D; d += 32) {
     const float before = old[base + d];
     const float origin = FRAMED ? float(shift[ulong(batch) * D + d]) : 0.0f;
@@ -101,11 +103,14 @@ METAL_FUNC void move_centroid(
     norm = add(norm, square(own));
     const float step = SPHERICAL ? value - before : (value - before) / unit;
     far = fma(step, step, far);
+    rests = rests && value == before;
   }
   norm = add_simdgroup(norm);
   far = simd_sum(far);
+  rests = simd_all(rests);
   if (lane == 0) {
     bias[cluster] = SPHERICAL ? 0.0f : -0.5f * (norm.hi + norm.lo);
     moved[cluster] = far;
+    still[cluster] = rests;
   }
 }

@@ -149,12 +149,12 @@ struct KeepTop {
 //       score (parts, B, N, k) float
 //   Grid: threadgroups (row tiles, B, parts). Part z takes its share of K; where that has fewer
 //   than k centroids, the list is filled up with -inf.
-//   `tile`: 2 * TILE, `bias_tile`: 2 * BN, `scratch`: NSG * 8 * BN, `list_score` and `list_index`:
+//   `tile`: TILE floats, `bias_tile`: BN, `scratch`: NSG * 8 * BN, `list_score` and `list_index`:
 //   BM * 32.
 template <typename S, bool AFTER, typename P, typename PS, typename PN>
 METAL_FUNC void top_rows(
     P p, PS after_score, PN after_index, device uint* label, device float* score, uint k,
-    threadgroup float* tile, threadgroup float* bias_tile, threadgroup float* scratch,
+    threadgroup float2* tile, threadgroup float2* bias_tile, threadgroup float* scratch,
     threadgroup float* list_score, threadgroup uint* list_index, uint3 group, uint3 groups,
     uint simdgroup, uint lane) {
   const uint row0 = group.x * S::BM + simdgroup * S::ROWS, tiles = (p.K + S::BN - 1) / S::BN;

@@ -12,6 +12,7 @@ from flash_kmeans_mlx.benchmark.__main__ import build_parser, chosen_suite, main
 from flash_kmeans_mlx.benchmark.cases import KMeansJob, custom
 from flash_kmeans_mlx.benchmark.figures import plot_digits, plot_ratios
 from flash_kmeans_mlx.benchmark.ours import FlashKMeansMLX
+from flash_kmeans_mlx.benchmark.suites import disk_fits
 from flash_kmeans_mlx.benchmark.suites.judged_rows import JudgedResult, JudgedRow
 
 TINY = ["--n", "400", "--d", "5", "--k", "4", "--max-iters", "3"]
@@ -248,13 +249,22 @@ def test_a_search_from_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert plot.stat().st_size > 5000
 
 
-def test_fits_from_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fits_from_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two ways; the process of each fits small files of all formats while it loads."""
+    monkeypatch.setattr(disk_fits, "FORMATS", (".npy", disk_fits.CHUNKS))
     path = tmp_path / "fits.json"
     arguments = ["--case", "disk-fits-quick", "--n", "3000", "--runs", "1", "--threads", "1"]
     assert main([*arguments, "--json", str(path)]) == 0
     assert "fit from .npy" in capsys.readouterr().out
     (result,) = report.read(path, "disk")["results"]
-    assert result["n"] == 3000 and result["rows"][0]["way"] == "fit in memory"
+    assert result["n"] == 3000
+    assert [row["way"] for row in result["rows"]] == [
+        "fit in memory",
+        "fit from .npy",
+        "fit from chunks",
+    ]
     for row in result["rows"]:
         assert row["verdict"] == "ok" and len(row["seconds"]) == len(row["cpu"]) == 1
     assert all(row["memory"] <= result["bound"] for row in result["rows"][1:])

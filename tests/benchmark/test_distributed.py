@@ -18,6 +18,7 @@ def test_every_way(
 ) -> None:
     ways = {way: distributed.WAYS[way] for way in ("in memory", "2 workers, 1 killed")}
     monkeypatch.setattr(distributed, "WAYS", ways)
+    monkeypatch.setattr(distributed, "EMPTY_TASKS", 100)
     path, plot = tmp_path / "distributed.json", tmp_path / "distributed.png"
     arguments = ["--suite", "distributed", "--n", "20000", "--runs", "1"]
     assert main([*arguments, "--json", str(path), "--plot", str(plot)]) == 0

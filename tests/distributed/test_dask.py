@@ -161,8 +161,8 @@ def test_a_file_that_one_worker_lacks(client: Any, path: Path) -> None:
         fk.batch_kmeans_Euclid(path, K, client=client)
 
 
-def test_another_version_on_a_worker(path: Path) -> None:
-    def other(text: str) -> None:
+def test_another_version_on_a_worker(client: Any, path: Path) -> None:
+    def other(text: str | None) -> None:
         import importlib.metadata
 
         def version(_: str) -> str:
@@ -170,16 +170,20 @@ def test_another_version_on_a_worker(path: Path) -> None:
                 return text
             raise importlib.metadata.PackageNotFoundError
 
-        importlib.metadata.version = version
+        kept = getattr(importlib.metadata, "kept", importlib.metadata.version)
+        importlib.metadata.kept = kept  # pyright: ignore[reportAttributeAccessIssue]
+        importlib.metadata.version = kept if text is None else version
 
-    with cluster() as own:
-        worker = min(own.scheduler_info()["workers"])
-        own.run(other, "99.0", workers=[worker])
+    worker = min(client.scheduler_info()["workers"])
+    try:
+        client.run(other, "99.0", workers=[worker])
         with pytest.raises(RuntimeError, match=rf"worker {worker} has flash-kmeans-mlx 99.0"):
-            fk.batch_kmeans_Euclid(path, K, client=own)
-        own.run(other, "", workers=[worker])
+            fk.batch_kmeans_Euclid(path, K, client=client)
+        client.run(other, "", workers=[worker])
         with pytest.raises(RuntimeError, match=rf"worker {worker} lacks flash-kmeans-mlx"):
-            fk.batch_kmeans_Euclid(path, K, client=own)
+            fk.batch_kmeans_Euclid(path, K, client=client)
+    finally:
+        client.run(other, None, workers=[worker])
 
 
 @pytest.mark.parametrize("fault", ["one killed", "all killed", "one frozen"])

@@ -50,7 +50,7 @@ CASES = {
         "backend": "cpu",
     },
     "batch-of-small": {
-        "x": "np.broadcast_to(rng.random((9000, 8), np.float32), (1500, 9000, 8))",
+        "x": "np.broadcast_to(rng.random((9000, 8), np.float32), (400, 9000, 8))",
         "k": 130,
         "init": "random",
         "backend": "cpu",

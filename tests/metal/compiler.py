@@ -42,7 +42,8 @@ QUICK = ("-O1",)  # most kernels run for less time than -O2 takes to compile the
 # A product is fused with the sums that follow, across statements too, if sums are its only uses. Other
 # compilers may fuse more: g++ has no option for that.
 CONTRACTED = ("-O1", "-fexpensive-optimizations", "-ffp-contract=fast")
-OPTIMISED = ("-O2",)  # bytes are counted as an optimiser leaves them
+# Counted as an optimiser leaves it, but a copy of a structure or vector is one access.
+OPTIMISED = ("-O2", "-fno-tree-sra")
 # -g1: reports name lines, and need nothing else.
 SANITIZERS = {
     "address": ("-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),

@@ -28,6 +28,7 @@ import mlx.core as mx
 import numpy as np
 
 from metal import compiler, runner
+from metal.counts import Traffic, Work
 from metal.runner import Buffer, SanitizerError
 from metal.source import EmulationError, Source, generated, to_cpp
 
@@ -38,6 +39,7 @@ __all__ = [
     "Launch",
     "SanitizerError",
     "Traffic",
+    "Work",
     "emulation",
 ]
 
@@ -60,18 +62,6 @@ for _name in (
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """Bytes that a launch moves between one buffer and its threads; shapes and strides of inputs are not counted."""
-
-    name: str
-    size: int
-    read: int  # as asked by the lanes
-    written: int
-    read_once: int  # each byte once per threadgroup
-    written_once: int
-
-
-@dataclass(frozen=True)
 class Launch:
     """One launch of a kernel."""
 
@@ -81,7 +71,8 @@ class Launch:
     threadgroup: tuple[int, ...]
     template: tuple[tuple[str, Any], ...]
     threadgroup_bytes: int
-    buffers: tuple[Traffic, ...]  # empty unless bytes are counted
+    buffers: tuple[Traffic, ...]  # empty unless it is counted
+    work: Work  # zeros likewise
 
 
 @dataclass
@@ -120,7 +111,7 @@ def emulation(
             f"sanitizer must be None or one of {sorted(compiler.SANITIZERS)}, got {sanitizer!r}"
         )
     if sanitizer and count:
-        raise ValueError("bytes can't be counted under a sanitizer")
+        raise ValueError("a launch can't be counted under a sanitizer")
     around = _current.get()
     outermost = around is None
     around = around or Emulation()
@@ -298,7 +289,7 @@ class EmulatedKernel:
         try:
             runner.check_launch(grid, threadgroup)
             if options.dry:
-                result = runner.Outcome(0, [])
+                result = runner.Outcome(0, [], Work())
             elif options.sanitizer:
                 result = runner.run_sanitized(
                     cpp, options.sanitizer, buffers, grid, threadgroup, order=options.order
@@ -323,13 +314,20 @@ class EmulatedKernel:
         data = {*self.input_names, *self.output_names}
         traffic = tuple(
             Traffic(name, buffer.nbytes, *counts)
-            for name, buffer, counts in zip(slots, buffers, result.counts, strict=False)
+            for name, buffer, counts in zip(slots, buffers, result.buffers, strict=False)
             if name in data
         )
         template = tuple(call["template"])
         options.launches.append(
             Launch(
-                self.name, source, grid, threadgroup, template, result.threadgroup_bytes, traffic
+                self.name,
+                source,
+                grid,
+                threadgroup,
+                template,
+                result.threadgroup_bytes,
+                traffic,
+                result.work,
             )
         )
 

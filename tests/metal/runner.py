@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metal import compiler
+from metal.counts import Counter, Work
 from metal.source import EmulationError
 
 Buffer = npt.NDArray[Any]
@@ -49,9 +50,8 @@ class SanitizerError(EmulationError):
 
 class Outcome(NamedTuple):
     threadgroup_bytes: int
-    counts: list[
-        tuple[int, int, int, int]
-    ]  # per buffer: read, written, read once, written once per threadgroup
+    buffers: list[list[int]]  # the counts of each, see Traffic
+    work: Work
 
 
 def check_launch(grid: Size, threadgroup: Size) -> None:
@@ -87,10 +87,7 @@ def run_library(
     pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
     message = ctypes.create_string_buffer(MESSAGE_BYTES)
     memory = ctypes.c_ulong()
-    if count:
-        lib.count_begin(
-            pointers, (ctypes.c_uint64 * len(buffers))(*[b.nbytes for b in buffers]), len(buffers)
-        )
+    counter = Counter(lib, buffers) if count else None
     failed = lib.emu_run(
         pointers,
         (ctypes.c_uint * 3)(*grid),
@@ -103,16 +100,10 @@ def run_library(
         ctypes.c_size_t(MESSAGE_BYTES),
         ctypes.byref(memory),
     )
-    numbers = (ctypes.c_uint64 * (4 * len(buffers)))()
-    if count:
-        lib.count_end(numbers)
+    counts, work = counter.end() if counter else ([], Work())
     if failed:
         raise EmulationError(message.value.decode())
-    rows = [
-        (numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3])
-        for i in range(0, len(numbers), 4)
-    ]
-    return Outcome(memory.value, rows if count else [])
+    return Outcome(memory.value, counts, work)
 
 
 @cache
@@ -164,4 +155,4 @@ def run_sanitized(
             (memory,) = struct.unpack("=Q", file.read(8))
             for b in buffers:
                 b.reshape(-1).view(np.uint8)[:] = np.frombuffer(file.read(b.nbytes), np.uint8)
-    return Outcome(memory, [])
+    return Outcome(memory, [], Work())

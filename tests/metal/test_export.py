@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from flash_kmeans_mlx.backends.metal import export, launch
+from flash_kmeans_mlx.backends.metal import export, groups, launch
 from flash_kmeans_mlx.backends.metal.sources import DEFINITIONS
 from metal import lint
 
@@ -58,6 +58,8 @@ def random_cases(number: int) -> Iterator[export.Case]:
         framed, weighted = rng.random(2) < 0.5
         for tiles in launch.assign_tiles(d):
             yield export.assign_case(b, n, k, d, dtype, framed=framed, tiles=tiles)
+        if groups.tiles_for(k, d):
+            yield export.groups_case(b, n, k, d, dtype, framed=framed)
         yield export.sum_case(b, n, k, d, dtype, weighted=weighted, framed=framed)
         yield export.sum_case(b, n, k % 64 + 1, d, dtype, weighted=weighted, framed=framed)
         yield export.top_case(b, n, min(k, 2000), d, dtype, entries, framed=framed)
@@ -66,7 +68,9 @@ def random_cases(number: int) -> Iterator[export.Case]:
 
 @cache
 def asked() -> set[tuple[str, str]]:
-    return instances(export.sources(random_cases(300)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "MAX_PRODUCTS", 2**62)  # several launches would be evaluated
+        return instances(export.sources(random_cases(300)))
 
 
 def test_every_kernel_is_exported() -> None:

@@ -21,7 +21,7 @@ __all__ = [
     "scan_lists",
 ]
 
-STRATEGIES: tuple[str, ...] = ("fused", "addmm")
+STRATEGIES: tuple[str, ...] = ("fused", "addmm", "groups")
 USES_MLX = True
 
 

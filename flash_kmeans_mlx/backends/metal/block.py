@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from ..points import SETTLED, STABLE
-from . import kernels
+from . import groups, kernels
 from .device import Device
-from .kernels import Normalisation, Sums
+from .kernels import Found, Normalisation
 from .strategy import Strategy
+from .sums import Progress, Rows, Sums, reduce
 
 __all__ = ["Constants", "Options", "State", "block"]
 
@@ -38,6 +38,8 @@ class Constants(NamedTuple):
             coordinates.
         frame_scale: (B,) float32, `Frame.scale`, or None likewise.
         tol: () float32.
+        grouping: The arrays of a `Grouping` and squared norms (B, N) of points as they are read, or
+            None where the strategy carries no bounds.
     """
 
     x: mx.array
@@ -47,6 +49,7 @@ class Constants(NamedTuple):
     frame_shift: mx.array | None
     frame_scale: mx.array | None
     tol: mx.array
+    grouping: tuple[mx.array, ...] | None = None
 
     @property
     def normalisation(self) -> Normalisation | None:
@@ -64,13 +67,14 @@ class State(NamedTuple):
         normalised: (B, K, D) float32, the same in normalised coordinates.
         bias: (B, K) float32.
         labels: (B, N) uint32.
-        running: (B,) bool.
+        running: (B,) uint32, 0 where a batch element has stopped.
         remaining: (B,) int32, E-steps to the limit.
         status: (B,) int32, PENDING, STABLE or SETTLED.
         moved: (B,) float32, `Step.shift`: how far centroids moved in the last M-step.
         sums: (B, K, D) float32, of points in normalised coordinates.
         weight_sum: (B, K) float32.
         counts: (B, K) uint32.
+        bounds: The arrays of `groups.Bounds`, or ().
     """
 
     centroids: mx.array
@@ -84,6 +88,7 @@ class State(NamedTuple):
     sums: mx.array
     weight_sum: mx.array
     counts: mx.array
+    bounds: tuple[mx.array, ...] = ()
 
 
 class Options(NamedTuple):
@@ -109,7 +114,7 @@ def block(length: int, options: Options, compiled: bool) -> Callable[[Constants,
     """Return `length` iterations as one function; all fits share what is compiled."""
     iterate = partial(_iterate, options=options)
 
-    def run(constants: list[Any], state: list[mx.array]) -> list[mx.array]:
+    def run(constants: list[Any], state: list[Any]) -> list[Any]:
         fixed = Constants(*constants)
         current = State(*state)
         for _ in range(length):
@@ -121,62 +126,67 @@ def block(length: int, options: Options, compiled: bool) -> Callable[[Constants,
 
 
 def _iterate(constants: Constants, state: State, options: Options) -> State:
-    """Do one E-step, and the M-step of the batch elements that go on."""
-    labels, sums = _e_step(constants, state, options)
-    running = state.running
-    remaining = state.remaining - running.astype(mx.int32)
-    stable = running & (labels == state.labels).all(axis=1)
-    stopped = stable | (remaining == 0)
-    if not options.skip_empty:
-        stopped = stopped | (sums.counts == 0).any(axis=1)
-    active = running & ~stopped
-    centroids, normalised, bias, squares = kernels.move_centroids(
+    """Do one E-step, and the M-step of the batch elements that go on.
+
+    The kernels do nothing for a batch element that has stopped but copy its state.
+    """
+    found, bounds = _e_step(constants, state, options)
+    labels, sums, checked = reduce(
+        Rows(constants.x, constants.weights, constants.normalisation),
+        found,
+        state.labels,
+        Sums(state.sums, state.weight_sum, state.counts),
+        Progress(state.running, state.remaining, state.status),
+        keep_empty=options.skip_empty,
+    )
+    moved = kernels.move_centroids(
         sums=sums.sums,
         weight_sum=sums.weight_sum,
         old=state.centroids,
-        active=active,
+        active=checked.running,
         shift=constants.frame_shift,
         scale=constants.frame_scale,
         spherical=options.spherical,
     )
-    moved = mx.sqrt(squares.sum(axis=1) if options.summed_shift else squares.max(axis=1))
-    if constants.frame_scale is not None:
-        moved = moved * constants.frame_scale
-    # Squares of tiny moves are zero, so equal centroids are looked for as well.
-    equal = (centroids == state.centroids).all(axis=(1, 2))
-    within_tol = (constants.tol > 0) & (moved <= constants.tol)
-    settled = active & (equal | within_tol)
-    inactive = ~active[:, None]
+    running, status, shift = kernels.check_moves(
+        moved,
+        active=checked.running,
+        status=checked.status,
+        shift=state.moved,
+        tol=constants.tol,
+        scale=constants.frame_scale,
+        summed=options.summed_shift,
+    )
     return State(
-        centroids=centroids,
-        normalised=mx.where(inactive[..., None], state.normalised, normalised),
-        bias=mx.where(inactive, state.bias, bias),
+        centroids=moved.centroids,
+        normalised=moved.normalised,
+        bias=moved.bias,
         labels=labels,
-        running=active & ~settled,
-        remaining=remaining,
-        status=mx.where(stable, STABLE, mx.where(settled, SETTLED, state.status)),
-        moved=mx.where(active, moved, state.moved),
+        running=running,
+        remaining=checked.remaining,
+        status=status,
+        moved=shift,
         sums=sums.sums,
         weight_sum=sums.weight_sum,
         counts=sums.counts,
+        bounds=bounds,
     )
 
 
-def _e_step(constants: Constants, state: State, options: Options) -> tuple[mx.array, Sums]:
-    """Return labels (B, N) and sums; batch elements that aren't running keep their labels."""
-    found = options.strategy.labels(
-        constants.x,
-        state.normalised,
-        state.bias,
-        constants.normalisation,
-        options.device,
+def _e_step(
+    constants: Constants, state: State, options: Options
+) -> tuple[Found, tuple[mx.array, ...]]:
+    """Return the best centroid of each point, and bounds if there are any."""
+    points = (constants.x, state.normalised, state.bias, constants.normalisation)
+    tiles = options.strategy.groups
+    if tiles is None or constants.grouping is None:
+        return options.strategy.find(*points, options.device, state.running), ()
+    order, position, square = constants.grouping
+    labels, bounds = groups.assign(
+        *points,
+        tiles=tiles,
+        grouping=groups.Grouping(order, position),
+        square=square,
+        bounds=groups.Bounds(*state.bounds),
     )
-    labels = mx.where(state.running[:, None], found, state.labels)
-    sums = kernels.accumulate(
-        constants.x,
-        labels,
-        state.centroids.shape[1],
-        weights=constants.weights,
-        normalisation=constants.normalisation,
-    )
-    return labels, sums
+    return Found(labels[None], labels[None]), tuple(bounds)  # scores of one part aren't read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Device", "Launch", "ceil_div", "power_of_two", "supports"]
 
@@ -19,33 +20,60 @@ SIMD = 32
 DTYPES = ("float32", "float16", "bfloat16")
 
 
+class Size(NamedTuple):
+    """The cores of a chip, and the MiB of cache that they share."""
+
+    cores: int
+    cache: int
+
+
+SIZES = {"p": Size(6, 4), "g": Size(10, 8), "s": Size(32, 48), "c": Size(40, 48), "d": Size(64, 96)}
+SMALLEST = SIZES["p"]  # of chips that nobody knows
+PRO = Size(16, 24)  # from the M4 on, Pro chips are "s" too
+
+
 @dataclass(frozen=True)
 class Device:
     """Facts of a GPU that launches depend on.
 
     Attributes:
-        architecture: `mx.device_info()["architecture"]`, such as "applegpu_g13s". The last letter
-            is the size of the chip.
+        architecture: `mx.device_info()["architecture"]`, such as "applegpu_g13s": the generation
+            and the size of the chip.
     """
 
     architecture: str = "applegpu_g13g"
 
     @property
+    def generation(self) -> int:
+        """13 for the M1, 17 for the M5, 0 where it is unknown."""
+        found = re.search(r"g(\d+)\w$", self.architecture)
+        return int(found[1]) if found else 0
+
+    @property
+    def size(self) -> Size:
+        """The least that a chip of this name has."""
+        letter = self.architecture[-1:]
+        if not self.generation:
+            return SMALLEST
+        return PRO if letter == "s" and self.generation >= 16 else SIZES.get(letter, SMALLEST)
+
+    @property
     def threadgroups(self) -> int:
         """Number of threadgroups that keep every core busy: 8 a core."""
-        cores = {"p": 6, "g": 10, "s": 32, "c": 40, "d": 64}
-        return 8 * cores.get(self.architecture[-1:], 10)
+        return 8 * self.size.cores
 
     @property
     def cache_bytes(self) -> int:
         """About half of the cache that all cores share."""
-        return {"p": 2, "s": 24, "c": 24, "d": 48}.get(self.architecture[-1:], 4) << 20
+        return self.size.cache << 19
 
     @property
     def rounds_products(self) -> bool:
-        """Whether MLX may compute float32 products in TF32: from the M5 on, by default."""
-        generation = re.search(r"g(\d+)\w$", self.architecture)
-        return bool(generation and int(generation[1]) >= 17)
+        """Whether MLX may compute float32 products in TF32: from the M5 on, by default.
+
+        A chip of unknown generation may.
+        """
+        return not 0 < self.generation < 17
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from . import kernels, launch, topk
-from .kernels import Normalisation
+from . import groups, kernels, launch, order, sums, sums_launch, topk
+from .kernels import Found, Moved, Normalisation
+from .sums import Progress, Rows, Sums
 
 __all__ = ["END_OF_PREAMBLE", "Case", "Source", "cases", "main", "preamble", "sources", "trace"]
 
@@ -75,16 +76,20 @@ def cases() -> Iterator[Case]:
         for rows, k in ((1, 5), (100, 8), (100, 64), (100, 65)):
             yield Case(kernels.argmax, [mx.zeros((rows, k), dtype)])
     for b, n in (SMALLEST, ALONE, BATCH):
-        for k in (1, 257, 2049, launch.TABLE + 1, 2**17, 2**23):
-            yield Case(_sort(k), [mx.zeros((b, n), mx.uint32)])
+        for k, weighted in product((1, 257, 2049, sums_launch.TABLE + 1, 2**17, 2**23), (0, 1)):
+            yield _sort(b, n, k, weighted=bool(weighted))
         for k, spherical, framed in product((1, 100), (False, True), (False, True)):
             yield _move(b, k, spherical=spherical, framed=framed)
+            yield _check(b, k, framed=framed, summed=spherical)
 
 
 def _assign_cases(dtype: mx.Dtype) -> Iterator[Case]:
     for d, framed in product((*range(1, launch.SMALL_D + 1), 16, 32, 64, 128, 129), (False, True)):
         for tiles, (b, n) in product(launch.assign_tiles(d), (SMALLEST, ALONE, BATCH)):
             yield assign_case(b, n, n, d, dtype, framed=framed, tiles=tiles)
+        bounded = groups.tiles_for(ALONE[1], d)
+        for b, n in (SMALLEST, ALONE, BATCH) if bounded else ():
+            yield groups_case(b, n, n, d, dtype, framed=framed)
 
 
 def _sum_cases(dtype: mx.Dtype) -> Iterator[Case]:
@@ -123,17 +128,49 @@ def assign_case(
     return Case(assign, _problem(b, n, k, d, dtype, framed=framed))
 
 
+def groups_case(b: int, n: int, k: int, d: int, dtype: mx.Dtype, *, framed: bool) -> Case:
+    """Return a call of `groups.assign`, for a shape that it takes."""
+    tiles = groups.tiles_for(k, d)
+    assert tiles
+
+    def assign(x: mx.array, c: mx.array, bias: mx.array, *rest: mx.array) -> Any:
+        order, position, square, *normalisation = rest
+        labels, bounds = groups.assign(
+            x,
+            c,
+            bias,
+            Normalisation(*normalisation) if framed else None,
+            tiles=tiles,
+            grouping=groups.Grouping(order, position),
+            square=square,
+            bounds=groups.start(n, c, tiles),
+        )
+        return labels, *bounds
+
+    x, c, bias, *normalisation = _problem(b, n, k, d, dtype, framed=framed)
+    places = [mx.zeros((b, k), mx.uint32)] * 2
+    return Case(assign, [x, c, bias, *places, mx.zeros((b, n)), *normalisation])
+
+
 def sum_case(
     b: int, n: int, k: int, d: int, dtype: mx.Dtype, *, weighted: bool, framed: bool
 ) -> Case:
-    """Return a call of `kernels.accumulate`."""
+    """Return a call of `sums.reduce`."""
 
-    def accumulate(x: mx.array, labels: mx.array, weights: mx.array, *rest: mx.array) -> Any:
+    def reduce(
+        x: mx.array, labels: mx.array, weights: mx.array, running: mx.array, *rest: mx.array
+    ) -> Any:
         read = Normalisation(*rest) if framed else None
-        return tuple(kernels.accumulate(x, labels, k, weights if weighted else None, read))
+        rows = Rows(x, weights if weighted else None, read)
+        old = Sums(mx.zeros((b, k, d)), mx.zeros((b, k)), mx.zeros((b, k), mx.uint32))
+        left = running.astype(mx.int32)
+        found = Found(labels[None], weights[None])
+        reduced = sums.reduce(rows, found, labels, old, Progress(running, left, left))
+        return reduced.labels, *reduced.sums, *reduced.progress
 
     inputs = [mx.zeros((b, n, d), dtype), mx.zeros((b, n), mx.uint32), mx.zeros((b, n))]
-    return Case(accumulate, [*inputs, *_normalisation(b, d, framed=framed)])
+    running = mx.zeros((b,), mx.uint32)
+    return Case(reduce, [*inputs, running, *_normalisation(b, d, framed=framed)])
 
 
 def top_case(
@@ -153,27 +190,54 @@ def top_of_rows_case(rows: int, m: int, dtype: mx.Dtype, entries: int) -> Case:
     return Case(lambda scores: topk.top_of_rows(scores, entries), [mx.zeros((rows, m), dtype)])
 
 
-def _sort(n_clusters: int) -> Callable[..., Any]:
-    return lambda labels: tuple(kernels.counting_sort(labels, n_clusters))
+def _sort(b: int, n: int, n_clusters: int, *, weighted: bool) -> Case:
+    def sort(labels: mx.array, weights: mx.array, running: mx.array) -> Any:
+        found = Found(labels[None], labels[None])
+        read = weights if weighted else None
+        return tuple(order.sort_labels(found, labels, read, running, n_clusters))
+
+    inputs = [mx.zeros((b, n), mx.uint32), mx.zeros((b, n)), mx.zeros((b,), mx.uint32)]
+    return Case(sort, inputs)
+
+
+def _check(b: int, k: int, *, framed: bool, summed: bool) -> Case:
+    def check(moved: mx.array, still: mx.array, status: mx.array, shift: mx.array) -> Any:
+        return tuple(
+            kernels.check_moves(
+                Moved(moved, moved, moved, moved, still),
+                active=still[:, 0],
+                status=status,
+                shift=shift,
+                tol=mx.array(0.0),
+                scale=shift if framed else None,
+                summed=summed,
+            )
+        )
+
+    cells = (b, k)
+    inputs = [mx.zeros(cells), mx.zeros(cells, mx.uint32)]
+    return Case(check, [*inputs, mx.zeros((b,), mx.int32), mx.zeros((b,))])
 
 
 def _move(b: int, k: int, *, spherical: bool, framed: bool) -> Case:
     def move(
         sums: mx.array, weight_sum: mx.array, active: mx.array, shift: mx.array, scale: mx.array
     ) -> Any:
-        return kernels.move_centroids(
-            sums=sums,
-            weight_sum=weight_sum,
-            old=sums,
-            active=active,
-            spherical=spherical,
-            shift=shift if framed else None,
-            scale=scale if framed else None,
+        return tuple(
+            kernels.move_centroids(
+                sums=sums,
+                weight_sum=weight_sum,
+                old=sums,
+                active=active,
+                spherical=spherical,
+                shift=shift if framed else None,
+                scale=scale if framed else None,
+            )
         )
 
     d = k
-    zeros = [mx.zeros(shape) for shape in ((b, k, d), (b, k), (b,), (b, d), (b,))]
-    return Case(move, zeros)
+    zeros = [mx.zeros(shape) for shape in ((b, k, d), (b, k), (b, d), (b,))]
+    return Case(move, [*zeros[:2], mx.zeros((b,), mx.uint32), *zeros[2:]])
 
 
 def _problem(b: int, n: int, k: int, d: int, dtype: mx.Dtype, *, framed: bool) -> list[mx.array]:

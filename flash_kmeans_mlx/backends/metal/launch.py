@@ -8,26 +8,21 @@ said to have.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from .device import MAX_ROWS, SIMD, Device, Launch, ceil_div, power_of_two
+from .device import MAX_ROWS, SIMD, Device, Launch, ceil_div
 
 __all__ = [
-    "DenseSumsLaunch",
-    "Digit",
     "PointTiles",
     "RowsLaunch",
-    "SortLaunch",
-    "SortedSumsLaunch",
     "Tiles",
     "argmax_launch",
     "assign_launch",
     "assign_tiles",
-    "dense_sums_launch",
+    "cuts",
+    "launch_rows",
     "score_rows",
-    "sort_launch",
-    "sorted_sums_launch",
     "top_of_rows_launch",
     "topk_launch",
     "topk_tiles",
@@ -35,15 +30,11 @@ __all__ = [
 
 MAX_REGISTERS = 104  # leaves 24 of 128 for addresses
 SMALL_D = 8  # up to here one thread holds whole points
-DENSE_CLUSTERS = 64  # up to here sums need no sort
-TABLE = 8192  # buckets of a sort by one digit: 32 KiB of uint32
 FUSED_K = 32  # entries of a list of topk: one a lane
 LEAST_ROWS = 64  # of a product
-# Chunks of sorted rows, up to N = 2**23: enough for the widest GPU, and few to add up.
-MAX_CHUNKS = 2048
-LEAST_SORT_CHUNK = 1024  # rows
-LEAST_SUM_CHUNK = 256  # rows
-WHOLE_LABEL = 2**32 - 1  # a mask that keeps all bits
+# Multiply-adds of a launch. macOS ends command buffers that take seconds, and Ctrl-C waits for
+# them; the slowest GPU, of 2 TFLOP/s, is done with so many in 0.2 s.
+MAX_PRODUCTS = 150 * 10**9
 
 
 @dataclass(frozen=True)
@@ -71,8 +62,8 @@ class Tiles:
 
     @property
     def tile_bytes(self) -> int:
-        """Threadgroup memory of two buffers of centroids and bias."""
-        return 2 * 4 * (self.bk * (self.centroids + 8) + self.centroids)
+        """Threadgroup memory of centroids and bias."""
+        return 4 * (self.bk * (self.centroids + 8) + 32 + self.centroids)
 
     @property
     def list_bytes(self) -> int:
@@ -111,18 +102,10 @@ class PointTiles:
 
     @property
     def tile_bytes(self) -> int:
-        return 4 * self.centroids * (self.d + 1)
+        return 16 * self.centroids * (self.d // 4 + 1)
 
     def registers(self) -> int:
-        return self.points * (self.d + 2) + self.d + 1
-
-
-class Digit(NamedTuple):
-    """A digit of a label: (label >> shift) & mask, below `buckets`."""
-
-    buckets: int
-    shift: int
-    mask: int
+        return self.points * (self.d + 2) + 4 * (self.d // 4 + 1)
 
 
 @dataclass(frozen=True)
@@ -134,83 +117,22 @@ class RowsLaunch:
     launch: Launch
 
 
-@dataclass(frozen=True)
-class SortLaunch:
-    """A counting sort: one pass per digit.
-
-    Attributes:
-        digits: The digits, the lowest first.
-        table: Length of the table in threadgroup memory.
-        chunk_rows: Rows of a chunk.
-        chunks: Number of chunks.
-        launch: The launch of a pass.
-    """
-
-    digits: tuple[Digit, ...]
-    table: int
-    chunk_rows: int
-    chunks: int
-    launch: Launch
-
-
-@dataclass(frozen=True)
-class SortedSumsLaunch:
-    """Sums over sorted rows.
-
-    Attributes:
-        lanes: Lanes that share a row.
-        width: Adjacent features of a lane.
-        nsg: Simdgroups of a threadgroup.
-        chunk_rows: Rows of a chunk.
-        whole_rows: Clusters up to this many rows are summed whole.
-        chunks: Number of chunks.
-        sum_chunks: The launch of sum_chunks.
-        sum_clusters: The launch of sum_clusters.
-    """
-
-    lanes: int
-    width: int
-    nsg: int
-    chunk_rows: int
-    whole_rows: int
-    chunks: int
-    sum_chunks: Launch
-    sum_clusters: Launch
-
-
-@dataclass(frozen=True)
-class DenseSumsLaunch:
-    """Sums without a sort.
-
-    Attributes:
-        lanes: Lanes that share a row.
-        nsg: Simdgroups of a threadgroup.
-        table: Clusters that the table of a simdgroup has room for.
-        chunk_rows: Rows of a chunk.
-        chunks: Number of chunks.
-        launch: The launch of sum_dense.
-    """
-
-    lanes: int
-    nsg: int
-    table: int
-    chunk_rows: int
-    chunks: int
-    launch: Launch
-
-
 def assign_tiles(d: int) -> tuple[Tiles | PointTiles, ...]:
-    """Return the candidates for points of d features; the first needs no measurement."""
+    """Return the candidates for points of d features; the first needs no measurement.
+
+    Chunks are of 32 features from D = 17 on: a line of memory is 128 bytes.
+    """
     if d <= SMALL_D:
         return (PointTiles(d),)
+    if d <= 16:
+        return Tiles(4, 4, 4, 16, 1), Tiles(8, 2, 8, 16, 1)
     if d <= 32:
-        res = 1 if d <= 16 else 2
-        return Tiles(4, 4, 4, 16, res), Tiles(8, 2, 8, 16, res)
+        return Tiles(4, 4, 4, 32, 1), Tiles(8, 4, 4, 32, 1)
     if d <= 64:
-        return Tiles(4, 2, 8, 16, 4), Tiles(8, 2, 8, 16, 4)
+        return Tiles(4, 3, 4, 32, 2), Tiles(8, 2, 8, 32, 2)
     if d <= 128:
-        return Tiles(4, 2, 4, 16, 8), Tiles(8, 2, 4, 32, 4)
-    return Tiles(8, 2, 8, 16, 0), Tiles(4, 2, 8, 16, 0)
+        return Tiles(4, 2, 4, 32, 4), Tiles(8, 2, 4, 32, 4)
+    return Tiles(8, 2, 8, 32, 0), Tiles(4, 2, 8, 32, 0)
 
 
 def assign_launch(tiles: Tiles | PointTiles, b: int, n: int, k: int, device: Device) -> Launch:
@@ -221,13 +143,28 @@ def assign_launch(tiles: Tiles | PointTiles, b: int, n: int, k: int, device: Dev
     return _row_tiles(tiles, b, n, _parts(tiles, b, n, k, device), tiles.tile_bytes)
 
 
+def launch_rows(k: int, d: int) -> int:
+    """Return the most rows of a launch that computes scores of k centroids."""
+    return max(LEAST_ROWS, MAX_PRODUCTS // (k * d) // 512 * 512)
+
+
+def cuts(b: int, n: int, k: int, d: int) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of the batch and of its points (B, N, D), each for one launch."""
+    rows = launch_rows(k, d)
+    together = max(1, rows // n)
+    for i in range(0, b, together):
+        for lo in range(0, n, rows):
+            yield slice(i, i + together), slice(lo, lo + rows)
+
+
 def topk_tiles(d: int, *, narrow: bool = False) -> Tiles:
     """Return the tiles of top_rows; with `narrow`, an input may be in `constant` memory.
 
     Loads are then of one element.
     """
-    res = 0 if d > 64 else 1 if d <= 16 else 2 if d <= 32 else 4
-    return Tiles(2, 2, 4, 16, res, 1 if narrow else 4)
+    bk = 16 if d <= 16 else 32
+    res = 0 if d > 64 else ceil_div(d, bk)
+    return Tiles(2, 2, 4, bk, res, 1 if narrow else 4)
 
 
 def topk_launch(tiles: Tiles, b: int, n: int, k: int, device: Device) -> Launch:
@@ -275,64 +212,3 @@ def score_rows(k: int, device: Device) -> int:
     As many as stay in the GPU's cache, but not so few that products become slow.
     """
     return min(max(LEAST_ROWS, device.cache_bytes // (4 * k)), MAX_ROWS)
-
-
-def sort_launch(b: int, n: int, k: int) -> SortLaunch:
-    """Return a sort by the whole label up to 8192 clusters, by two digits above.
-
-    The counts of the chunks take at most a few bytes a row.
-    """
-    if k <= TABLE:
-        digits = (Digit(k, 0, WHOLE_LABEL),)
-    else:
-        bits = ((k - 1).bit_length() + 1) // 2
-        low = Digit(1 << bits, 0, (1 << bits) - 1)
-        digits = (low, Digit(ceil_div(k, 1 << bits), bits, WHOLE_LABEL))
-    buckets = max(digit.buckets for digit in digits)
-    table = next(size for size in (256, 2048, TABLE) if buckets <= size)
-    chunk_rows = min(max(LEAST_SORT_CHUNK, 2 * power_of_two(buckets)), TABLE)
-    chunks = ceil_div(n, chunk_rows)
-    launch = Launch((chunks * SIMD, b, 1), (SIMD, 1, 1), 4 * table)
-    return SortLaunch(digits, table, chunk_rows, chunks, launch)
-
-
-def sorted_sums_launch(b: int, n: int, k: int, d: int, *, narrow: bool = False) -> SortedSumsLaunch:
-    """Return so many chunks of sorted rows that they feed the GPU, and few enough to add up fast.
-
-    With `narrow`, an input may be in `constant` memory and loads are of one element.
-    """
-    width = 1 if narrow or d < 4 else 4
-    lanes = _lanes(d, width)
-    blocks = ceil_div(d, lanes * width)
-    nsg = 4
-    threads = nsg * SIMD
-    chunk_rows = min(max(LEAST_SUM_CHUNK, power_of_two(ceil_div(n, MAX_CHUNKS))), 4096)
-    chunks = ceil_div(n, chunk_rows)
-    scratch_bytes = 4 * nsg * (lanes * width + 1)
-    return SortedSumsLaunch(
-        lanes=lanes,
-        width=width,
-        nsg=nsg,
-        chunk_rows=chunk_rows,
-        whole_rows=nsg * chunk_rows,
-        chunks=chunks,
-        sum_chunks=Launch((ceil_div(chunks, nsg) * threads, blocks, b), (threads, 1, 1)),
-        sum_clusters=Launch((k * threads, blocks, b), (threads, 1, 1), scratch_bytes),
-    )
-
-
-def dense_sums_launch(b: int, n: int, k: int, d: int) -> DenseSumsLaunch:
-    """Return chunks of 32 rows a cluster: the partial sums are then a thirty-second of x."""
-    table = max(16, power_of_two(k))
-    lanes = _lanes(d, 1)
-    slices = ceil_div(d, lanes)
-    nsg = min(128 // table, slices)
-    chunk_rows = 32 * table
-    chunks = ceil_div(n, chunk_rows)
-    grid = (chunks * SIMD * nsg, ceil_div(slices, nsg), b)
-    launch = Launch(grid, (SIMD * nsg, 1, 1), 4 * SIMD * table * nsg)
-    return DenseSumsLaunch(lanes, nsg, table, chunk_rows, chunks, launch)
-
-
-def _lanes(columns: int, width: int) -> int:
-    return min(SIMD, power_of_two(ceil_div(columns, width)))

@@ -12,17 +12,23 @@ from ...errors import BackendUnavailableError
 from ...frame import sample_step
 from ..points import PENDING, Problem, Step
 from ..portable.points import PortablePoints
+from . import groups
 from .block import Constants, Options, State, block
 from .device import Device, supports
 from .kernels import Normalisation
+from .launch import Tiles, launch_rows
 from .memory import step_bytes
+from .order import take_labels
 from .strategy import Strategy, choose
 
 __all__ = ["MetalPoints"]
 
-# Iterations of a block: a synchronisation costs less than one of them, and what runs past the end
-# of a fit is wasted.
-MAX_LENGTH = 8
+# Iterations of a block. Past the end of a fit they cost launches only, but under "addmm": its
+# products are computed for batch elements that have stopped, too.
+LENGTHS = {"fused": 8, "addmm": 2, "groups": 8}
+# Bounds that rule out less than a twentieth after so many iterations are given up.
+TRIED = 8
+PAYS = 0.95
 MAX_REMAINING = 2**31 - 1  # iterations that the device can count
 # A GPU may take values below 2**-126 for zero. Beside magnitudes from here on they are nothing.
 TINY = 2.0**-100
@@ -72,8 +78,10 @@ class MetalPoints(PortablePoints):
             tol=mx.array(0.0),
         )
         self._strategy: Strategy | None = None
-        self._max_length = 1 if problem.max_bytes else MAX_LENGTH
-        self._length = 1
+        self._group_bounds: tuple[mx.array, ...] = ()
+        self._tried = 0  # iterations with bounds
+        self._iterations = 0
+        self._computed = 0.0  # iterations, each by its share of the products
 
     @property
     def _normalisation(self) -> Normalisation | None:
@@ -91,13 +99,16 @@ class MetalPoints(PortablePoints):
 
     def reset(self) -> None:
         super().reset()
-        self._length = 1
+        self._group_bounds = ()
+        self._tried = 0
+        self._constants = self._constants._replace(grouping=None)
 
     def assign(self, centroids: np.ndarray, elements: np.ndarray) -> None:
         c, bias = self._inner(centroids)
         strategy = self._choose_strategy(measure=False)
-        labels = strategy.labels(self.x, c, bias, self._normalisation, self.device)
-        self._labels = mx.where(mx.array(elements.tolist())[:, None], labels, self._labels)
+        running = mx.array(elements.astype(np.uint32))
+        found = strategy.find(self.x, c, bias, self._normalisation, self.device, running)
+        self._labels = take_labels(found, self._labels, running)[0]
         _evaluate(self._labels)
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
@@ -115,10 +126,9 @@ class MetalPoints(PortablePoints):
         )
         state = self._run_blocks(self._start(centroids, limits), tol, options)
         self._labels = state.labels
+        self._group_bounds = state.bounds
         centroids[elements] = np.array(state.centroids)[elements]
         counts = np.array(state.counts, np.int64)
-        if not skip_empty and (counts[elements] == 0).any():
-            self._length = 1
         return Step(
             iterations=limits - np.array(state.remaining, np.int64),
             status=np.array(state.status, np.int64),
@@ -129,16 +139,48 @@ class MetalPoints(PortablePoints):
         )
 
     def _run_blocks(self, state: State, tol: float, options: Options) -> State:
-        """Run blocks of growing length until no batch element is running."""
+        """Run blocks of iterations until no batch element is running."""
         constants = self._constants._replace(tol=mx.array(tol, mx.float32))
-        compiled = self.problem.compiled and not options.strategy.waits
+        strategy = options.strategy
+        k = self.problem.n_clusters
+        compiled = self.problem.compiled and not strategy.waits(self.shape, k)
+        length = self._block_length(strategy.name, int(np.array(state.remaining).max()))
         while True:
-            length = min(self._length, int(np.array(state.remaining).max()))
             state = block(length, options, compiled)(constants, state)
             _evaluate(*state)
-            self._length = min(2 * self._length, self._max_length)
+            options, state = self._count_products(length, options, state)
             if not np.array(state.running).any():
                 return state
+
+    def _count_products(self, length: int, options: Options, state: State) -> tuple[Options, State]:
+        """Count the products of a block, and go on without bounds where they rule out little."""
+        self._iterations += length
+        tiles = options.strategy.groups
+        if tiles is None or not state.bounds:
+            self._computed += length
+            return options, state
+        bounds = groups.Bounds(*state.bounds)
+        share = groups.share_compared(bounds, tiles)
+        self._computed += share * length
+        self._tried += length
+        if self._tried < TRIED or share <= PAYS:
+            return options, state._replace(bounds=tuple(groups.recount(bounds)))
+        self._strategy = replace(options.strategy, name="fused", groups=None)
+        self.strategy = self._strategy.name
+        return options._replace(strategy=self._strategy), state._replace(bounds=())
+
+    def products(self) -> float:
+        return self._computed / self._iterations if self._iterations else 1.0
+
+    def _block_length(self, strategy: str, limit: int) -> int:
+        """Return 1, or as many iterations as compute no more than a launch may."""
+        if limit == 1 or self.problem.max_bytes:
+            return 1
+        b, n, d = self.shape
+        length = LENGTHS[strategy]
+        while length > 1 and length * b * n > launch_rows(self.problem.n_clusters, d):
+            length //= 2
+        return length
 
     def _inner(self, centroids: np.ndarray) -> tuple[mx.array, mx.array]:
         if self.metric.spherical:  # the frame does not scale them, and any power of two ranks alike
@@ -160,26 +202,47 @@ class MetalPoints(PortablePoints):
             capped=self.problem.max_bytes > 0,
             measure=measure,
         )
+        if measure and self.problem.strategy == "groups":
+            chosen = self._with_groups(chosen)
         self.strategy = chosen.name
         self._strategy = chosen if measure else None
         return chosen
 
+    def _with_groups(self, fused: Strategy) -> Strategy:
+        """Return "groups" where distances are Euclidean and the kernels take the shape."""
+        b, n, d = self.shape
+        k = self.problem.n_clusters
+        tiles = groups.tiles_for(k, d)
+        refused = self.metric.spherical or self.problem.max_bytes or launch_rows(k, d) < b * n
+        return fused if tiles is None or refused else replace(fused, name="groups", groups=tiles)
+
+    def _start_bounds(self, c: mx.array, tiles: Tiles) -> None:
+        """Group centroids c (B, K, D), and begin with bounds that rule nothing out."""
+        grouping = groups.group_centroids(np.array(c), tiles)
+        square = self.gather(lambda x, _lo, _hi: mx.square(x).sum(-1))
+        self._constants = self._constants._replace(grouping=(*grouping, square))
+        self._group_bounds = tuple(groups.start(self.shape[1], c, tiles))
+
     def _start(self, centroids: np.ndarray, limits: np.ndarray) -> State:
         b, k, d = centroids.shape
         c, bias = self._inner(centroids)
+        tiles = self._strategy.groups if self._strategy else None
+        if tiles is not None and not self._group_bounds:
+            self._start_bounds(c, tiles)
         remaining = mx.array(limits.astype(np.int32))
         return State(
             centroids=mx.array(centroids),
             normalised=c,
             bias=bias,
             labels=self._labels,
-            running=remaining > 0,
+            running=mx.array((limits > 0).astype(np.uint32)),
             remaining=remaining,
             status=mx.full((b,), PENDING, mx.int32),
             moved=mx.zeros((b,)),
             sums=mx.zeros((b, k, d)),
             weight_sum=mx.zeros((b, k)),
             counts=mx.zeros((b, k), mx.uint32),
+            bounds=self._group_bounds,
         )
 
 
@@ -206,7 +269,7 @@ def _contiguous(x: mx.array) -> bool:
     return np.asarray(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x).flags.c_contiguous
 
 
-def _evaluate(*arrays: mx.array) -> None:
+def _evaluate(*arrays: mx.array | tuple[mx.array, ...]) -> None:
     """Wait for the arrays; the error names a kernel that Metal's compiler refuses."""
     try:
         mx.eval(*arrays)

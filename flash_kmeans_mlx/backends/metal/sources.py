@@ -7,56 +7,39 @@ the function in those files.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 import mlx.core as mx
 
+from .definition import GROUPS, LANE, POINTS_IN, POSITION, PROBLEM, SIMDGROUP, Definition
 from .device import Launch
+from .groups_kernels import GROUPS_KERNELS
 
 __all__ = ["BEST_TYPES", "DEFINITIONS", "Definition", "build", "call", "source_text"]
 
-# Attributes of a thread that MLX passes where the source names them, and expressions on inputs.
-POSITION = "threadgroup_position_in_grid"
-GROUPS = "threadgroups_per_grid"
-SIMDGROUP = "simdgroup_index_in_threadgroup"
-LANE = "thread_index_in_simdgroup"
-PROBLEM = "make_problem(x, c, bias, shift, factor, x_shape[1], c_shape[1], x_shape[2])"
 ROWS = "make_rows(x, weight, shift, factor, x_shape[1], x_shape[2])"
 SCORES = "typedef Scores<T, NSG, RB, CB, BK, RES, VEC, FRAMED> S;"
-POINTS_IN = ("x", "c", "bias", "shift", "factor")
+FOUND_IN = ("found", "score", "old")
+OLD_SUMS_IN = ("old_sums", "old_weight_sum", "old_counts")
+SUMS_OUT = ("sums", "weight_sum", "counts")
+PROGRESS_IN = ("running", "remaining", "status")
+PROGRESS_OUT = ("active", "left", "result")
 BEST = ("label", "score")
 BEST_TYPES = (mx.uint32, mx.float32)
-
-
-@dataclass(frozen=True)
-class Definition:
-    """The arguments of `mx.fast.metal_kernel`.
-
-    Attributes:
-        headers: Names of files of `kernels/metal`, which make up the header.
-        inputs: Names of the inputs.
-        outputs: Names of the outputs.
-        source: The body of the kernel.
-    """
-
-    headers: tuple[str, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    source: str
 
 
 DEFINITIONS = {
     "assign_rows": Definition(
         ("common", "scores", "assign"),
-        POINTS_IN,
+        (*POINTS_IN, "running"),
         BEST,
         f"""
   {SCORES}
-  threadgroup float tile[2 * S::TILE];
-  threadgroup float bias_tile[2 * S::BN];
+  threadgroup float2 tile[S::TILE / 2];
+  threadgroup float2 bias_tile[S::BN / 2];
+  if (running[{POSITION}.y] == 0) return;
   assign_rows<S>(
       {PROBLEM}, label, score, tile, bias_tile,
       {POSITION}, {GROUPS}, {SIMDGROUP}, {LANE});
@@ -64,10 +47,11 @@ DEFINITIONS = {
     ),
     "assign_points": Definition(
         ("common", "scores", "assign"),
-        POINTS_IN,
+        (*POINTS_IN, "running"),
         BEST,
         f"""
-  threadgroup float tile[BN * (D + 1)];
+  threadgroup float4 tile[BN * (D / 4 + 1)];
+  if (running[{POSITION}.y] == 0) return;
   assign_points<T, D, PT, BN, FRAMED>(
       {PROBLEM}, label, score, tile,
       {POSITION}, {GROUPS}, thread_index_in_threadgroup, threads_per_threadgroup.x);
@@ -82,68 +66,161 @@ DEFINITIONS = {
       scores, label, score, scores_shape[0], scores_shape[1], thread_position_in_grid.x);
 """,
     ),
+    "take_labels": Definition(
+        ("common", "order"),
+        (*FOUND_IN, "running"),
+        ("labels", "changed"),
+        f"""
+  take_labels(
+      found, score, old, running, labels, changed, found_shape[0], found_shape[1], found_shape[2],
+      thread_position_in_grid.x, thread_position_in_grid.y, {LANE});
+""",
+    ),
+    "count_labels": Definition(
+        ("common", "order"),
+        (*FOUND_IN, "weight", "running", "sizes"),
+        ("labels", "changed", "counts"),
+        f"""
+  threadgroup uint table[TABLE];
+  count_labels<WEIGHTED>(
+      found, score, old, weight, running, sizes, labels, changed, counts,
+      found_shape[0], found_shape[1], found_shape[2], table,
+      {POSITION}.x, {GROUPS}.x, {POSITION}.y, {LANE});
+""",
+    ),
     "sort_chunk": Definition(
         ("common", "order"),
-        ("labels", "order", "limits", "base", "sizes"),
+        ("labels", "weight", "order", "before", "base", "running", "sizes"),
         ("out",),
         f"""
   threadgroup uint table[TABLE];
-  sort_chunk<PLACE, INDEXED>(
-      labels, order, limits, base, sizes, out, labels_shape[1], table,
+  if (running[{POSITION}.y] == 0) return;
+  sort_chunk<PLACE, INDEXED, WEIGHTED>(
+      labels, weight, order, before, base, sizes, out, labels_shape[1], before_shape[1] - 1, table,
       {POSITION}.x, {GROUPS}.x, {POSITION}.y, {LANE});
+""",
+    ),
+    "scan_counts": Definition(
+        ("common", "order"),
+        ("counts", "running"),
+        ("base", "starts"),
+        f"""
+  threadgroup uint totals[NSG];
+  if (running[{POSITION}.y] == 0) return;
+  scan_counts<NSG>(
+      counts, base, starts, totals, counts_shape[1], counts_shape[2],
+      {POSITION}.y, {SIMDGROUP}, {LANE});
 """,
     ),
     "find_offsets": Definition(
         ("common", "order"),
-        ("labels", "order", "limits", "sizes"),
+        ("labels", "order", "before", "running", "sizes"),
         ("offsets",),
         """
+  if (running[thread_position_in_grid.y] == 0) return;
   find_offsets(
-      labels, order, limits, sizes, offsets, labels_shape[1],
+      labels, order, before, sizes, offsets, labels_shape[1], before_shape[1] - 1,
       thread_position_in_grid.x, thread_position_in_grid.y);
 """,
     ),
     "sum_chunks": Definition(
         ("common", "accumulate"),
-        ("x", "weight", "shift", "factor", "labels", "order", "offsets", "sizes"),
+        ("x", "weight", "shift", "factor", "labels", "order", "offsets", "running", "sizes"),
         ("partial",),
         f"""
+  if (running[{POSITION}.z] == 0) return;
   sum_chunk<T, LANES, W, WEIGHTED, FRAMED>(
       {ROWS}, labels, order, offsets, partial, offsets_shape[1] - 1, sizes[0], sizes[1],
       {POSITION}.x * NSG + {SIMDGROUP}, {POSITION}.y, {POSITION}.z, {LANE});
 """,
     ),
     "sum_clusters": Definition(
-        ("common", "accumulate"),
-        ("x", "weight", "shift", "factor", "order", "offsets", "partial", "sizes"),
-        ("sums", "weight_sum"),
+        ("common", "accumulate", "stop"),
+        (
+            *("x", "weight", "shift", "factor", "order", "offsets", "partial"),
+            *OLD_SUMS_IN,
+            *PROGRESS_IN,
+            *("changed", "sizes"),
+        ),
+        (*SUMS_OUT, *PROGRESS_OUT),
         f"""
   threadgroup float scratch[NSG * (LANES * W + 1)];
+  const uint K = old_counts_shape[1], batch = {POSITION}.z;
+  if ({POSITION}.x == 0 && {POSITION}.y == 0 && {SIMDGROUP} == 0)
+    check_labels<true, STABLE>(
+        running, remaining, status, changed, offsets, sizes[2] != 0, active, left, result,
+        changed_shape[1], K, batch, {LANE});
+  if (running[batch] == 0) {{
+    keep_sums(
+        old_sums, old_weight_sum, old_counts, sums, weight_sum, counts, K, x_shape[2], LANES * W,
+        {POSITION}.x, {POSITION}.y, batch, {SIMDGROUP} * 32 + {LANE}, NSG * 32);
+    return;
+  }}
   sum_cluster<T, LANES, W, NSG, WEIGHTED, FRAMED>(
-      {ROWS}, order, offsets, partial, sums, weight_sum, offsets_shape[1] - 1, sizes[0], sizes[1],
-      scratch, {POSITION}.x, {POSITION}.y, {POSITION}.z, {SIMDGROUP}, {LANE});
+      {ROWS}, order, offsets, partial, sums, weight_sum, counts, K, sizes[0], sizes[1],
+      scratch, {POSITION}.x, {POSITION}.y, batch, {SIMDGROUP}, {LANE});
 """,
     ),
     "sum_dense": Definition(
         ("common", "accumulate"),
-        ("x", "weight", "shift", "factor", "labels", "sizes"),
+        ("x", "weight", "shift", "factor", "labels", "running", "sizes"),
         ("partial", "weight_sum", "counts"),
         f"""
   threadgroup float table[NSG * TABLE * 32];
+  if (running[{POSITION}.z] == 0) return;
   sum_dense<T, LANES, WEIGHTED, FRAMED>(
       {ROWS}, labels, partial, weight_sum, counts, sizes[0], sizes[1],
       table + {SIMDGROUP} * (TABLE * 32),
       {POSITION}.x, {GROUPS}.x, {POSITION}.y * NSG + {SIMDGROUP}, {POSITION}.z, {LANE});
 """,
     ),
+    "join_dense": Definition(
+        ("common", "accumulate"),
+        ("partial", "weights", "rows", *OLD_SUMS_IN, "running"),
+        SUMS_OUT,
+        f"""
+  threadgroup float scratch[NSG * (LANES + 1)];
+  threadgroup uint row_scratch[NSG];
+  const uint K = partial_shape[2], D = partial_shape[3], batch = {POSITION}.z;
+  if (running[batch] == 0) {{
+    keep_sums(
+        old_sums, old_weight_sum, old_counts, sums, weight_sum, counts, K, D, LANES,
+        {POSITION}.x, {POSITION}.y, batch, {SIMDGROUP} * 32 + {LANE}, NSG * 32);
+    return;
+  }}
+  join_dense<LANES, NSG, WEIGHTED>(
+      partial, weights, rows, sums, weight_sum, counts, partial_shape[1], K, D,
+      scratch, row_scratch, {POSITION}.x, {POSITION}.y, batch, {SIMDGROUP}, {LANE});
+""",
+    ),
+    "check_labels": Definition(
+        ("common", "stop"),
+        (*PROGRESS_IN, "changed", "counts", "sizes"),
+        PROGRESS_OUT,
+        f"""
+  check_labels<false, STABLE>(
+      running, remaining, status, changed, counts, sizes[0] != 0, active, left, result,
+      changed_shape[1], counts_shape[1], {POSITION}.y, {LANE});
+""",
+    ),
     "move_centroids": Definition(
         ("common", "move"),
         ("sums", "weight_sum", "old", "shift", "scale", "active"),
-        ("c", "normalised", "bias", "moved"),
+        ("c", "normalised", "bias", "moved", "still"),
         f"""
   move_centroid<SPHERICAL, FRAMED>(
-      sums, weight_sum, old, shift, scale, active, c, normalised, bias, moved,
+      sums, weight_sum, old, shift, scale, active, c, normalised, bias, moved, still,
       sums_shape[1], sums_shape[2], {POSITION}.x, {POSITION}.y, {LANE});
+""",
+    ),
+    "check_moves": Definition(
+        ("common", "stop"),
+        ("active", "squares", "still", "status", "moved", "scale", "tol"),
+        ("goes_on", "result", "move"),
+        f"""
+  check_moves<SUMMED, FRAMED, SETTLED>(
+      active, squares, still, status, moved, scale, tol, goes_on, result, move,
+      squares_shape[1], {POSITION}.y, {LANE});
 """,
     ),
     "top_rows": Definition(
@@ -152,8 +229,8 @@ DEFINITIONS = {
         BEST,
         f"""
   {SCORES}
-  threadgroup float tile[2 * S::TILE];
-  threadgroup float bias_tile[2 * S::BN];
+  threadgroup float2 tile[S::TILE / 2];
+  threadgroup float2 bias_tile[S::BN / 2];
   threadgroup float scratch[NSG * 8 * S::BN];
   threadgroup float list_score[S::BM * 32];
   threadgroup uint list_index[S::BM * 32];
@@ -172,6 +249,7 @@ DEFINITIONS = {
       scores_shape[0], scores_shape[1], sizes[0], {POSITION}.x * 4 + {SIMDGROUP}, {LANE});
 """,
     ),
+    **GROUPS_KERNELS,
 }
 
 

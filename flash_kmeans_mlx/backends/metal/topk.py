@@ -42,7 +42,7 @@ def topk(
     """Return the k best centroids of each point, best first, by <x, c> + bias.
 
     Ties go to the lowest index; NaN counts as -inf. Scores are computed anew in every pass and
-    never stored.
+    never stored. Work for several launches is waited for after each of them.
 
     Args:
         x: (B, N, D) points.
@@ -56,9 +56,32 @@ def topk(
         Indices (B, N, k) uint32 and scores (B, N, k) float32.
     """
     b, n, d = x.shape
+    if b * n > launches.launch_rows(c.shape[1], d):
+        found = []
+        for elements, rows in launches.cuts(b, n, c.shape[1], d):
+            own = normalisation and Normalisation(*(a[elements] for a in normalisation))
+            points = x[elements, rows]
+            found.append(_topk(points, c[elements], bias[elements], k, own, device or Device()))
+            mx.eval(*found[-1])
+        flat = ([a.reshape(-1, k) for a in arrays] for arrays in zip(*found, strict=True))
+        index, score = (mx.concatenate(arrays).reshape(b, n, k) for arrays in flat)
+        return index, score
+    return _topk(x, c, bias, k, normalisation, device or Device())
+
+
+def _topk(
+    x: mx.array,
+    c: mx.array,
+    bias: mx.array,
+    k: int,
+    normalisation: Normalisation | None,
+    device: Device,
+) -> tuple[mx.array, mx.array]:
+    """Return `topk` by one launch a pass."""
+    b, n, d = x.shape
     shift_size = c.size if normalisation is None else normalisation.shift.size
     tiles = launches.topk_tiles(d, narrow=min(x.size, c.size, shift_size) < 8)
-    launch = launches.topk_launch(tiles, b, n, c.shape[1], device or Device())
+    launch = launches.topk_launch(tiles, b, n, c.shape[1], device)
     parts = launch.grid[2]
     points = [x, c, bias, *normalisation_inputs(normalisation, c)]
 

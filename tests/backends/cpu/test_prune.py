@@ -17,9 +17,10 @@ from flash_kmeans_mlx.backends.cpu import looped, trial, tuner
 from flash_kmeans_mlx.backends.cpu.int8 import Int8
 from flash_kmeans_mlx.backends.cpu.kernels import ir
 from flash_kmeans_mlx.backends.cpu.looped import LoopedCpuPoints
-from flash_kmeans_mlx.backends.cpu.pruning import Pruning, halved, principal_directions
+from flash_kmeans_mlx.backends.cpu.pruning import Pruning, principal_directions
 from flash_kmeans_mlx.backends.cpu.trial import Trial
 from flash_kmeans_mlx.backends.cpu.tuner import Tuner
+from flash_kmeans_mlx.backends.grouping import halved
 from flash_kmeans_mlx.kmeans.empty_clusters import POLICIES
 
 FITS = helpers.FITS

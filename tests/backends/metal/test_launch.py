@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 
-from flash_kmeans_mlx.backends.metal import device, launch
+from flash_kmeans_mlx.backends.metal import device, launch, sums_launch
 from flash_kmeans_mlx.backends.metal.device import Device, Launch
 from flash_kmeans_mlx.backends.metal.launch import PointTiles, Tiles
 
@@ -35,14 +35,38 @@ def test_tiles_fit(d: int) -> None:
             tiles.centroids * tiles.bk % (tiles.threads * tiles.vec) == 0
         )  # Scores asserts it too
         assert tiles.centroids <= tiles.threads  # each stages at most one bias
+        assert tiles.centroids % 32 == 0 and tiles.bk in (16, 32)
         assert tiles.res == 0 or tiles.res * tiles.bk >= d
     assert launch.topk_tiles(d).centroids % device.SIMD == 0  # lists take 32 candidates at a time
 
 
+def test_devices() -> None:
+    def facts(name: str) -> tuple[int, int]:
+        gpu = Device(name)
+        return gpu.threadgroups // 8, gpu.cache_bytes >> 20
+
+    assert facts("applegpu_g13g") == (10, 4)
+    assert facts("applegpu_g13s") == (32, 24)
+    assert facts("applegpu_g16s") == facts("applegpu_g17s") == (16, 12)
+    assert facts("applegpu_g13d") == (64, 48)
+    # Nobody knows them.
+    for name in ("applegpu_g18x", "paravirtual", ""):
+        assert facts(name) == facts("applegpu_g15p")
+    assert [Device(f"applegpu_g{g}g").rounds_products for g in (13, 16, 17, 18)] == [0, 0, 1, 1]
+    assert Device("paravirtual").rounds_products
+
+
+def test_a_launch_computes_a_limited_number_of_products() -> None:
+    for k, d in itertools.product(COUNTS, DIMS):
+        rows = launch.launch_rows(k, d)
+        assert rows * k * d <= launch.MAX_PRODUCTS or rows == launch.LEAST_ROWS
+        assert rows % 64 == 0
+
+
 def test_registers_of_known_tiles() -> None:
-    assert Tiles(4, 2, 8, 16, 4).registers() == 79
-    assert Tiles(4, 2, 4, 16, 8).registers() == 91
-    assert Tiles(8, 2, 8, 16, 0).registers() == 59
+    assert Tiles(4, 2, 8, 32, 2).registers() == 87
+    assert Tiles(4, 2, 4, 32, 4).registers() == 95
+    assert Tiles(8, 2, 8, 32, 0).registers() == 79
 
 
 @pytest.mark.parametrize("d", DIMS)
@@ -68,10 +92,10 @@ def test_small_problems_split_the_centroids() -> None:
 @pytest.mark.parametrize("k", COUNTS)
 def test_sort_sees_every_label_and_row(k: int) -> None:
     for n in ROWS:
-        sort = launch.sort_launch(3, n, k)
+        sort = sums_launch.sort_launch(3, n, k)
         assert (sort.chunks - 1) * sort.chunk_rows < n <= sort.chunks * sort.chunk_rows
-        assert max(digit.buckets for digit in sort.digits) <= sort.table <= launch.TABLE
-        assert len(sort.digits) == (1 if k <= launch.TABLE else 2)
+        assert max(digit.buckets for digit in sort.digits) <= sort.table <= sums_launch.TABLE
+        assert len(sort.digits) == (1 if k <= sums_launch.TABLE else 2)
         for label in {0, k // 2, k - 1}:
             values = [(label >> digit.shift) & digit.mask for digit in sort.digits]
             assert (
@@ -83,16 +107,16 @@ def test_sort_sees_every_label_and_row(k: int) -> None:
 @pytest.mark.parametrize("d", DIMS)
 def test_sums_cover_every_row_and_feature(d: int) -> None:
     for n, k, narrow in itertools.product(ROWS, COUNTS, (False, True)):
-        sums = launch.sorted_sums_launch(3, n, k, d, narrow=narrow)
+        sums = sums_launch.sorted_sums_launch(3, n, k, d, narrow=narrow)
         assert sums.chunks * sums.chunk_rows >= n
         assert sums.sum_chunks.grid[0] >= sums.chunks * device.SIMD
         assert sums.sum_chunks.grid[1] * sums.lanes * sums.width >= d
         assert sums.sum_clusters.grid == (k * sums.nsg * device.SIMD, sums.sum_chunks.grid[1], 3)
     for n, k in itertools.product(ROWS, (1, 17, 64)):
-        dense = launch.dense_sums_launch(3, n, k, d)
+        dense = sums_launch.dense_sums_launch(3, n, k, d)
         assert dense.chunks * dense.chunk_rows >= n
         assert dense.table >= k
-        assert dense.launch.grid[1] * dense.nsg * dense.lanes >= d
+        assert dense.sum_dense.grid[1] * dense.nsg * dense.lanes >= d
 
 
 def test_pipelines_are_bounded() -> None:
@@ -102,9 +126,9 @@ def test_pipelines_are_bounded() -> None:
     topk = {launch.topk_tiles(d, narrow=narrow) for d in dims for narrow in (False, True)}
     assert len(topk) <= 8
     shapes = itertools.product((1, 10**3, 10**6), (65, 10**4), range(1, 300))
-    sums = [launch.sorted_sums_launch(1, n, k, d) for n, k, d in shapes]
+    sums = [sums_launch.sorted_sums_launch(1, n, k, d) for n, k, d in shapes]
     assert len({(one.lanes, one.width) for one in sums}) <= 9
-    assert len({launch.sort_launch(1, 10**6, k).table for k in range(1, 20000)}) == 3
+    assert len({sums_launch.sort_launch(1, 10**6, k).table for k in range(1, 20000)}) == 3
 
 
 def test_rows_of_scores() -> None:
@@ -155,6 +179,6 @@ def test_what_is_supported_can_be_launched(shape: tuple[int, int, int, int]) -> 
     for tiles in launch.assign_tiles(d):
         launch.assign_launch(tiles, b, n, k, DEVICES[3])
     launch.topk_launch(launch.topk_tiles(d), b, n, k, DEVICES[3])
-    launch.sort_launch(b, n, k)
-    launch.sorted_sums_launch(b, n, k, d)
-    launch.dense_sums_launch(b, n, 64, d)
+    sums_launch.sort_launch(b, n, k)
+    sums_launch.sorted_sums_launch(b, n, k, d)
+    sums_launch.dense_sums_launch(b, n, 64, d)

@@ -17,7 +17,7 @@ from helpers import EPS, tolerance
 from metal.emulator import emulation
 from metal.problems import DIMS, DTYPES, Data, make, run, variant
 
-from flash_kmeans_mlx.backends.metal import kernels, launch
+from flash_kmeans_mlx.backends.metal import kernels, launch, order, sums, sums_launch
 from flash_kmeans_mlx.backends.metal.device import Device
 
 # 545 rows: more than one threadgroup of every kernel, the last one not full.
@@ -123,11 +123,11 @@ def test_counting_sort(n: int, k: int) -> None:
     labels = np.random.default_rng(n).integers(0, k + k // 4 + 1, (3, n)).astype(np.uint32)
     labels[1] = np.where(np.arange(n) % 20, k // 2, labels[1])
     labels[2, : n // 2] = HIGHEST
-    order, offsets = run(lambda: kernels.counting_sort(mx.array(labels), k))
+    *_, rows_in_order, offsets = run(lambda: order.counting_sort(mx.array(labels), k))
     for b in range(3):
         rows = np.flatnonzero(labels[b] < k)
         np.testing.assert_array_equal(
-            order[b, : len(rows)], rows[np.argsort(labels[b, rows], kind="stable")]
+            rows_in_order[b, : len(rows)], rows[np.argsort(labels[b, rows], kind="stable")]
         )
         np.testing.assert_array_equal(
             offsets[b], np.searchsorted(np.sort(labels[b, rows]), np.arange(k + 1))
@@ -136,8 +136,8 @@ def test_counting_sort(n: int, k: int) -> None:
 
 def check_sums(data: Data, labels: np.ndarray, k: int, weights: np.ndarray | None) -> None:
     given = None if weights is None else mx.array(weights)
-    sums, weight_sum, counts = run(
-        lambda: kernels.accumulate(data.x, mx.array(labels), k, given, data.normalisation)
+    totals, weight_sum, counts = run(
+        lambda: sums.accumulate(data.x, mx.array(labels), k, given, data.normalisation)
     )
     for b, rows in enumerate(data.rows):
         w = np.ones(len(rows)) if weights is None else np.maximum(weights[b], 0.0).astype(float)
@@ -148,7 +148,7 @@ def check_sums(data: Data, labels: np.ndarray, k: int, weights: np.ndarray | Non
         np.add.at(size, cluster, np.abs(rows) * w[:, None])
         # Hundreds of rows are added one after another where K is small.
         growth = 8 + np.sqrt(len(rows)) / 4
-        assert (np.abs(sums[b] - truth) <= growth * EPS["float32"] * size).all()
+        assert (np.abs(totals[b] - truth) <= growth * EPS["float32"] * size).all()
         expected = np.bincount(cluster, w, k)
         np.testing.assert_allclose(weight_sum[b], expected, rtol=8 * EPS["float32"])
         np.testing.assert_array_equal(counts[b], np.bincount(cluster[w > 0], minlength=k))
@@ -181,8 +181,8 @@ def test_accumulate_at_the_edges_of_chunks(
     sizes = [1024, 1025, 0, 1280, 1, 600, 2049, 255]
     labels = np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)[None]
     n = labels.size
-    sums = launch.sorted_sums_launch(1, n, k, 17)
-    assert (sums.chunk_rows, sums.whole_rows) == (256, 1024)
+    sorted_sums = sums_launch.sorted_sums_launch(1, n, k, 17)
+    assert (sorted_sums.chunk_rows, sorted_sums.whole_rows) == (256, 1024)
     data = make(1, n, k, 17, DTYPES[dtype], framed=framed)
     weights = random_weights(1, n) if weighted else None
     check_sums(data, labels, k, weights)
@@ -198,24 +198,24 @@ def test_move_centroids(d: int, spherical: bool, framed: bool) -> None:
     """Centroids are float64 quotients, rounded; very few differ in their last bit."""
     rng = np.random.default_rng(d)
     b, k = 3, 70
-    sums, old = rng.standard_normal((2, b, k, d)).astype(np.float32)
+    totals, old = rng.standard_normal((2, b, k, d)).astype(np.float32)
     weight_sum = rng.integers(1, 100, (b, k)).astype(np.float32)
-    weight_sum[0, 3], sums[0, 3] = 0, 0
+    weight_sum[0, 3], totals[0, 3] = 0, 0
     active = np.array([True, True, False])
     shift = rng.normal(0, 1, (b, d)).astype(np.float32) if framed else np.zeros((b, d), np.float32)
     scale = np.ldexp(1.0, np.arange(b) - 1).astype(np.float32) if framed else np.ones(b, np.float32)
-    c, normalised, bias, moved = run(
+    c, normalised, bias, moved, still = run(
         lambda: kernels.move_centroids(
-            sums=mx.array(sums),
+            sums=mx.array(totals),
             weight_sum=mx.array(weight_sum),
             old=mx.array(old),
-            active=mx.array(active),
+            active=mx.array(active.astype(np.uint32)),
             spherical=spherical,
             shift=mx.array(shift) if framed else None,
             scale=mx.array(scale) if framed else None,
         )
     )
-    wide = sums.astype(np.float64)
+    wide = totals.astype(np.float64)
     size = np.linalg.norm(wide, axis=-1) if spherical else weight_sum.astype(np.float64)
     truth = wide / np.where(size > 0, size, 1)[..., None] * scale[:, None, None] + shift[:, None]
     moves = active[:, None] & (weight_sum > 0)
@@ -229,6 +229,7 @@ def test_move_centroids(d: int, spherical: bool, framed: bool) -> None:
     np.testing.assert_allclose(bias, expected, rtol=EPS["float32"])
     step = (c.astype(np.float64) - old) / scale[:, None, None]
     np.testing.assert_allclose(moved, np.square(step).sum(-1), rtol=tolerance(d))
+    np.testing.assert_array_equal(still, (c == old).all(-1))
 
 
 def test_kernels_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 from helpers import FITS, assert_labels_optimal
 
 from flash_kmeans_mlx.backends import Problem, open_points
-from flash_kmeans_mlx.backends.metal import launch
+from flash_kmeans_mlx.backends.metal import sums_launch
 from flash_kmeans_mlx.backends.metal.device import Device
 from flash_kmeans_mlx.backends.metal.memory import step_bytes
 from flash_kmeans_mlx.metrics import EUCLIDEAN
@@ -40,8 +40,8 @@ def _small_table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Labels of TWO_DIGITS are sorted by two digits, which takes 8193 clusters otherwise."""
     *_, k = shape = request.getfixturevalue("shape")
     if shape == TWO_DIGITS:
-        monkeypatch.setattr(launch, "TABLE", 256)
-        assert len(launch.sort_launch(1, 900, k).digits) == 2
+        monkeypatch.setattr(sums_launch, "TABLE", 256)
+        assert len(sums_launch.sort_launch(1, 900, k).digits) == 2
 
 
 def points(b: int, n: int, d: int) -> mx.array:

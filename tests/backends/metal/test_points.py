@@ -14,7 +14,7 @@ import pytest
 from metal.emulator import emulation
 
 from flash_kmeans_mlx import batch_kmeans_Euclid
-from flash_kmeans_mlx.backends.metal import points, sources
+from flash_kmeans_mlx.backends.metal import kernels, launch, points, sources
 from flash_kmeans_mlx.backends.metal.block import Constants, Options, State, block
 from flash_kmeans_mlx.backends.metal.device import Device
 from flash_kmeans_mlx.backends.metal.points import MetalPoints
@@ -159,7 +159,7 @@ def test_tolerance() -> None:
     assert blocks[0].n_iter.max() < fit(MetalPoints, x, start(x))[0].n_iter.max()
 
 
-def test_blocks_grow_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_computes_no_more_than_a_launch_may(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     real = points.block
 
@@ -169,27 +169,54 @@ def test_blocks_grow_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(points, "block", spy)
     x = blobs()
-    fit(MetalPoints, x, start(x), max_iters=9)
-    assert lengths[:3] == [1, 2, 4][: len(lengths)]
-    assert sum(lengths) <= 9
+    whole = fit(MetalPoints, x, start(x), max_iters=9)
+    assert set(lengths) == {8}
+    lengths.clear()
+    monkeypatch.setattr(launch, "MAX_PRODUCTS", 3 * B * 1024 * K * D)
+    same(whole, fit(MetalPoints, x, start(x), max_iters=9))
+    assert set(lengths) == {4}
+    lengths.clear()
+    fit(MetalPoints, x, start(x), max_iters=1)
+    assert lengths == [1]
 
 
-@pytest.fixture
-def block_arguments() -> tuple[Constants, State]:
+@pytest.mark.parametrize("rows", [512, 1024], ids=["cut points", "whole batch elements"])
+def test_an_e_step_of_several_launches(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU is waited for between launches; bits are those of one launch."""
+    x = blobs(100.0)
+    whole = fit(MetalPoints, x, start(x), step_by_step=True)
+    monkeypatch.setattr(launch, "MAX_PRODUCTS", rows * K * D)
+    launches: list[tuple[int, ...]] = []
+    real = kernels.assign
+
+    def spy(x: mx.array, *rest: Any, **options: Any) -> tuple[mx.array, mx.array]:
+        launches.append(x.shape)
+        return real(x, *rest, **options)
+
+    monkeypatch.setattr(kernels, "assign", spy)
+    same(whole, fit(MetalPoints, x, start(x)))
+    assert set(launches) == {(1, min(rows, N), D), *([(1, N - rows, D)] if rows < N else [])}
+
+
+def block_arguments(k: int) -> tuple[Constants, State]:
     x = blobs()
-    with MetalPoints(Problem(mx.array(x), K, EUCLIDEAN, x.shape)) as opened:
-        return opened._constants, opened._start(start(x), np.full(B, 8))
+    with MetalPoints(Problem(mx.array(x), k, EUCLIDEAN, x.shape)) as opened:
+        return opened._constants, opened._start(start(x, k), np.full(B, 8))
 
 
 OPTIONS = Options(spherical=False, skip_empty=True, strategy=Strategy("fused"), device=Device())
 
 
-def test_block_is_one_graph(
-    block_arguments: tuple[Constants, State], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("k", "launches"), [(K, 7), (70, 8)])
+def test_an_iteration_is_few_launches(
+    k: int, launches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing inside a block waits for the device: it can be traced without data and without Metal."""
+    """A block is one graph of these kernels and of nothing else.
+
+    It can be traced without data and without Metal, since nothing inside waits for the device.
+    """
+    constants, state = block_arguments(k)
     monkeypatch.undo()
-    constants, state = block_arguments
     used = [i for i, a in enumerate(constants) if a is not None]
 
     def flat(*arrays: mx.array) -> list[mx.array]:
@@ -197,21 +224,58 @@ def test_block_is_one_graph(
         for i, a in zip(used, arrays, strict=False):
             filled[i] = a
         state = State(*arrays[len(used) :])
-        return list(block(8, OPTIONS, False)(Constants(*filled), state))
+        return list(block(8, OPTIONS, False)(Constants(*filled), state))[:-1]
 
     names: list[str] = []
     mx.export_function(
         lambda event: names.append(str(event.get("name"))),
         flat,
         *(constants[i] for i in used),
-        *state,
+        *state[:-1],
     )
-    assert names.count("CustomKernel") == 3 * 8
+    operations = [name for name in names if name != "None"]
+    assert operations == ["CustomKernel"] * (8 * launches)
 
 
-def test_block_compiles(
-    block_arguments: tuple[Constants, State], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("k", [8, 70])
+def test_batch_elements_that_have_stopped_cost_copies_only(k: int) -> None:
+    b, n, d = 32, 96, 64
+    x = np.random.default_rng(0).standard_normal((b, n, d), np.float32)
+    with MetalPoints(Problem(mx.array(x), k, EUCLIDEAN, x.shape)) as opened:
+        constants, state = opened._constants, opened._start(x[:, :k].copy(), np.full(b, 9))
+    state = block(1, OPTIONS, False)(constants, state)  # labels and sums
+
+    def counted(running: np.ndarray) -> tuple[int, int, State]:
+        started = state._replace(running=mx.array(running.astype(np.uint32)))
+        with emulation(count=True) as run:
+            after = block(1, OPTIONS, False)(constants, started)
+        traffic = (t for one in run.launches for t in one.buffers)
+        moved = sum(t.read_once + t.written_once for t in traffic)
+        return moved, sum(one.work.matrix for one in run.launches), after
+
+    bytes_of_all, products_of_all, _ = counted(np.ones(b))
+    moved, products, after = counted(np.arange(b) % 2)
+    copied = 2 * b // 2 * 4 * (n + k * (3 * d + 3))
+    assert products == products_of_all // 2
+    assert moved <= bytes_of_all // 2 + 1.1 * copied
+    for name, before, now in zip(State._fields, state, after, strict=True):
+        if name != "running":
+            np.testing.assert_array_equal(np.array(now)[::2], np.array(before)[::2], name)
+    assert not np.array(after.running)[::2].any()
+
+
+def test_blocks_of_any_length_share_kernels() -> None:
+    """All that a fit compiles are the kernels of one iteration, each once."""
+    x = blobs()
+    with emulation() as run:
+        fit(MetalPoints, x, start(x, 70), max_iters=9)
+        fit(MetalPoints, x, start(x, 70), max_iters=1)
+    assert len({launched.source.msl for launched in run.launches}) == 8 + 1  # take_labels
+
+
+def test_block_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    constants, state = block_arguments(K)
+
     def factory(**_: Any) -> Any:
         return lambda **call: [
             mx.zeros(s, t)
@@ -223,9 +287,12 @@ def test_block_compiles(
     try:
         run = block(2, OPTIONS, True)
         for _ in range(2):
-            state = run(*block_arguments)
-            mx.eval(*state)
-            np.testing.assert_array_equal(np.array(state.remaining), 6)
+            after = run(constants, state)
+            mx.eval(*after)
+            assert all(
+                a.shape == b.shape and a.dtype == b.dtype
+                for a, b in zip(after[:-1], state[:-1], strict=True)
+            )
     finally:
         mx.disable_compile()
         block.cache_clear()  # it holds the stand-in

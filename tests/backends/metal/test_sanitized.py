@@ -11,8 +11,8 @@ from metal.emulator import emulation
 from metal.kit import needs_gpp
 from metal.lint import lint, why_not
 
-from flash_kmeans_mlx.backends.metal import kernels, launch, topk
-from flash_kmeans_mlx.backends.metal.kernels import Normalisation
+from flash_kmeans_mlx.backends.metal import groups, kernels, launch, order, sums, sums_launch, topk
+from flash_kmeans_mlx.backends.metal.kernels import Moved, Normalisation
 from flash_kmeans_mlx.backends.metal.sources import DEFINITIONS
 
 pytestmark = [needs_gpp, pytest.mark.usefixtures("metal")]
@@ -47,18 +47,47 @@ def assign(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32, tiles: 
     )
 
 
+def assign_twice(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32) -> Kernel:
+    """Two E-steps by bounds; the second finds what the first left."""
+    tiles = groups.tiles_for(k, d)
+    assert tiles is not None
+
+    def call() -> tuple[mx.array, ...]:
+        x, c, frame = draw(b, n, d, dtype=dtype), draw(b, k, d), normalisation(b, d)
+        rows = x.astype(mx.float32)
+        if frame is not None:
+            rows = (rows - frame.shift[:, None]) * frame.factor[:, None, None]
+        grouping = groups.group_centroids(np.array(c), tiles)
+        bounds = groups.start(n, c, tiles)
+        for inner in (c, c + 1e-3 * draw(b, k, d)):
+            bias = -0.5 * mx.square(inner).sum(-1)
+            labels, bounds = groups.assign(
+                x,
+                inner,
+                bias,
+                frame,
+                tiles=tiles,
+                grouping=grouping,
+                square=mx.square(rows).sum(-1),
+                bounds=bounds,
+            )
+        return labels, *bounds
+
+    return call
+
+
 def accumulate(b: int, n: int, k: int, d: int, dtype: mx.Dtype = mx.float32) -> Kernel:
     """Points with an odd number of features have weights."""
     weights = mx.abs(draw(b, n)) if d % 2 else None
     return lambda: tuple(
-        kernels.accumulate(
+        sums.accumulate(
             draw(b, n, d, dtype=dtype), labels(b, n, k), k, weights, normalisation(b, d)
         )
     )
 
 
-def in_small_chunks(kernel: Kernel) -> Kernel:
-    """The kernel with few rows a chunk, and with a sort for any number of clusters.
+def in_small_chunks(kernel: Kernel, *, dense: bool = False) -> Kernel:
+    """The kernel with few rows a chunk, and unless `dense` with a sort for any number of clusters.
 
     The thread sanitizer follows few threads, slowly: so a few rows and clusters reach what takes
     thousands otherwise.
@@ -66,16 +95,18 @@ def in_small_chunks(kernel: Kernel) -> Kernel:
 
     def call() -> tuple[mx.array, ...]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(launch, "DENSE_CLUSTERS", 0)
-            patch.setattr(launch, "LEAST_SORT_CHUNK", 64)
-            patch.setattr(launch, "LEAST_SUM_CHUNK", 32)
+            if not dense:
+                patch.setattr(sums_launch, "DENSE_CLUSTERS", 0)
+            patch.setattr(sums_launch, "JOIN_SIMDGROUPS", 2)
+            patch.setattr(sums_launch, "LEAST_SORT_CHUNK", 64)
+            patch.setattr(sums_launch, "LEAST_SUM_CHUNK", 32)
             return kernel()
 
     return call
 
 
 def sort(b: int, n: int, k: int) -> Kernel:
-    return lambda: tuple(kernels.counting_sort(labels(b, n, k), k))
+    return lambda: tuple(order.counting_sort(labels(b, n, k), k))
 
 
 def move(b: int, k: int, d: int, *, spherical: bool) -> Kernel:
@@ -83,10 +114,23 @@ def move(b: int, k: int, d: int, *, spherical: bool) -> Kernel:
         sums=draw(b, k, d),
         weight_sum=mx.arange(b * k).reshape(b, k).astype(mx.float32),
         old=draw(b, k, d),
-        active=mx.array([True, False]),
+        active=mx.array([1, 0], mx.uint32),
         spherical=spherical,
         shift=None if spherical else draw(b, d),
         scale=None if spherical else mx.full((b,), 2.0),
+    )
+
+
+def check_moves(b: int, k: int) -> Kernel:
+    moved = Moved(*[draw(b, k)] * 4, labels(b, k, 2))
+    return lambda: tuple(
+        kernels.check_moves(
+            moved,
+            active=mx.array([1, 0], mx.uint32),
+            status=mx.zeros((b,), mx.int32),
+            shift=mx.ones((b,)),
+            tol=mx.array(0.5),
+        )
     )
 
 
@@ -94,17 +138,21 @@ SANITIZED: dict[str, Kernel] = {
     "assign: points": assign(2, 700, 259, 3, mx.float16),
     "assign: rows": assign(2, 67, 70, 33),
     "assign: streamed": assign(1, 65, 65, 131, mx.float16),
+    "groups: rows": assign_twice(2, 67, 70, 33),
+    "groups: streamed": assign_twice(1, 69, 65, 131, mx.float16),
     "argmax: long rows": lambda: kernels.argmax(draw(7, 133, dtype=mx.bfloat16)),
-    "sums: dense": accumulate(2, 69, 33, 35),
+    "sums: dense": in_small_chunks(accumulate(1, 69, 33, 35), dense=True),
     "sums: sorted": in_small_chunks(accumulate(2, 300, 7, 17)),
     "sort: by two digits": in_small_chunks(sort(1, 300, 9000)),
     "move: means": move(2, 5, 33, spherical=False),
+    "move: stop": check_moves(2, 37),
     "topk: fused": lambda: topk.topk(draw(2, 35, 17), draw(2, 70, 17), draw(2, 70), 5),
     "topk: of rows": lambda: topk.top_of_rows(draw(5, 133), 7),
 }
 CASES = SANITIZED | {
     "assign: one of everything": assign(1, 1, 1, 1),
     "assign: few features": assign(1, 133, 37, 9, mx.bfloat16),
+    "groups: few of everything": assign_twice(1, 3, 2, 9, mx.bfloat16),
     "assign: second tiles": assign(1, 130, 35, 66, tiles=1),
     "argmax: short rows": lambda: kernels.argmax(draw(1, 5)),
     "sums: one of everything": accumulate(1, 1, 1, 1),

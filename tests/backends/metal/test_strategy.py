@@ -31,11 +31,13 @@ def test_both_strategies_follow_lloyd(
     monkeypatch.setattr(Device, "cache_bytes", 0)  # chunks of 50 rows
     x = given(blobs(2, 211, 17, 7) + (20 if metric == "euclidean" else 0), kind)
     start = helpers.to_float64(x)[:, ::31][:, :7]
-    for name in ("fused", "addmm"):
+    for name in ("fused", "addmm", "groups"):
         result = FITS[metric](
             x, 7, 4, init_centroids=start, empty="keep", backend="metal", strategy=name
         )
-        assert result.strategy == name
+        # Bounds are of Euclidean distances.
+        ran = "fused" if name == "groups" and metric != "euclidean" else name
+        assert result.strategy == ran
         helpers.assert_labels_optimal(x, result.centroids, result.labels, metric)
         for b, element in enumerate(helpers.to_float64(x)):
             best = helpers.inertia(element, *helpers.lloyd(element, start[b], metric, 4), metric)
@@ -54,7 +56,7 @@ def test_a_stack_of_fits_by_products_is_the_fits_of_the_stack() -> None:
 
 
 @pytest.mark.usefixtures("metal")
-@pytest.mark.parametrize("d", [17, 64, 128, 130])
+@pytest.mark.parametrize("d", [16, 17, 64, 128, 130, 161])
 def test_tiles_do_not_change_a_bit(d: int) -> None:
     rng = np.random.default_rng(d)
     x, c = (mx.array(rng.standard_normal((1, n, d), np.float32)) for n in (300, 130))
@@ -72,7 +74,7 @@ def test_the_estimator_passes_it_on() -> None:
     model.strategy = "fast"
     with pytest.raises(
         ValueError,
-        match=r"strategy='fast' must be one of 'fused', 'addmm' or None on backend='metal'",
+        match=r"strategy='fast' must be one of 'fused', 'addmm', 'groups' or None on backend='metal'",
     ):
         model.predict(x)
 
@@ -100,7 +102,7 @@ def test_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(candidates(None, 64, M1, capped=False)) == ["fused", "fused", "addmm"]
     assert names(candidates(None, 3, M1, capped=False)) == ["fused", "addmm"]
     assert names(candidates("fused", 64, M1, capped=False)) == ["fused", "fused"]
-    assert candidates("addmm", 64, M5, capped=True) == [Strategy("addmm", waits=True)]
+    assert candidates("addmm", 64, M5, capped=True) == [Strategy("addmm", capped=True)]
     assert names(candidates(None, 64, M1, capped=True)) == ["fused", "fused"]
     monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     assert names(candidates(None, 64, M1, capped=False)) == ["fused", "fused", "addmm"]
@@ -109,13 +111,13 @@ def test_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> list[Strategy]:
-    """The strategies that were timed; addmm always wins."""
-    seen: list[Strategy] = []
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Strategy, int]]:
+    """The strategies that were timed, and the products of each run; addmm always wins."""
+    seen: list[tuple[Strategy, int]] = []
 
-    def seconds(option: Strategy, *_: Any) -> float:
-        seen.append(option)
-        return 0.0 if option.name == "addmm" else 1.0
+    def seconds(option: Strategy, x: mx.array, c: mx.array, *_: Any) -> float:
+        seen.append((option, x.size * c.shape[1]))
+        return 0.1 if option.name == "addmm" else 1.0
 
     monkeypatch.setattr(strategy, "_seconds", seconds)
     monkeypatch.setattr(strategy, "_fastest", {})
@@ -124,39 +126,62 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[Strategy]:
 
 
 def pick(
-    n: int, k: int = 1000, b: int = 1, name: str | None = None, measure: bool = True
+    n: int, k: int = 1000, b: int = 1, d: int = 64, name: str | None = None, measure: bool = True
 ) -> Strategy:
-    x = mx.zeros((b, n, 64))
+    x = mx.zeros((b, n, d))
     return choose(name, x, k, None, device=M1, capped=False, measure=measure)
 
 
-def test_the_fastest_is_remembered_by_class_of_shapes(timed: list[Strategy]) -> None:
-    assert pick(2000, measure=False).name == "fused" and not timed
-    assert pick(2000).name == pick(2000, measure=False).name == "addmm"
-    assert timed == candidates(None, 64, M1, capped=False)
-    assert pick(2040, 1010).name == pick(2000, b=3).name == "addmm"
-    assert len(timed) == 3
-    assert pick(5000).name == "addmm" and len(timed) == 6
-    assert pick(2000, name="fused").name == "fused" and len(timed) == 8
+RUNS = 9  # one that compiles and two more of each of three candidates
+
+
+def test_the_fastest_is_remembered_by_class_of_shapes(timed: list[Any]) -> None:
+    n = 40_000
+    assert pick(n, measure=False).name == "fused" and not timed
+    assert pick(n).name == pick(n, measure=False).name == "addmm"
+    assert {option for option, _ in timed} == set(candidates(None, 64, M1, capped=False))
+    assert pick(n + 40, 1010).name == pick(n, b=3).name == "addmm"
+    assert len(timed) == RUNS
+    assert pick(2 * n).name == "addmm" and len(timed) == 2 * RUNS
+    assert pick(n, name="fused").name == "fused" and len(timed) == 2 * RUNS + 6
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "d"), [(10**5, 1000, 16), (10**4, 5000, 384), (10**6, 1000, 784), (10**8, 10**4, 3)]
+)
+def test_a_choice_takes_less_than_3_percent_of_a_fit(
+    n: int, k: int, d: int, timed: list[tuple[Strategy, int]]
+) -> None:
+    """Of the products of 20 iterations."""
+    pick(n, k, 1, d)
+    measured = sum(products for _, products in timed)
+    assert 0 < measured <= 0.03 * 20 * n * k * d
+    assert max(products for _, products in timed) <= strategy.MEASURED
+
+
+def test_an_option_far_behind_is_run_twice() -> None:
+    options = candidates(None, 64, M1, capped=False)
+    times = dict(zip(options, ([9, 2, 1.9], [9, 2.7], [1, 2, 1.8]), strict=True))
+    left = {option: list(seconds) for option, seconds in times.items()}
+    assert strategy._fastest_of(options, lambda option: left[option].pop(0)) is options[2]
+    assert not any(left.values())
 
 
 def test_small_problems_and_machines_without_a_gpu_are_not_timed(
-    timed: list[Strategy], monkeypatch: pytest.MonkeyPatch
+    timed: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert pick(100) == candidates(None, 64, M1, capped=False)[0]
-    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
     assert pick(2000) == candidates(None, 64, M1, capped=False)[0]
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    assert pick(40_000) == candidates(None, 64, M1, capped=False)[0]
     assert not timed
 
 
-def test_what_is_remembered_is_bounded(
-    timed: list[Strategy], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_remembered_is_bounded(timed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategy, "REMEMBERED", 2)
-    for n in (2000, 5000, 9000, 9000, 2000):
+    for n in (40_000, 80_000, 160_000, 160_000, 40_000):
         pick(n)
     assert len(strategy._fastest) == 2
-    assert len(timed) == 3 * 4  # 2000 had been forgotten
+    assert len(timed) == RUNS * 4  # 40,000 had been forgotten
 
 
 @pytest.mark.usefixtures("metal")

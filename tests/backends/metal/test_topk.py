@@ -66,3 +66,12 @@ def test_top_of_rows_ranks_nan_last() -> None:
     values = np.array([[np.nan, -1, 3, np.nan, 3, 2, 0, 1, -np.inf]], np.float32)
     label, _ = run(lambda: topk.top_of_rows(mx.array(values), 9))
     np.testing.assert_array_equal(label, [[2, 4, 5, 7, 6, 1, 0, 3, 8]])
+
+
+def test_topk_by_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make(3, 130, 150, 17, mx.float32, framed=True)
+    arguments = (data.x, data.c, data.bias, 5, data.normalisation)
+    whole = run(lambda: topk.topk(*arguments))
+    monkeypatch.setattr(launch, "MAX_PRODUCTS", 1)
+    for a, b in zip(whole, run(lambda: topk.topk(*arguments)), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -65,6 +65,9 @@ EMU_RUNTIME inline void jump(int to) {
   const int from = g.current;
   if (from == to) return;
   g.current = to;
+#ifdef EMU_COUNT
+  if (to != SCHEDULER) count_thread(to);
+#endif
   switch_fiber(g.threads[from].fiber, g.threads[to].fiber, from != SCHEDULER && g.threads[from].done);
 }
 
@@ -112,6 +115,9 @@ EMU_RUNTIME inline void meet(Meeting& m, const char* name, Where where, bool fen
   me.registers = registers;
   if (fence) release(clock);
   if (++m.here == m.threads) {
+#ifdef EMU_COUNT
+    for (int i = m.first; i < m.first + m.threads; i += LANES) count_meeting(i / LANES, name);
+#endif
     if (fence) acquire(clock);
     {
       Ignore accesses;
@@ -230,7 +236,7 @@ EMU_RUNTIME inline void report_stuck(Threadgroup& g) {
 EMU_RUNTIME inline void run_threadgroup(Threadgroup& g, int size, int order, unsigned seed, void (*body)(const void*, int),
                                         const void* argument) {
 #ifdef EMU_COUNT
-  count_threadgroup();
+  count_threadgroup(g.arena, ARENA);
 #endif
 #ifdef EMU_TSAN
   map_memory(g, size);  // never freed: memory that is used again looks like a race between threadgroups
@@ -256,6 +262,9 @@ EMU_RUNTIME inline void run_threadgroup(Threadgroup& g, int size, int order, uns
   adopt_thread(g.threads[SCHEDULER].fiber);
   release(&g.start);
   yield();
+#ifdef EMU_COUNT
+  for (int i = 0; i < size; i += LANES) count_meeting(i / LANES, nullptr);
+#endif
   if (!g.failed) report_stuck(g);
 }
 

@@ -12,7 +12,11 @@
 
 #if defined(EMU_COUNT)  // compiled with -fsanitize=thread, but linked with the hooks of count.cpp
 #define EMU_RUNTIME __attribute__((no_sanitize_thread))
-extern "C" void count_threadgroup();
+extern "C" {
+void count_threadgroup(const void* memory, size_t size);
+void count_thread(int thread);
+void count_meeting(int simdgroup, const char* operation);
+}
 #elif defined(__SANITIZE_THREAD__)
 #define EMU_TSAN 1
 #define EMU_RUNTIME __attribute__((no_sanitize_thread, noinline))
