@@ -15,6 +15,9 @@ QUALIFIERS = {"thread", "device", "constant", "threadgroup"}
 COMMENT = re.compile(rb"//[^\n]*|/\*.*?\*/", re.DOTALL)
 UNROLLED = re.compile(rb"(UNROLL|unroll\(full\)\"?\)?)\s*$")
 BARE_UNROLL = re.compile(rb"(?:\)|\belse|\bdo)\s*UNROLL\b")
+# What rounding took: a - (sum - z), or fma(a, b, -product) and fma(-q, b, a).
+RESIDUAL = re.compile(rb"\b\w+ - \(\w+ - \w+\)|\bfma\((-\w+, [\w.]+, [\w.]+|\w+, \w+, -\w+)\)")
+CONTRACTION = re.compile(rb"#pragma METAL fp contract\((\w+)\)")
 DECLARATOR = re.compile(rb"(?:operator\s*\(\s*\)|operator\W+?|\w+)\s*\(")
 
 NO_BOUNDS = "whose loop has no constant bounds"
@@ -48,6 +51,7 @@ class Rules:
     def findings(self) -> Iterator[Finding]:
         yield from self._declarations(self.unit)
         yield from self._forms()
+        yield from self._residuals()
         yield from self._indices(self.unit, {})
 
     def _walk(self, cursor: Any) -> Iterator[Any]:
@@ -129,6 +133,14 @@ class Rules:
         for found in BARE_UNROLL.finditer(self.code):
             line = self.code.count(b"\n", 0, found.end()) + 1
             yield line, "UNROLL as the only statement of a branch or loop: write braces"
+
+    def _residuals(self) -> Iterator[Finding]:
+        """Errors of rounding are computed only where no product is fused with a sum."""
+        for found in RESIDUAL.finditer(self.code):
+            modes = CONTRACTION.findall(self.code, 0, found.start())
+            if modes[-1:] != [b"off"]:
+                line = self.code.count(b"\n", 0, found.start()) + 1
+                yield line, "an error of rounding without `#pragma METAL fp contract(off)`"
 
     def _inside(self, cursor: Any) -> Any:
         """The expression below the conversions and parentheses that libclang does not name."""

@@ -50,6 +50,17 @@ METAL_FUNC void double_all(thread Total<T, W>& total, thread T (&rows)[2][W], bo
   UNROLL for (int w = 0; w < Total<T, W>::TWICE; w++) total.lanes[w] = T(0);
 }
 
+#pragma METAL fp contract(off)
+METAL_FUNC float lost(float a, float b) {
+  const float sum = a + b, z = sum - a;
+  return (a - (sum - z)) + (b - z);
+}
+METAL_FUNC float lost_square(float a) {
+  const float square = a * a;
+  return fma(a, a, -square);
+}
+#pragma METAL fp contract(on)
+
 template <typename P>
 METAL_FUNC float first(P from) {
   return float(from[0]);
@@ -130,6 +141,16 @@ DEFECTS = {
         "  total.add(1.0f);",
         "  UNROLL for (uint k = 0; k < i; k++) total.add(1.0f);",
         "UNROLL of a loop without constant bounds",
+    ),
+    "error of a sum where products may be fused": (
+        "#pragma METAL fp contract(off)\n",
+        "",
+        "an error of rounding without",
+    ),
+    "error of a product behind the end of the pragma": (
+        "METAL_FUNC float lost_square",
+        "#pragma METAL fp contract(fast)\nMETAL_FUNC float lost_square",
+        "an error of rounding without",
     ),
     "array in registers indexed by data": (
         "const int other = w ^ 1;",
