@@ -297,3 +297,31 @@ def test_defects_are_found(defect: str, monkeypatch: pytest.MonkeyPatch) -> None
             follow(mx.array(x), steps)
     finally:
         sources._build.cache_clear()
+
+
+def random_problem(seed: int) -> Moves:
+    """Return points of any spread, offset and order, with centroids that move as they like."""
+    rng = np.random.default_rng(seed)
+    n, k, d = (int(rng.integers(*r)) for r in ((1, 300), (1, 150), (9, 33)))
+    spread = np.zeros(d)
+    spread[: rng.integers(1, d + 1)] = 1
+    x = rng.standard_normal((1, n, d)) * spread
+    if rng.random() < 0.3:
+        x = np.round(2 * x)
+    if rng.random() < 0.3:
+        x += rng.choice([10, 1e3, 1e5]) * rng.standard_normal(d)
+    c = x[:, rng.integers(n, size=k)]
+    noise = rng.choice([0, 1e-6, 1e-2, 1.0])
+    steps = [c + noise * rng.standard_normal(c.shape)]
+    for _ in range(5):
+        moves = rng.random((1, k, 1)) < rng.choice([0.02, 0.5, 1])
+        length = rng.choice([1e-6, 1e-3, 0.05, 1]) * rng.standard_normal(c.shape) * spread
+        steps.append(steps[-1] + moves * length)
+    scale = 2.0 ** rng.integers(-30, 31)
+    return Moves((scale * x).astype(np.float32), [(scale * c).astype(np.float32) for c in steps])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_problems(seed: int) -> None:
+    x, steps = random_problem(seed)
+    follow(mx.array(x), steps)
