@@ -248,6 +248,29 @@ def test_what_the_kernels_do_not_take_is_left_to_fused() -> None:
     assert [result.strategy for result in results] == ["fused"] * 3
 
 
+@pytest.mark.parametrize("least", [128, 512])
+def test_many_launches_are_one(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = clustered(2, 333, 70, 24)
+    steps = lloyd(x, x[:, ::4][:, :70], 4)
+    tiles = tiles_for(70, 24)
+    assert tiles is not None
+    options: dict[str, Any] = {
+        "tiles": tiles,
+        "grouping": groups.group_centroids(steps[0], tiles),
+        "square": mx.square(mx.array(x)).sum(-1),
+    }
+    whole = parted = groups.start(333, mx.array(steps[0]), tiles)
+    for c in steps:
+        problem = (mx.array(x), mx.array(c), bias_of(c), None)
+        labels, whole = groups.assign(*problem, **options, bounds=whole)
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "MAX_PRODUCTS", 1)
+            patch.setattr(launch, "LEAST_ROWS", least)
+            found, parted = groups.assign_in_launches(*problem, **options, bounds=parted)
+        np.testing.assert_array_equal(np.array(found), np.array(labels))
+    assert parted.compared.shape == whole.compared.shape
+
+
 DEFECTS = {  # what replaces what, and the points that find it
     "no room for rounding": ("float(2 * D + 32) * ULP", "0.0f", "offset"),
     "an upper bound that does not loosen": (
