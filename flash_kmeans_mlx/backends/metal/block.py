@@ -182,7 +182,7 @@ def _e_step(
     if tiles is None or constants.grouping is None:
         return options.strategy.find(*points, options.device, state.running), ()
     order, position, square = constants.grouping
-    labels, bounds = groups.assign(
+    labels, bounds = groups.assign_in_launches(
         *points,
         tiles=tiles,
         grouping=groups.Grouping(order, position),

@@ -6,6 +6,7 @@ centroids moved in between.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -14,7 +15,7 @@ import numpy as np
 from ..grouping import halved
 from .device import Launch, ceil_div
 from .kernels import Normalisation, normalisation_inputs, tile_arguments
-from .launch import SMALL_D, Tiles
+from .launch import SMALL_D, Tiles, cuts, launch_rows
 from .order import counting_sort
 from .sources import call
 
@@ -22,6 +23,7 @@ __all__ = [
     "Bounds",
     "Grouping",
     "assign",
+    "assign_in_launches",
     "group_centroids",
     "recount",
     "registers",
@@ -199,4 +201,63 @@ def assign(
         lower=lower,
         compared=bounds.compared + compared,
         steps=bounds.steps + 1,
+    )
+
+
+def assign_in_launches(
+    x: mx.array,
+    c: mx.array,
+    bias: mx.array,
+    normalisation: Normalisation | None,
+    *,
+    tiles: Tiles,
+    grouping: Grouping,
+    square: mx.array,
+    bounds: Bounds,
+) -> tuple[mx.array, Bounds]:
+    """Do `assign` in launches that each compute no more than a launch may, and wait for each."""
+    b, n, d = x.shape
+    k = c.shape[1]
+    if launch_rows(k, d) >= b * n:
+        return assign(
+            *(x, c, bias, normalisation),
+            tiles=tiles,
+            grouping=grouping,
+            square=square,
+            bounds=bounds,
+        )
+    labels, parts = [], []
+    for elements, rows in cuts(b, n, k, d):
+        simdgroups = slice(*(edge * tiles.nsg // tiles.rows for edge in (rows.start, rows.stop)))
+        found, after = assign(
+            x[elements, rows],
+            c[elements],
+            bias[elements],
+            normalisation and Normalisation(*(a[elements] for a in normalisation)),
+            tiles=tiles,
+            grouping=Grouping(*(a[elements] for a in grouping)),
+            square=square[elements, rows],
+            bounds=Bounds(
+                seen=bounds.seen[elements],
+                place=bounds.place[elements, rows],
+                upper=bounds.upper[elements, rows],
+                lower=bounds.lower[elements, rows],
+                compared=bounds.compared[elements, simdgroups],
+                steps=bounds.steps,
+            ),
+        )
+        mx.eval(found, *after)
+        labels.append(found)
+        parts.append(after)
+
+    def joined(arrays: Iterable[mx.array], shape: tuple[int, ...]) -> mx.array:
+        return mx.concatenate([a.reshape(-1) for a in arrays]).reshape(shape)
+
+    return joined(labels, (b, n)), Bounds(
+        seen=mx.take_along_axis(c, grouping.order[..., None], axis=1),
+        place=joined((part.place for part in parts), (b, n)),
+        upper=joined((part.upper for part in parts), (b, n)),
+        lower=joined((part.lower for part in parts), bounds.lower.shape),
+        compared=joined((part.compared for part in parts), bounds.compared.shape),
+        steps=parts[-1].steps,
     )

@@ -210,10 +210,8 @@ class MetalPoints(PortablePoints):
 
     def _with_groups(self, fused: Strategy) -> Strategy:
         """Return "groups" where distances are Euclidean and the kernels take the shape."""
-        b, n, d = self.shape
-        k = self.problem.n_clusters
-        tiles = groups.tiles_for(k, d)
-        refused = self.metric.spherical or self.problem.max_bytes or launch_rows(k, d) < b * n
+        tiles = groups.tiles_for(self.problem.n_clusters, self.shape[2])
+        refused = self.metric.spherical or self.problem.max_bytes
         return fused if tiles is None or refused else replace(fused, name="groups", groups=tiles)
 
     def _start_bounds(self, c: mx.array, tiles: Tiles) -> None:

@@ -248,6 +248,29 @@ def test_what_the_kernels_do_not_take_is_left_to_fused() -> None:
     assert [result.strategy for result in results] == ["fused"] * 3
 
 
+@pytest.mark.parametrize("least", [128, 512])
+def test_many_launches_are_one(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = clustered(2, 333, 70, 24)
+    steps = lloyd(x, x[:, ::4][:, :70], 4)
+    tiles = tiles_for(70, 24)
+    assert tiles is not None
+    options: dict[str, Any] = {
+        "tiles": tiles,
+        "grouping": groups.group_centroids(steps[0], tiles),
+        "square": mx.square(mx.array(x)).sum(-1),
+    }
+    whole = parted = groups.start(333, mx.array(steps[0]), tiles)
+    for c in steps:
+        problem = (mx.array(x), mx.array(c), bias_of(c), None)
+        labels, whole = groups.assign(*problem, **options, bounds=whole)
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "MAX_PRODUCTS", 1)
+            patch.setattr(launch, "LEAST_ROWS", least)
+            found, parted = groups.assign_in_launches(*problem, **options, bounds=parted)
+        np.testing.assert_array_equal(np.array(found), np.array(labels))
+    assert parted.compared.shape == whole.compared.shape
+
+
 DEFECTS = {  # what replaces what, and the points that find it
     "no room for rounding": ("float(2 * D + 32) * ULP", "0.0f", "offset"),
     "an upper bound that does not loosen": (
@@ -297,3 +320,31 @@ def test_defects_are_found(defect: str, monkeypatch: pytest.MonkeyPatch) -> None
             follow(mx.array(x), steps)
     finally:
         sources._build.cache_clear()
+
+
+def random_problem(seed: int) -> Moves:
+    """Return points of any spread, offset and order, with centroids that move as they like."""
+    rng = np.random.default_rng(seed)
+    n, k, d = (int(rng.integers(*r)) for r in ((1, 300), (1, 150), (9, 33)))
+    spread = np.zeros(d)
+    spread[: rng.integers(1, d + 1)] = 1
+    x = rng.standard_normal((1, n, d)) * spread
+    if rng.random() < 0.3:
+        x = np.round(2 * x)
+    if rng.random() < 0.3:
+        x += rng.choice([10, 1e3, 1e5]) * rng.standard_normal(d)
+    c = x[:, rng.integers(n, size=k)]
+    noise = rng.choice([0, 1e-6, 1e-2, 1.0])
+    steps = [c + noise * rng.standard_normal(c.shape)]
+    for _ in range(5):
+        moves = rng.random((1, k, 1)) < rng.choice([0.02, 0.5, 1])
+        length = rng.choice([1e-6, 1e-3, 0.05, 1]) * rng.standard_normal(c.shape) * spread
+        steps.append(steps[-1] + moves * length)
+    scale = 2.0 ** rng.integers(-30, 31)
+    return Moves((scale * x).astype(np.float32), [(scale * c).astype(np.float32) for c in steps])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_problems(seed: int) -> None:
+    x, steps = random_problem(seed)
+    follow(mx.array(x), steps)
