@@ -17,7 +17,7 @@ from flash_kmeans_mlx.benchmark.cases import CASES, Case, embeddings, gauss
 
 from flash_kmeans_mlx.backends.metal import groups, kernels, launch
 from metal.emulator import EmulatedKernel, emulation
-from metal.votes import PAGE, means, replace_table
+from metal.votes import MAX_ITERATIONS, PAGE, means, replace_table
 
 PROBLEMS = (
     next(case for case in CASES if case.name == "patches"),
@@ -65,7 +65,8 @@ def lines(case: Case) -> list[str]:
     plain = partial(kernels.assign, tiles=launch.assign_tiles(d)[0])
     bounded = partial(groups.assign, tiles=tiles, grouping=grouping, square=square)
     out = []
-    for t in range(1, COUNTED[-1] + 1):
+    labels = np.zeros(n, np.int64)
+    for t in range(1, MAX_ITERATIONS + 1):
         inner = mx.array(c[None])
         args = (x, inner, -0.5 * mx.square(inner).sum(-1), None)
         counted = t in COUNTED
@@ -84,7 +85,12 @@ def lines(case: Case) -> list[str]:
                 f" | {ours.matrix / fused.matrix:.3f} | {fused.moved / 1e3:.0f}"
                 f" | {ours.moved / 1e3:.0f} |"
             )
-        c = means(rows, np.array(ours.arrays[0])[0].astype(np.int64), c)
+        before, labels = labels, np.array(ours.arrays[0])[0].astype(np.int64)
+        if t > 1 and (labels == before).all():
+            break
+        c = means(rows, labels, c)
+    share = groups.share_compared(bounds, tiles)
+    out.append(f"| {case.name} | all {int(np.array(bounds.steps))} | | | {share:.3f} | | |")
     return out
 
 
