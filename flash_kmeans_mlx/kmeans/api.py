@@ -105,8 +105,9 @@ def batch_kmeans_Euclid(
             directions); the last two are left for "tiles" where they do not pay on the data. On
             "metal": "fused" (scores stay in registers), "addmm" (MLX's own products; they may round
             apart, so name one to fix the bits) or "groups" (the bits of "fused", less what bounds
-            on groups of centroids rule out; Euclidean distances, 9 to 8192 features, no memory cap;
-            left for "fused" where it does not pay). Nobody has timed it, so it is never chosen.
+            on groups of centroids rule out; for Euclidean distances, 9 to 8192 features, up to
+            32,768 clusters and no memory cap; left for "fused" elsewhere and where it does not
+            pay). Nobody has timed it, so it is never chosen.
         max_mem_gb: A hard cap on what is allocated beyond x, in 1e9 bytes; 0 for none. ValueError
             if it is too low.
         dtype: Cast x first: float32, float16 or bfloat16, as a string, MLX or NumPy dtype. Products
