@@ -208,7 +208,7 @@ def fit(x: Array, c: Array, tried: list[Variant]) -> tuple[int, list[tuple[Array
     """
     n, d = x.shape
     k = len(c)
-    orders = (halved(c, 64), along_axis(c))
+    orders = (halved(c, GROUPED), along_axis(c))
     places = np.argsort(orders[0]), np.argsort(orders[1])
     for variant in tried:
         variant.start(n, k)
