@@ -29,6 +29,7 @@ class FlashKMeans:
     Args:
         d: Dimensions of the points; checked if given.
         k: The number of clusters.
+        n_clusters: The same by scikit-learn's name; it counts if given.
         niter: The most iterations.
         metric: "euclidean", "cosine" or "dot".
         init: As in `batch_kmeans_Euclid`; here "k-means++" is the default.
@@ -39,7 +40,7 @@ class FlashKMeans:
         verbose, check_finite: As in `batch_kmeans_Euclid`.
 
     Attributes (after `fit`; B is absent if the points had two dimensions):
-        centroids: (B, K, D) float32.
+        centroids: (B, K, D) float32; `cluster_centers_` is the same.
         labels_: (B, N) uint32, of the points it was fitted to.
         inertia_: (B,) float64.
         counts_: (B, K) float64, the weights of the points of each cluster.
@@ -73,8 +74,11 @@ class FlashKMeans:
         backend: str | None = None,
         strategy: str | None = None,
         check_finite: bool = True,
+        n_clusters: int | None = None,
     ) -> None:
         self.d = None if d is None else validation.check_count("d", d, 1)
+        if n_clusters is not None:
+            k = validation.check_count("n_clusters", n_clusters, 1)
         self.k = validation.check_count("k", k, 1)
         self.niter = validation.check_iterations("niter", niter)
         self.metric = validation.metric(metric).name
@@ -93,6 +97,18 @@ class FlashKMeans:
         self.centroids: Any = None
         self.counts_: Any = None
         self._sums: np.ndarray | None = None
+
+    @property
+    def n_clusters(self) -> int:
+        """The number of clusters, `k`."""
+        return self.k
+
+    @property
+    def cluster_centers_(self) -> Any:
+        """(B, K, D) float32, `centroids`."""
+        if self.centroids is None:
+            raise NotFittedError("cluster_centers_ needs a fitted model: call fit first")
+        return self.centroids
 
     def fit(
         self,

@@ -13,7 +13,7 @@ __all__ = ["KMeansResult"]
 
 @dataclass(frozen=True)
 class KMeansResult:
-    """Result of a fit; unpacks into ``labels, centroids, n_iter``.
+    """Result of a fit; unpacks, indexes and slices like ``(labels, centroids, n_iter)``.
 
     Labels, centroids and inertia agree: every label is the best of the *returned* centroids, and
     ties go to the lowest index. The dimension B is absent from every field if the input had two
@@ -49,5 +49,19 @@ class KMeansResult:
     products: float = 1.0
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def cluster_sizes(self) -> np.ndarray:
+        """(B, K) int64, the number of points of each cluster, whatever their weights."""
+        *batch, k, _ = self.centroids.shape
+        labels = np.asarray(self.labels).reshape(-1, self.labels.shape[-1])
+        sizes = np.stack([np.bincount(row, minlength=k) for row in labels])
+        return sizes.reshape(*batch, k)
+
     def __iter__(self) -> Iterator[Any]:
         return iter((self.labels, self.centroids, self.n_iter))
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(self)[index]

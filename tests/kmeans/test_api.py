@@ -72,6 +72,24 @@ def test_a_result_is_frozen_and_unpacks_into_three() -> None:
         result.n_iter = 0  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_a_result_indexes_and_slices_like_the_tuple_that_it_unpacks_into() -> None:
+    result = fk.batch_kmeans_Euclid(X[0], 4)
+    labels, centroids, n_iter = result
+    assert len(result) == 3
+    assert result[0] is labels and result[-2] is centroids and result[2] == n_iter
+    assert result[:2] == (labels, centroids)
+    with pytest.raises(IndexError):
+        result[3]
+
+
+def test_cluster_sizes() -> None:
+    for x in (X, X[0], mx.array(X[0])):
+        result = fk.batch_kmeans_Euclid(x, 4, 2, init_centroids=X[:, :4] if x is X else X[0, :4])
+        expected = (np.array(result.labels)[..., None] == np.arange(4)).sum(-2)
+        np.testing.assert_array_equal(result.cluster_sizes, expected)
+        assert result.cluster_sizes.dtype == np.int64
+
+
 @every_metric
 def test_compiled_changes_no_bit(metric: str) -> None:
     plain = FITS[metric](X, 4, 5, backend="portable", compiled=False)

@@ -115,6 +115,14 @@ def test_a_verb_before_fit(verb: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_names_of_scikit_learn() -> None:
+    model = fk.FlashKMeans(n_clusters=3)
+    assert model.k == model.n_clusters == 3
+    assert not hasattr(model, "cluster_centers_")
+    model.fit(X[0])
+    assert model.cluster_centers_ is model.centroids
+
+
 def test_d_is_checked_where_it_was_given() -> None:
     model = fk.FlashKMeans(d=5, k=2)
     for verb in (model.fit, model.fit_predict):
@@ -140,6 +148,7 @@ def test_d_is_checked_where_it_was_given() -> None:
         ({"d": 2.0}, "d=2.0 must be an integer"),
         ({"k": 0}, "k=0 must be >= 1"),
         ({"k": True}, "k=True must be an integer"),
+        ({"n_clusters": 0}, "n_clusters=0 must be >= 1"),
         ({"niter": -1}, "niter=-1 must be >= 0"),
         ({"metric": "l1"}, "metric='l1' must be one of 'euclidean', 'cosine', 'dot'"),
     ],
