@@ -1,9 +1,10 @@
-"""What the kernels with bounds compute and move, beside the fused kernel, iteration by iteration.
+"""Counts of what the kernels with bounds compute and move, iteration by iteration.
 
     PYTHONPATH=tests python -m metal.groups_counts
 
 writes the third table of benchmark/results/metal-votes.md. The emulator counts a small problem.
 """
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 

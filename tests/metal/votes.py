@@ -9,6 +9,7 @@ an upper bound of the distance to their own centroid and a lower bound per group
 block whose bounds all hold does nothing. Another one compares the groups of its own centroids first,
 then every group that any of its rows still needs. Labels come from NumPy: the simulation counts.
 """
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def test_an_iteration_is_few_launches(
     monkeypatch.undo()
     used = [i for i, a in enumerate(constants) if a is not None]
 
-    def flat(*arrays: mx.array) -> list[mx.array]:
+    def flat(*arrays: Any) -> list[Any]:
         filled: list[Any] = [None] * len(constants)
         for i, a in zip(used, arrays, strict=False):
             filled[i] = a

@@ -122,7 +122,8 @@ def move(b: int, k: int, d: int, *, spherical: bool) -> Kernel:
 
 
 def check_moves(b: int, k: int) -> Kernel:
-    moved = Moved(*[draw(b, k)] * 4, labels(b, k, 2))
+    unread = squares = draw(b, k)
+    moved = Moved(unread, unread, unread, squares, still=labels(b, k, 2))
     return lambda: tuple(
         kernels.check_moves(
             moved,
