@@ -56,7 +56,8 @@ def _peak(call: Callable[[], Any]) -> int:
     tracemalloc.start()
     try:
         call()
-        return tracemalloc.get_traced_memory()[1] + mx.get_peak_memory() - before
+        mlx = max(mx.get_peak_memory() - before, 0)  # 0 where MLX allocated nothing
+        return tracemalloc.get_traced_memory()[1] + mlx
     finally:
         tracemalloc.stop()
 
