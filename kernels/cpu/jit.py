@@ -131,6 +131,11 @@ class _Cache(caching.FunctionCache):
             super().save_overload(sig, data)
         except OSError as error:
             _not_kept(error)
+        except RuntimeError as error:
+            if "no compiled object" not in str(error):
+                raise
+            # Ctrl-C came while LLVM called back with the code, where Python can only print it.
+            raise KeyboardInterrupt from error
 
 
 @cache

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numba.core import config
+from numba.core.codegen import CodeLibrary
 
 import flash_kmeans_mlx as fk
 
@@ -177,3 +178,16 @@ def test_a_package_that_can_write_nowhere_computes(tmp_path: Path) -> None:
     assert (
         done.stderr.count("kernels can't be kept on disk") == 1 and "Traceback" not in done.stderr
     )
+
+
+@pytest.mark.usefixtures("place")
+def test_ctrl_c_while_llvm_calls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python only prints an exception in that callback; the code is then missing for the cache."""
+    successor = kernel()
+
+    with monkeypatch.context() as patch:
+        missing = property(lambda _: None, lambda *_: None)
+        patch.setattr(CodeLibrary, "_compiled_object", missing, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            successor(3)
+    assert successor(3) == 4
