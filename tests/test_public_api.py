@@ -61,11 +61,11 @@ INDEXES = {
 INDEX_VERBS = {
     "add": "(self, x, ids=None)",
     "load": "(path)",
-    "range_search": "(self, x, radius)",
+    "range_search": "(self, x, radius, *, ids=None, exclude=None)",
     "reconstruct": "(self, id)",
     "remove_ids": "(self, ids)",
     "save": "(self, path)",
-    "search": "(self, x, k)",
+    "search": "(self, x, k, *, ids=None, exclude=None)",
     "train": "(self, x)",
 }
 VERBS = {
@@ -150,8 +150,8 @@ def test_the_indexes_take(name: str) -> None:
 def test_the_verbs_of_indexes() -> None:
     assert {name: signature(getattr(index.Index, name)) for name in INDEX_VERBS} == INDEX_VERBS
     more = {
-        "search": "(self, x, k, *, nprobe=None)",
-        "range_search": "(self, x, radius, *, nprobe=None)",
+        "search": "(self, x, k, *, nprobe=None, ids=None, exclude=None)",
+        "range_search": "(self, x, radius, *, nprobe=None, ids=None, exclude=None)",
     }
     for kind in (index.IndexIVFFlat, index.IndexIVFPQ, index.IndexPreTransform):
         assert {name: signature(getattr(kind, name)) for name in INDEX_VERBS} == INDEX_VERBS | more

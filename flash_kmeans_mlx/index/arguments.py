@@ -35,7 +35,7 @@ def check_radius(radius: Any) -> None:
         raise ValueError(f"radius={radius!r} must be a finite number")
 
 
-def integers(ids: Any) -> np.ndarray:
+def integers(ids: Any, name: str = "ids") -> np.ndarray:
     """Return ids (M,) as int64.
 
     Raises:
@@ -45,12 +45,12 @@ def integers(ids: Any) -> np.ndarray:
     if array.dtype.kind not in "iu" and array.size:
         # Python's integers that no integer dtype can hold become objects or floats.
         if isinstance(ids, (list, tuple, np.ndarray)) and all(type(i) is int for i in ids):
-            raise ValueError(f"ids must be >= 0 and < 2**63 - 1, got {max(ids, key=abs)}")
-        raise TypeError(f"ids must be integers, got dtype {array.dtype}")
+            raise ValueError(f"{name} must be >= 0 and < 2**63 - 1, got {max(ids, key=abs)}")
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
     if array.ndim != 1:
-        raise ValueError(f"ids must have shape (N,), got {array.shape}")
+        raise ValueError(f"{name} must have shape (N,), got {array.shape}")
     if array.dtype == np.uint64 and array.size and array.max() >= np.uint64(1 << 63):
-        raise ValueError(f"ids must be < 2**63 - 1, got {array.max()}")
+        raise ValueError(f"{name} must be < 2**63 - 1, got {array.max()}")
     return array.astype(np.int64)
 
 

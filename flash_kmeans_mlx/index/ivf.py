@@ -132,27 +132,26 @@ class IVF(Index):
     def _is_ready(self, snapshot: IVFSnapshot) -> bool:
         return snapshot.centroids is not None
 
-    def search(self, x: Any, k: int, *, nprobe: int | None = None) -> tuple[Any, Any]:
-        """Search as `Index.search` does, in the nprobe nearest lists.
+    def search(
+        self, x: Any, k: int, *, nprobe: int | None = None, ids: Any = None, exclude: Any = None
+    ) -> tuple[Any, Any]:
+        """Search as `Index.search` does, in the nprobe nearest lists, whatever the filter.
 
-        Args:
-            x: (Q, D) queries, `mx.array` or NumPy.
-            k: Neighbours of every query.
-            nprobe: Lists to look at; None for the attribute `nprobe`.
+        `nprobe` is the number of lists to look at; None for the attribute.
         """
-        return self._k_nearest(x, k, nprobe=nprobe)
+        return self._k_nearest(x, k, ids, exclude, nprobe=nprobe)
 
     def range_search(
-        self, x: Any, radius: float, *, nprobe: int | None = None
+        self,
+        x: Any,
+        radius: float,
+        *,
+        nprobe: int | None = None,
+        ids: Any = None,
+        exclude: Any = None,
     ) -> tuple[Any, Any, Any]:
-        """Search as `Index.range_search` does, in the nprobe nearest lists.
-
-        Args:
-            x: (Q, D) queries, `mx.array` or NumPy.
-            radius: In the units of the distances.
-            nprobe: Lists to look at; None for the attribute `nprobe`.
-        """
-        return self._all_within(x, radius, nprobe=nprobe)
+        """Search as `Index.range_search` does, in the nprobe nearest lists, as `search`."""
+        return self._all_within(x, radius, ids, exclude, nprobe=nprobe)
 
     # Subclasses define the following, the last three only if they have a quantizer.
 
@@ -225,11 +224,18 @@ class IVF(Index):
         snapshot: IVFSnapshot,
         queries: np.ndarray,
         k: int,
+        places: np.ndarray | None = None,
         nprobe: int | None = None,
         **options: Any,
     ) -> Found:
         self._check_largest(queries)
-        return self._scan(snapshot, queries, self._probe(snapshot, queries, nprobe), k)
+        probes = self._probe(snapshot, queries, nprobe)
+        if places is not None:
+            snapshot = snapshot._replace(lists=snapshot.lists.only(places, probes))
+        return self._scan(snapshot, queries, probes, k)
+
+    def _ids(self, snapshot: IVFSnapshot) -> np.ndarray:
+        return snapshot.lists.sorted_ids()[0]
 
     def _places(self, snapshot: IVFSnapshot, ids: np.ndarray) -> np.ndarray:
         return snapshot.lists.find(ids)

@@ -271,13 +271,28 @@ class InvertedLists:
 
         The first call sorts all ids.
         """
-        if self._sorted is None:
-            self._sorted = self._sort_ids()
-        sorted_ids, slots = self._sorted
+        sorted_ids, slots = self.sorted_ids()
         if not len(sorted_ids):
             return np.full(len(ids), -1)
         place = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)
         return np.where(sorted_ids[place] == ids, slots[place], -1)
+
+    def sorted_ids(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all ids (N,) int64 in ascending order, and their slots (N,); kept for reuse."""
+        if self._sorted is None:
+            self._sorted = self._sort_ids()
+        return self._sorted
+
+    def only(self, slots: np.ndarray, lists: np.ndarray) -> InvertedLists:
+        """Return other lists, of copies of the rows at those slots (M,) that are in `lists`."""
+        is_given = np.zeros(len(self.counts), bool)
+        is_given[lists] = True
+        owners = self.owner[slots // BLOCK]
+        slots = slots[is_given[owners]]
+        payload = self.payload
+        copies = InvertedLists(len(self.counts), payload.shape[1], payload.dtype)
+        ids = self.ids.reshape(-1)[slots]
+        return copies.added(owners[is_given[owners]], self.rows(slots), ids)
 
     def _sort_ids(self) -> tuple[np.ndarray, np.ndarray]:
         """Return all ids (N,) in order, and their slots (N,)."""

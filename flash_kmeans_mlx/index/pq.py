@@ -134,11 +134,19 @@ class IndexPQ(Index):
         payload = self._coding(snapshot).with_terms(codes, numbers, PROXIMITIES[self.metric])
         return snapshot._replace(lists=snapshot.lists.added(numbers, payload, ids))
 
-    def _search(self, snapshot: _PQSnapshot, queries: np.ndarray, k: int, **options: Any) -> Found:
+    def _search(
+        self,
+        snapshot: _PQSnapshot,
+        queries: np.ndarray,
+        k: int,
+        places: np.ndarray | None = None,
+        **options: Any,
+    ) -> Found:
+        lists = snapshot.lists
         probes = np.broadcast_to(np.arange(LISTS), (len(queries), LISTS))
         distances, ids = backends.scan_codes(
             backends.resolve(self.backend),
-            snapshot.lists,
+            lists if places is None else lists.only(places, probes[0]),
             self._coding(snapshot),
             PROXIMITIES[self.metric],
             queries,
@@ -146,6 +154,9 @@ class IndexPQ(Index):
             k,
         )
         return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
+
+    def _ids(self, snapshot: _PQSnapshot) -> np.ndarray:
+        return snapshot.lists.sorted_ids()[0]
 
     def _places(self, snapshot: _PQSnapshot, ids: np.ndarray) -> np.ndarray:
         return snapshot.lists.find(ids)
