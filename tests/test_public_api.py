@@ -68,6 +68,17 @@ INDEX_VERBS = {
     "search": "(self, x, k, *, ids=None, exclude=None)",
     "train": "(self, x)",
 }
+STORE_VERBS = {
+    "add": "(self, embeddings, ids=None, metadata=None)",
+    "compact": "(self)",
+    "delete": "(self, ids)",
+    "get": "(self, ids)",
+    "load": "(path, *, backend=None)",
+    "save": "(self, path)",
+    "search": "(self, query, k, *, where=None)",
+    "update": "(self, ids, embeddings=None, metadata=None)",
+    "upsert": "(self, ids, embeddings, metadata=None)",
+}
 VERBS = {
     "fit": "(self, x, sample_weight=None, init_centroids=None, *" + LOOP,
     "fit_predict": "(self, x, sample_weight=None, init_centroids=None)",
@@ -155,6 +166,13 @@ def test_the_verbs_of_indexes() -> None:
     }
     for kind in (index.IndexIVFFlat, index.IndexIVFPQ, index.IndexPreTransform):
         assert {name: signature(getattr(kind, name)) for name in INDEX_VERBS} == INDEX_VERBS | more
+
+
+def test_the_verbs_of_the_store() -> None:
+    store = index.EmbeddingStore
+    public = [name for name in vars(store) if not name.startswith("_")]
+    assert sorted(public) == sorted([*STORE_VERBS, "index"])
+    assert {name: signature(getattr(store, name)) for name in STORE_VERBS} == STORE_VERBS
 
 
 def test_the_result_holds() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from .. import validation
 from ..backends.neighbours import largest
 
-__all__ = ["check_radius", "distinct_ids", "integers", "next_ids", "vectors"]
+__all__ = ["check_radius", "distinct_ids", "integers", "next_ids", "one_as_row", "vectors"]
 
 # The id after the largest one must be an int64 too.
 LARGEST_ID = 2**63 - 2
@@ -26,6 +26,16 @@ def vectors(x: Any, d: int, name: str = "x") -> tuple[np.ndarray, bool]:
         raise ValueError(f"{name} must have shape (N, D)=(N, {d}), got {data.given_shape}")
     validation.check_magnitude(largest(data.x), data.given_shape, name)
     return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
+
+
+def one_as_row(query: Any) -> Any:
+    """Return a vector (D,) as (1, D), and everything else as it is."""
+    is_vector = getattr(query, "ndim", None) == 1
+    if isinstance(query, (list, tuple)) and query:
+        is_vector = all(isinstance(value, (int, float, np.number)) for value in query)
+    if not is_vector:
+        return query
+    return [query] if isinstance(query, (list, tuple)) else query[None]
 
 
 def check_radius(radius: Any) -> None:

@@ -229,12 +229,20 @@ class Index(Snapshots):
         self._snapshot = self._snapshot._replace(next_id=next_id)
 
     def _k_nearest(
-        self, x: Any, k: int, ids: Any = None, exclude: Any = None, **options: Any
+        self,
+        x: Any,
+        k: int,
+        ids: Any = None,
+        exclude: Any = None,
+        *,
+        name: str = "x",
+        snapshot: Any = None,
+        **options: Any,
     ) -> tuple[Any, Any]:
-        """Do what `search` does; options go to `_search`."""
-        queries, is_mlx = vectors(x, self.d)
+        """Do what `search` does, in a snapshot or the present one; options go to `_search`."""
+        queries, is_mlx = vectors(x, self.d, name)
         k = validation.check_count("k", k, 1)
-        snapshot = self._snapshot
+        snapshot = self._snapshot if snapshot is None else snapshot
         self._check_trained("search", snapshot)
         search, n = self._filtered(snapshot, ids, exclude, options)
         available = min(k, n)

@@ -15,7 +15,7 @@ from ..kmeans.api import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euc
 from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES
 from ..neighbours.api import knn
-from .base import Index
+from .listed import Listed
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
 from .results import Found
@@ -48,7 +48,7 @@ class IVFSnapshot(NamedTuple):
     quantizer: ProductQuantizer | None
 
 
-class IVF(Index):
+class IVF(Listed):
     """An index of vectors in lists (Jegou et al., 2011).
 
     Subclasses define what a list holds of a vector, and scan lists.
@@ -121,13 +121,6 @@ class IVF(Index):
     @property
     def centroids(self) -> np.ndarray | None:
         return self._snapshot.centroids
-
-    @property
-    def lists(self) -> InvertedLists:
-        return self._snapshot.lists
-
-    def _count(self, snapshot: IVFSnapshot) -> int:
-        return len(snapshot.lists)
 
     def _is_ready(self, snapshot: IVFSnapshot) -> bool:
         return snapshot.centroids is not None
@@ -234,22 +227,16 @@ class IVF(Index):
             snapshot = snapshot._replace(lists=snapshot.lists.only(places, probes))
         return self._scan(snapshot, queries, probes, k)
 
-    def _ids(self, snapshot: IVFSnapshot) -> np.ndarray:
-        return snapshot.lists.sorted_ids()[0]
-
-    def _places(self, snapshot: IVFSnapshot, ids: np.ndarray) -> np.ndarray:
-        return snapshot.lists.find(ids)
-
     def _rows_at(self, snapshot: IVFSnapshot, places: np.ndarray) -> np.ndarray:
         lists = snapshot.lists
         return self._decode(snapshot, lists.rows(places), lists.owner[places // BLOCK])
 
-    def _after_remove(self, snapshot: IVFSnapshot, places: np.ndarray) -> IVFSnapshot:
-        return snapshot._replace(lists=snapshot.lists.removed(places))
+    def _parameters(self, snapshot: IVFSnapshot) -> dict[str, Any]:
+        parameters = {name: getattr(self, name) for name in self.saved}
+        return parameters | {"next_id": snapshot.next_id}
 
     def _state(self, snapshot: IVFSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parameters = {name: getattr(self, name) for name in self.saved}
-        parameters["next_id"] = snapshot.next_id
+        parameters = self._parameters(snapshot)
         if snapshot.centroids is None:
             return parameters, {}
         arrays = snapshot.lists.state()

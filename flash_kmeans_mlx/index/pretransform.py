@@ -142,17 +142,25 @@ class IndexPreTransform(Index):
     def _after_remove(self, snapshot: Any, places: np.ndarray) -> Any:
         return self.index._after_remove(snapshot, places)
 
-    def _state(self, snapshot: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        transform_parameters, matrix = self.transform.state()
-        index_parameters, index_arrays = self.index._state(snapshot)
-        parameters = {
-            "transform": transform_parameters,
+    def _part(self, snapshot: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
+        return self.index._part(snapshot, ids)
+
+    def _after_merge(self, snapshot: Any, part: dict[str, np.ndarray]) -> Any:
+        return self.index._after_merge(snapshot, part)
+
+    def _parameters(self, snapshot: Any) -> dict[str, Any]:
+        return {
+            "transform": self.transform.state()[0],
             "class": type(self.index).__name__,
-            "index": index_parameters,
+            "index": self.index._parameters(snapshot),
         }
+
+    def _state(self, snapshot: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        _, matrix = self.transform.state()
+        _, index_arrays = self.index._state(snapshot)
         # Without the matrix, what the index has learned is useless: training starts again.
         arrays = {f"index.{name}": array for name, array in index_arrays.items()} if matrix else {}
-        return parameters, arrays | matrix
+        return self._parameters(snapshot), arrays | matrix
 
     @classmethod
     def restore(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import NotFittedError
-from .arguments import distinct_ids, next_ids
+from .arguments import distinct_ids, next_ids, vectors
 from .results import Found
 from .sources import TrainingRows
 
@@ -87,6 +87,23 @@ class Snapshots(ABC):
 
     def _reserve(self, snapshot: Any, n: int) -> None:  # noqa: B027
         """Make room for n more vectors, where it is known how much they take."""
+
+    def _parameters(self, snapshot: Any) -> dict[str, Any]:
+        """Return the parameters of `_state`."""
+        return self._state(snapshot)[0]
+
+    def _part(self, snapshot: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what `_after_merge` takes of the vectors with ids (M,): arrays of M rows."""
+        return {"rows": self._rows_at(snapshot, self._places(snapshot, ids)), "ids": ids}
+
+    def _after_merge(self, snapshot: Any, part: dict[str, np.ndarray]) -> Any:
+        """Return the next snapshot, with vectors that `_part` returned, whose ids are new.
+
+        Raises:
+            KeyError, TypeError, ValueError: The part is damaged.
+        """
+        rows, _ = vectors(part["rows"], self.d, "rows")
+        return self._after_add(snapshot, rows, distinct_ids(part["ids"], len(rows)))
 
     def _with_rows(
         self, snapshot: Any, pieces: Iterable[tuple[int, np.ndarray]], ids: np.ndarray

@@ -21,16 +21,24 @@ from flash_kmeans_mlx.files import atomic, models, safetensors
 from flash_kmeans_mlx.index import (
     EmbeddingStore,
     IndexIVFFlat,
+    contents,
+    current,
     growth,
     index_file,
     metadata,
+    saving,
     store,
     store_file,
+    store_log,
+    string_ids,
 )
 
 CODE = {
     module.__file__
-    for module in (atomic, models, safetensors, index_file, store, store_file, metadata, growth)
+    for module in (
+        *(atomic, models, safetensors, index_file, metadata, growth),
+        *(contents, current, saving, store, store_file, store_log, string_ids),
+    )
 }
 ERRORS = [KeyboardInterrupt, MemoryError, OSError]
 # An interrupt between the instructions of `with open(...)` leaves the file to the garbage collector.
@@ -80,6 +88,11 @@ CHANGES: dict[str, tuple[Callable[[], EmbeddingStore], Callable[[EmbeddingStore]
         small_store,
         lambda one: one.add(X[20:60], ids=np.arange(100, 140), metadata=["new"] * 40),
     ),
+    "update": (small_store, lambda one: one.update([3, 4], X[50:52], ["a", "b"])),
+    "update of metadata": (small_store, lambda one: one.update([3, 4], metadata=["a", "b"])),
+    "update in lists": (store_with_lists, lambda one: one.update([3, 4], X[50:52])),
+    "upsert": (small_store, lambda one: one.upsert([3, 100], X[50:52], ["a", "b"])),
+    "upsert in lists": (store_with_lists, lambda one: one.upsert([3, 100], X[50:52], ["a", "b"])),
     "delete": (small_store, lambda one: one.delete([3, 4, 5, 700])),
     "delete from lists": (store_with_lists, lambda one: one.delete([3, 4, 5, 700])),
 }
