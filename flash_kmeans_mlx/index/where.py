@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -16,6 +17,7 @@ Test = Callable[[Any], bool]
 OPERATORS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in", "contains")
 _ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _NEGATIVE = ("!=", "not in")
+_MISSING = object()
 _MANY = (list, tuple, set, frozenset, range, np.ndarray)
 
 
@@ -36,7 +38,16 @@ def condition(where: Any) -> Test:
     if wrong := [field for field in where if not isinstance(field, str)]:
         raise TypeError(f"where must have strings as fields, got {wrong[0]!r}")
     fields = [_field(field, given) for field, given in where.items()]
-    return lambda value: all(meets(value) for meets in fields)
+    if len(fields) == 1:
+        return fields[0]
+
+    def test(value: Any) -> bool:
+        for meets in fields:  # noqa: SIM110  # all() takes twice as long
+            if not meets(value):
+                return False
+        return True
+
+    return test
 
 
 def _field(field: str, given: Any) -> Test:
@@ -55,8 +66,10 @@ def _field(field: str, given: Any) -> Test:
     if_missing = name in _NEGATIVE
 
     def test(value: Any) -> bool:
-        if isinstance(value, dict) and field in value:
-            return meets(value[field])
+        if isinstance(value, dict):
+            found = value.get(field, _MISSING)
+            if found is not _MISSING:
+                return meets(found)
         return if_missing
 
     return test
@@ -72,8 +85,7 @@ def _operation(name: str, wanted: Any, field: str) -> Test:
         return lambda value: _is_in(value, values) == is_among
     wanted = _plain(wanted)
     if name in ("==", "!="):
-        is_equal = name == "=="
-        return lambda value: (value == wanted) == is_equal
+        return partial(operator.eq if name == "==" else operator.ne, wanted)
     if name == "contains":
         return lambda value: _contains(value, wanted)
     compare = _ORDERS[name]
@@ -84,8 +96,8 @@ def _operation(name: str, wanted: Any, field: str) -> Test:
 
 
 def _plain(value: Any) -> Any:
-    """Return Python's number for one of NumPy's."""
-    return value.item() if isinstance(value, np.generic) else value
+    """Return Python's number for one of NumPy's, and a list for an array."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def _distinct(values: list[Any]) -> Any:

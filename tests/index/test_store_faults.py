@@ -175,6 +175,51 @@ def test_a_save_is_made_or_not(error: type[BaseException], old: bool, tmp_path: 
 
 
 @pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("n_before", [0, 1])
+def test_a_change_is_appended_or_not(
+    error: type[BaseException], n_before: int, tmp_path: Path
+) -> None:
+    """As the first record of the file of changes, and behind another one."""
+    empty = empty_store()
+    empty.add(X[:300], ids=np.arange(1000, 1300))
+    empty.save(tmp_path / "start")
+    start = EmbeddingStore.load(tmp_path / "start")
+    for i in range(n_before):
+        start.add(X[i : i + 1], ids=[i], metadata=["first"])
+        start.save(tmp_path / "start")
+
+    def changed(at: int) -> tuple[EmbeddingStore, Path]:
+        path = tmp_path / str(at)
+        shutil.copytree(tmp_path / "start", path)
+        one = EmbeddingStore.load(path)
+        one.upsert([5, 1000], X[:2], ["new", "other"])
+        one.delete([1001])
+        return one, path
+
+    one, path = changed(0)
+    before = store_contents(EmbeddingStore.load(path))
+    with fault(0, error) as count:
+        one.save(path)
+    after = store_contents(one)
+    assert store_contents(EmbeddingStore.load(path)) == after != before
+    files = {"store.safetensors", "store.changes", "store.lock"}
+    seen = set()
+    every = 6 if error is KeyboardInterrupt else 3
+    for at in places(error, count[0])[::every]:
+        one, path = changed(at)
+        with contextlib.suppress(error), fault(at, error):
+            one.save(path)
+        found = store_contents(EmbeddingStore.load(path))
+        assert found in (before, after) and store_contents(one) == after, at
+        seen.add(found == after)
+        one.save(path)
+        assert {file.name for file in path.iterdir()} - files == set(), at
+        assert store_contents(EmbeddingStore.load(path)) == after, at
+        shutil.rmtree(path)
+    assert (seen == {True, False} or error is not KeyboardInterrupt) and count[0] > 100
+
+
+@pytest.mark.parametrize("error", ERRORS)
 def test_a_load_that_fails_can_be_repeated(error: type[BaseException], tmp_path: Path) -> None:
     small_store().save(tmp_path)
     with fault(0, error) as count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,9 @@ CASES: list[tuple[Any, Callable[[dict[str, Any]], bool]]] = [
 ]
 
 
+@cache
 def filled(kind: str) -> EmbeddingStore:
+    """A store that tests do not change."""
     one = EmbeddingStore("euclidean", index=None if kind == "flat" else trained(kind))
     one.add(X[:1500], metadata=METADATA[:1500])
     one.add(X[1500:1600])
