@@ -53,7 +53,8 @@ class Contents:
 
     def places(self, ids: np.ndarray) -> np.ndarray:
         """Return the places (M,) int64 of ids (M,) in the index, -1 for nowhere."""
-        if self.index is None or not self.size:
+        # Where all are larger than any id before, lists need not sort their ids.
+        if self.index is None or not self.size or (ids >= self.snapshot.next_id).all():
             return np.full(len(ids), -1)
         return self.index._places(self.snapshot, ids)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import validation
 from . import saving, store_file
-from .arguments import one_as_row, vectors
+from .arguments import LARGEST_ID, one_as_row, vectors
 from .base import Index
 from .contents import Contents, no_contents
 from .current import Current
@@ -41,8 +41,8 @@ class EmbeddingStore:
 
     Args:
         metric: "cosine" (1 - cos), "euclidean" (squared) or "dot" (a similarity).
-        max_memory_gb: Limit on what embeddings and ids take, in 1e9 bytes; 0 for none. A change
-            beyond it is refused.
+        max_memory_gb: Limit on what embeddings and integer ids take, in 1e9 bytes; 0 for none. A
+            change beyond it is refused.
         index: A trained index of any kind, which keeps the embeddings, sets the metric and does not
             grow; None for one that grows. It belongs to the store from then on.
         seed: Of the training of lists.
@@ -87,6 +87,9 @@ class EmbeddingStore:
         """The index of the embeddings, None before the first add. Change it by the store only."""
         return self._current.read().index
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} embeddings, metric={self.metric!r})"
+
     def __len__(self) -> int:
         return self._current.read().size
 
@@ -95,7 +98,8 @@ class EmbeddingStore:
         return iter(contents.names.to_caller(contents.ids()).tolist())
 
     def __contains__(self, id: Any) -> bool:  # noqa: A002  # as in `Index.reconstruct`
-        if isinstance(id, bool) or not isinstance(id, (str, int, np.integer)):
+        is_number = isinstance(id, (int, np.integer)) and not isinstance(id, bool)
+        if not isinstance(id, str) and not (is_number and 0 <= id <= LARGEST_ID):
             return False
         contents = self._current.read()
         return bool(contents.places(contents.names.find(given_ids(id)))[0] >= 0)
@@ -230,9 +234,8 @@ class EmbeddingStore:
             allowed = np.array(
                 [one for one in contents.ids().tolist() if meets(get(one))], np.int64
             )
-        queries = one_as_row(query)
         distances, ids = index._k_nearest(
-            queries, k, allowed, name="query", snapshot=contents.snapshot
+            one_as_row(query), k, allowed, name="query", snapshot=contents.snapshot
         )
         metadata = [[get(one) for one in row] for row in np.asarray(ids).tolist()]
         return Hits(distances, contents.names.to_caller(ids), metadata)
@@ -305,15 +308,9 @@ class EmbeddingStore:
 
     def _save(self, folder: Path, *, whole: bool) -> None:
         def saved(contents: Contents) -> tuple[Contents, None]:
-            parameters = {
-                "grows": self._grows,
-                "max_memory_gb": self.max_memory_gb,
-                "seed": self.seed,
-            }
-            name = type(self).__name__
-            return contents.saved_at(
-                saving.save(folder, name, parameters, contents, whole=whole)
-            ), None
+            own = {"grows": self._grows, "max_memory_gb": self.max_memory_gb, "seed": self.seed}
+            place = saving.save(folder, type(self).__name__, own, contents, whole=whole)
+            return contents.saved_at(place), None
 
         if self._current.read().index is None:
             raise ValueError("save needs a store that holds embeddings: call add first")

@@ -73,10 +73,11 @@ def given_ids(ids: Any, n: int | None = None) -> np.ndarray | list[str]:
     """
     if isinstance(ids, (str, int, np.integer)) and not isinstance(ids, bool):
         ids = [ids]
-    if isinstance(ids, np.ndarray) and ids.dtype.kind in "UO" and ids.ndim == 1:
-        ids = ids.tolist()
-    if not isinstance(ids, (list, tuple)) or not any(isinstance(one, str) for one in ids):
-        return integers(ids) if n is None else distinct_ids(ids, n)
+    if not isinstance(ids, (list, tuple)):
+        array = np.asarray(ids)
+        ids = array.tolist() if array.dtype.kind in "UTO" and array.ndim == 1 else array
+    if isinstance(ids, np.ndarray) or not any(isinstance(one, str) for one in ids):
+        return distinct_ids(ids, n) if n else integers(ids)
     if wrong := [one for one in ids if not isinstance(one, str)]:
         raise TypeError(f"ids must be all strings or all integers, got {wrong[0]!r} among strings")
     if n is not None and len(ids) != n:

@@ -161,6 +161,7 @@ def test_a_torn_end_is_left_out_and_cut(tmp_path: Path, monkeypatch: pytest.Monk
     states = with_changes(tmp_path)
     log = tmp_path / "store.changes"
     content = log.read_bytes()
+    one = EmbeddingStore.load(tmp_path)
     for number in (1, 2):
         (begin, before), (end, _) = states[number : number + 2]
         for at in [*range(begin + 1, begin + 20), *range(begin + 20, end, 211), end - 1]:

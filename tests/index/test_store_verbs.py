@@ -13,6 +13,7 @@ import pytest
 from small_indexes import D, X, trained
 
 from flash_kmeans_mlx.index import EmbeddingStore, Index, IndexIVFFlat, growth
+from flash_kmeans_mlx.index.lists import InvertedLists
 
 NAMES = [f"page {i}" for i in range(300)]
 
@@ -197,6 +198,35 @@ def test_wrong_use(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(one)
     assert len(one) == 250 and one.get("page 3").metadata == [{"row": 3}]
+
+
+def test_what_is_no_id_is_not_in_a_store() -> None:
+    for strings in (False, True):
+        one = filled(strings)
+        for other in (2**70, -1, 3.0, None, (3,), np.True_, ["page 3"], "page"):
+            assert other not in one
+        assert len(one.get([]).metadata) == one.delete([]) == 0
+        one.update([], metadata=[])
+    assert repr(one) == "EmbeddingStore(250 embeddings, metric='euclidean')"
+
+
+def test_ids_of_other_libraries() -> None:
+    pandas = pytest.importorskip("pandas")
+    one = EmbeddingStore("euclidean")
+    one.add(X[:3], ids=pandas.Series(["a", "b", "c"]), metadata=pandas.Series([1.0, 2.0, 3.0]))
+    assert one.get(pandas.Index(["c", "a"])).metadata == [3, 1]
+    assert filled(strings=False).delete(mx.array([3, 4])) == 2
+
+
+def test_an_add_of_new_ids_sorts_no_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    for strings in (False, True):
+        one = filled(strings, trained("ivf"))
+        with monkeypatch.context() as patch:
+            patch.setattr(InvertedLists, "sorted_ids", None)
+            one.add(X[:2], ids=["x", "y"] if strings else None, metadata=[1, 2])
+            one.search(X[:2], 3)
+            with pytest.raises(TypeError):
+                one.delete(name(strings, 3))
 
 
 def test_integers_and_strings_do_not_mix() -> None:
