@@ -138,6 +138,50 @@ def test_a_change_is_made_or_not(
     assert seen == {True, False} or error is not KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def interrupt(at: int) -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt at the `at`-th instruction of the code that puts contents in place."""
+    count = [0]
+
+    def trace(frame: FrameType, _event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != current.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        count[0] += 1
+        if count[0] == at:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield count
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("name", ["add", "update", "delete from lists"])
+def test_an_interrupt_between_instructions(name: str) -> None:
+    make, change = CHANGES[name]
+    one = make()
+    before = store_contents(one)
+    with interrupt(0) as count:
+        change(one)
+    after = store_contents(one)
+    seen = set()
+    for at in range(1, count[0] + 1):
+        one = make()
+        with contextlib.suppress(KeyboardInterrupt), interrupt(at):
+            change(one)
+        hits = one.search(X[:20], 20)
+        found = store_contents(one)
+        assert found in (before, after), at
+        assert {*hits.ids.reshape(-1).tolist()} - {-1} <= found.keys(), at
+        seen.add(found == after)
+        works_still(one)
+    assert seen == {True, False} and count[0] > 50
+
+
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("old", [False, True])
 def test_a_save_is_made_or_not(error: type[BaseException], old: bool, tmp_path: Path) -> None:
