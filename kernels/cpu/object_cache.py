@@ -134,15 +134,15 @@ def _unpacked(name: str, data: bytes) -> bytes:
 def _replace(path: Path, data: bytes) -> None:
     """Write a file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    temporary = Path(name)
     try:
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)  # other users may read it
+        temporary.replace(path)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -67,10 +67,10 @@ def test_values_come_back(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "dtype",
-    (
+    [
         *(np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
         *(np.float32, np.float64, np.bool_),
-    ),
+    ],
 )
 def test_scalars_and_arrays_of_every_dtype(dtype: type) -> None:
     assert echo(dtype(1)) == 1

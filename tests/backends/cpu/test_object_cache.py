@@ -140,7 +140,7 @@ def test_a_full_disk_is_reported_once(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
+        patch.setattr(Path, "replace", full)
         assert loads.from_disk() == loads.from_disk() == 0
     assert not files(folder)
     said = capfd.readouterr().err
