@@ -14,6 +14,7 @@ from .. import validation
 from ..backends import spawn
 from ..backends.draws import OVERSAMPLING, ROUNDS, SEED_ROWS, chunks, draw_points
 from ..backends.points import Points
+from ..backends.stream import RowStream
 
 __all__ = ["INITS", "initial_centroids"]
 
@@ -31,7 +32,9 @@ def initial_centroids(
 ) -> np.ndarray:
     """Return centroids (B, K, D) float32 by name, array or callable `init(x, n_clusters, rng)`."""
     if callable(init):
-        init = init(data.x if data.batched else data.x[0], n_clusters, rng)
+        is_stream = isinstance(data.x, RowStream)
+        given = data.x.rows if is_stream else data.x if data.batched else data.x[0]
+        init = init(given, n_clusters, rng)
         name = "init(x, n_clusters, rng)"
         return validation.centroids(init, data, n_clusters, name, check_finite)
     if not isinstance(init, str):
