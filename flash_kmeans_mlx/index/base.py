@@ -74,11 +74,13 @@ class Index(ABC):
         """Whether vectors can be added."""
         return self._is_ready(self._snapshot)
 
-    def train(self, x: Any) -> None:
+    def train(self, x: Any, *, verbose: bool = False) -> None:
         """Learn from vectors x (N, D) what the index needs before vectors can be added.
 
-        The vectors are not added, and others may be added later. x may be a memory map or files, as
-        in `batch_kmeans_Euclid`, of which only the sample is read.
+        Args:
+            x: (N, D) vectors, or files as in `batch_kmeans_Euclid`, of which a sample is read. They
+                are not added, and others may be added later.
+            verbose: Print a line per iteration of each stage: "rotation", "lists", "codebooks".
 
         Raises:
             ValueError, TypeError: The message names the argument; or the index holds vectors.
@@ -86,6 +88,7 @@ class Index(ABC):
         Warns:
             UserWarning: There are fewer than 39 points per centroid.
         """
+        verbose = validation.check_flag("verbose", verbose)
         rows = rows_to_train(x, self.d)
 
         def trained(snapshot: Any) -> tuple[Any, None]:
@@ -93,7 +96,7 @@ class Index(ABC):
                 raise ValueError(
                     f"train needs an empty index, this one holds ntotal={n} vectors: make a new one"
                 )
-            return self._after_train(snapshot, rows), None
+            return self._after_train(snapshot, rows, verbose), None
 
         self._change(trained)
 
@@ -207,8 +210,8 @@ class Index(ABC):
         """Return whether vectors can be added."""
 
     @abstractmethod
-    def _after_train(self, snapshot: Any, rows: TrainingRows) -> Any:
-        """Return the next snapshot, which has learned from rows (N, D) float32."""
+    def _after_train(self, snapshot: Any, rows: TrainingRows, verbose: bool) -> Any:
+        """Return the next snapshot, which has learned from rows (N, D) float32; see `train`."""
 
     @abstractmethod
     def _after_add(self, snapshot: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
@@ -277,13 +280,11 @@ class Index(ABC):
         if ids is None:
             return next_ids(snapshot.next_id, n)
         ids = distinct_ids(ids, n)
-        if ids.min() < snapshot.next_id and self._count(snapshot):
-            taken = ids[self._places(snapshot, ids) >= 0]
-            if taken.size:
-                raise ValueError(
-                    f"ids must be new, got {taken[0]}, which the index holds"
-                    f" (ids.shape={ids.shape})"
-                )
+        may_hold = ids.min() < snapshot.next_id and self._count(snapshot)
+        taken = ids[self._places(snapshot, ids) >= 0] if may_hold else ids[:0]
+        if len(taken):
+            where = f"which the index holds (ids.shape={ids.shape})"
+            raise ValueError(f"ids must be new, got {taken[0]}, {where}")
         return ids
 
     def _restore_next_id(self, next_id: Any, ids: np.ndarray) -> None:

@@ -102,11 +102,11 @@ class IndexPreTransform(Index):
             )
         return {} if nprobe is None else {"nprobe": nprobe}
 
-    def _after_train(self, snapshot: Any, rows: TrainingRows) -> _TrainedSnapshot:
+    def _after_train(self, snapshot: Any, rows: TrainingRows, verbose: bool) -> _TrainedSnapshot:
         transform = copy.copy(self.transform)
         if not transform.is_trained:
-            transform.train(rows)
-        inner = self.index._after_train(snapshot, mapped(rows, transform.apply))
+            transform.train(rows, verbose=verbose)
+        inner = self.index._after_train(snapshot, mapped(rows, transform.apply), verbose)
         return _TrainedSnapshot(transform.matrix, inner)
 
     def _after_add(self, snapshot: Any, rows: np.ndarray, ids: np.ndarray) -> Any:

@@ -62,6 +62,7 @@ def fit(
     client: Any = None,
     final_means: FinalMeans | None = None,
     summed_shift: bool = False,
+    stage: str = "",
     warn: bool = True,
 ) -> KMeansResult:
     """Fit x under any metric: `batch_kmeans_*` of `api` with its arguments, and a few more.
@@ -94,6 +95,7 @@ def fit(
         final_means: Computes the final centroids in more than float32; see `lloyd`.
         summed_shift: Whether `tol` bounds the norm of all moves of an iteration together, not that
             of the largest.
+        stage: Printed before each line of `verbose`.
         warn: Whether to warn of fewer distinct points than clusters.
     """
     data = opened(x, dtype)
@@ -176,7 +178,11 @@ def fit(
                     if resumed
                     else initial_centroids(points, init, data, n_clusters, rng, check_finite)
                 )
-            watch = partial(_print_and_call, callback) if verbose else callback
+            watch = (
+                partial(_print_and_call, callback, f"{stage}: " if stage else "")
+                if verbose
+                else callback
+            )
             return lloyd(points, c, max_iters, tol, empty, watch, final_means, resumed, save)
 
         best, labels, inertia = _best(points, run, n_init, saver, saved)
@@ -301,10 +307,12 @@ def caller_level() -> int:
     return level
 
 
-def _print_and_call(callback: Callable[[Iteration], object] | None, i: Iteration) -> object:
+def _print_and_call(
+    callback: Callable[[Iteration], object] | None, stage: str, i: Iteration
+) -> object:
     """Print a line about an iteration, and return what the callback does."""
     print(
-        f"iteration {i.n_iter}: shift {i.shift:.6g}, inertia {i.inertia:.8g},"
+        f"{stage}iteration {i.n_iter}: shift {i.shift:.6g}, inertia {i.inertia:.8g},"
         f" {i.n_empty} empty clusters, {i.n_running} running",
         flush=True,
     )
