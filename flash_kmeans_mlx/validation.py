@@ -37,12 +37,14 @@ class Data:
         mlx: Whether the caller gave an `mx.array` and gets `mx.array` back.
         batched: Whether the caller gave three dimensions; otherwise B is dropped from results.
         copied: The most bytes that converting it took; they count towards `max_mem_gb`.
+        name: The argument that it was given for, in messages.
     """
 
     x: Any
     mlx: bool
     batched: bool
     copied: int = 0
+    name: str = "x"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -102,18 +104,11 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
         # Strides or libraries may take a second copy on the way.
         copied += 0 if x is before else 2 * x.nbytes
     batched = x.ndim == 3
-    return Data(x if batched else x[None], is_mlx, batched, copied)
+    return Data(x if batched else x[None], is_mlx, batched, copied, name)
 
 
 def _numpy(x: Any, name: str) -> np.ndarray:
-    if isinstance(x, mx.array):
-        return to_numpy(x)
-    if np.ma.isMaskedArray(x):
-        raise TypeError(f"{name} must not be a masked array; fill or drop its masked values first")
-    try:
-        x = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from error
+    x = to_numpy(x) if isinstance(x, mx.array) else as_array(x, name)
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
     if x.dtype.kind in "iub" and not _exact_in_float32(x):
@@ -121,6 +116,16 @@ def _numpy(x: Any, name: str) -> np.ndarray:
     if x.dtype.kind in "iub" or x.dtype.itemsize > np.dtype(np.float64).itemsize:
         return _converted(x, np.float32, name)
     return x if x.dtype.isnative and x.flags.aligned else x.astype(x.dtype.newbyteorder("="))
+
+
+def as_array(x: Any, name: str) -> np.ndarray:
+    """Return x as a NumPy array of any dtype; refuse masked and ragged ones."""
+    if np.ma.isMaskedArray(x):
+        raise TypeError(f"{name} must not be a masked array; fill or drop its masked values first")
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from error
 
 
 def _exact_in_float32(x: np.ndarray) -> bool:
@@ -334,10 +339,6 @@ def check_neighbours(
         exclude_self: Whether query i never gets row i.
         name: The array whose shape stands in the message; "" for none.
         shape: The shape of that array.
-
-    Raises:
-        ValueError: Naming k and its bound.
-        TypeError: k is no integer.
     """
     k = check_count("k", k, 1)
     largest = n - exclude_self

@@ -51,6 +51,7 @@ class Index(ABC):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("euclidean", "cosine", "dot")
+    _limit: float = np.inf  # the largest magnitude of a vector, a power of two
     # A NamedTuple of the class's own, with a field `next_id`.
     _snapshot: Any
 
@@ -89,7 +90,7 @@ class Index(ABC):
             UserWarning: There are fewer than 39 points per centroid.
         """
         verbose = validation.check_flag("verbose", verbose)
-        rows = rows_to_train(x, self.d)
+        rows = rows_to_train(x, self.d, self._limit)
 
         def trained(snapshot: Any) -> tuple[Any, None]:
             if n := self._count(snapshot):
@@ -249,7 +250,7 @@ class Index(ABC):
 
     def _insert(self, x: Any, ids: Any) -> np.ndarray:
         """Do what `add` does, and return the ids (N,) int64."""
-        n, pieces = rows_to_add(x, self.d)
+        n, pieces = rows_to_add(x, self.d, self._limit)
 
         def added(snapshot: Any) -> tuple[Any, np.ndarray]:
             self._check_trained("add", snapshot)
@@ -283,8 +284,7 @@ class Index(ABC):
         may_hold = ids.min() < snapshot.next_id and self._count(snapshot)
         taken = ids[self._places(snapshot, ids) >= 0] if may_hold else ids[:0]
         if len(taken):
-            where = f"which the index holds (ids.shape={ids.shape})"
-            raise ValueError(f"ids must be new, got {taken[0]}, {where}")
+            raise ValueError(f"ids must be new, got {taken[0]}, which the index holds")
         return ids
 
     def _restore_next_id(self, next_id: Any, ids: np.ndarray) -> None:
@@ -295,7 +295,7 @@ class Index(ABC):
 
     def _k_nearest(self, x: Any, k: int, **options: Any) -> tuple[Any, Any]:
         """Do what `search` does; options go to `_search`."""
-        queries, is_mlx = vectors(x, self.d)
+        queries, is_mlx = vectors(x, self.d, self._limit)
         k = validation.check_count("k", k, 1)
         snapshot = self._snapshot
         self._check_trained("search", snapshot)
@@ -309,7 +309,7 @@ class Index(ABC):
 
     def _all_within(self, x: Any, radius: float, **options: Any) -> tuple[Any, Any, Any]:
         """Do what `range_search` does; options go to `_search`."""
-        queries, is_mlx = vectors(x, self.d)
+        queries, is_mlx = vectors(x, self.d, self._limit)
         check_radius(radius)
         snapshot = self._snapshot
         self._check_trained("range_search", snapshot)
@@ -328,8 +328,7 @@ def load_index(path: str | os.PathLike[str]) -> Index:
 
     Raises:
         OSError: The file can't be opened.
-        ValueError: It is not such a file, of a newer format, truncated or damaged; the message says
-            which.
+        ValueError: It is no such file, of a newer format or damaged; the message says which.
     """
     class_name, parameters, arrays = index_file.read(path)
     try:

@@ -78,6 +78,7 @@ class IVF(Index):
         "niter",
         "max_points_per_centroid",
     )
+    _limit = LARGEST
 
     def __init__(
         self,
@@ -186,10 +187,7 @@ class IVF(Index):
     # Subclasses share the following.
 
     def _after_train(self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool) -> IVFSnapshot:
-        if isinstance(rows, np.ndarray):
-            self._check_largest(rows)
         points = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
-        self._check_largest(points)
         found = fit(
             METRICS[self.metric],
             points,
@@ -203,17 +201,7 @@ class IVF(Index):
         snapshot = snapshot._replace(centroids=np.array(found.centroids))
         return snapshot._replace(quantizer=self._train_quantizer(snapshot, rows, verbose))
 
-    def _check_largest(self, rows: np.ndarray) -> None:
-        """Refuse vectors whose squared distances may not be float32 numbers."""
-        largest = max(float(rows.max()), -float(rows.min()))
-        if largest > LARGEST:
-            raise ValueError(
-                f"x must be of magnitudes <= 2**40, got {largest:.3g} (x.shape={rows.shape});"
-                " rescale it"
-            )
-
     def _after_add(self, snapshot: IVFSnapshot, rows: np.ndarray, ids: np.ndarray) -> IVFSnapshot:
-        self._check_largest(rows)
         labels = np.asarray(assign(rows, snapshot.centroids, self.metric, backend=self.backend))
         payload = self._encode(snapshot, rows, labels)
         return snapshot._replace(lists=snapshot.lists.added(labels, payload, ids))
@@ -234,7 +222,6 @@ class IVF(Index):
         nprobe: int | None = None,
         **options: Any,
     ) -> Found:
-        self._check_largest(queries)
         return self._scan(snapshot, queries, self._probe(snapshot, queries, nprobe), k)
 
     def _places(self, snapshot: IVFSnapshot, ids: np.ndarray) -> np.ndarray:

@@ -103,7 +103,6 @@ class IndexIVFPQ(IVF):
     ) -> ProductQuantizer:
         quantizer = copy.copy(self.quantizer)
         points = sample(rows, quantizer.ksub, self.max_points_per_centroid, self.seed)
-        self._check_largest(points)
         labels = np.asarray(assign(points, snapshot.centroids, self.metric, backend=self.backend))
         quantizer.learn(self._residuals(snapshot, points, labels), verbose=verbose)
         return quantizer

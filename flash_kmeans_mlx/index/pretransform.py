@@ -62,6 +62,7 @@ class IndexPreTransform(Index):
         super().__init__(index.d, index.metric, backend=index.backend)
         self.transform = transform
         self.index = index
+        self._limit = index._limit
         self._lock = index._lock
 
     @property

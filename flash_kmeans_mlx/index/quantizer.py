@@ -162,7 +162,7 @@ class ProductQuantizer:
 
         They are an `mx.array` if the codes are one.
         """
-        array = np.asarray(codes)
+        array = validation.as_array(codes, "codes")
         if array.ndim != 2 or array.shape[1] != self.code_size or array.dtype != np.uint8:
             raise ValueError(
                 f"codes must have shape (N, code_size)=(N, {self.code_size}) and dtype uint8,"
