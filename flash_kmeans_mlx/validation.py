@@ -15,12 +15,11 @@ from .metrics import METRICS, Metric
 
 __all__ = [
     "Data",
-    "centroids",
+    "as_float32",
     "check_choice",
     "check_count",
     "data",
     "metric",
-    "weights",
 ]
 
 _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
@@ -38,6 +37,7 @@ class Data:
         batched: Whether the caller gave three dimensions; otherwise B is dropped from results.
         copied: The most bytes that converting it took; they count towards `max_mem_gb`.
         name: The argument that it was given for, in messages.
+        heads: H where the caller gave (B / H, H, N, D), otherwise 0.
     """
 
     x: Any
@@ -45,6 +45,7 @@ class Data:
     batched: bool
     copied: int = 0
     name: str = "x"
+    heads: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,15 +55,20 @@ class Data:
     @property
     def given_shape(self) -> tuple[int, ...]:
         """The shape as the caller wrote it."""
-        return self.shape if self.batched else self.shape[1:]
+        return (*self.lead, *self.shape[1:])
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The dimensions before N as the caller wrote them: (), (B,) or (B / H, H)."""
+        b = self.shape[0]
+        return (b // self.heads, self.heads) if self.heads else (b,) * self.batched
 
     def to_caller(self, value: np.ndarray, *, array: bool = False) -> Any:
         """Return `value` (B, ...) in the form of x; with `array`, as an `mx.array` if x was one."""
-        if not self.batched:
-            value = value[0]
+        value = value.reshape((*self.lead, *value.shape[1:]))
         if array:
             return mx.array(value) if self.mlx else value
-        return value if self.batched else value.item()
+        return value if self.lead else value.item()
 
 
 def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
@@ -271,45 +277,9 @@ def to_numpy(x: Any) -> np.ndarray:
     return np.asarray(x)
 
 
-def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: bool) -> np.ndarray:
-    """Return a copy (B, K, D) float32 of centroids (B, K, D), or (K, D) for all batch elements."""
-    b, _, d = data.shape
-    c = _converted(_numpy(value, name), np.float32, name)
-    if c.shape not in ((n_clusters, d), (b, n_clusters, d)):
-        raise ValueError(
-            f"{name} must have shape (K, D)=({n_clusters}, {d}) or (B, K, D)=({b}, {n_clusters},"
-            f" {d}), got {c.shape}"
-            f" (x.shape={data.given_shape})"
-        )
-    if check_finite and not np.isfinite(c).all():
-        raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={c.shape})")
-    # Kernels are compiled for one layout.
-    return np.array(np.broadcast_to(c, (b, n_clusters, d)), order="C")
-
-
-def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
-    """Return weights (B, N) float32 of (B, N), or (N,) for all batch elements; None stays None."""
-    if value is None:
-        return None
-    b, n, _ = data.shape
-    name = "sample_weight"
-    w = _converted(_numpy(value, name), np.float32, name)
-    if w.shape not in ((n,), (b, n)):
-        raise ValueError(
-            f"{name} must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape}"
-            f" (x.shape={data.given_shape})"
-        )
-    if check_finite and not np.isfinite(w).all():
-        raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={w.shape})")
-    if (w < 0).any():
-        raise ValueError(f"{name} must be >= 0, got {w.min()} ({name}.shape={w.shape})")
-    if not w.any(axis=-1).all():
-        raise ValueError(
-            f"{name} must have a positive value for every batch element ({name}.shape={w.shape})"
-        )
-    w = np.ascontiguousarray(w.reshape(b, n) if w.size == b * n else np.broadcast_to(w, (b, n)))
-    # Kernels are compiled for arrays that may be written to.
-    return w if w.flags.writeable else w.copy()
+def as_float32(x: Any, name: str) -> np.ndarray:
+    """Return x as a float32 NumPy array, itself if it is one."""
+    return _converted(_numpy(x, name), np.float32, name)
 
 
 def check_magnitude(

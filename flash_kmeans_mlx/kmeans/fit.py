@@ -23,6 +23,7 @@ from ..files.results import labels_file
 from ..metrics import Metric
 from ..progress import SILENT, open_progress
 from ..shards.source import is_source, open_source
+from . import arguments
 from .checkpoint import Checkpoint, Saved, describe
 from .empty_clusters import POLICIES
 from .lloyd import FinalMeans, Fit, Iteration, LoopState, lloyd
@@ -106,11 +107,9 @@ def fit(
     seed = validation.check_count("seed", seed, 0)
     tol = validation.check_real("tol", tol)
     validation.check_choice("empty", empty, POLICIES)
-    weights = validation.weights(opened_weights(sample_weight), data, check_finite)
+    weights = arguments.weights(opened_weights(sample_weight), data, check_finite)
     if init_centroids is not None:
-        init = validation.centroids(
-            init_centroids, data, n_clusters, "init_centroids", check_finite
-        )
+        init = arguments.centroids(init_centroids, data, n_clusters, "init_centroids", check_finite)
     elif isinstance(init, str) or init is None or np.isscalar(init):
         validation.check_choice("init", init, INITS, "an array or a callable")
     if not isinstance(init, str) and not callable(init):
@@ -223,7 +222,7 @@ def opened(x: Any, dtype: Any = None) -> validation.Data:
     if is_collection(x):
         source = open_collection(x)
     elif isinstance(x, validation.Data) or not is_source(x):
-        return validation.data(x, dtype)
+        return arguments.points(x, dtype)
     else:
         source = open_source(x)
     if dtype is not None:

@@ -15,6 +15,7 @@ from ..backends import spawn
 from ..backends.draws import OVERSAMPLING, ROUNDS, SEED_ROWS, chunks, draw_points
 from ..backends.points import Points
 from ..backends.stream import RowStream
+from . import arguments
 
 __all__ = ["INITS", "initial_centroids"]
 
@@ -34,11 +35,12 @@ def initial_centroids(
     if callable(init):
         is_stream = isinstance(data.x, RowStream)
         given = data.x.rows if is_stream else data.x if data.batched else data.x[0]
+        given = given.reshape(data.given_shape) if data.heads else given
         init = init(given, n_clusters, rng)
         name = "init(x, n_clusters, rng)"
-        return validation.centroids(init, data, n_clusters, name, check_finite)
+        return arguments.centroids(init, data, n_clusters, name, check_finite)
     if not isinstance(init, str):
-        return validation.centroids(init, data, n_clusters, "init", check_finite)
+        return arguments.centroids(init, data, n_clusters, "init", check_finite)
     plusplus = sampled_plusplus if points.sampled_seeds else kmeans_plusplus
     methods = {"random": random_rows, "k-means++": plusplus, "k-means||": kmeans_parallel}
     index = methods[init](points, n_clusters, rng)
