@@ -52,7 +52,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 FIT = """
 import sys
-sys.modules["numba"] = None  # compiling would fail
+sys.modules["numba.core"] = None  # compiling would fail
 import numpy as np
 import flash_kmeans_mlx as fk
 x = np.random.default_rng(0).standard_normal((500, 16)).astype(np.float32)
