@@ -66,7 +66,7 @@ INDEX_VERBS = {
     "remove_ids": "(self, ids)",
     "save": "(self, path)",
     "search": "(self, x, k, *, ids=None, exclude=None)",
-    "train": "(self, x)",
+    "train": "(self, x, *, verbose=False)",
 }
 STORE_VERBS = {
     "add": "(self, embeddings, ids=None, metadata=None)",

@@ -75,11 +75,13 @@ class Index(Snapshots):
         """Whether vectors can be added."""
         return self._is_ready(self._snapshot)
 
-    def train(self, x: Any) -> None:
+    def train(self, x: Any, *, verbose: bool = False) -> None:
         """Learn from vectors x (N, D) what the index needs before vectors can be added.
 
-        The vectors are not added, and others may be added later. x may be a memory map or files, as
-        in `batch_kmeans_Euclid`, of which only the sample is read.
+        Args:
+            x: (N, D) vectors, or files as in `batch_kmeans_Euclid`, of which a sample is read. They
+                are not added, and others may be added later.
+            verbose: Print a line per iteration of each stage: "rotation", "lists", "codebooks".
 
         Raises:
             ValueError, TypeError: The message names the argument; or the index holds vectors.
@@ -87,14 +89,15 @@ class Index(Snapshots):
         Warns:
             UserWarning: There are fewer than 39 points per centroid.
         """
-        rows = rows_to_train(x, self.d)
+        verbose = validation.check_flag("verbose", verbose)
+        rows = rows_to_train(x, self.d, self._limit)
 
         def trained(snapshot: Any) -> tuple[Any, None]:
             if n := self._count(snapshot):
                 raise ValueError(
                     f"train needs an empty index, this one holds ntotal={n} vectors: make a new one"
                 )
-            return self._after_train(snapshot, rows), None
+            return self._after_train(snapshot, rows, verbose), None
 
         self._change(trained)
 
@@ -204,7 +207,7 @@ class Index(Snapshots):
 
     def _insert(self, x: Any, ids: Any) -> np.ndarray:
         """Do what `add` does, and return the ids (N,) int64."""
-        n, pieces = rows_to_add(x, self.d)
+        n, pieces = rows_to_add(x, self.d, self._limit)
 
         def added(snapshot: Any) -> tuple[Any, np.ndarray]:
             self._check_trained("add", snapshot)
@@ -235,12 +238,11 @@ class Index(Snapshots):
         ids: Any = None,
         exclude: Any = None,
         *,
-        name: str = "x",
         snapshot: Any = None,
         **options: Any,
     ) -> tuple[Any, Any]:
         """Do what `search` does, in a snapshot or the present one; options go to `_search`."""
-        queries, is_mlx = vectors(x, self.d, name)
+        queries, is_mlx = vectors(x, self.d, self._limit)
         k = validation.check_count("k", k, 1)
         snapshot = self._snapshot if snapshot is None else snapshot
         self._check_trained("search", snapshot)
@@ -257,7 +259,7 @@ class Index(Snapshots):
         self, x: Any, radius: float, ids: Any = None, exclude: Any = None, **options: Any
     ) -> tuple[Any, Any, Any]:
         """Do what `range_search` does; options go to `_search`."""
-        queries, is_mlx = vectors(x, self.d)
+        queries, is_mlx = vectors(x, self.d, self._limit)
         check_radius(radius)
         snapshot = self._snapshot
         self._check_trained("range_search", snapshot)

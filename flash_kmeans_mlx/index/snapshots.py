@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .. import validation
 from ..errors import NotFittedError
 from .arguments import distinct_ids, next_ids, vectors
 from .results import Found
@@ -27,6 +28,7 @@ class Snapshots(ABC):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("euclidean", "cosine", "dot")
+    _limit: float = np.inf  # the largest magnitude of a vector, a power of two
     d: int
     metric: str
     backend: str | None
@@ -42,8 +44,8 @@ class Snapshots(ABC):
         """Return whether vectors can be added."""
 
     @abstractmethod
-    def _after_train(self, snapshot: Any, rows: TrainingRows) -> Any:
-        """Return the next snapshot, which has learned from rows (N, D) float32."""
+    def _after_train(self, snapshot: Any, rows: TrainingRows, verbose: bool) -> Any:
+        """Return the next snapshot, which has learned from rows (N, D) float32; see `train`."""
 
     @abstractmethod
     def _after_add(self, snapshot: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
@@ -102,7 +104,7 @@ class Snapshots(ABC):
         Raises:
             KeyError, TypeError, ValueError: The part is damaged.
         """
-        rows, _ = vectors(part["rows"], self.d, "rows")
+        rows, _ = vectors(validation.data(part["rows"], name="rows"), self.d, self._limit)
         return self._after_add(snapshot, rows, distinct_ids(part["ids"], len(rows)))
 
     def _with_rows(
@@ -140,11 +142,8 @@ class Snapshots(ABC):
         if ids is None:
             return next_ids(snapshot.next_id, n)
         ids = distinct_ids(ids, n)
-        if ids.min() < snapshot.next_id and self._count(snapshot):
-            taken = ids[self._places(snapshot, ids) >= 0]
-            if taken.size:
-                raise ValueError(
-                    f"ids must be new, got {taken[0]}, which the index holds"
-                    f" (ids.shape={ids.shape})"
-                )
+        may_hold = ids.min() < snapshot.next_id and self._count(snapshot)
+        taken = ids[self._places(snapshot, ids) >= 0] if may_hold else ids[:0]
+        if len(taken):
+            raise ValueError(f"ids must be new, got {taken[0]}, which the index holds")
         return ids

@@ -234,9 +234,8 @@ class EmbeddingStore:
             allowed = np.array(
                 [one for one in contents.ids().tolist() if meets(get(one))], np.int64
             )
-        distances, ids = index._k_nearest(
-            one_as_row(query), k, allowed, name="query", snapshot=contents.snapshot
-        )
+        queries = validation.data(one_as_row(query), name="query")
+        distances, ids = index._k_nearest(queries, k, allowed, snapshot=contents.snapshot)
         metadata = [[get(one) for one in row] for row in np.asarray(ids).tolist()]
         return Hits(distances, contents.names.to_caller(ids), metadata)
 
@@ -272,7 +271,7 @@ class EmbeddingStore:
         index = self._index_for(contents, data)
         n_new = int((contents.places(ids) < 0).sum())
         check_memory(self.max_memory_gb, index, contents.size + n_new, data.given_shape)
-        rows, _ = vectors(data, index.d, "embeddings")
+        rows, _ = vectors(data, index.d, index._limit)
         only_new = n_new == len(ids)
         if only_new:
             self._current.begin_add(ids)

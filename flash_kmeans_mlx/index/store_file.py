@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -74,7 +73,7 @@ def write(
     """Write a whole store; what was there stays until the new file is complete."""
     folder = folder.resolve()
     file = folder / FILE
-    token = uuid.uuid4().hex
+    token = os.urandom(16).hex()
     index_file.write(file, class_name, parameters | {"token": token}, arrays)
     # Changes to the file before do not count any more: they have another token.
     (folder / LOG).unlink(missing_ok=True)
