@@ -7,6 +7,7 @@ from .base import Index, load_index
 from .factory import index_factory
 from .faiss import from_faiss, to_faiss
 from .faiss_training import train_faiss
+from .faiss_words import METRIC_INNER_PRODUCT, METRIC_L1, METRIC_L2, METRIC_Linf
 from .flat import IndexFlat
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
@@ -14,21 +15,42 @@ from .opq import OPQMatrix
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
 from .quantizer import ProductQuantizer
+from .registry import deserialize_index, serialize_index
+from .search_parameters import (
+    IDSelectorArray,
+    IDSelectorBatch,
+    IDSelectorBitmap,
+    IDSelectorRange,
+    SearchParameters,
+    SearchParametersIVF,
+)
 from .store import EmbeddingStore
 
 __all__ = [
+    "METRIC_INNER_PRODUCT",
+    "METRIC_L1",
+    "METRIC_L2",
     "EmbeddingStore",
+    "IDSelectorArray",
+    "IDSelectorBatch",
+    "IDSelectorBitmap",
+    "IDSelectorRange",
     "Index",
     "IndexFlat",
     "IndexIVFFlat",
     "IndexIVFPQ",
     "IndexPQ",
     "IndexPreTransform",
+    "METRIC_Linf",
     "OPQMatrix",
     "ProductQuantizer",
+    "SearchParameters",
+    "SearchParametersIVF",
+    "deserialize_index",
     "from_faiss",
     "index_factory",
     "load_index",
+    "serialize_index",
     "to_faiss",
     "train_faiss",
 ]

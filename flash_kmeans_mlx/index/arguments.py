@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from .. import validation
@@ -27,13 +28,15 @@ def vectors(x: Any, d: int, limit: float = np.inf) -> tuple[np.ndarray, bool]:
     """Return vectors x as (N, d) float32 in C order, and whether x is an `mx.array`.
 
     Args:
-        x: (N, d); `validation.data` may have made it of an argument of another name.
+        x: (N, d), N may be 0; `validation.data` may have made it of an argument of another name.
         d: Dimensions.
         limit: A power of two, the largest magnitude.
 
     Raises:
         ValueError, TypeError: The message names the argument, its value and its bound.
     """
+    if not isinstance(x, validation.Data) and tuple(getattr(x, "shape", ())) == (0, d):
+        return np.zeros((0, d), np.float32), isinstance(x, mx.array)
     data = validation.data(x)
     name = data.name
     if data.batched or data.shape[2] != d:
@@ -101,6 +104,8 @@ def distinct_ids(ids: Any, n: int) -> np.ndarray:
     array = integers(ids)
     if array.shape != (n,):
         raise ValueError(f"ids must have shape (N,)=({n},), got {array.shape}")
+    if not n:
+        return array
     ordered = np.sort(array)
     smallest = ordered[0]
     if smallest < 0 or ordered[-1] > LARGEST_ID:

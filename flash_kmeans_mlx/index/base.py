@@ -23,11 +23,12 @@ import numpy as np
 from .. import backends, validation
 from . import index_file
 from .arguments import check_radius, integers, vectors
+from .faiss_words import FaissWords, metric_name
 from .filters import FilteredSearch, allowed
 from .lock import Lock
 from .registry import load_index, register, restore_index
 from .results import Found, no_results, padded, to_caller, within_radius
-from .snapshots import Snapshots
+from .search_parameters import chosen_ids, options_of
 from .sources import rows_to_add, rows_to_train
 
 __all__ = ["Index", "load_index", "restore_index"]
@@ -35,7 +36,7 @@ __all__ = ["Index", "load_index", "restore_index"]
 T = TypeVar("T")
 
 
-class Index(Snapshots):
+class Index(FaissWords):
     """Vectors with ids, to be searched. Vectors are stored, compared and returned as float32.
 
     Searches may run in many threads while another thread trains, adds or removes: they see the
@@ -45,24 +46,27 @@ class Index(Snapshots):
     Args:
         d: Dimensions of the vectors.
         metric: Distance, as in `knn`: "euclidean" (squared), "cosine" (1 - cos) or "dot" (a
-            similarity).
+            similarity); METRIC_L2 and METRIC_INNER_PRODUCT of faiss are the first and the last.
         backend: As in `knn`.
 
     Attributes:
         d, metric, backend: As given.
+        verbose: Whether `train` prints a line per iteration; False at first.
     """
 
     # A NamedTuple of the class's own, with a field `next_id`.
     _snapshot: Any
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         register(cls)
 
     def __init__(self, d: int, metric: str = "euclidean", *, backend: str | None = None) -> None:
         self.d = validation.check_count("d", d, 1)
-        self.metric = validation.check_choice("metric", metric, self.metrics)
+        self.metric = validation.check_choice("metric", metric_name(metric), self.metrics)
         backends.resolve(backend)
         self.backend = backend
+        self.verbose = False
         self._lock = Lock()
 
     @property
@@ -81,7 +85,8 @@ class Index(Snapshots):
         Args:
             x: (N, D) vectors, or files as in `batch_kmeans_Euclid`, of which a sample is read. They
                 are not added, and others may be added later.
-            verbose: Print a line per iteration of each stage: "rotation", "lists", "codebooks".
+            verbose: Print a line per iteration of each stage: "rotation", "lists", "codebooks"; the
+                attribute `verbose` does too.
 
         Raises:
             ValueError, TypeError: The message names the argument; or the index holds vectors.
@@ -89,7 +94,7 @@ class Index(Snapshots):
         Warns:
             UserWarning: There are fewer than 39 points per centroid.
         """
-        verbose = validation.check_flag("verbose", verbose)
+        verbose = validation.check_flag("verbose", verbose) or bool(self.verbose)
         rows = rows_to_train(x, self.d, self._limit)
 
         def trained(snapshot: Any) -> tuple[Any, None]:
@@ -116,15 +121,29 @@ class Index(Snapshots):
         """
         self._insert(x, ids)
 
-    def search(self, x: Any, k: int, *, ids: Any = None, exclude: Any = None) -> tuple[Any, Any]:
+    def search(
+        self,
+        x: Any,
+        k: int,
+        *,
+        nprobe: int | None = None,
+        ids: Any = None,
+        exclude: Any = None,
+        params: Any = None,
+    ) -> tuple[Any, Any]:
         """Find the k nearest vectors of every query.
 
         Args:
             x: (Q, D) queries, `mx.array` or NumPy.
             k: Neighbours of every query; may be more than `ntotal`.
-            ids: The ids that may be found: integers (M,), a mask (L,) bool over ids 0..L-1, or a
-                `range`; None for all. Those that the index does not hold do not matter.
+            nprobe: Lists to look at, whatever the filter; None for the attribute. Without effect
+                where there are no lists, and more than all are all.
+            ids: The ids that may be found: integers (M,), a mask (L,) bool over ids 0..L-1, a
+                `range`, or a selector of faiss; None for all. Those that the index does not hold do
+                not matter.
             exclude: The ids that may not be found, likewise; None for none.
+            params: An object with some of the attributes `nprobe` and `sel` (as `ids`), like
+                `SearchParametersIVF`; arguments win.
 
         Returns:
             ``distances (Q, k) float32, ids (Q, k) int64``, nearest first, equal distances by id;
@@ -135,24 +154,33 @@ class Index(Snapshots):
             ValueError, TypeError: The message names the argument, its value and its bound.
             NotFittedError: The index is not trained.
         """
-        return self._k_nearest(x, k, ids, exclude)
+        return self._k_nearest(x, k, ids, exclude, nprobe=nprobe, params=params)
 
     def range_search(
-        self, x: Any, radius: float, *, ids: Any = None, exclude: Any = None
+        self,
+        x: Any,
+        radius: float,
+        *,
+        nprobe: int | None = None,
+        ids: Any = None,
+        exclude: Any = None,
+        params: Any = None,
     ) -> tuple[Any, Any, Any]:
         """Find all vectors nearer than a radius; for "dot", all whose product is larger than it.
 
         Args:
             x: (Q, D) queries, `mx.array` or NumPy.
             radius: In the units of the distances.
+            nprobe: Lists to look at, as in `search`.
             ids: The ids that may be found, as in `search`.
             exclude: The ids that may not be found.
+            params: An object with `nprobe` and `sel`, as in `search`.
 
         Returns:
             ``lims (Q + 1,) int64, distances float32, ids int64``: The results of query i are
             ``lims[i]:lims[i + 1]``, nearest first.
         """
-        return self._all_within(x, radius, ids, exclude)
+        return self._all_within(x, radius, ids, exclude, nprobe=nprobe, params=params)
 
     def reconstruct(self, id: int) -> np.ndarray:  # noqa: A002  # faiss's name for it
         """Return the vector (D,) float32 of an id, as exactly as the index keeps it.
@@ -177,9 +205,12 @@ class Index(Snapshots):
         return self._rows_at(snapshot, places) if len(wanted) else np.zeros((0, self.d), np.float32)
 
     def remove_ids(self, ids: Any) -> int:
-        """Remove vectors by ids (M,) and return how many there were; others keep their ids."""
-        wanted = np.unique(integers(ids))
-        return self._change(lambda snapshot: self._without(snapshot, wanted))
+        """Remove vectors and return how many there were; others keep their ids.
+
+        `ids` are as in `search`: integers (M,), a mask, a `range`, or a selector.
+        """
+        chosen = chosen_ids(ids)
+        return self._change(lambda snapshot: self._without(snapshot, chosen(self._ids, snapshot)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which is replaced in one step."""
@@ -212,6 +243,8 @@ class Index(Snapshots):
         def added(snapshot: Any) -> tuple[Any, np.ndarray]:
             self._check_trained("add", snapshot)
             new_ids = self._new_ids(snapshot, ids, n)
+            if not n:
+                return snapshot, new_ids
             return self._with_rows(snapshot, pieces, new_ids), new_ids
 
         return self._change(added)
@@ -247,7 +280,7 @@ class Index(Snapshots):
         snapshot = self._snapshot if snapshot is None else snapshot
         self._check_trained("search", snapshot)
         search, n = self._filtered(snapshot, ids, exclude, options)
-        available = min(k, n)
+        available = min(k, n) if len(queries) else 0
         found = no_results((len(queries), 0), self.metric)
         if available:
             found = search(queries, available)
@@ -270,6 +303,7 @@ class Index(Snapshots):
         self, snapshot: Any, ids: Any, exclude: Any, options: dict[str, Any]
     ) -> tuple[Callable[[np.ndarray, int], Found], int]:
         """Return a search among the vectors that a filter allows, and how many there are."""
+        options, ids = options_of(options, ids)
         search = partial(self._search, snapshot, **options)
         n = self._count(snapshot)
         if ids is None and exclude is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ def from_faiss(index: Any, *, backend: str | None = None) -> Index:
 
 def _to_faiss(faiss: Any, index: Index) -> Any:
     # The copy keeps the present snapshot while other threads change the index.
-    index = copy.copy(index)
+    index = index._reader()
     if isinstance(index, IndexPreTransform):
         transform = faiss.LinearTransform(index.d, index.d, False)
         set_rotation(faiss, transform, index.transform)
@@ -85,8 +84,8 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
         codes = np.ascontiguousarray(arrays["rows"]).view(np.uint8)
         return _with_ids(faiss, twin, arrays["ids"], codes)
     if isinstance(index, IndexPQ):
-        twin = faiss.IndexPQ(index.d, index.quantizer.m, index.quantizer.nbits, metric)
-        set_codebooks(faiss, twin.pq, index.quantizer)
+        twin = faiss.IndexPQ(index.d, index.pq.m, index.pq.nbits, metric)
+        set_codebooks(faiss, twin.pq, index.pq)
         twin.is_trained = True
         arrays = index.lists.state()
         order = np.argsort(arrays["ids"])
@@ -101,7 +100,7 @@ def _lists_to_faiss(faiss: Any, index: IndexIVFFlat | IndexIVFPQ, metric: Any) -
     quantizer.add(index.centroids)
     if isinstance(index, IndexIVFPQ):
         twin = faiss.IndexIVFPQ(quantizer, index.d, index.nlist, index.m, index.nbits, metric)
-        set_codebooks(faiss, twin.pq, index.quantizer)
+        set_codebooks(faiss, twin.pq, index.pq)
         twin.precompute_table()
     else:
         twin = faiss.IndexIVFFlat(quantizer, index.d, index.nlist, metric)
@@ -159,8 +158,8 @@ def _pq_from_faiss(
     faiss: Any, index: Any, ids: np.ndarray | None, metric: str, backend: str | None
 ) -> IndexPQ:
     ours = IndexPQ(index.d, index.pq.M, index.pq.nbits, metric, backend=backend)
-    ours.quantizer.codebooks = _codebooks(faiss, index.pq)
-    codes = faiss.vector_to_array(index.codes).reshape(-1, ours.quantizer.code_size)
+    ours.pq.codebooks = _codebooks(faiss, index.pq)
+    codes = faiss.vector_to_array(index.codes).reshape(-1, ours.pq.code_size)
     if len(codes):
         ids = ours._new_ids(ours._snapshot, ids, len(codes))
         ours._snapshot = ours._after_add_codes(ours._snapshot, codes, ids)
@@ -185,7 +184,7 @@ def _rotated_from_faiss(
             "an IndexPreTransform of faiss must have one rotation and nothing else before its index"
         )
     inner = _from_faiss(faiss, index.index, ids, backend)
-    m = inner.quantizer.m if isinstance(inner, (IndexPQ, IndexIVFPQ)) else 1
+    m = inner.pq.m if isinstance(inner, (IndexPQ, IndexIVFPQ)) else 1
     rotation = OPQMatrix(index.d, m, backend=backend)
     matrix = faiss.vector_to_array(transform.A).reshape(index.d, index.d)
     rotation.matrix = checked_rotation(matrix, index.d)
@@ -204,7 +203,7 @@ def _lists_from_faiss(
         ours: IndexIVFFlat | IndexIVFPQ = IndexIVFFlat(index.d, index.nlist, **options)
     elif index.by_residual:
         ours = IndexIVFPQ(index.d, index.nlist, index.pq.M, index.pq.nbits, **options)
-        ours.quantizer.codebooks = _codebooks(faiss, index.pq)
+        ours.pq.codebooks = _codebooks(faiss, index.pq)
     else:
         raise ValueError("by_residual=False: only codes of residuals are supported")
     centroids = index.quantizer.reconstruct_n(0, index.nlist)

@@ -46,6 +46,8 @@ def allowed(held: np.ndarray, ids: Any, exclude: Any) -> np.ndarray:
 def _among(held: np.ndarray, given: Any, name: str) -> np.ndarray:
     """Return (N,) bool, which of the ids held (N,), in ascending order, are among the given."""
     mark = np.zeros(len(held), bool)
+    if hasattr(given, "is_member"):  # a selector of faiss
+        return np.fromiter(map(given.is_member, held.tolist()), bool, len(held))
     if isinstance(given, range):
         ascending = given if given.step > 0 else given[::-1]
         first, stop = (min(max(i, 0), LARGEST_ID + 1) for i in (ascending.start, ascending.stop))

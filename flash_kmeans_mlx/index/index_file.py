@@ -14,7 +14,7 @@ from ..errors import BackendUnavailableError
 from ..files import models
 from ..files.safetensors import json_object
 
-__all__ = ["DAMAGE", "check_sizes", "read", "write"]
+__all__ = ["DAMAGE", "check_sizes", "from_bytes", "read", "to_bytes", "write"]
 
 # Errors while an index is made from a damaged state.
 DAMAGE = (
@@ -48,8 +48,7 @@ def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, n
     """
     arrays, metadata, version = models.read_versioned(path)
     try:
-        class_name = metadata["class"]
-        parameters = json_object(metadata["parameters"].encode())
+        class_name, parameters = _described(metadata)
         # Version 1 has a sum of each array in place of one of the whole file.
         sums = json.loads(metadata["crc32"]) if version == 1 else None
     except (KeyError, ValueError, RecursionError) as error:
@@ -62,6 +61,26 @@ def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, n
                     " copy the file again"
                 )
     return class_name, parameters, arrays
+
+
+def to_bytes(class_name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
+    """Return the bytes of the file that `write` writes."""
+    metadata = {"class": class_name, "parameters": json.dumps(parameters)}
+    return b"".join(models.to_buffers(arrays, metadata))
+
+
+def from_bytes(data: bytes) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    """Return what `read` does, from what `to_bytes` returned; ValueError if it is damaged."""
+    arrays, metadata = models.from_bytes(data)
+    try:
+        return *_described(metadata), arrays
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"it holds no index ({error})") from error
+
+
+def _described(metadata: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    """Return the class and the parameters that metadata name."""
+    return metadata["class"], json_object(metadata["parameters"].encode())
 
 
 def _crc32(array: np.ndarray) -> int:

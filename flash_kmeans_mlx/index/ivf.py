@@ -15,6 +15,8 @@ from ..kmeans.assign import assign
 from ..kmeans.fit import fit
 from ..metrics import METRICS, PROXIMITIES
 from ..neighbours.api import knn
+from .faiss_words import metric_name
+from .flat import IndexFlat
 from .listed import Listed
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
@@ -55,8 +57,8 @@ class IVF(Listed):
     Args:
         d, metric, backend: As in `Index`.
         nlist: Number of lists, one for each centroid.
-        nprobe: Lists that a search looks at, those of the nearest centroids; with nprobe = nlist it
-            looks at all vectors.
+        nprobe: Lists that a search looks at, those of the nearest centroids; with nprobe = nlist,
+            or more, it looks at all vectors.
         width: Values that a list holds of a vector.
         dtype: Of these values.
         seed: Of the training; the same seed gives the same index on the same backend.
@@ -111,40 +113,27 @@ class IVF(Listed):
 
     @property
     def nprobe(self) -> int:
-        """Number of lists that a search looks at by default."""
+        """Number of lists that a search looks at by default, at most nlist."""
         return self._nprobe
 
     @nprobe.setter
     def nprobe(self, value: int) -> None:
-        self._nprobe = validation.check_count("nprobe", value, 1, self.nlist, "nlist")
+        self._nprobe = min(validation.check_count("nprobe", value, 1), self.nlist)
 
     @property
     def centroids(self) -> np.ndarray | None:
         return self._snapshot.centroids
 
+    @property
+    def quantizer(self) -> IndexFlat:
+        """A copy of the centroids as an index; without vectors before training."""
+        index = IndexFlat(self.d, self.metric, backend=self.backend)
+        if self.centroids is not None:
+            index.add(self.centroids)
+        return index
+
     def _is_ready(self, snapshot: IVFSnapshot) -> bool:
         return snapshot.centroids is not None
-
-    def search(
-        self, x: Any, k: int, *, nprobe: int | None = None, ids: Any = None, exclude: Any = None
-    ) -> tuple[Any, Any]:
-        """Search as `Index.search` does, in the nprobe nearest lists, whatever the filter.
-
-        `nprobe` is the number of lists to look at; None for the attribute.
-        """
-        return self._k_nearest(x, k, ids, exclude, nprobe=nprobe)
-
-    def range_search(
-        self,
-        x: Any,
-        radius: float,
-        *,
-        nprobe: int | None = None,
-        ids: Any = None,
-        exclude: Any = None,
-    ) -> tuple[Any, Any, Any]:
-        """Search as `Index.range_search` does, in the nprobe nearest lists, as `search`."""
-        return self._all_within(x, radius, ids, exclude, nprobe=nprobe)
 
     # Subclasses define the following, the last three only if they have a quantizer.
 
@@ -200,9 +189,7 @@ class IVF(Listed):
 
     def _probe(self, snapshot: IVFSnapshot, queries: np.ndarray, nprobe: int | None) -> np.ndarray:
         """Return the lists (Q, nprobe) int64 of the nearest centroids, nearest first."""
-        if nprobe is None:
-            nprobe = self.nprobe
-        nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
+        nprobe = self.nprobe if nprobe is None else min(nprobe, self.nlist)
         _, probes = knn(queries, snapshot.centroids, nprobe, self.metric, backend=self.backend)
         return np.asarray(probes)
 
@@ -293,6 +280,7 @@ class IndexIVFFlat(IVF):
         max_points_per_centroid: int = 256,
         backend: str | None = None,
     ) -> None:
+        metric = metric_name(metric)
         # For cosine, a row is a vector and 1 / its norm.
         super().__init__(
             d,

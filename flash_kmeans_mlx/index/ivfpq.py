@@ -10,6 +10,7 @@ from .. import backends
 from ..backends.codes import Coding, pack
 from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES, unit_rows
+from .faiss_words import metric_name
 from .ivf import IVF, IVFSnapshot
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
 from .results import Found
@@ -35,7 +36,7 @@ class IndexIVFPQ(IVF):
         seed, niter, max_points_per_centroid: Of the training, as in `IVF`.
 
     Attributes:
-        quantizer: The `ProductQuantizer` of the residuals.
+        pq: The `ProductQuantizer` of the residuals.
 
     Example:
         >>> import numpy as np
@@ -68,6 +69,7 @@ class IndexIVFPQ(IVF):
             d, m, nbits, seed=seed, max_points_per_centroid=max_points_per_centroid, backend=backend
         )
         self.m, self.nbits = quantizer.m, quantizer.nbits
+        metric = metric_name(metric)
         super().__init__(
             d,
             nlist,
@@ -83,7 +85,7 @@ class IndexIVFPQ(IVF):
         self._snapshot = self._snapshot._replace(quantizer=quantizer)
 
     @property
-    def quantizer(self) -> ProductQuantizer:
+    def pq(self) -> ProductQuantizer:
         return self._snapshot.quantizer
 
     def _coding(self, snapshot: IVFSnapshot) -> Coding:
@@ -101,7 +103,7 @@ class IndexIVFPQ(IVF):
     def _train_quantizer(
         self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool
     ) -> ProductQuantizer:
-        quantizer = copy.copy(self.quantizer)
+        quantizer = copy.copy(self.pq)
         points = sample(rows, quantizer.ksub, self.max_points_per_centroid, self.seed)
         labels = np.asarray(assign(points, snapshot.centroids, self.metric, backend=self.backend))
         quantizer.learn(self._residuals(snapshot, points, labels), verbose=verbose)
@@ -143,5 +145,5 @@ class IndexIVFPQ(IVF):
         return {"codebooks": snapshot.quantizer.trained("save")}
 
     def _restore_quantizer(self, arrays: dict[str, np.ndarray]) -> ProductQuantizer:
-        restore_codebooks(self.quantizer, arrays)
-        return self.quantizer
+        restore_codebooks(self.pq, arrays)
+        return self.pq

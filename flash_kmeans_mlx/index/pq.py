@@ -10,6 +10,7 @@ import numpy as np
 from .. import backends
 from ..backends.codes import Coding, pack
 from ..metrics import PROXIMITIES, unit_rows
+from .arguments import vectors
 from .listed import Listed
 from .lists import BLOCK, InvertedLists
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
@@ -50,7 +51,7 @@ class IndexPQ(Listed):
         seed, niter, max_points_per_centroid: Of the training, as in `ProductQuantizer`.
 
     Attributes:
-        quantizer: The `ProductQuantizer`.
+        pq: The `ProductQuantizer`.
 
     Example:
         >>> import numpy as np
@@ -86,14 +87,23 @@ class IndexPQ(Listed):
             backend=backend,
         )
         # For cosine, a code is followed by 1 / the norm of its vector.
-        width = quantizer.code_size + 4 * (metric == "cosine")
+        width = quantizer.code_size + 4 * (self.metric == "cosine")
         lists = InvertedLists(LISTS, width, np.uint8)
         self._snapshot = _PQSnapshot(next_id=0, lists=lists, quantizer=quantizer)
         self._centroids = np.zeros((LISTS, d), np.float32)
 
     @property
-    def quantizer(self) -> ProductQuantizer:
+    def pq(self) -> ProductQuantizer:
         return self._snapshot.quantizer
+
+    def sa_encode(self, x: Any) -> np.ndarray:
+        """Return the codes (N, code_size) uint8 of vectors x (N, D)."""
+        rows, _ = vectors(x, self.d)
+        return self.pq.encode(self._directions(rows))
+
+    def sa_decode(self, codes: Any) -> np.ndarray:
+        """Return the vectors (N, D) float32 of codes (N, code_size) uint8."""
+        return self.pq.decode(codes)
 
     def _is_ready(self, snapshot: _PQSnapshot) -> bool:
         return snapshot.quantizer.is_trained
@@ -178,7 +188,7 @@ class IndexPQ(Listed):
         next_id = arguments.pop("next_id")
         index = cls(**arguments)
         if arrays:
-            restore_codebooks(index.quantizer, arrays)
+            restore_codebooks(index.pq, arrays)
             index._snapshot = index._snapshot._replace(lists=index.lists.restored(arrays))
         index._restore_next_id(next_id, arrays.get("ids", np.zeros(0, np.int64)))
         return index

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .base import Index, restore_index
-from .ivf import IVF
 from .opq import OPQMatrix
 from .results import Found
 from .sources import TrainingRows, mapped
 
 __all__ = ["IndexPreTransform"]
+
+# Attributes that are those of the index of rotated vectors.
+FORWARDED = ("nprobe", "ef", "nlist")
 
 
 class _TrainedSnapshot(NamedTuple):
@@ -40,6 +42,7 @@ class IndexPreTransform(Index):
 
     Attributes:
         transform, index: As given.
+        nprobe, ef, nlist: Of the index.
 
     Example:
         >>> import numpy as np
@@ -79,37 +82,28 @@ class IndexPreTransform(Index):
         else:
             self.index._snapshot = snapshot
 
+    def __getattr__(self, name: str) -> Any:
+        if name in FORWARDED:
+            return getattr(self.index, name)
+        raise AttributeError(f"an IndexPreTransform has no attribute {name!r}: has its index?")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in FORWARDED:
+            setattr(self.index, name, value)
+        else:
+            super().__setattr__(name, value)
+            if name == "backend" and self._is_complete:
+                self.index.backend = value
+
+    def _settable(self) -> list[str]:
+        inner = self.index._settable()
+        return super()._settable() + [name for name in FORWARDED if name in inner]
+
     def _count(self, snapshot: Any) -> int:
         return self.index._count(snapshot)
 
     def _is_ready(self, snapshot: Any) -> bool:
         return self.transform.is_trained and self.index._is_ready(snapshot)
-
-    def search(
-        self, x: Any, k: int, *, nprobe: int | None = None, ids: Any = None, exclude: Any = None
-    ) -> tuple[Any, Any]:
-        """Search as `Index.search` does; `nprobe` is for an index with lists."""
-        return self._k_nearest(x, k, ids, exclude, **self._options(nprobe))
-
-    def range_search(
-        self,
-        x: Any,
-        radius: float,
-        *,
-        nprobe: int | None = None,
-        ids: Any = None,
-        exclude: Any = None,
-    ) -> tuple[Any, Any, Any]:
-        """Search as `Index.range_search` does; `nprobe` is for an index with lists."""
-        return self._all_within(x, radius, ids, exclude, **self._options(nprobe))
-
-    def _options(self, nprobe: int | None) -> dict[str, Any]:
-        if nprobe is not None and not isinstance(self.index, IVF):
-            raise ValueError(
-                f"nprobe={nprobe} needs an index with lists, this one is an"
-                f" {type(self.index).__name__}"
-            )
-        return {} if nprobe is None else {"nprobe": nprobe}
 
     def _after_train(self, snapshot: Any, rows: TrainingRows, verbose: bool) -> _TrainedSnapshot:
         transform = copy.copy(self.transform)

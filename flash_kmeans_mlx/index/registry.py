@@ -9,7 +9,7 @@ import numpy as np
 
 from . import index_file
 
-__all__ = ["load_index", "register", "restore_index"]
+__all__ = ["deserialize_index", "load_index", "register", "restore_index", "serialize_index"]
 
 _CLASSES: dict[str, Any] = {}
 
@@ -27,13 +27,33 @@ def load_index(path: str | os.PathLike[str]) -> Any:
         ValueError: It is not such a file, of a newer format, truncated or damaged; the message says
             which.
     """
-    class_name, parameters, arrays = index_file.read(path)
+    return _checked(repr(os.fspath(path)), *index_file.read(path))
+
+
+def serialize_index(index: Any) -> np.ndarray:
+    """Return the bytes of the file that `save` writes, (n,) uint8."""
+    data = index_file.to_bytes(type(index).__name__, *index.state())
+    return np.frombuffer(bytearray(data), np.uint8)
+
+
+def deserialize_index(data: Any) -> Any:
+    """Return the index of bytes (n,) uint8 that `serialize_index` returned.
+
+    Raises:
+        ValueError: They are not such bytes, of a newer format, truncated or damaged.
+    """
+    return _checked("an index", *index_file.from_bytes(bytes(data)))
+
+
+def _checked(
+    place: str, class_name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> Any:
+    """Return the index with that state; ValueError, which names the place, if it is damaged."""
     try:
         return restore_index(class_name, parameters, arrays)
     except index_file.DAMAGE as error:
         raise ValueError(
-            f"cannot load {os.fspath(path)!r}: it is a damaged {class_name} ({error});"
-            " save it again"
+            f"cannot load {place}: it is a damaged {class_name} ({error}); save it again"
         ) from error
 
 

@@ -55,7 +55,8 @@ def within_radius(
         ``lims (Q + 1,) int64, distances, ids``: Those of query i are ``lims[i]:lims[i + 1]``.
     """
     sign = -1 if metric == "dot" else 1
-    found = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * len(queries)
+    nothing = (np.zeros(0, np.float32), np.zeros(0, np.int64))
+    found = [nothing] * len(queries)
     unfinished = np.arange(len(queries) if n_vectors else 0)
     k = FIRST_K
     while len(unfinished):
@@ -71,5 +72,6 @@ def within_radius(
         unfinished = np.concatenate(all_inside)
         k *= 8
     lims = np.cumsum([0] + [len(ids) for _, ids in found])
+    found.append(nothing)  # for no queries
     distances = np.concatenate([distances for distances, _ in found])
     return lims, distances, np.concatenate([ids for _, ids in found])

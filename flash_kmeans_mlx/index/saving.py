@@ -15,6 +15,7 @@ from ..files import models
 from ..files.safetensors import json_object
 from . import store_file
 from .contents import Contents, no_contents
+from .faiss_words import set_backend
 from .growth import bytes_per_vector
 from .index_file import DAMAGE
 from .registry import restore_index
@@ -133,7 +134,7 @@ def _restored(
 ) -> Contents:
     """Return the contents of a state and its changes; one of `DAMAGE` if they are damaged."""
     index = restore_index(parameters["class"], parameters["index"], _unprefixed(arrays))
-    index.backend = backend
+    set_backend(index, backend)
     metadata, names = _texts(arrays)
     for changes, _ in log.records:
         for key in changes["touched"].tolist():

@@ -142,7 +142,7 @@ class Snapshots(ABC):
         if ids is None:
             return next_ids(snapshot.next_id, n)
         ids = distinct_ids(ids, n)
-        may_hold = ids.min() < snapshot.next_id and self._count(snapshot)
+        may_hold = n and ids.min() < snapshot.next_id and self._count(snapshot)
         taken = ids[self._places(snapshot, ids) >= 0] if may_hold else ids[:0]
         if len(taken):
             raise ValueError(f"ids must be new, got {taken[0]}, which the index holds")

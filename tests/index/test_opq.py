@@ -68,7 +68,7 @@ def test_an_index_of_rotated_vectors(metric: str, tmp_path: Any) -> None:
     flat.add(rows, ids)
     found, expected = index.search(X[:40], 5, nprobe=6), flat.search(X[:40], 5)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-5)
-    index.index.nprobe = 6  # pyright: ignore[reportAttributeAccessIssue]
+    index.nprobe = 6
     np.testing.assert_array_equal(index.search(X[:40], 5)[1], found[1])
     lims, _, inside = index.range_search(X[:2], float(found[0][0, 4]))
     assert set(inside[: lims[1]]) <= set(found[1][0])
@@ -101,10 +101,6 @@ def test_arguments_of_rotations() -> None:
     with pytest.raises(TypeError, match="transform must be an OPQMatrix, got str"):
         IndexPreTransform("OPQ", IndexFlat(64))  # pyright: ignore[reportArgumentType]
     index = IndexPreTransform(OPQMatrix(64, 8), IndexFlat(64))
-    with pytest.raises(
-        ValueError, match="nprobe=3 needs an index with lists, this one is an IndexFlat"
-    ):
-        index.search(X, 1, nprobe=3)
     with pytest.raises(fk.NotFittedError, match="add needs a trained index"):
         index.add(X)
 
@@ -114,9 +110,9 @@ def test_descriptions() -> None:
     index: Any = index_factory(64, "IVF256,Flat", "dot", seed=3)
     assert (type(index), index.nlist, index.metric, index.seed) == (IndexIVFFlat, 256, "dot", 3)
     index = index_factory(64, "PQ16")
-    assert (type(index), index.quantizer.m, index.quantizer.nbits) == (IndexPQ, 16, 8)
+    assert (type(index), index.pq.m, index.pq.nbits) == (IndexPQ, 16, 8)
     index = index_factory(64, "PQ16x4", backend="reference")
-    assert (index.quantizer.nbits, index.backend) == (4, "reference")
+    assert (index.pq.nbits, index.backend) == (4, "reference")
     index = index_factory(64, "IVF32,PQ8x5", "cosine")
     assert (type(index), index.nlist, index.m, index.nbits, index.metric) == (
         IndexIVFPQ,

@@ -1,0 +1,100 @@
+"""Parameters of searches and selectors of ids, by faiss's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import validation
+from .arguments import integers
+from .filters import allowed
+
+__all__ = [
+    "IDSelectorArray",
+    "IDSelectorBatch",
+    "IDSelectorBitmap",
+    "IDSelectorRange",
+    "SearchParameters",
+    "SearchParametersIVF",
+    "chosen_ids",
+    "options_of",
+]
+
+
+@dataclass
+class SearchParameters:
+    """What `search(..., params=)` takes.
+
+    Attributes:
+        sel: The ids that may be found, as `ids` of `Index.search`.
+    """
+
+    sel: Any = None
+
+
+@dataclass
+class SearchParametersIVF(SearchParameters):
+    """What `search(..., params=)` takes, for indexes with lists.
+
+    Attributes:
+        sel: The ids that may be found, as `ids` of `Index.search`.
+        nprobe: Lists to look at; None for the index's own number, where faiss has 1.
+    """
+
+    nprobe: int | None = None
+
+
+def IDSelectorBatch(indices: Any) -> np.ndarray:  # noqa: N802
+    """Return ids (M,) as what `ids=` and `sel=` take."""
+    return integers(indices)
+
+
+IDSelectorArray = IDSelectorBatch
+
+
+def IDSelectorRange(imin: int, imax: int) -> range:  # noqa: N802
+    """Return the ids from imin to imax - 1."""
+    return range(imin, imax)
+
+
+def IDSelectorBitmap(bitmap: Any) -> np.ndarray:  # noqa: N802
+    """Return the mask of ids whose bits are set in bytes (N,) uint8, lowest bits first."""
+    return np.unpackbits(np.asarray(bitmap, np.uint8), bitorder="little").astype(bool)
+
+
+def options_of(options: dict[str, Any], ids: Any) -> tuple[dict[str, Any], Any]:
+    """Return the options of a search, and ids, with those of an object `params` among them.
+
+    Args:
+        options: `params`, or None, and others, which win where they are not None.
+        ids: As `ids` of `Index.search`, which win too.
+    """
+    params = options.pop("params", None)
+    if params is not None:
+        for name, value in options.items():
+            options[name] = getattr(params, name, None) if value is None else value
+        ids = getattr(params, "sel", None) if ids is None else ids
+    if options.get("nprobe") is not None:
+        validation.check_count("nprobe", options["nprobe"], 1)
+    return options, ids
+
+
+def chosen_ids(given: Any) -> Callable[[Callable[[Any], np.ndarray], Any], np.ndarray]:
+    """Return a function that finds distinct ids (M,) which a snapshot may hold.
+
+    Args:
+        given: As `ids` of `Index.search`.
+    """
+    is_mask = isinstance(given, np.ndarray) and given.dtype == np.bool_
+    if isinstance(given, range) or hasattr(given, "is_member") or is_mask:
+
+        def chosen(held_ids: Callable[[Any], np.ndarray], snapshot: Any) -> np.ndarray:
+            held = held_ids(snapshot)
+            return held[allowed(held, given, None)]
+
+        return chosen
+    wanted = np.unique(integers(given))
+    return lambda _held_ids, _snapshot: wanted
