@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
+DLPACK_CPU = 1
 DTYPES = {name: dtype for dtype, name in _MLX_FLOATS.items()}
 
 
@@ -128,6 +129,16 @@ def as_array(x: Any, name: str) -> np.ndarray:
     """Return x as a NumPy array of any dtype; refuse masked and ragged ones."""
     if np.ma.isMaskedArray(x):
         raise TypeError(f"{name} must not be a masked array; fill or drop its masked values first")
+    if hasattr(x, "tocsr"):
+        raise TypeError(
+            f"{name} must be dense, got a {type(x).__name__}: KMeans of flash_kmeans_mlx.sklearn"
+            f" takes sparse matrices, or use {name}.toarray()"
+        )
+    if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+        device, _ = x.__dlpack_device__()
+        if device != DLPACK_CPU:
+            raise TypeError(f"{name} is on a device of DLPack type {device}: move it to the CPU")
+        return np.from_dlpack(x)
     try:
         return np.asarray(x)
     except ValueError as error:
@@ -219,6 +230,12 @@ def check_real(name: str, value: Any) -> float:
     if not np.isfinite(value) or value < 0:
         raise ValueError(f"{name}={value} must be finite and >= 0")
     return float(value)
+
+
+def check_tol(value: Any) -> float:
+    """Return a `tol`: a number that is not negative, or 0 for -1, which no shift reaches either."""
+    is_never = isinstance(value, (int, float, np.number)) and value == -1
+    return 0.0 if is_never else check_real("tol", value)
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -40,7 +40,7 @@ ASSIGN = "(x, centroids, metric='euclidean', *, max_mem_gb=0.0, backend=None, ch
 ESTIMATOR = (
     "(d=None, k=8, niter=25, tol=1e-08, seed=0, verbose=False, dtype=None, metric='euclidean', compiled=True, "
     "max_mem_gb=0.0, init='k-means++', *, n_init=1, empty='farthest', backend=None, strategy=None, check_finite=True, "
-    "n_clusters=None)"
+    "n_clusters=None, nredo=None, spherical=False)"
 )
 IVF = ", *, seed=0, niter=25, max_points_per_centroid=256, backend=None)"
 INDEXES = {
@@ -102,7 +102,6 @@ VERBS = {
     "predict": "(self, x, *, labels_path=None)",
     "save": "(self, path)",
     "score": "(self, x, sample_weight=None)",
-    "train": "(self, x, sample_weight=None, init_centroids=None, *" + LOOP,
     "transform": "(self, x)",
     "update": "(self, x, sample_weight=None)",
 }
@@ -166,6 +165,10 @@ def test_the_estimator_takes() -> None:
         if not name.startswith("_") and callable(getattr(fk.FlashKMeans, name))
     }
     assert {name: signature(verb) for name, verb in sorted(public.items())} == VERBS
+    assert (
+        signature(fk.FlashKMeans.train) == "(self, x, weights=None, init_centroids=None, **options)"
+    )
+    assert signature(fk.FlashKMeans.assign) == "(self, x)"
 
 
 @pytest.mark.parametrize("name", list(INDEXES))

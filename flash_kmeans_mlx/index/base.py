@@ -61,7 +61,9 @@ class Index(FaissWords):
         super().__init_subclass__()
         register(cls)
 
-    def __init__(self, d: int, metric: str = "euclidean", *, backend: str | None = None) -> None:
+    def __init__(
+        self, d: int, metric: str | int = "euclidean", *, backend: str | None = None
+    ) -> None:
         self.d = validation.check_count("d", d, 1)
         self.metric = validation.check_choice("metric", metric_name(metric), self.metrics)
         backends.resolve(backend)

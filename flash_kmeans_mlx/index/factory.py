@@ -15,11 +15,14 @@ from .pretransform import IndexPreTransform
 
 __all__ = ["index_factory"]
 
+ID_MAPS = ("IDMap", "IDMap2")
+UNITS = {"k": 1 << 10, "M": 1 << 20}
+
 
 def index_factory(
     d: int,
     description: str,
-    metric: str = "euclidean",
+    metric: str | int = "euclidean",
     *,
     seed: int = 0,
     backend: str | None = None,
@@ -30,8 +33,11 @@ def index_factory(
         d: Dimensions of the vectors.
         description: Parts with commas between them, as in faiss. First "OPQ16" for a learnt
             rotation, or nothing; then "IVF256" for 256 lists, or nothing; then "Flat" for vectors
-            as they are, or "PQ16" for codes of 16 parts of 8 bits, or "PQ16x4" of 4.
-        metric: "euclidean", "cosine" or "dot"; for "Flat" alone also "l1" and "linf".
+            as they are, or "PQ16" for codes of 16 parts of 8 bits, or "PQ16x4" of 4. "IVF4k" has
+            4 * 1,024 lists. "IDMap" and "IDMap2" change nothing, as every index keeps ids, and
+            neither does "np" after codes.
+        metric: "euclidean", "cosine" or "dot", or faiss's METRIC_L2 or METRIC_INNER_PRODUCT; for
+            "Flat" alone also "l1" and "linf".
         seed: Of the training.
         backend: As in `Index`.
 
@@ -46,7 +52,7 @@ def index_factory(
     """
     if not isinstance(description, str):
         raise TypeError(f"description={description!r} must be a string")
-    parts = description.split(",")
+    parts = [_with_all_lists(part) for part in description.split(",") if part not in ID_MAPS]
 
     def take(pattern: str) -> list[int] | None:
         """Remove the next part if it has that form, and return its numbers."""
@@ -58,13 +64,13 @@ def index_factory(
 
     rotation = take(r"OPQ(\d+)")
     lists = take(r"IVF(\d+)")
-    codes = take(r"PQ(\d+)(?:x(\d+))?")
+    codes = take(r"PQ(\d+)(?:x(\d+))?(?:np)?")
     flat = take("Flat")
     if parts or (codes is None) == (flat is None):
         wrong = repr(parts[0]) if parts else "its end"
         raise ValueError(
             f"description={description!r}: {wrong} is not understood; after OPQ and IVF with their"
-            " numbers, if any, comes 'Flat', 'PQ16' or 'PQ16x4'"
+            " numbers, if any, comes 'Flat', 'PQ16' or 'PQ16x4'; 'IDMap' may be anywhere"
         )
     trained: dict[str, Any] = {"seed": seed, "backend": backend}
     if lists and codes:
@@ -79,3 +85,8 @@ def index_factory(
         return index
     nbits = codes[1:] if codes else []
     return IndexPreTransform(OPQMatrix(d, *rotation, *nbits, **trained), index)
+
+
+def _with_all_lists(part: str) -> str:
+    """Return "IVF4k" as "IVF4096", likewise M, and other parts as they are."""
+    return re.sub(r"^IVF(\d+)([kM])", lambda m: f"IVF{int(m[1]) * UNITS[m[2]]}", part)

@@ -57,7 +57,9 @@ class IndexFlat(Index):
 
     metrics = tuple(PROXIMITIES)
 
-    def __init__(self, d: int, metric: str = "euclidean", *, backend: str | None = None) -> None:
+    def __init__(
+        self, d: int, metric: str | int = "euclidean", *, backend: str | None = None
+    ) -> None:
         super().__init__(d, metric, backend=backend)
         rows = Growing(np.zeros((0, self.d), np.float32))
         ids = Growing(np.zeros(0, np.int64))

@@ -57,7 +57,7 @@ class IndexIVFPQ(IVF):
         nlist: int,
         m: int,
         nbits: int = 8,
-        metric: str = "euclidean",
+        metric: str | int = "euclidean",
         nprobe: int = 1,
         *,
         seed: int = 0,

@@ -69,7 +69,7 @@ class IndexPQ(Listed):
         d: int,
         m: int,
         nbits: int = 8,
-        metric: str = "euclidean",
+        metric: str | int = "euclidean",
         *,
         seed: int = 0,
         niter: int = 25,

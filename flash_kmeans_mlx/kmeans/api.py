@@ -91,7 +91,7 @@ def batch_kmeans_Euclid(
             whatever the number of threads.
         max_iters: The most iterations; 0 returns the assignment to the initial centroids.
         tol: A batch element stops once no centroid moves farther (L2 norm, in the units of x).
-            Whatever `tol` is, it stops once an assignment changes no label.
+            Whatever `tol` is, it stops once an assignment changes no label; -1 for only then.
         empty: The fate of a cluster without points: "farthest" moves it to the point with the
             largest cost, "split" to one half of the largest cluster, "keep" leaves it where it was.
         sample_weight: (B, N) or (N,) non-negative weights, or the path of a .npy file of them.

@@ -16,6 +16,7 @@ from ..distributed.blocks import is_collection, open_collection
 from ..errors import NotFittedError
 from . import arguments, model_file
 from .assign import Labelling, assigned, labels_of
+from .faiss_words import FaissWords
 from .fit import fit, opened, opened_weights
 from .lloyd import Iteration
 from .running import Past, cluster_weights, go_on, move, past_of
@@ -24,7 +25,7 @@ from .transform import distances_to
 __all__ = ["FlashKMeans"]
 
 
-class FlashKMeans:
+class FlashKMeans(FaissWords):
     """Batched k-means as an object, with the names of faiss's Kmeans and scikit-learn's methods.
 
     Args:
@@ -33,8 +34,9 @@ class FlashKMeans:
         n_clusters: The same by scikit-learn's name; it counts if given.
         niter: The most iterations.
         metric: "euclidean", "cosine" or "dot".
+        spherical: True for "cosine", by faiss's name.
         init: As in `batch_kmeans_Euclid`; here "k-means++" is the default.
-        n_init, seed: As in `batch_kmeans_Euclid`.
+        n_init, seed: As in `batch_kmeans_Euclid`; `nredo` is faiss's name for n_init.
         tol, empty: As in `batch_kmeans_Euclid`.
         backend, strategy: As in `batch_kmeans_Euclid`.
         max_mem_gb, dtype, compiled: As in `batch_kmeans_Euclid`.
@@ -76,12 +78,16 @@ class FlashKMeans:
         strategy: str | None = None,
         check_finite: bool = True,
         n_clusters: int | None = None,
+        nredo: int | None = None,
+        spherical: bool = False,
     ) -> None:
         self.d = None if d is None else validation.check_count("d", d, 1)
         if n_clusters is not None:
             k = validation.check_count("n_clusters", n_clusters, 1)
         self.k = validation.check_count("k", k, 1)
         self.niter = validation.check_iterations("niter", niter)
+        if validation.check_flag("spherical", spherical):
+            metric = "cosine"
         self.metric = validation.metric(metric).name
         self.tol = tol
         self.seed = seed
@@ -90,7 +96,7 @@ class FlashKMeans:
         self.compiled = compiled
         self.max_mem_gb = max_mem_gb
         self.init = init
-        self.n_init = n_init
+        self.n_init = n_init if nredo is None else nredo
         self.empty = empty
         self.backend = backend
         self.strategy = strategy
@@ -165,8 +171,6 @@ class FlashKMeans:
         self._sums = None
         return self
 
-    train = fit
-
     def fit_predict(self, x: Any, sample_weight: Any = None, init_centroids: Any = None) -> Any:
         """Cluster x and return its labels (B, N)."""
         return self.fit(x, sample_weight, init_centroids).labels_
@@ -229,7 +233,7 @@ class FlashKMeans:
                 n_iter += 1
             else:
                 past, c, n_iter = go_on(
-                    data, points, past, start, niter, validation.check_real("tol", self.tol)
+                    data, points, past, start, niter, validation.check_tol(self.tol)
                 )
                 inertia = points.inertia(c)
             self.labels_ = data.to_caller(np.array(points.labels()), array=True)
@@ -282,17 +286,7 @@ class FlashKMeans:
         """Write the fitted model to one safetensors file, whole or not at all."""
         if self.centroids is None:
             raise NotFittedError("save needs a fitted model: call fit first")
-        parameters = {name: getattr(self, name) for name in model_file.SAVED}
-        if isinstance(self.init, str):
-            parameters["init"] = self.init
-        arrays = {
-            "centroids": self._numpy_centroids(),
-            "inertia": np.atleast_1d(np.asarray(self.inertia_, np.float64)),
-            "n_iter": np.array([self.n_iter_], np.int64),
-        }
-        kept = {"counts": self.counts_, "sums": self._sums}
-        arrays |= {name: np.asarray(a, np.float64) for name, a in kept.items() if a is not None}
-        model_file.write(path, parameters, arrays)
+        model_file.write(path, self, self._sums)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FlashKMeans:

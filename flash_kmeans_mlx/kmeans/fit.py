@@ -105,7 +105,7 @@ def fit(
     max_iters = validation.check_iterations("max_iters", max_iters)
     n_init = validation.check_count("n_init", n_init, 1)
     seed = validation.check_count("seed", seed, 0)
-    tol = validation.check_real("tol", tol)
+    tol = validation.check_tol(tol)
     validation.check_choice("empty", empty, POLICIES)
     weights = arguments.weights(opened_weights(sample_weight), data, check_finite)
     if init_centroids is not None:

@@ -33,8 +33,24 @@ SAVED = (
 Arrays = dict[str, np.ndarray]
 
 
-def write(path: str | os.PathLike[str], parameters: dict[str, Any], arrays: Arrays) -> None:
-    """Write a model to one safetensors file, whole or not at all."""
+def write(path: str | os.PathLike[str], model: Any, sums: np.ndarray | None) -> None:
+    """Write a fitted model to one safetensors file, whole or not at all.
+
+    Args:
+        path: The file.
+        model: A FlashKMeans.
+        sums: (B, K, D) of the points of each cluster, if it keeps them.
+    """
+    parameters = {name: getattr(model, name) for name in SAVED}
+    if isinstance(model.init, str):
+        parameters["init"] = model.init
+    arrays = {
+        "centroids": np.array(model.centroids, np.float32),
+        "inertia": np.atleast_1d(np.asarray(model.inertia_, np.float64)),
+        "n_iter": np.array([model.n_iter_], np.int64),
+    }
+    kept = {"counts": model.counts_, "sums": sums}
+    arrays |= {name: np.asarray(a, np.float64) for name, a in kept.items() if a is not None}
     models.write(path, arrays, {"class": "FlashKMeans", "parameters": json.dumps(parameters)})
 
 
@@ -96,7 +112,7 @@ def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
     if unknown := parameters.keys() - {*SAVED, "init"}:
         raise ValueError(f"there is no parameter {min(unknown)!r:.60}")
     checks: dict[str, Callable[[Any], object]] = {
-        "tol": lambda value: validation.check_real("tol", value),
+        "tol": validation.check_tol,
         "seed": lambda value: validation.check_count("seed", value, 0),
         "n_init": lambda value: validation.check_count("n_init", value, 1),
         "max_mem_gb": validation.cap,

@@ -162,7 +162,7 @@ def test_the_constructor_refuses(arguments: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tol": -1.0}, "tol=-1.0 must be"),
+        ({"tol": -2.0}, "tol=-2.0 must be"),
         ({"seed": -1}, "seed=-1 must be"),
         ({"init": "best"}, "init='best' must be"),
         ({"empty": "drop"}, "empty='drop' must be"),
