@@ -147,9 +147,7 @@ def _parse(
         if file.readinto(data) != len(data):
             raise ValueError(f"it was truncated while it was read; {_COPY_AGAIN}")
         crc = zlib.crc32(data, crc)
-        native = dtype.newbyteorder("=")
-        # A view, as kernels take no dtype that says "<", though it is native here.
-        arrays[entry.name] = array.view(native) if dtype.isnative else array.astype(native)
+        arrays[entry.name] = array.astype(dtype.newbyteorder("="), copy=False)
         position = entry.end
     if position != data_size:
         raise ValueError(f"{data_size - position} bytes follow its last array; {_COPY_AGAIN}")

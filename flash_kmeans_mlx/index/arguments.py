@@ -82,10 +82,11 @@ def integers(ids: Any, name: str = "ids") -> np.ndarray:
     Raises:
         ValueError, TypeError: They are not integers, do not fit, or are not of shape (M,).
     """
-    array = validation.as_array(ids, "ids")
+    array = validation.as_array(ids, name)
     if array.dtype.kind not in "iu" and array.size:
         # Python's integers that no integer dtype can hold become objects or floats.
-        if isinstance(ids, (list, tuple, np.ndarray)) and all(type(i) is int for i in ids):
+        is_listed = isinstance(ids, (list, tuple, np.ndarray)) and array.ndim
+        if is_listed and all(type(i) is int for i in ids):
             raise ValueError(f"{name} must be >= 0 and < 2**63 - 1, got {max(ids, key=abs)}")
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
     if array.ndim != 1:

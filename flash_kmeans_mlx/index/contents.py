@@ -72,6 +72,14 @@ class Contents:
             raise ValueError(f"ids must be held by the store to {verb} them, got {missing!r}")
         return ids, places
 
+    def check_kind(self, given: np.ndarray | list[str] | None) -> None:
+        """Refuse strings in a store of integers, and others in one of strings."""
+        if given is not None and not len(given):
+            return
+        if isinstance(given, list) != bool(self.names.by_id) and self.size:
+            kind = "strings" if self.names.by_id else "integers"
+            raise TypeError(f"ids must be {kind}, as those that the store holds")
+
     def new_ids(self, index: Index, given: np.ndarray | list[str] | None, n: int) -> np.ndarray:
         """Return the ids (n,) int64 of n new embeddings.
 
@@ -84,9 +92,7 @@ class Contents:
             ValueError, TypeError: The store holds one of them, or ids of another kind.
         """
         snapshot = index._snapshot if self.index is None else self.snapshot
-        if isinstance(given, list) != bool(self.names.by_id) and self.size:
-            kind = "strings" if self.names.by_id else "integers"
-            raise TypeError(f"ids must be {kind}, as those that the store holds")
+        self.check_kind(given)
         if not isinstance(given, list):
             return index._new_ids(snapshot, given, n)
         taken = next((name for name in given if name in self.names.ids), None)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .. import validation
 from .arguments import LARGEST_ID, integers
 from .results import RANKED_AT_ONCE, Found, no_results
 
@@ -61,7 +62,7 @@ def _among(held: np.ndarray, given: Any, name: str) -> np.ndarray:
                 held[lo:hi] % step == start if step <= LARGEST_ID else held[lo:hi] == first
             )
         return mark
-    array = np.asarray(given)
+    array = validation.as_array(given, name)
     if array.dtype != bool:
         wanted = np.sort(integers(given, name))
         places = np.searchsorted(held, wanted)

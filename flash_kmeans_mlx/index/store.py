@@ -244,6 +244,7 @@ class EmbeddingStore:
         given = given_ids(ids)
 
         def deleted(contents: Contents) -> tuple[Contents, int]:
+            contents.check_kind(given)
             wanted = np.unique(contents.names.find(given))
             wanted = wanted[contents.places(wanted) >= 0]
             if contents.index is None or not len(wanted):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import validation
 from .arguments import distinct_ids, integers
 
 __all__ = ["Names", "given_ids"]
@@ -74,7 +75,7 @@ def given_ids(ids: Any, n: int | None = None) -> np.ndarray | list[str]:
     if isinstance(ids, (str, int, np.integer)) and not isinstance(ids, bool):
         ids = [ids]
     if not isinstance(ids, (list, tuple)):
-        array = np.asarray(ids)
+        array = validation.as_array(ids, "ids")
         ids = array.tolist() if array.dtype.kind in "UTO" and array.ndim == 1 else array
     if isinstance(ids, np.ndarray) or not any(isinstance(one, str) for one in ids):
         return distinct_ids(ids, n) if n else integers(ids)

@@ -55,7 +55,6 @@ def test_round_trip(model: Path) -> None:
     assert_same(arrays, ARRAYS)
     assert metadata == METADATA
     assert all(array.flags.writeable for array in arrays.values())
-    assert all(array.dtype.byteorder in "=|" for array in arrays.values()), "kernels take no '<'"
     assert list(model.parent.iterdir()) == [model]
 
 
