@@ -38,6 +38,7 @@ HEAVY = {
     "sklearn",
     "torch",
     "typer",
+    "voyager",
 }
 
 

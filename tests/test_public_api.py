@@ -46,6 +46,7 @@ IVF = ", *, seed=0, niter=25, max_points_per_centroid=256, backend=None)"
 INDEXES = {
     "EmbeddingStore": "(metric='cosine', max_memory_gb=0.0, *, index=None, seed=0, backend=None)",
     "IndexFlat": "(d, metric='euclidean', *, backend=None)",
+    "IndexHNSW": "(d, m=16, ef_construction=200, metric='euclidean', ef=64, *, backend=None)",
     "IndexIVFFlat": "(d, nlist, metric='euclidean', nprobe=1" + IVF,
     "IndexIVFPQ": "(d, nlist, m, nbits=8, metric='euclidean', nprobe=1" + IVF,
     "IndexPQ": "(d, m, nbits=8, metric='euclidean', *, seed=0, niter=25, max_points_per_centroid=256, backend=None)",
@@ -155,6 +156,12 @@ def test_the_verbs_of_indexes() -> None:
     }
     for kind in (index.IndexIVFFlat, index.IndexIVFPQ, index.IndexPreTransform):
         assert {name: signature(getattr(kind, name)) for name in INDEX_VERBS} == INDEX_VERBS | more
+    more = {
+        "search": "(self, x, k, *, ef=None)",
+        "range_search": "(self, x, radius, *, ef=None)",
+    }
+    found = {name: signature(getattr(index.IndexHNSW, name)) for name in INDEX_VERBS}
+    assert found == INDEX_VERBS | more
 
 
 def test_the_result_holds() -> None:

@@ -9,10 +9,20 @@ import numpy as np
 from .. import validation
 from ..backends.neighbours import largest
 
-__all__ = ["check_radius", "distinct_ids", "integers", "next_ids", "vectors"]
+__all__ = [
+    "LARGEST",
+    "check_largest",
+    "check_radius",
+    "distinct_ids",
+    "integers",
+    "next_ids",
+    "vectors",
+]
 
 # The id after the largest one must be an int64 too.
 LARGEST_ID = 2**63 - 2
+# Magnitude of vectors up to which squared distances are float32 numbers.
+LARGEST = 2.0**40
 
 
 def vectors(x: Any, d: int, name: str = "x") -> tuple[np.ndarray, bool]:
@@ -26,6 +36,16 @@ def vectors(x: Any, d: int, name: str = "x") -> tuple[np.ndarray, bool]:
         raise ValueError(f"{name} must have shape (N, D)=(N, {d}), got {data.given_shape}")
     validation.check_magnitude(largest(data.x), data.given_shape, name)
     return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
+
+
+def check_largest(rows: np.ndarray) -> None:
+    """Refuse vectors (N, D) whose squared distances may not be float32 numbers."""
+    magnitude = max(float(rows.max()), -float(rows.min()))
+    if magnitude > LARGEST:
+        raise ValueError(
+            f"x must be of magnitudes <= 2**40, got {magnitude:.3g} (x.shape={rows.shape});"
+            " rescale it"
+        )
 
 
 def check_radius(radius: Any) -> None:

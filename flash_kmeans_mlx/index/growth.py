@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import vectors
+from .arguments import LARGEST, vectors
 from .base import Index
-from .ivf import LARGEST, IndexIVFFlat
+from .ivf import IndexIVFFlat
 
 __all__ = ["bytes_per_vector", "lists_needed", "with_lists"]
 

@@ -15,6 +15,7 @@ from ..kmeans.api import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euc
 from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES
 from ..neighbours.api import knn
+from .arguments import check_largest
 from .base import Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["IVF", "IndexIVFFlat"]
 
 FITS = {"euclidean": batch_kmeans_Euclid, "cosine": batch_kmeans_Cosine, "dot": batch_kmeans_Dot}
-# Magnitude of vectors up to which squared distances are float32 numbers.
-LARGEST = 2.0**40
 
 
 class IVFSnapshot(NamedTuple):
@@ -188,26 +187,17 @@ class IVF(Index):
 
     def _after_train(self, snapshot: IVFSnapshot, rows: TrainingRows) -> IVFSnapshot:
         if isinstance(rows, np.ndarray):
-            self._check_largest(rows)
+            check_largest(rows)
         points = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
-        self._check_largest(points)
+        check_largest(points)
         fit = FITS[self.metric](
             points, self.nlist, self.niter, seed=self.seed, backend=self.backend
         )
         snapshot = snapshot._replace(centroids=np.array(fit.centroids))
         return snapshot._replace(quantizer=self._train_quantizer(snapshot, rows))
 
-    def _check_largest(self, rows: np.ndarray) -> None:
-        """Refuse vectors whose squared distances may not be float32 numbers."""
-        largest = max(float(rows.max()), -float(rows.min()))
-        if largest > LARGEST:
-            raise ValueError(
-                f"x must be of magnitudes <= 2**40, got {largest:.3g} (x.shape={rows.shape});"
-                " rescale it"
-            )
-
     def _after_add(self, snapshot: IVFSnapshot, rows: np.ndarray, ids: np.ndarray) -> IVFSnapshot:
-        self._check_largest(rows)
+        check_largest(rows)
         labels = np.asarray(assign(rows, snapshot.centroids, self.metric, backend=self.backend))
         payload = self._encode(snapshot, rows, labels)
         return snapshot._replace(lists=snapshot.lists.added(labels, payload, ids))
@@ -228,7 +218,7 @@ class IVF(Index):
         nprobe: int | None = None,
         **options: Any,
     ) -> Found:
-        self._check_largest(queries)
+        check_largest(queries)
         return self._scan(snapshot, queries, self._probe(snapshot, queries, nprobe), k)
 
     def _places(self, snapshot: IVFSnapshot, ids: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from .. import backends
 from ..backends.codes import Coding, pack
 from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES, unit_rows
+from .arguments import check_largest
 from .ivf import IVF, IVFSnapshot
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
 from .results import Found
@@ -101,7 +102,7 @@ class IndexIVFPQ(IVF):
     def _train_quantizer(self, snapshot: IVFSnapshot, rows: TrainingRows) -> ProductQuantizer:
         quantizer = copy.copy(self.quantizer)
         points = sample(rows, quantizer.ksub, self.max_points_per_centroid, self.seed)
-        self._check_largest(points)
+        check_largest(points)
         labels = np.asarray(assign(points, snapshot.centroids, self.metric, backend=self.backend))
         quantizer.learn(self._residuals(snapshot, points, labels))
         return quantizer

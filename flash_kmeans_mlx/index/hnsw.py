@@ -1,0 +1,291 @@
+"""IndexHNSW: approximate search along a graph of neighbours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .. import validation
+from ..metrics import PROXIMITIES
+from ..neighbours.api import knn
+from .arguments import check_largest
+from .base import Index
+from .graph import Graph
+from .growing import Growing
+from .results import Found
+from .sources import TrainingRows, rows_to_train
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["IndexHNSW"]
+
+# The newest rows wait outside the graph, as a change of the graph begins with a copy of it.
+MOST_WAITING = 1024
+WAITING_SHARE = 8  # at most one for so many rows in the graph
+# A graph is no faster than exact search for more than one of so many rows.
+EXACT_SHARE = 4
+RANKED = 1 << 21  # values of candidates that are ranked at a time
+
+
+class _HNSWSnapshot(NamedTuple):
+    """Vectors in the order of their addition.
+
+    Attributes:
+        next_id: The id of the next vector without an id.
+        rows: (capacity, D) float32, of which the first n count.
+        ids: (capacity,) int64, likewise; -1 for vectors that were removed.
+        n: Number of rows, with those of removed vectors.
+        n_removed: Number of those.
+        graph: The first rows.
+        by_id: The ids in order and their rows, without removed ones; empty until needed.
+    """
+
+    next_id: int
+    rows: Growing
+    ids: Growing
+    n: int
+    n_removed: int
+    graph: Graph
+    by_id: list[tuple[np.ndarray, np.ndarray]]
+
+
+class IndexHNSW(Index):
+    """Vectors in a graph of neighbours (Malkov and Yashunin, 2016), searched along its links.
+
+    A search takes time that grows with the logarithm of the number of vectors, and may miss some
+    of the nearest. Distances are computed in float64 from the vectors that it finds. Searches are
+    exact for k of more than a quarter of the vectors.
+
+    Vectors are of magnitudes up to 2**40. They are in memory twice, with 8 m bytes of links. One
+    thread adds them, so that the same calls give the same graph. Add many at a time: a change of
+    the graph begins with a copy of it, so that searches go on in the old one. Removed vectors stay
+    in the graph until they are half of it, then a new one is made. A graph of many equal vectors
+    may not lead to others.
+
+    Needs voyager: ``pip install 'flash-kmeans-mlx[hnsw]'``.
+
+    Args:
+        d, metric, backend: As in `Index`.
+        m: Links of a vector, 2 to 1024.
+        ef_construction: Candidates among which the links of a new vector are chosen.
+        ef: Candidates that a search keeps; an attribute too, and an argument of `search`. More find
+            more of the nearest vectors, and take longer.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
+        >>> index = IndexHNSW(8)
+        >>> index.add(x)
+        >>> index.search(x[:3], 1)[1].tolist()
+        [[0], [1], [2]]
+    """
+
+    def __init__(
+        self,
+        d: int,
+        m: int = 16,
+        ef_construction: int = 200,
+        metric: str = "euclidean",
+        ef: int = 64,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(d, metric, backend=backend)
+        self.ef = ef
+        graph = Graph(self.d, self.metric, m, ef_construction)
+        self.m = graph.m
+        self.ef_construction = graph.ef_construction
+        self._snapshot = _HNSWSnapshot(
+            next_id=0,
+            rows=Growing(np.zeros((0, self.d), np.float32)),
+            ids=Growing(np.zeros(0, np.int64)),
+            n=0,
+            n_removed=0,
+            graph=graph,
+            by_id=[],
+        )
+
+    @property
+    def ef(self) -> int:
+        """Number of candidates that a search keeps by default."""
+        return self._ef
+
+    @ef.setter
+    def ef(self, value: int) -> None:
+        self._ef = validation.check_count("ef", value, 1)
+
+    def search(self, x: Any, k: int, *, ef: int | None = None) -> tuple[Any, Any]:
+        """Search as `Index.search` does, among vectors that the graph leads to.
+
+        Args:
+            x: (Q, D) queries, `mx.array` or NumPy.
+            k: Neighbours of every query.
+            ef: Candidates to keep, at least k are kept; None for the attribute `ef`.
+        """
+        return self._k_nearest(x, k, ef=ef)
+
+    def range_search(self, x: Any, radius: float, *, ef: int | None = None) -> tuple[Any, Any, Any]:
+        """Search as `Index.range_search` does, among vectors that the graph leads to.
+
+        Args:
+            x: (Q, D) queries, `mx.array` or NumPy.
+            radius: In the units of the distances.
+            ef: Candidates to keep; None for the attribute `ef`.
+        """
+        return self._all_within(x, radius, ef=ef)
+
+    def train(self, x: Any) -> None:
+        """Check x (N, D); there is nothing to learn."""
+        rows_to_train(x, self.d)
+
+    def _count(self, snapshot: _HNSWSnapshot) -> int:
+        return snapshot.n - snapshot.n_removed
+
+    def _is_ready(self, snapshot: _HNSWSnapshot) -> bool:
+        return True
+
+    def _after_train(self, snapshot: _HNSWSnapshot, rows: TrainingRows) -> _HNSWSnapshot:
+        return snapshot
+
+    def _reserve(self, snapshot: _HNSWSnapshot, n: int) -> None:
+        for array in (snapshot.rows, snapshot.ids):
+            array.reserve(snapshot.n + n)
+
+    def _after_add(
+        self, snapshot: _HNSWSnapshot, rows: np.ndarray, ids: np.ndarray
+    ) -> _HNSWSnapshot:
+        check_largest(rows)
+        n = snapshot.n
+        n_after = n + len(ids)
+        for array, new in ((snapshot.rows, rows), (snapshot.ids, ids)):
+            array.reserve(n_after)
+            array.array[n:n_after] = new  # no search looks beyond n
+        graph = snapshot.graph
+        waiting = n_after - len(graph)
+        # Within one call of `add`, the pieces of a file share one copy.
+        is_known = graph is self._snapshot.graph
+        if not is_known or waiting > min(MOST_WAITING, len(graph) // WAITING_SHARE):
+            graph = graph.copy() if is_known else graph
+            graph.add(snapshot.rows.array[len(graph) : n_after])
+        return snapshot._replace(n=n_after, graph=graph, by_id=[])
+
+    def _after_remove(self, snapshot: _HNSWSnapshot, places: np.ndarray) -> _HNSWSnapshot:
+        ids = snapshot.ids.array[: snapshot.n].copy()
+        ids[places] = -1
+        n_removed = snapshot.n_removed + len(places)
+        after = snapshot._replace(ids=Growing(ids), n_removed=n_removed, by_id=[])
+        if 2 * n_removed < snapshot.n:
+            return after
+        kept = np.flatnonzero(ids >= 0)
+        rows = snapshot.rows.array[kept]
+        graph = Graph(self.d, self.metric, self.m, self.ef_construction)
+        if len(rows):
+            graph.add(rows)
+        return after._replace(
+            rows=Growing(rows), ids=Growing(ids[kept]), n=len(kept), n_removed=0, graph=graph
+        )
+
+    def _search(
+        self,
+        snapshot: _HNSWSnapshot,
+        queries: np.ndarray,
+        k: int,
+        ef: int | None = None,
+        **options: Any,
+    ) -> Found:
+        ef = self.ef if ef is None else validation.check_count("ef", ef, 1)
+        check_largest(queries)
+        places = self._candidates(snapshot, queries, k, ef)
+        if places is not None:
+            distances, ids = self._ranked(snapshot, queries, places, k)
+            if (ids >= 0).all():
+                return distances, ids
+        # Removed vectors hide others, or more are wanted than the graph finds quickly.
+        ids, places = self._by_id(snapshot)
+        distances, found = knn(
+            queries, snapshot.rows.array[places], k, self.metric, backend=self.backend
+        )
+        return np.asarray(distances), ids[np.asarray(found)]
+
+    def _candidates(
+        self, snapshot: _HNSWSnapshot, queries: np.ndarray, k: int, ef: int
+    ) -> np.ndarray | None:
+        """Return rows (Q, M) int64 that may be the nearest; None to search all."""
+        n_graph = len(snapshot.graph)
+        left = self._count(snapshot)
+        wanted = -(-k * snapshot.n // left)  # as many are removed as elsewhere
+        if EXACT_SHARE * wanted > n_graph:
+            return None
+        found = snapshot.graph.search(queries, wanted, min(n_graph, -(-ef * snapshot.n // left)))
+        if found is None or n_graph == snapshot.n:
+            return found
+        waiting = snapshot.rows.array[n_graph : snapshot.n]
+        n_nearest = min(wanted, len(waiting))
+        _, nearest = knn(queries, waiting, n_nearest, self.metric, backend=self.backend)
+        return np.concatenate([found, n_graph + np.asarray(nearest, np.int64)], axis=1)
+
+    def _ranked(
+        self, snapshot: _HNSWSnapshot, queries: np.ndarray, places: np.ndarray, k: int
+    ) -> Found:
+        """Return the k nearest of candidates (Q, M >= k), equal distances by id; id -1 for none."""
+        proximity = PROXIMITIES[self.metric]
+        ids = snapshot.ids.array[places]
+        distances = np.empty(places.shape)
+        step = max(1, RANKED // (places.shape[1] * self.d))
+        for lo in range(0, len(queries), step):
+            part = slice(lo, lo + step)
+            rows = snapshot.rows.array[places[part]].astype(np.float64)
+            distances[part] = proximity.distances(queries[part].astype(np.float64), rows)
+        distances[ids < 0] = np.inf
+        order = np.lexsort((ids, distances))[:, :k]
+        distances, ids = (np.take_along_axis(values, order, 1) for values in (distances, ids))
+        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
+
+    def _by_id(self, snapshot: _HNSWSnapshot) -> tuple[np.ndarray, np.ndarray]:
+        """Return all ids (N,) in order, and their rows (N,)."""
+        if not snapshot.by_id:
+            ids = snapshot.ids.array[: snapshot.n]
+            places = np.argsort(ids, kind="stable")[snapshot.n_removed :]
+            snapshot.by_id.append((ids[places], places))
+        return snapshot.by_id[0]
+
+    def _places(self, snapshot: _HNSWSnapshot, ids: np.ndarray) -> np.ndarray:
+        own_ids, places = self._by_id(snapshot)
+        place = np.minimum(np.searchsorted(own_ids, ids), len(own_ids) - 1)
+        return np.where(own_ids[place] == ids, places[place], -1)
+
+    def _rows_at(self, snapshot: _HNSWSnapshot, places: np.ndarray) -> np.ndarray:
+        return snapshot.rows.array[places]
+
+    def _state(self, snapshot: _HNSWSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        names = ("d", "m", "ef_construction", "metric", "ef")
+        parameters = {name: getattr(self, name) for name in names}
+        parameters["next_id"] = snapshot.next_id
+        rows = snapshot.rows.array[: snapshot.n]
+        ids = snapshot.ids.array[: snapshot.n]
+        return parameters, {"rows": rows, "ids": ids, "graph": snapshot.graph.state()}
+
+    @classmethod
+    def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+        arguments = dict(parameters)
+        next_id = arguments.pop("next_id")
+        index = cls(**arguments)
+        rows = arrays["rows"]
+        ids = arrays["ids"]
+        if rows.shape != (len(ids), index.d) or rows.dtype != np.float32:
+            raise ValueError(f"rows of shape {rows.shape} do not fit d={index.d}")
+        if not np.isfinite(rows).all():
+            raise ValueError("rows are not finite")
+        left = ids[ids != -1]
+        ids_fit = ids.ndim == 1 and ids.dtype == np.int64
+        if not ids_fit or len(np.unique(left)) < len(left) or left.min(initial=0) < 0:
+            raise ValueError("ids must be distinct and >= 0, or -1")
+        graph = index._snapshot.graph
+        graph.restore(arrays["graph"], rows)
+        index._snapshot = index._snapshot._replace(
+            rows=Growing(rows), ids=Growing(ids), n=len(ids), n_removed=len(ids) - len(left)
+        )
+        index._restore_next_id(next_id, ids)
+        return index
