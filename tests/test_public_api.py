@@ -42,7 +42,7 @@ ESTIMATOR = (
     "max_mem_gb=0.0, init='k-means++', *, n_init=1, empty='farthest', backend=None, strategy=None, check_finite=True, "
     "n_clusters=None)"
 )
-IVF = ", *, seed=0, niter=25, max_points_per_centroid=256, backend=None)"
+IVF = ", *, seed=0, niter=25, max_points_per_centroid=256, coarse_quantizer=None, backend=None)"
 INDEXES = {
     "EmbeddingStore": "(metric='cosine', max_memory_gb=0.0, *, index=None, seed=0, backend=None)",
     "IndexFlat": "(d, metric='euclidean', *, backend=None)",

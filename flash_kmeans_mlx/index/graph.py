@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import io
 import math
-import re
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from .. import validation
 from ..backends.cpu.workers import thread_count
 from ..metrics import unit_rows
 
-__all__ = ["LARGEST_LINKS", "Graph", "links_of", "voyager"]
+__all__ = ["Graph"]
 
-LARGEST_LINKS = 1 << 10
+MOST_LINKS = 1 << 10
 ADDED = 128  # rows that voyager adds between two chances to interrupt it
 SEARCHED = 512  # queries likewise
 # The products of rows are told from 1, and are float32 numbers.
@@ -69,18 +68,6 @@ def voyager() -> Any:
     return voyager
 
 
-def links_of(description: str) -> int:
-    """Return the number of links in a description, 32 for "HNSW32".
-
-    Raises:
-        ValueError: It has another form.
-    """
-    match = re.fullmatch(r"HNSW(\d+)", description) if isinstance(description, str) else None
-    if match is None:
-        raise ValueError(f"coarse_quantizer={description!r} must be None or like 'HNSW32'")
-    return int(match[1])
-
-
 class Graph:
     """A graph of rows (HNSW: Malkov and Yashunin, 2016), numbered in the order of their addition.
 
@@ -96,7 +83,7 @@ class Graph:
     def __init__(self, d: int, metric: str, m: int, ef_construction: int) -> None:
         self.d = d
         self.metric = metric
-        self.m = validation.check_count("m", m, 2, LARGEST_LINKS, "2**10")
+        self.m = validation.check_count("m", m, 2, MOST_LINKS, "2**10")
         self.ef_construction = validation.check_count(
             "ef_construction", ef_construction, 1, 1 << 20, "2**20"
         )

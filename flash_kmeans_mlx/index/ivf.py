@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import backends, validation
-from ..kmeans.api import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
-from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES
-from ..neighbours.api import knn
 from .arguments import check_largest
 from .base import Index
+from .coarse import empty_graph, graph_of, list_of, lists_near, trained
+from .graph import Graph
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
 from .results import Found
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IVF", "IndexIVFFlat"]
 
-FITS = {"euclidean": batch_kmeans_Euclid, "cosine": batch_kmeans_Cosine, "dot": batch_kmeans_Dot}
-
 
 class IVFSnapshot(NamedTuple):
     """The vectors in lists, and what training learned.
@@ -39,12 +36,14 @@ class IVFSnapshot(NamedTuple):
         lists: The vectors, as they are or as codes.
         centroids: (nlist, d) float32; None before training.
         quantizer: Of the codes; None where vectors are kept as they are.
+        graph: Of the centroids, where a coarse quantizer was asked for.
     """
 
     next_id: int
     lists: InvertedLists
     centroids: np.ndarray | None
     quantizer: ProductQuantizer | None
+    graph: Graph | None = None
 
 
 class IVF(Index):
@@ -62,6 +61,9 @@ class IVF(Index):
         seed: Of the training; the same seed gives the same index on the same backend.
         niter: Most iterations of the k-means that finds the centroids.
         max_points_per_centroid: Training on more vectors than this takes a sample.
+        coarse_quantizer: How lists are found: None for exact search among the centroids; like
+            "HNSW32" for a graph of 32 links a centroid, where fewer than 64 vectors are added or
+            searched at a time. For tens of thousands of lists; needs voyager, as `IndexHNSW`.
 
     Attributes:
         centroids: (nlist, d) float32; None before training.
@@ -77,6 +79,7 @@ class IVF(Index):
         "seed",
         "niter",
         "max_points_per_centroid",
+        "coarse_quantizer",
     )
 
     def __init__(
@@ -91,6 +94,7 @@ class IVF(Index):
         seed: int = 0,
         niter: int = 25,
         max_points_per_centroid: int = 256,
+        coarse_quantizer: str | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(d, metric, backend=backend)
@@ -101,6 +105,8 @@ class IVF(Index):
         self.max_points_per_centroid = validation.check_count(
             "max_points_per_centroid", max_points_per_centroid, 1
         )
+        empty_graph(self.d, metric, coarse_quantizer)  # refuses what it can't be
+        self.coarse_quantizer = coarse_quantizer
         self._snapshot = IVFSnapshot(
             next_id=0,
             lists=InvertedLists(self.nlist, width, dtype),
@@ -190,15 +196,14 @@ class IVF(Index):
             check_largest(rows)
         points = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
         check_largest(points)
-        fit = FITS[self.metric](
-            points, self.nlist, self.niter, seed=self.seed, backend=self.backend
-        )
-        snapshot = snapshot._replace(centroids=np.array(fit.centroids))
+        centroids = trained(points, self.nlist, self.metric, self.niter, self.seed, self.backend)
+        graph = graph_of(centroids, self.metric, self.coarse_quantizer)
+        snapshot = snapshot._replace(centroids=centroids, graph=graph)
         return snapshot._replace(quantizer=self._train_quantizer(snapshot, rows))
 
     def _after_add(self, snapshot: IVFSnapshot, rows: np.ndarray, ids: np.ndarray) -> IVFSnapshot:
         check_largest(rows)
-        labels = np.asarray(assign(rows, snapshot.centroids, self.metric, backend=self.backend))
+        labels = list_of(rows, snapshot.centroids, self.metric, snapshot.graph, self.backend)
         payload = self._encode(snapshot, rows, labels)
         return snapshot._replace(lists=snapshot.lists.added(labels, payload, ids))
 
@@ -207,8 +212,9 @@ class IVF(Index):
         if nprobe is None:
             nprobe = self.nprobe
         nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
-        _, probes = knn(queries, snapshot.centroids, nprobe, self.metric, backend=self.backend)
-        return np.asarray(probes)
+        return lists_near(
+            queries, snapshot.centroids, nprobe, self.metric, snapshot.graph, self.backend
+        )
 
     def _search(
         self,
@@ -238,6 +244,8 @@ class IVF(Index):
             return parameters, {}
         arrays = snapshot.lists.state()
         arrays["centroids"] = snapshot.centroids
+        if snapshot.graph is not None:
+            arrays["graph"] = snapshot.graph.state()
         return parameters, arrays | self._quantizer_state(snapshot)
 
     @classmethod
@@ -256,7 +264,8 @@ class IVF(Index):
                 )
             quantizer = index._restore_quantizer(arrays)
             lists = index.lists.restored(arrays)
-            index._snapshot = IVFSnapshot(0, lists, centroids, quantizer)
+            graph = graph_of(centroids, index.metric, index.coarse_quantizer, arrays.get("graph"))
+            index._snapshot = IVFSnapshot(0, lists, centroids, quantizer, graph)
         index._restore_next_id(next_id, arrays.get("ids", np.zeros(0, np.int64)))
         return index
 
@@ -272,7 +281,7 @@ class IndexIVFFlat(IVF):
         nlist: Number of lists.
         metric: "euclidean" (squared distances), "cosine" (1 - cos) or "dot" (a similarity).
         nprobe: Lists that a search looks at; an attribute too, and an argument of `search`.
-        seed, niter, max_points_per_centroid: Of the training, as in `IVF`.
+        seed, niter, max_points_per_centroid, coarse_quantizer: As in `IVF`.
         backend: As in `Index`.
 
     Example:
@@ -295,6 +304,7 @@ class IndexIVFFlat(IVF):
         seed: int = 0,
         niter: int = 25,
         max_points_per_centroid: int = 256,
+        coarse_quantizer: str | None = None,
         backend: str | None = None,
     ) -> None:
         # For cosine, a row is a vector and 1 / its norm.
@@ -308,6 +318,7 @@ class IndexIVFFlat(IVF):
             seed=seed,
             niter=niter,
             max_points_per_centroid=max_points_per_centroid,
+            coarse_quantizer=coarse_quantizer,
             backend=backend,
         )
 
