@@ -20,7 +20,6 @@ __all__ = ["Graph"]
 
 MOST_LINKS = 1 << 10
 ADDED = 128  # rows that voyager adds between two chances to interrupt it
-SEARCHED = 512  # queries likewise
 # The products of rows are told from 1, and are float32 numbers.
 MAGNITUDE = 2.0**20  # of the first rows, in the graph
 LARGEST = 2.0**50
@@ -137,7 +136,7 @@ class Graph:
             self._native.add_items(self._prepared(rows[lo : lo + ADDED]), num_threads=1)
 
     def search(self, queries: np.ndarray, k: int, ef: int) -> np.ndarray | None:
-        """Find rows that are near to queries.
+        """Find rows that are near to a few queries; no interrupt ends it.
 
         Args:
             queries: (Q, D) float32, of magnitudes up to 2**40.
@@ -149,15 +148,11 @@ class Graph:
         """
         if k > len(self):
             return None
-        found = np.empty((len(queries), k), np.int64)
-        threads = thread_count()
-        for lo in range(0, len(queries), SEARCHED):
-            part = self._asked(queries[lo : lo + SEARCHED])
-            try:
-                found[lo : lo + SEARCHED], _ = self._native.query(part, k, threads, max(k, ef))
-            except voyager().RecallError:
-                return None
-        return found
+        try:
+            found, _ = self._native.query(self._asked(queries), k, thread_count(), max(k, ef))
+        except voyager().RecallError:
+            return None
+        return found.astype(np.int64)
 
     def _prepared(self, rows: np.ndarray) -> np.ndarray:
         """Return rows (N, D) float32 as they are in the graph."""

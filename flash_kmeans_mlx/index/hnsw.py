@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import validation
-from ..metrics import PROXIMITIES
+from ..metrics import PROXIMITIES, unit_rows
 from ..neighbours.api import knn
 from .arguments import check_largest
 from .base import Index
@@ -26,7 +26,8 @@ MOST_WAITING = 1024
 WAITING_SHARE = 8  # at most one for so many rows in the graph
 # A graph is no faster than exact search for more than one of so many rows.
 EXACT_SHARE = 4
-RANKED = 1 << 21  # values of candidates that are ranked at a time
+SEARCHED = 512  # queries at a time, so that an interrupt ends a search
+RANKED = 1 << 21  # values of candidates that are ranked at a time, beside those that wait
 
 
 class _HNSWSnapshot(NamedTuple):
@@ -197,47 +198,66 @@ class IndexHNSW(Index):
     ) -> Found:
         ef = self.ef if ef is None else validation.check_count("ef", ef, 1)
         check_largest(queries)
-        places = self._candidates(snapshot, queries, k, ef)
+        # More candidates for those that were removed, as if they were removed everywhere alike.
+        left = self._count(snapshot)
+        wanted = -(-k * snapshot.n // left)
+        if EXACT_SHARE * wanted > len(snapshot.graph):
+            return self._search_all(snapshot, queries, k)
+        ef = min(-(-ef * snapshot.n // left), len(snapshot.graph))
+        step = max(1, min(SEARCHED, RANKED // (wanted * self.d)))
+        parts = [
+            self._search_few(snapshot, queries[lo : lo + step], k, wanted, ef)
+            for lo in range(0, len(queries), step)
+        ]
+        distances, ids = zip(*parts, strict=True)
+        return np.concatenate(distances), np.concatenate(ids)
+
+    def _search_few(
+        self, snapshot: _HNSWSnapshot, queries: np.ndarray, k: int, wanted: int, ef: int
+    ) -> Found:
+        """Search along the graph for `wanted` candidates, or among all if it leads to fewer."""
+        places = snapshot.graph.search(queries, wanted, ef)
         if places is not None:
-            distances, ids = self._ranked(snapshot, queries, places, k)
-            if (ids >= 0).all():
+            waiting = self._nearest_waiting(snapshot, queries, k)
+            distances, ids = self._ranked(
+                snapshot, queries, np.concatenate([places, waiting], axis=1), k
+            )
+            if (ids >= 0).all():  # otherwise removed vectors hide others
                 return distances, ids
-        # Removed vectors hide others, or more are wanted than the graph finds quickly.
+        return self._search_all(snapshot, queries, k)
+
+    def _search_all(self, snapshot: _HNSWSnapshot, queries: np.ndarray, k: int) -> Found:
         ids, places = self._by_id(snapshot)
         distances, found = knn(
             queries, snapshot.rows.array[places], k, self.metric, backend=self.backend
         )
         return np.asarray(distances), ids[np.asarray(found)]
 
-    def _candidates(
-        self, snapshot: _HNSWSnapshot, queries: np.ndarray, k: int, ef: int
-    ) -> np.ndarray | None:
-        """Return rows (Q, M) int64 that may be the nearest; None to search all."""
+    def _nearest_waiting(self, snapshot: _HNSWSnapshot, queries: np.ndarray, k: int) -> np.ndarray:
+        """Return those outside the graph that are the k nearest, or all: (Q, up to k) int64."""
         n_graph = len(snapshot.graph)
-        left = self._count(snapshot)
-        wanted = -(-k * snapshot.n // left)  # as many are removed as elsewhere
-        if EXACT_SHARE * wanted > n_graph:
-            return None
-        found = snapshot.graph.search(queries, wanted, min(n_graph, -(-ef * snapshot.n // left)))
-        if found is None or n_graph == snapshot.n:
-            return found
-        waiting = snapshot.rows.array[n_graph : snapshot.n]
-        n_nearest = min(wanted, len(waiting))
-        _, nearest = knn(queries, waiting, n_nearest, self.metric, backend=self.backend)
-        return np.concatenate([found, n_graph + np.asarray(nearest, np.int64)], axis=1)
+        places = n_graph + np.flatnonzero(snapshot.ids.array[n_graph : snapshot.n] >= 0)
+        if len(places) <= k:
+            return np.broadcast_to(places, (len(queries), len(places)))
+        # In float64, products tell all float32 rows apart that distances do.
+        rows = snapshot.rows.array[places].astype(np.float64)
+        scores: np.ndarray
+        if self.metric == "euclidean":
+            origin = rows.mean(0)
+            rows -= origin
+            scores = (queries - origin) @ rows.T - np.square(rows).sum(1) / 2
+        else:
+            scores = queries @ (unit_rows(rows) if self.metric == "cosine" else rows).T
+        return places[np.argpartition(-scores, k - 1, axis=1)[:, :k]]
 
     def _ranked(
         self, snapshot: _HNSWSnapshot, queries: np.ndarray, places: np.ndarray, k: int
     ) -> Found:
         """Return the k nearest of candidates (Q, M >= k), equal distances by id; id -1 for none."""
-        proximity = PROXIMITIES[self.metric]
         ids = snapshot.ids.array[places]
-        distances = np.empty(places.shape)
-        step = max(1, RANKED // (places.shape[1] * self.d))
-        for lo in range(0, len(queries), step):
-            part = slice(lo, lo + step)
-            rows = snapshot.rows.array[places[part]].astype(np.float64)
-            distances[part] = proximity.distances(queries[part].astype(np.float64), rows)
+        distances = PROXIMITIES[self.metric].distances(
+            queries.astype(np.float64), snapshot.rows.array[places].astype(np.float64)
+        )
         distances[ids < 0] = np.inf
         order = np.lexsort((ids, distances))[:, :k]
         distances, ids = (np.take_along_axis(values, order, 1) for values in (distances, ids))

@@ -115,6 +115,21 @@ def test_the_newest_vectors_wait_outside_the_graph() -> None:
     )
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_more_wait_than_are_wanted(offset: float, metric: str) -> None:
+    x = offset + SMALL
+    index, flat = filled(metric, x[:1200], ef=400), IndexFlat(8, metric)
+    flat.add(x[:1200])
+    for one in (index, flat):
+        for lo in range(1200, 1350, 50):
+            one.add(x[lo : lo + 50])
+        one.remove_ids(np.arange(1190, 1350, 3))
+    assert len(index._snapshot.graph) == 1200
+    queries = x[1200:1400]
+    assert recall(index.search(queries, 5)[1], flat.search(queries, 5)[1]) > 0.99
+
+
 def test_removed_vectors() -> None:
     blob = 50 + 0.1 * SMALL[:200]
     index = filled(x=np.concatenate([SMALL, blob]))
