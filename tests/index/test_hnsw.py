@@ -12,8 +12,16 @@ import pytest
 from exact_neighbours import KINDS
 from helpers import Array, digits
 
-from flash_kmeans_mlx.index import IndexFlat, IndexHNSW, index_factory, index_file, load_index
+from flash_kmeans_mlx.index import (
+    EmbeddingStore,
+    IndexFlat,
+    IndexHNSW,
+    index_factory,
+    index_file,
+    load_index,
+)
 from flash_kmeans_mlx.index.graph import HEADER, Graph
+from flash_kmeans_mlx.index.growth import bytes_per_vector
 from flash_kmeans_mlx.index.hnsw import MOST_WAITING
 from flash_kmeans_mlx.metrics import PROXIMITIES
 
@@ -175,6 +183,15 @@ def test_the_same_calls_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> N
         np.testing.assert_array_equal(array, states[1][name], err_msg=name)
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_memory_limit_of_a_store_counts_graphs() -> None:
+    store = EmbeddingStore(index=IndexHNSW(8, 16), max_memory_gb=1000 * (8 + 4 * 8) / 1e9)
+    with pytest.raises(ValueError, match="max_memory_gb=4e-05 must be >= "):
+        store.add(SMALL[:1000])
+    store.max_memory_gb = 1000 * bytes_per_vector(IndexHNSW(8, 16)) / 1e9
+    store.add(SMALL[:1000])
+    assert store.search(SMALL[:1], k=1).ids == 0
 
 
 def test_descriptions() -> None:
