@@ -20,8 +20,9 @@ __all__ = ["Graph"]
 
 MOST_LINKS = 1 << 10
 ADDED = 128  # rows that voyager adds between two chances to interrupt it
-# The products of rows are told from 1, and are float32 numbers.
-MAGNITUDE = 2.0**20  # of the first rows, in the graph
+# Voyager computes 1 - <q, x> in float32. Rows are multiplied by one power of two, so that the first
+# have this magnitude and the 1 hides no product; larger ones are cut, so that products are finite.
+MAGNITUDE = 2.0**20
 LARGEST = 2.0**50
 # The beginning of voyager's bytes, version 1.
 HEADER = np.dtype(
@@ -31,7 +32,7 @@ HEADER = np.dtype(
         ("d", "<i4"),
         ("space", "u1"),
         ("dtype", "u1"),
-        ("max_norm", "<f4"),  # kept, but used with norms only: it is our scale
+        ("max_norm", "<f4"),  # used with norms only, but kept: it holds `_scale`
         ("has_norms", "u1"),
         ("offset", "<u8"),
         ("capacity", "<u8"),
