@@ -69,8 +69,8 @@ def loaded() -> int:
         for name, module in list(sys.modules.items())
         if name.startswith("flash_kmeans_mlx.kernels.cpu.")
     ]
-    compiled = [getattr(f, "overloads", ()) for names in kernels for f in names.values()]
-    return len(sys.modules) + sum(map(len, compiled))
+    found = (getattr(f, "signatures", None) for names in kernels for f in names.values())
+    return len(sys.modules) + sum(len(kinds) for kinds in found if isinstance(kinds, list))
 
 
 def stated_need(call: Call) -> float:

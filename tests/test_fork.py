@@ -86,17 +86,16 @@ work()  # the parent's locks are as they were
 """
 
 WHILE_A_THREAD_COMPILES = """
-from numba.core.compiler_lock import global_compiler_lock
-from flash_kmeans_mlx.kernels.cpu.jit import njit
+from flash_kmeans_mlx.kernels.cpu import jit
 
-@njit(cache=False)
+@jit.njit
 def successor(i):
     return i + 1
 
 compiling = threading.Event()
 
 def compiler():
-    with global_compiler_lock:
+    with jit._lock:
         compiling.set()
         time.sleep(0.5)
 

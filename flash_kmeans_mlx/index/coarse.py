@@ -1,6 +1,6 @@
 """The centroids of lists, and which are near to vectors: found exactly, or by a graph.
 
-A graph of the centroids (HNSW) finds the lists of a few vectors among tens of thousands.
+A graph (HNSW) finds the lists of a few vectors among tens of thousands.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ import re
 
 import numpy as np
 
-from ..kmeans.api import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
 from ..kmeans.assign import assign
+from ..kmeans.fit import fit
+from ..metrics import METRICS
 from ..neighbours.api import knn
 from .graph import Graph
 
 __all__ = ["empty_graph", "graph_of", "list_of", "lists_near", "trained"]
-
-FITS = {"euclidean": batch_kmeans_Euclid, "cosine": batch_kmeans_Cosine, "dot": batch_kmeans_Dot}
 
 # From so many vectors on, exact search is as fast, as it reads the centroids once for all of them.
 # Measured for 65,536 lists, d=64, in microseconds of one CPU for each vector, exactly and by a
@@ -48,11 +47,26 @@ def empty_graph(d: int, metric: str, description: str | None) -> Graph | None:
 
 
 def trained(
-    points: np.ndarray, nlist: int, metric: str, niter: int, seed: int, backend: str | None
+    points: np.ndarray,
+    nlist: int,
+    metric: str,
+    niter: int,
+    seed: int,
+    backend: str | None,
+    verbose: bool,
 ) -> np.ndarray:
     """Return centroids (nlist, D) float32 of points (N, D), by k-means."""
-    fit = FITS[metric](points, nlist, niter, seed=seed, backend=backend)
-    return np.array(fit.centroids)
+    found = fit(
+        METRICS[metric],
+        points,
+        nlist,
+        niter,
+        verbose=verbose,
+        seed=seed,
+        backend=backend,
+        stage="lists",
+    )
+    return np.array(found.centroids)
 
 
 def graph_of(

@@ -9,10 +9,10 @@ import numpy as np
 from .. import validation
 from ..metrics import PROXIMITIES, unit_rows
 from ..neighbours.api import knn
-from .arguments import check_largest
 from .base import Index
 from .graph import Graph
 from .growing import Growing
+from .ivf import LARGEST
 from .results import Found
 from .sources import TrainingRows, rows_to_train
 
@@ -83,6 +83,8 @@ class IndexHNSW(Index):
         [[0], [1], [2]]
     """
 
+    _limit = LARGEST
+
     def __init__(
         self,
         d: int,
@@ -137,9 +139,10 @@ class IndexHNSW(Index):
         """
         return self._all_within(x, radius, ef=ef)
 
-    def train(self, x: Any) -> None:
+    def train(self, x: Any, *, verbose: bool = False) -> None:
         """Check x (N, D); there is nothing to learn."""
-        rows_to_train(x, self.d)
+        validation.check_flag("verbose", verbose)
+        rows_to_train(x, self.d, self._limit)
 
     def _count(self, snapshot: _HNSWSnapshot) -> int:
         return snapshot.n - snapshot.n_removed
@@ -147,7 +150,9 @@ class IndexHNSW(Index):
     def _is_ready(self, snapshot: _HNSWSnapshot) -> bool:
         return True
 
-    def _after_train(self, snapshot: _HNSWSnapshot, rows: TrainingRows) -> _HNSWSnapshot:
+    def _after_train(
+        self, snapshot: _HNSWSnapshot, rows: TrainingRows, verbose: bool
+    ) -> _HNSWSnapshot:
         return snapshot
 
     def _reserve(self, snapshot: _HNSWSnapshot, n: int) -> None:
@@ -157,7 +162,6 @@ class IndexHNSW(Index):
     def _after_add(
         self, snapshot: _HNSWSnapshot, rows: np.ndarray, ids: np.ndarray
     ) -> _HNSWSnapshot:
-        check_largest(rows)
         n = snapshot.n
         n_after = n + len(ids)
         for array, new in ((snapshot.rows, rows), (snapshot.ids, ids)):
@@ -197,7 +201,6 @@ class IndexHNSW(Index):
         **options: Any,
     ) -> Found:
         ef = self.ef if ef is None else validation.check_count("ef", ef, 1)
-        check_largest(queries)
         # More candidates for those that were removed, as if they were removed everywhere alike.
         left = self._count(snapshot)
         wanted = -(-k * snapshot.n // left)

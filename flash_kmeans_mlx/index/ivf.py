@@ -12,7 +12,6 @@ import numpy as np
 
 from .. import backends, validation
 from ..metrics import PROXIMITIES
-from .arguments import check_largest
 from .base import Index
 from .coarse import empty_graph, graph_of, list_of, lists_near, trained
 from .graph import Graph
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["IVF", "IndexIVFFlat"]
+
+# Magnitude of vectors up to which squared distances are float32 numbers.
+LARGEST = 2.0**40
 
 
 class IVFSnapshot(NamedTuple):
@@ -81,6 +83,7 @@ class IVF(Index):
         "max_points_per_centroid",
         "coarse_quantizer",
     )
+    _limit = LARGEST
 
     def __init__(
         self,
@@ -176,7 +179,7 @@ class IVF(Index):
         """Search as `Index._search` does, in lists `probes` (Q, nprobe) int64, nearest first."""
 
     def _train_quantizer(
-        self, snapshot: IVFSnapshot, rows: TrainingRows
+        self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool
     ) -> ProductQuantizer | None:
         """Return a quantizer that has learned from rows (N, D)."""
         return snapshot.quantizer
@@ -191,18 +194,16 @@ class IVF(Index):
 
     # Subclasses share the following.
 
-    def _after_train(self, snapshot: IVFSnapshot, rows: TrainingRows) -> IVFSnapshot:
-        if isinstance(rows, np.ndarray):
-            check_largest(rows)
+    def _after_train(self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool) -> IVFSnapshot:
         points = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
-        check_largest(points)
-        centroids = trained(points, self.nlist, self.metric, self.niter, self.seed, self.backend)
+        centroids = trained(
+            points, self.nlist, self.metric, self.niter, self.seed, self.backend, verbose
+        )
         graph = graph_of(centroids, self.metric, self.coarse_quantizer)
         snapshot = snapshot._replace(centroids=centroids, graph=graph)
-        return snapshot._replace(quantizer=self._train_quantizer(snapshot, rows))
+        return snapshot._replace(quantizer=self._train_quantizer(snapshot, rows, verbose))
 
     def _after_add(self, snapshot: IVFSnapshot, rows: np.ndarray, ids: np.ndarray) -> IVFSnapshot:
-        check_largest(rows)
         labels = list_of(rows, snapshot.centroids, self.metric, snapshot.graph, self.backend)
         payload = self._encode(snapshot, rows, labels)
         return snapshot._replace(lists=snapshot.lists.added(labels, payload, ids))
@@ -224,7 +225,6 @@ class IVF(Index):
         nprobe: int | None = None,
         **options: Any,
     ) -> Found:
-        check_largest(queries)
         return self._scan(snapshot, queries, self._probe(snapshot, queries, nprobe), k)
 
     def _places(self, snapshot: IVFSnapshot, ids: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ from .. import backends
 from ..backends.codes import Coding, pack
 from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES, unit_rows
-from .arguments import check_largest
 from .ivf import IVF, IVFSnapshot
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
 from .results import Found
@@ -101,12 +100,13 @@ class IndexIVFPQ(IVF):
             rows = unit_rows(rows).astype(np.float32, copy=False)
         return rows - snapshot.centroids[labels]
 
-    def _train_quantizer(self, snapshot: IVFSnapshot, rows: TrainingRows) -> ProductQuantizer:
+    def _train_quantizer(
+        self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool
+    ) -> ProductQuantizer:
         quantizer = copy.copy(self.quantizer)
         points = sample(rows, quantizer.ksub, self.max_points_per_centroid, self.seed)
-        check_largest(points)
         labels = np.asarray(assign(points, snapshot.centroids, self.metric, backend=self.backend))
-        quantizer.learn(self._residuals(snapshot, points, labels))
+        quantizer.learn(self._residuals(snapshot, points, labels), verbose=verbose)
         return quantizer
 
     def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from .jit import njit
-from .options import INNER
 
 # Factors for the rounding of a bound that is carried over.
 UP = np.float32(1 + 2.0**-22)
@@ -113,7 +112,7 @@ class PruneScratch(NamedTuple):
     masks: np.ndarray
 
 
-@njit(**INNER)
+@njit
 def own_scores(features, s, index, m, place, table, out):
     """Write to out[:m] lower bounds of the scores of points s + index[:m] with their own centroids.
 
@@ -130,7 +129,7 @@ def own_scores(features, s, index, m, place, table, out):
             out[j] += sign * column[i] * row[np.uint32(place[i])]
 
 
-@njit(**INNER)
+@njit
 def carry(upper, lower, drift, group_drift, label, s, n, reach):
     """Loosen the bounds of points s:s+n by the drift; reach (n,) = the least of the lower ones."""
     for i in range(n):

@@ -7,14 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .int8 import Int8Centroids
 from .ir import FLOATS, FUSED, NUMBER, WIDTH, address, pointer, prefetch, splat
-from .jit import njit
-from .options import INNER
+from .jit import cgutils, intrinsic, njit, types
 from .rows import row_at
 from .sizes import DEBUG
 
@@ -198,7 +194,7 @@ def _try_points(
     return types.int64(*[types.int64] * 13), generate
 
 
-@njit(**INNER)
+@njit
 def places_of(measure, candidates, nearest, scratch):
     """Return the places, which are the same for all points of a shard."""
     return Places(
@@ -218,7 +214,7 @@ def places_of(measure, candidates, nearest, scratch):
     )
 
 
-@njit(**INNER)
+@njit
 def try_some(source, places, rows, index, first, count, n_points):
     """Call `_try_points` for index[first:first + AT_ONCE].
 
@@ -236,7 +232,7 @@ def try_some(source, places, rows, index, first, count, n_points):
         for p in range(AT_ONCE):
             row_at(source, np.int64(index[first + p]), rows[p])
         base, row_bytes, row_index = places.rows, places.row_bytes, places.identity
-    return _try_points(  # pyright: ignore[reportCallIssue]  # the typing context is not an argument
+    return _try_points(
         base,
         row_bytes,
         row_index,
@@ -253,7 +249,7 @@ def try_some(source, places, rows, index, first, count, n_points):
     )
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def fetch_next(source, places, index, first):
     """Have the rows of the next call of `try_some` brought to the cache: they are not in line."""
     if source.direct:

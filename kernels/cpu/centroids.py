@@ -9,13 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .jit import njit
-from .options import INNER, JIT
 from .rows import not_inlined
 
 REACH = 2.0**60  # the norm of a centroid whose score still fits in float32; frame.REACH
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
 
 
 class Coordinates(NamedTuple):
@@ -39,7 +35,7 @@ class Coordinates(NamedTuple):
     unit_points: bool
 
 
-@njit(**INNER)
+@njit
 def coordinates_of(batch, b):
     """Return the coordinates of batch element b."""
     return Coordinates(
@@ -47,7 +43,7 @@ def coordinates_of(batch, b):
     )
 
 
-@njit(**INNER)
+@njit
 def all_zero(values):
     """Return whether all values are 0."""
     for v in values:  # noqa: SIM110  # Numba has no generator expressions
@@ -56,7 +52,7 @@ def all_zero(values):
     return True
 
 
-@njit(**INNER)
+@njit
 def to_frame(c, coordinates, inner, bias):
     """Write centroids c (K, D) in normalised coordinates to `inner`, and the bias of their scores.
 
@@ -102,7 +98,7 @@ def to_frame(c, coordinates, inner, bias):
         bias[k] = -0.5 * square
 
 
-@njit(**INNER)
+@njit
 def move(c, sums, weight_sum, coordinates, summed):
     """Do the M-step in place; return the largest shift of a centroid.
 
@@ -139,14 +135,14 @@ def move(c, sums, weight_sum, coordinates, summed):
     return np.sqrt(largest)
 
 
-@njit(**JIT)
+@njit
 def to_frames(c, coordinates, inner, bias):
     """Call `to_frame` for every batch element: c and inner (B, K, D), bias (B, K)."""
     for b in range(c.shape[0]):
         to_frame(c[b], coordinates_of(coordinates, b), inner[b], bias[b])
 
 
-@njit(**JIT)
+@njit
 def move_element(b, c, sums, weight_sum, coordinates):
     """Do the M-step of batch element b in place; arrays as in `move`, with a leading axis B."""
     move(c[b], sums[b], weight_sum[b], coordinates_of(coordinates, b), False)

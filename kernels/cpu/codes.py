@@ -9,20 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .finish import distance
 from .ir import NUMBER, address, pointer, splat
-from .jit import njit
+from .jit import cgutils, intrinsic, njit, types
 from .lists import BLOCK
-from .options import INNER, JIT
 from .scores import SQUARES
 from .select import insert, key_of_row, push, row_of, score_of
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
 
 ENTRIES = 256  # of a table, for one byte
 # The float32 after a code: none, or one to subtract from the score, or to multiply it with.
@@ -102,7 +95,7 @@ def _read_floats(_typing, planes, out):
     return types.void(types.int64, types.int64), generate
 
 
-@njit(**INNER)
+@njit
 def _fill_table(op, coding, query, row, table):
     """Fill table (bytes, ENTRIES): what the codewords of a byte add to a score of the query (D,).
 
@@ -136,7 +129,7 @@ def _fill_table(op, coding, query, row, table):
                     table[byte, c * width + low] = table[byte, low] + row[c]
 
 
-@njit(**INNER)
+@njit
 def _base(op, tail, query, centroid):
     """Return what the scores of all rows of a list have in common."""
     if op == SQUARES and tail == NONE:
@@ -151,7 +144,7 @@ def _base(op, tail, query, centroid):
     return np.float32(total)
 
 
-@njit(**INNER)
+@njit
 def _label(payload, block, lane, j, nbits):
     """Return the label of part j of a row."""
     byte, shift = (j * nbits) >> 3, (j * nbits) & 7
@@ -161,14 +154,14 @@ def _label(payload, block, lane, j, nbits):
     return word & ((1 << nbits) - 1)
 
 
-@njit(**INNER)
+@njit
 def _unpack(payload, block, nbits, planes):
     for j in range(planes.shape[0]):
         for lane in range(BLOCK):
             planes[j, lane] = _label(payload, block, lane, j, nbits)
 
 
-@njit(**JIT)
+@njit
 def scan_codes(op, coding, queries, lists, probes, keep, buffers):
     """Push the best `keep` rows of the lists that each query probes, with their slots.
 
@@ -231,7 +224,7 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
                 rows_left -= BLOCK
 
 
-@njit(**JIT)
+@njit
 def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
     """Compute the distances of candidates to the decoded rows and sort them by distance, then id.
 

@@ -8,14 +8,13 @@ import numpy as np
 
 from .jit import njit
 from .lanes import scores_by_lanes, to_lanes
-from .options import JIT
 from .rows import read_rows
 
 SLACK = np.float32(1e-6)  # relative to the squared norm: by how much rounding may shorten a tail
 ZERO = np.float32(0)
 
 
-@njit(**JIT)
+@njit
 def project_rows(source, basis, inverse, lo, hi, features, scratch):
     """Write the features of rows lo:hi to features[:, lo:hi]; the array is (Q + 1, N).
 
@@ -49,7 +48,7 @@ def project_rows(source, basis, inverse, lo, hi, features, scratch):
             tail[i] = np.sqrt(max(tail[i], ZERO))
 
 
-@njit(**JIT)
+@njit
 def copy_rows(source, inverse, lo, hi, features, tile):
     """Write rows lo:hi, or unit rows as above, to features[:, lo:hi]; the array is (D, N)."""
     for s in range(lo, hi, tile.shape[0]):

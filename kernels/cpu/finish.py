@@ -3,20 +3,18 @@
 import numpy as np
 
 from .jit import njit
-from .options import JIT
 from .rows import FLOAT32, FLOAT64, read_rows, values_at
 from .scores import COSINE, DOT, L1, SQUARES
 from .select import insert, row_of, score_of
 from .sums import sum_of_magnitudes, sum_of_products, sum_of_squares
 
-STRICT = {**JIT, "fastmath": False}
 SHORT = 16  # dimensions up to which squares are summed in order, without fused operations
 NEAR = 2.0**-20  # the same as NEAR in metrics.py: 1 - cos below it is computed from differences
 SMALL, UP = 2.0**-200, 2.0**300
 NOTHING = np.int64(0x7FFFFFFFFFFFFFFF)  # the index of a place that no row fills
 
 
-@njit(**JIT)
+@njit
 def read_wide(source, i, tile, out):
     """Read row i into out (D,) float64, neither shifted nor scaled."""
     address, row_stride, column_stride, kind, _, _, _ = source
@@ -41,7 +39,7 @@ def read_wide(source, i, tile, out):
             out[d] = row[d]
 
 
-@njit(**STRICT)
+@njit(fastmath=False)
 def squares_in_order(x, y):
     """Return the squared distance, a sum made term by term: trees rely on its rounding."""
     total = 0.0
@@ -51,7 +49,7 @@ def squares_in_order(x, y):
     return total
 
 
-@njit(**STRICT)
+@njit(fastmath=False)
 def unit_squares_in_order(x, y, a, b):
     """Return the squared distance of a x and b y, a sum made term by term."""
     total = 0.0
@@ -61,7 +59,7 @@ def unit_squares_in_order(x, y, a, b):
     return total
 
 
-@njit(**JIT)
+@njit
 def scale_up(x):
     """Multiply x by a power of two if its squares, summed, may be too small for float64."""
     largest = 0.0
@@ -73,7 +71,7 @@ def scale_up(x):
             x[d] *= UP
 
 
-@njit(**JIT)
+@njit
 def _angle(x, y):
     """Return 1 - cos, by differences of the unit rows where it is small.
 
@@ -90,7 +88,7 @@ def _angle(x, y):
     return 0.5 * total if total > rounding * rounding else 0.0
 
 
-@njit(**JIT)
+@njit
 def distance(op, x, y):
     """Return the squared Euclidean, l1 or linf distance, 1 - cos, or minus the product."""
     if op == SQUARES:
@@ -107,7 +105,7 @@ def distance(op, x, y):
     return total
 
 
-@njit(**JIT)
+@njit
 def finish_rows(op, queries, lo, data, keys, distances, indices, lowest, tile):
     """Compute the distances of candidates and sort them by distance, then index.
 
@@ -146,7 +144,7 @@ def finish_rows(op, queries, lo, data, keys, distances, indices, lowest, tile):
         lowest[q] = score_of(keys[q, 0])
 
 
-@njit(**JIT)
+@njit
 def take_nearer(op, queries, data, banned, buffers, distances, indices, tile):
     """Put candidates among the nearest rows so far, where they are not there already.
 
@@ -184,7 +182,7 @@ def take_nearer(op, queries, data, banned, buffers, distances, indices, tile):
                 insert(values, rows, k - 1, value, row)
 
 
-@njit(**JIT)
+@njit
 def products_with(source, lo, row, tile, out):
     """Set out (Q,) to the products of a row (D,) float64 with rows lo, lo + 1, ... as given."""
     x = np.empty(row.size)
@@ -196,7 +194,7 @@ def products_with(source, lo, row, tile, out):
         out[q] = total
 
 
-@njit(**JIT)
+@njit
 def are_whole(source, lo, hi, tile):
     """Return whether all values of rows lo:hi, as they are read, are whole numbers."""
     for s in range(lo, hi, tile.shape[0]):
@@ -208,7 +206,7 @@ def are_whole(source, lo, hi, tile):
     return True
 
 
-@njit(**JIT)
+@njit
 def merge_lists(distances, indices, more_distances, more_indices):
     """Merge sorted results (Q, K) into others (Q, k), of which the first k are kept."""
     k, n_more = distances.shape[1], more_distances.shape[1]

@@ -9,20 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .int8_products import sums_by_pairs, sums_of_products
-from .ir import FLOATS, INT8, NUMBER, VECTORS, WIDTH, pointer, splat
-from .jit import njit
+from .ir import FLOATS, INT8, NUMBER, VECTORS, WIDTH, address, pointer, splat
+from .jit import cgutils, intrinsic, njit, types
 from .lanes import POINTS, ROWS
-from .options import INNER, JIT
+from .rows import values_at
 from .scores import store_marked
 from .select import from_bits
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
 
 QUAD = 4  # dimensions of a lane
 # Lanes of a point that lie side by side: SMMLA multiplies two points by two centroids.
@@ -140,7 +134,7 @@ def _bounder(lift):
 bound_scores, _bound_and_lift = _bounder(lift=False), _bounder(lift=True)
 
 
-@njit(**JIT)
+@njit
 def bound_rows(lift, lanes, n_quads, values, start, terms, k, n_clusters, limits, bounds, masks):
     """Bound the scores of a block with centroids k:k+ROWS, see `_bounder`; all are addresses."""
     if lift:
@@ -155,25 +149,26 @@ def words_of(n_dims):
     return -(-n_dims // (QUAD * BESIDE)) * BESIDE
 
 
-@njit(**INNER)
+@njit
 def rounding(n_dims):
     """Return by how much two ways to compute a score may differ, relative to its terms."""
     return np.float32(1.1 * n_dims + 32) * EPS
 
 
-@njit(**INNER)
+@njit
 def _up(square, n_dims):
     """Return the root of a sum of squares, no less than it is."""
     return np.sqrt(square) * (np.float32(1) + np.float32(n_dims + 8) * EPS)
 
 
-@njit(**JIT)
+@njit
 def round_points(rows, n, points, block, values):
     """Write n <= POINTS rows to a block of the points; the others of the block become zeros.
 
     values: (QUAD * Q,) int8 scratch.
     """
-    lanes = points.words[block].reshape((points.words.shape[1] // BESIDE, POINTS, BESIDE))
+    shape = (points.words.shape[1] // BESIDE, POINTS, BESIDE)
+    lanes = values_at(address(points.words[block]), np.int32, shape)
     measures = points.measures
     words, bits = values.view(np.int32), rows.view(np.int32)
     n_dims = rows.shape[1]
@@ -203,7 +198,7 @@ def round_points(rows, n, points, block, values):
         measures[NORM, at] = _up(square, n_dims) / factor
 
 
-@njit(**JIT)
+@njit
 def round_centroids(c, bias, centroids):
     """Fill `centroids` with c (K, D) and bias (K,)."""
     values, start, terms, worst, top = centroids

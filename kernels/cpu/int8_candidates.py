@@ -15,14 +15,10 @@ from .int8_rows import INFINITY, REACH
 from .ir import address, prefetch
 from .jit import njit
 from .lanes import POINTS, dot_at, gap_at
-from .options import INNER, JIT
 from .rows import read_rows
 from .scores import CHORD, COSINE, DOT, SQUARES
 from .select import key_of_row, row_of, score_of
 from .topk import unit_rows
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
 
 # Added to the number of a row that was scored in float32, and if it is the same as the query.
 SCORED, EQUAL = 1 << 31, 1 << 30
@@ -70,7 +66,7 @@ class Margins(NamedTuple):
     slope: np.float32
 
 
-@njit(**INNER)
+@njit
 def margins_of(op, q, queries):
     """Return the margins of a query."""
     base, size = queries.base[q], np.float64(queries.size[q])
@@ -88,7 +84,7 @@ def margins_of(op, q, queries):
     )
 
 
-@njit(**INNER)
+@njit
 def margin(lower, number, reach, margins):
     """Return how far the lower bound of a candidate may be below its score."""
     if number < SCORED:
@@ -97,7 +93,7 @@ def margin(lower, number, reach, margins):
     return share + margins.least + margins.slope * reach
 
 
-@njit(**INNER)
+@njit
 def _limit_of(keys, n, keep):
     """Return a score that keep or a few more of n keys reach, and their number."""
     low, high = keys[0], keys[0]
@@ -116,7 +112,7 @@ def _limit_of(keys, n, keep):
     return score_of(low)
 
 
-@njit(**INNER)
+@njit
 def rule_out(keys, n, keep, margins, terms):
     """Drop what bounds rule out of n >= keep candidates; returns how many are left, and the limit.
 
@@ -134,7 +130,7 @@ def rule_out(keys, n, keep, margins, terms):
     return count, limit
 
 
-@njit(**INNER)
+@njit
 def refine(q, keys, n, margins, queries, rows, search):
     """Score the first n candidates of a query in float32, where they are not yet."""
     op, _, source, centre, scratch = search
@@ -166,7 +162,7 @@ def refine(q, keys, n, margins, queries, rows, search):
         keys[j] = key_of_row(max(lower, score_of(keys[j])), number)
 
 
-@njit(**INNER)
+@njit
 def count_equal(keys, n):
     """Return how many of the first n candidates equal the query."""
     count = 0
@@ -175,7 +171,7 @@ def count_equal(keys, n):
     return count
 
 
-@njit(**INNER)
+@njit
 def _keep_equal(keys, n, keep):
     """Move the first of the candidates that equal the query to the front, if there are `keep`.
 
@@ -191,7 +187,7 @@ def _keep_equal(keys, n, keep):
     return count
 
 
-@njit(**JIT)
+@njit
 def make_room(q, keys, n, queries, rows, search):
     """Rule out some of n candidates of a query, and raise its limit.
 

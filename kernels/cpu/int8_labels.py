@@ -26,9 +26,8 @@ from .int8 import (
 from .ir import address, lowest_bit
 from .jit import njit
 from .lanes import POINTS, ROWS, dot_at, score_at
-from .options import INNER, JIT, NEG_INF
 from .rows import read_rows
-from .sizes import DEBUG
+from .sizes import DEBUG, NEG_INF
 from .tile import UNSET, take_labels
 
 NONE = np.int32(-1)  # the label of a point that has none yet; below it are guesses
@@ -66,7 +65,7 @@ class Int8Scratch(NamedTuple):
     reach: np.ndarray
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def _score_labels(rows, row_size, scored, label, terms, eta, norms, scratch):
     """Compute the scores of the points of a block that are wanted with their labels."""
     limits, best, known, wanted = scratch.limits, scratch.best, scratch.known, scratch.wanted
@@ -82,7 +81,7 @@ def _score_labels(rows, row_size, scored, label, terms, eta, norms, scratch):
         limits[2, i] = max(limits[2, i], limits[0, i] * (best[0, i] - best[1, i]))
 
 
-@njit(**INNER)
+@njit
 def _settle(rows, count, first, scored, terms, eta, norms, label, scratch):
     """Compare the candidates by their scores; return how many were compared.
 
@@ -132,7 +131,7 @@ def _settle(rows, count, first, scored, terms, eta, norms, label, scratch):
     return compared
 
 
-@njit(**INNER)
+@njit
 def _label_by_scores(row, scored):
     """Return the label of a row, which is an address, by the scores of tile.py alone."""
     c, bias = scored.c, scored.bias
@@ -144,7 +143,7 @@ def _label_by_scores(row, scored):
     return label
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def _set_limits(rows, n, points, block, scored, centroids, first, label, eta, scratch):
     """Set what bounds of a block are made of, and what they must reach; mark points to score."""
     worst, limits, wanted = centroids.worst, scratch.limits, scratch.wanted
@@ -170,7 +169,7 @@ def _set_limits(rows, n, points, block, scored, centroids, first, label, eta, sc
             label[i] = _label_by_scores(address(rows) + i * np.int64(rows.strides[0]), scored)
 
 
-@njit(**JIT)
+@njit
 def label_block(rows, n, points, block, scored, centroids, first, label, scratch):
     """Find the labels of n <= POINTS rows, which are a block of the points.
 
@@ -221,7 +220,7 @@ def label_block(rows, n, points, block, scored, centroids, first, label, scratch
     return compared
 
 
-@njit(**JIT)
+@njit
 def step_rows(
     source, weights, scored, centroids, points, kept, fill, lo, hi, labels, changes, scratch, own
 ):

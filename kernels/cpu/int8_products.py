@@ -5,9 +5,9 @@ vectorizer knows no products of bytes.
 """
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from .ir import INT8, INTS, NUMBER, VECTORS, WIDTH, pointer, splat
+from .jit import cgutils
 from .lanes import POINTS, ROWS
 
 

@@ -28,14 +28,11 @@ from .int8 import (
 )
 from .jit import njit
 from .lanes import POINTS
-from .options import JIT, NEG_INF
 from .rows import read_rows
 from .scores import CHORD, COSINE, DOT
 from .select import from_bits
+from .sizes import NEG_INF
 from .topk import largest_square_of, unit_rows
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
 
 STEP, BIAS, REACH = range(3)  # of `Int8Rows.terms`
 INFINITY = np.float32(np.inf)
@@ -83,7 +80,7 @@ class Int8Queries(NamedTuple):
     failed: np.ndarray
 
 
-@njit(**JIT)
+@njit
 def mean_row(op, source, n, step, centre, out, scratch):
     """Set out (D,) float32 to the mean of every step-th of n rows, as scores have them."""
     total = np.zeros(out.size)
@@ -99,7 +96,7 @@ def mean_row(op, source, n, step, centre, out, scratch):
         out[d] = total[d] / count
 
 
-@njit(**JIT)
+@njit
 def round_rows(op, source, lo, hi, centre, middle, rows, part, scratch):
     """Round rows lo:hi of a source.
 
@@ -164,7 +161,7 @@ def round_rows(op, source, lo, hi, centre, middle, rows, part, scratch):
     return np.int32(largest_bits), largest_square
 
 
-@njit(**JIT)
+@njit
 def set_reach(rows, ratio):
     """Replace norms in `terms` by the reach of rows; returns the largest norm.
 
@@ -181,7 +178,7 @@ def set_reach(rows, ratio):
     return largest
 
 
-@njit(**JIT)
+@njit
 def round_queries(
     op, source, lo, n, centre, middle, largest, ratio, queries, norms, part, values, scratch
 ):
@@ -248,7 +245,7 @@ def round_queries(
                 failed[at] = not factor * spread * spread < LARGEST
 
 
-@njit(**JIT)
+@njit
 def start_queries(op, n, least, queries):
     """Set the limits of n queries: rows that score no more than least (n,) are excluded."""
     limits, base, failed = queries.limits, queries.base, queries.failed

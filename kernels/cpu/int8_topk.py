@@ -24,14 +24,10 @@ from .int8_rows import INFINITY, REACH
 from .ir import address, lowest_bit, prefetch
 from .jit import njit
 from .lanes import POINTS, ROWS
-from .options import INNER, JIT, NEG_INF
 from .rows import FLOAT32, values_at
 from .scores import COSINE
 from .select import keep_best, key_of_row, row_of
-from .sizes import DEBUG
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
+from .sizes import DEBUG, NEG_INF
 
 GROWTH, SOME = 2.0, 32  # how many more candidates there may be before some are ruled out again
 GIVE_UP = 16  # a search is given up when a GIVE_UP-th of its queries have failed
@@ -63,7 +59,7 @@ class Candidates(NamedTuple):
     numbers: np.ndarray
 
 
-@njit(**JIT)
+@njit
 def search_bytes(queries, rows, n_queries, lo, hi, tile, skip, search, candidates):
     """Collect the rows lo:hi that may be among the best of each query.
 
@@ -135,7 +131,7 @@ def search_bytes(queries, rows, n_queries, lo, hi, tile, skip, search, candidate
     return True
 
 
-@njit(**INNER)
+@njit
 def _settle(q, keys, n, queries, rows, search):
     """Rule out candidates of a query by its limit in the end.
 
@@ -166,7 +162,7 @@ def _settle(q, keys, n, queries, rows, search):
     return n, _up(value + base + 1e-12 * (abs(value) + abs(base)))
 
 
-@njit(**INNER)
+@njit
 def _measure(op, x, data, keys, n, y, tile, values, numbers):
     """Set values and numbers (n or more,) to the distances of candidates and their rows."""
     stride, length = data.row_stride, min(MAX_LENGTH, x.size * abs(data.column_stride))
@@ -185,7 +181,7 @@ def _measure(op, x, data, keys, n, y, tile, values, numbers):
         values[j], numbers[j] = distance(op, x, y), row
 
 
-@njit(**INNER)
+@njit
 def _rank(n, values, numbers, distances, indices):
     """Put the first of n values and their rows, by value, then by row, where results are."""
     for j in range(n):
@@ -198,7 +194,7 @@ def _rank(n, values, numbers, distances, indices):
         distances[i], indices[i] = np.inf, NOTHING
 
 
-@njit(**JIT)
+@njit
 def finish_bytes(
     n_queries, queries, rows, search, candidates, op, asked, lo, data, distances, indices, lowest
 ):
@@ -244,7 +240,7 @@ def finish_bytes(
         )
 
 
-@njit(**INNER)
+@njit
 def _up(value):
     """Return a float32 that is no less than a float64."""
     out = np.float32(value)

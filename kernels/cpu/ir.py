@@ -3,16 +3,9 @@
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils, config
-from numba.core.codegen import get_host_cpu_features
-from numba.extending import intrinsic
 
-from .jit import njit
-from .options import INNER
-
-# Numba makes its settings at run time.
-# pyright: reportAttributeAccessIssue=false
+from .jit import cgutils, intrinsic, njit, types
+from .target import cpu_features, cpu_name
 
 # Becomes one instruction where a processor multiplies bytes of these signs and adds them up.
 SUM_OF_BYTES = """
@@ -27,12 +20,6 @@ define i32 @sum(<16 x i8> %a, <16 x i8> %b) {{
 """
 
 
-def _features():
-    """Return what Numba compiles for: the features it was told, or else those of this CPU."""
-    features = config.CPU_FEATURES
-    return get_host_cpu_features() if features is None else features
-
-
 def _arm_products():
     """Return INT8 for an ARM64: what it has follows from its name, not from its features."""
     if not llvm.get_process_triple().startswith(("aarch64", "arm64")):
@@ -40,7 +27,7 @@ def _arm_products():
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
-        cpu=config.CPU_NAME or llvm.get_host_cpu_name(), features=_features()
+        cpu=cpu_name(), features=cpu_features()
     )
 
     def emits(instruction, *signs):
@@ -52,7 +39,7 @@ def _arm_products():
     return "sdot" if emits("sdot", "sext", "sext") else ""
 
 
-_FEATURES = {name[1:] for name in _features().split(",") if name.startswith("+")}
+_FEATURES = {name[1:] for name in cpu_features().split(",") if name.startswith("+")}
 # Values in a vector register, and vectors of points at a time: as many as fit the registers
 # beside lanes.ROWS centroids.
 if "avx512f" in _FEATURES:
@@ -99,16 +86,16 @@ def _lowest_bit(_typing, bits):
     return types.int64(types.int64), generate
 
 
-@njit(inline="always", **INNER)  # a call would count the array's references, in inner loops
+@njit(inline="always")  # a call would count the array's references, in inner loops
 def address(a):
     """Return where an array begins, as a signed integer."""
     return np.int64(a.ctypes.data)
 
 
-@njit(**INNER)
+@njit
 def lowest_bit(bits):
     """Return the place of the lowest one in an int64 other than 0."""
-    return _lowest_bit(bits)  # pyright: ignore[reportCallIssue]  # the typing context is not an argument
+    return _lowest_bit(bits)
 
 
 @intrinsic
@@ -128,8 +115,8 @@ def _prefetch(_typing, at):
     return types.void(types.int64), generate
 
 
-@njit(**INNER)
+@njit
 def prefetch(at, size):
     """Have memory of some bytes from an address on loaded into the cache."""
     for offset in range(0, size, 64):
-        _prefetch(at + offset)  # pyright: ignore[reportCallIssue]  # as above
+        _prefetch(at + offset)

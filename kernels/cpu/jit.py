@@ -1,171 +1,158 @@
-"""Numba's `njit` with a cache on disk that never fails.
-
-Kernels that can't be kept or read are compiled again.
-"""
+"""`njit`: kernels that are compiled once, kept on disk and loaded without Numba."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import sys
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from io import BytesIO
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+import threading
+from collections.abc import Callable
+from functools import cached_property, update_wrapper
+from importlib import import_module
+from typing import Any
 
-import numba
-from numba.core import caching
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.dispatcher import Dispatcher
+from . import object_cache
+from .kinds import Kind, describe
+from .sizes import DEBUG
 
-__all__ = ["njit"]
+__all__ = ["Kernel", "carray", "cgutils", "intrinsic", "njit", "types"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-# Errors of reading a file that is damaged, or pickled by other versions of the libraries.
-UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError),
-    *(RuntimeError, pickle.PickleError),
-)
+# Numba gives a literal 0 or True a type of its own and compiles a kernel once more for it:
+# kernels pass np.int64(0) and np.bool_(True) to one another.
+# Without `ninf`, as a running best starts at -inf. With `nnan`, as NaN is refused before.
+OPTIONS = {
+    "nogil": True,
+    "boundscheck": DEBUG,
+    "error_model": "numpy",
+    "fastmath": {"nnan", "nsz", "contract", "reassoc", "arcp"},
+    "no_cfunc_wrapper": True,
+    "no_cpython_wrapper": not DEBUG,
+}
+_lock = threading.RLock()
 
 
-def njit(*, cache: bool, **options: Any) -> Callable[[F], F]:
-    """Return Numba's decorator; `cache` keeps compiled code on disk, if a folder is writable.
+def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Make a kernel of a function; options are those of `numba.njit`, beside `OPTIONS`."""
+    if function is None:
+        return lambda function: njit(function, **options)
+    if DEBUG:
+        return import_module("numba").njit(**{**OPTIONS, **options})(function)
+    return Kernel(function, {**OPTIONS, **options})
 
-    Args:
-        cache: Whether to keep compiled code on disk.
-        **options: Options of `numba.njit`.
+
+class _Imported:
+    """A module, or a function of one, that is imported when it is used: only compiling needs it."""
+
+    def __init__(self, module: str, name: str = "") -> None:
+        self._module = module
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self._module), name)
+
+    def __call__(self, *arguments: Any) -> Any:
+        raise TypeError(f"only kernels can call {self._name}")
+
+    @property
+    def _numba_type_(self) -> Any:
+        return _compiler().type_of(getattr(import_module(self._module), self._name))
+
+
+types: Any = _Imported("numba.core.types")
+cgutils: Any = _Imported("numba.core.cgutils")
+carray: Any = _Imported("numba", "carray")
+
+
+class intrinsic:  # noqa: N801  # used as a decorator
+    """`numba.extending.intrinsic`, made when a kernel is compiled."""
+
+    def __init__(self, definition: Callable[..., Any]) -> None:
+        self._definition = definition
+
+    def __call__(self, *arguments: Any) -> Any:
+        raise TypeError(f"only kernels can call {self._definition.__name__}")
+
+    @cached_property
+    def _made(self) -> Any:
+        return import_module("numba.extending").intrinsic(self._definition)
+
+    @property
+    def _numba_type_(self) -> Any:
+        return _compiler().type_of(self._made)
+
+
+class Kernel:
+    """A function that is compiled for the kinds of its arguments when it is first called.
+
+    Attributes:
+        py_func: The function.
+        targetoptions: Numba's options; this and `py_func` are what Numba asks for.
     """
 
-    def decorate(function: Any) -> Any:
-        compiled: Any = numba.njit(**options)(function)
-        if cache and isinstance(compiled, Dispatcher):  # not so with NUMBA_DISABLE_JIT
-            try:
-                compiled._cache = _Cache(function)  # pyright: ignore[reportAttributeAccessIssue]
-            except (RuntimeError, OSError) as error:  # there is no folder at all
-                _not_kept(error)
-        return compiled
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        update_wrapper(self, function)
+        self.py_func = function
+        self.targetoptions = options
+        self._calls: tuple[Callable[..., Any], ...] = ()
+        self._by_kinds: dict[tuple[Kind, ...], Callable[..., Any]] = {}
 
-    return decorate
+    def __call__(self, *arguments: Any) -> Any:
+        for call in self._calls:
+            result = call(*arguments)
+            if result is not NotImplemented:
+                return result
+        kinds = tuple(map(describe, arguments))
+        result = self._load(kinds)(*arguments)
+        if result is NotImplemented:  # where `describe` and entry.py disagree
+            raise TypeError(f"{self.py_func.__name__} does not take {kinds}")
+        return result
 
+    @property
+    def signatures(self) -> list[tuple[Kind, ...]]:
+        """Kinds of arguments for which it was compiled or read from disk."""
+        return list(self._by_kinds)
 
-_LOCATORS = caching.CacheImpl._locator_classes
-# Its name has an underscore in Numba 0.61.
-_in_tree: Any = next(kind for kind in _LOCATORS if kind.__name__.endswith("InTreeCacheLocator"))
+    @cached_property
+    def dispatcher(self) -> Any:
+        """The function as Numba knows it."""
+        return _compiler().make_dispatcher(self.py_func, self.targetoptions)
 
+    @property
+    def _numba_type_(self) -> Any:
+        return self.dispatcher._numba_type_
 
-class _InTree(_in_tree):
-    """A cache beside the source that is read even where nothing can be written: in containers."""
-
-    def ensure_cache_path(self) -> None:
-        pass
-
-
-class _Kind(caching.CompileResultCacheImpl):
-    _locator_classes: ClassVar[list[Any]] = [*_LOCATORS, _InTree]
-
-
-class _Files(caching.IndexDataCacheFile):
-    """Numba's files of one function, with checksums: damaged machine code would crash or go wrong.
-
-    Code is kept together with its key. Processes that compile at the same time, or a full disk,
-    leave an index that names other code.
-    """
-
-    def save(self, key: Any, data: Any) -> None:
-        super().save(key, (self._version, self._source_stamp, key, data))
-
-    def load(self, key: Any) -> Any:
-        *found, data = super().load(key) or (None,)
-        return data if found == [self._version, self._source_stamp, key] else None
-
-    def _load_index(self) -> dict[Any, str]:
-        try:
-            _check_sum(self._index_path)
-            return super()._load_index()
-        except UNREADABLE:
-            return {}
-
-    def _load_data(self, name: str) -> Any:
-        _check_sum(self._data_path(name))
-        return super()._load_data(name)
-
-    @contextmanager
-    def _open_for_write(self, filepath: str) -> Iterator[Any]:
-        with super()._open_for_write(filepath) as file:
-            whole = BytesIO()
-            yield whole
-            file.write(whole.getvalue() + _sum(whole.getvalue()))  # pickle reads to its own end
+    def _load(self, kinds: tuple[Kind, ...]) -> Callable[..., Any]:
+        """Return the code for arguments of these kinds, from disk or compiled now."""
+        with _lock:
+            if kinds in self._by_kinds:  # loaded by another thread meanwhile
+                return self._by_kinds[kinds]
+            name = f"{self.__module__.rpartition('.')[2]}.{self.py_func.__name__}"
+            digest = hashlib.sha256(repr(kinds).encode()).hexdigest()[:16]
+            file = f"{name}.{digest}"
+            symbol = f"flash_kmeans.{object_cache.key()}.{file}"
+            code = object_cache.read(file)
+            if code is None:
+                _announce(name)
+                code, externals = _compiler().compile_kernel(self.dispatcher, kinds, symbol)
+                object_cache.write(file, code, externals)
+            call = import_module(f"{__package__}.loader").load(code, symbol, kinds)
+            self._by_kinds[kinds] = call
+            self._calls += (call,)
+            return call
 
 
-def _sum(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(4, "little")
+def _announce(name: str) -> None:
+    """Tell why this takes seconds."""
+    note = f"flash-kmeans-mlx: compiling kernel {name} for this CPU, once"
+    print(note, file=sys.stderr, flush=True)
 
 
-def _check_sum(path: str) -> None:
-    data = Path(path).read_bytes()
-    if _sum(data[:-4]) != data[-4:]:
-        raise ValueError(f"{path} is damaged")
+def _compiler() -> Any:
+    return import_module(f"{__package__}.compiler")
 
 
-class _Cache(caching.FunctionCache):
-    """The cache of one function; a change of any kernel invalidates it, as kernels are inlined."""
-
-    _impl_class = _Kind
-
-    def __init__(self, function: Any) -> None:
-        super().__init__(function)
-        self._cache_file = _Files(self._cache_path, self._impl.filename_base, _sources())
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)
-        except UNREADABLE:
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)
-        except OSError as error:
-            _not_kept(error)
-        except RuntimeError as error:
-            if "no compiled object" not in str(error):
-                raise
-            # Ctrl-C came while LLVM called back with the code, where Python can only print it.
-            raise KeyboardInterrupt from error
-
-
-@cache
-def _sources() -> str:
-    """Return a hash of all kernels: a function's code contains that of functions in other files."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-_said: list[bool] = []
-
-
-def _not_kept(error: Exception) -> None:
-    """Say once that kernels are compiled in memory."""
-    if not _said:
-        _said.append(True)
-        reason = getattr(error, "strerror", None) or error
-        note = (
-            f"flash-kmeans-mlx: kernels can't be kept on disk ({reason}), every process compiles"
-            " them again: set NUMBA_CACHE_DIR to a folder that can be written to"
-        )
-        print(note, file=sys.stderr, flush=True)
-
-
-# A process forked while another thread compiles would wait for that thread for ever.
+# A process forked while another thread compiles or loads would wait for that thread for ever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
     )

@@ -10,21 +10,14 @@ bits wherever it is computed.
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .ir import FLOATS, FUSED, INTS, NUMBER, VECTORS, WIDTH, address, pointer, splat
-from .jit import njit
-from .options import INNER, JIT, NEG_INF
-from .sizes import DEBUG, TILE_ROWS
+from .jit import cgutils, intrinsic, njit, types
+from .sizes import DEBUG, NEG_INF, TILE_ROWS
 
 ROWS = 4  # centroids at a time
 POINTS = WIDTH * VECTORS  # points at a time; tiles are made of these
 assert TILE_ROWS % POINTS == 0
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
 
 
 def _scores(builder, lanes, stride, n_dims, c, bias, k, n_clusters):
@@ -245,25 +238,25 @@ _dot_at = _reduce(_product)
 _gap_at = _reduce(_square)
 
 
-@njit(**INNER)
+@njit
 def score_at(row, c, n_dims, bias):
     """Return <row, c> + bias, the same bits as in a tile; row and c are addresses."""
     return _score(row, c, n_dims, bias)
 
 
-@njit(**INNER)
+@njit
 def dot_at(row, c, n_dims):
     """Return <row, c>; row and c are addresses."""
     return _dot_at(row, c, n_dims)
 
 
-@njit(**INNER)
+@njit
 def gap_at(row, c, n_dims):
     """Return ||row - c||^2; row and c are addresses."""
     return _gap_at(row, c, n_dims)
 
 
-@njit(**INNER)
+@njit
 def rows_above(lanes, stride, c, bias, k, n_clusters, threshold, own, rest, masks):
     """Return `_rows_above`; c, bias and masks are arrays, the others addresses."""
     return _rows_above(
@@ -281,7 +274,7 @@ def rows_above(lanes, stride, c, bias, k, n_clusters, threshold, own, rest, mask
     )
 
 
-@njit(**JIT)
+@njit
 def to_lanes(rows, lanes):
     """Write rows (n, D) transposed to lanes (D, n)."""
     for i in range(rows.shape[0]):
@@ -289,7 +282,7 @@ def to_lanes(rows, lanes):
             lanes[d, i] = rows[i, d]
 
 
-@njit(**JIT)
+@njit
 def best_by_lanes(n, columns, at, c, bias, best, label):
     """Find label[i] = argmax_k <points[i], c[k]> + bias[k] for n points, ties to the lowest k.
 
@@ -321,7 +314,7 @@ def best_by_lanes(n, columns, at, c, bias, best, label):
             )
 
 
-@njit(**JIT)
+@njit
 def scores_by_lanes(n, columns, c, bias, out, at):
     """Write out[k, at + i] = <points[i], c[k]> + bias[k] for n points.
 

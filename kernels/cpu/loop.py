@@ -13,7 +13,6 @@ from . import int8_labels
 from .centroids import Coordinates, all_zero, coordinates_of, move, to_frame
 from .int8 import Int8Centroids, Int8Points, round_centroids
 from .jit import njit
-from .options import INNER, JIT
 from .rows import Sources, kept_rows, read_rows, source_of
 from .team import NEXT, add, meet
 from .tile import (
@@ -96,7 +95,7 @@ class Bytes(NamedTuple):
     scratch: int8_labels.Int8Scratch
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def _step_by_bytes(source, weights, cuts, s, fill, labels, shared, by_bytes, scratch):
     """Do the E-step of shard s, by bytes unless they are given up; `fill` is true at the first."""
     lo, hi, changes = cuts[s], cuts[s + 1], changes_of(shared.changes, s)
@@ -124,7 +123,7 @@ def _step_by_bytes(source, weights, cuts, s, fill, labels, shared, by_bytes, scr
     return changed
 
 
-@njit(**INNER)
+@njit
 def _round(by_bytes, scored):
     """Round the centroids to bytes, unless these are to be given up."""
     if by_bytes.compared.sum() > by_bytes.most[0]:
@@ -133,7 +132,7 @@ def _round(by_bytes, scored):
         round_centroids(scored.c, scored.bias, by_bytes.centroids)
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def fit_element(batch, b, limit, c, outcome, shared, by_bytes, team, scratch):  # noqa: C901, PLR0912
     """Run up to `limit` E-steps of batch element b, by bytes unless `by_bytes` is None.
 
@@ -203,13 +202,13 @@ def fit_element(batch, b, limit, c, outcome, shared, by_bytes, team, scratch):  
             return
 
 
-@njit(**INNER)
+@njit
 def _begin(c, coordinates, scored, state):
     to_frame(c, coordinates, scored.c, scored.bias)
     state[NEXT] = 0
 
 
-@njit(**INNER)
+@njit
 def _any_zero(values):
     for v in values:  # noqa: SIM110  # Numba has no generator expressions
         if v == 0:
@@ -217,7 +216,7 @@ def _any_zero(values):
     return False
 
 
-@njit(**INNER)
+@njit
 def _end(batch, c, coordinates, totals, limit, changed, outcome):
     """Do the M-step, unless the loop stops at the E-step before it.
 
@@ -235,7 +234,7 @@ def _end(batch, c, coordinates, totals, limit, changed, outcome):
         outcome[1] = SETTLED
 
 
-@njit(**JIT)
+@njit
 def fit_elements(batch, limits, b0, b1, c, outcomes, shared, by_bytes, team, scratch):
     """Call `fit_element` for the batch elements b0:b1 with limits[b] > 0.
 
@@ -246,7 +245,7 @@ def fit_elements(batch, limits, b0, b1, c, outcomes, shared, by_bytes, team, scr
             fit_element(batch, b, limits[b], c[b], outcomes[b], shared, by_bytes, team, scratch)
 
 
-@njit(**JIT)
+@njit
 def assign_elements(sources, elements, m0, m1, scored, labels, nothing, scratch):
     """Label the points of batch elements[m0:m1]; scored: centroids of the batch.
 
@@ -268,7 +267,7 @@ def assign_elements(sources, elements, m0, m1, scored, labels, nothing, scratch)
         )
 
 
-@njit(**JIT)
+@njit
 def measure_elements(sources, weights, c, labels, cost, inverse, cuts, m0, m1, totals, out, tile):
     """Write totals[b, s] = `measure_rows` of shard s, for the batch elements m0:m1."""
     for b in range(m0, m1):

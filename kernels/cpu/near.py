@@ -24,12 +24,8 @@ from .int8 import (
 from .ir import address, lowest_bit
 from .jit import njit
 from .lanes import POINTS, ROWS, rows_above
-from .options import INNER, JIT
 from .rows import read_rows
 from .sizes import DEBUG
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
 
 HALF, TWO = np.float32(0.5), np.float32(2)
 TINY = np.float32(2.0**-120)  # more than what squares and sums lose as they have no more bits
@@ -48,7 +44,7 @@ class Filters(NamedTuple):
     points: Int8Points
 
 
-@njit(**JIT)
+@njit
 def fill_rows(source, points, lo, hi, tile, values):
     """Round rows lo:hi to the bytes of all points; lo is a multiple of POINTS.
 
@@ -62,7 +58,7 @@ def fill_rows(source, points, lo, hi, tile, values):
             round_points(rows[a : a + m], m, points, (s + a) // POINTS, values)
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def threshold_of(own, inverse, distance, eps):
     """Return what a product must reach where a candidate may be nearer than `distance`.
 
@@ -75,7 +71,7 @@ def threshold_of(own, inverse, distance, eps):
     return (own - distance - TWO * eps * (own + distance)) * (HALF / inverse) - TINY
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def prepare_candidates(candidates, measure):
     """Round the candidates of a round to bytes, for `_near_by_bytes`."""
     rows, bias, lanes, norms = candidates.rows, candidates.bias, candidates.lanes, candidates.norms
@@ -96,7 +92,7 @@ def prepare_candidates(candidates, measure):
     round_centroids(rows[:count], bias[:count], candidates.table)
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def points_to_try(filters, measure, candidates, s, n, threshold, scratch):
     """Write to index[:m] those of points s:s+n that a candidate could be near; return m.
 
@@ -124,7 +120,7 @@ def points_to_try(filters, measure, candidates, s, n, threshold, scratch):
     return n
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def _near_by_bytes(points, measure, candidates, s, n, threshold, scratch):
     """Write to index[:m] those of points s:s+n that a candidate could be near; return m."""
     values, start, terms, worst, _ = candidates.table
@@ -179,7 +175,7 @@ def _near_by_bytes(points, measure, candidates, s, n, threshold, scratch):
     return m
 
 
-@njit(**INNER)  # a call counts the references of every array: it takes no more than it needs
+@njit  # a call counts the references of every array: it takes no more than it needs
 def _near_by_features(columns, features, bias, count, s, n, threshold, none, idle, masks, index):
     """Write to index[:m] those of points s:s+n that a candidate could be near; return m."""
     m = 0

@@ -19,9 +19,8 @@ from .bounds import carry, own_scores
 from .ir import address, lowest_bit
 from .jit import njit
 from .lanes import POINTS, ROWS, best_by_lanes, dot_at, gap_at, rows_above, score_at
-from .options import INNER, JIT, NEG_INF
 from .rows import read_rows, row_at
-from .sizes import DEBUG
+from .sizes import DEBUG, NEG_INF
 from .tile import UNSET, move_rows
 
 DENSE = 0.6  # share of a tile's points from which gathering them takes longer than it saves
@@ -32,7 +31,7 @@ TWO, ZERO = np.float32(2), np.float32(0)
 SCORES, RIVALS, OWN, CROSSED, ROWS_DONE = range(5)
 
 
-@njit(**INNER)
+@njit
 def _gap(row, c, n_dims, spherical, inverse):
     """Return the squared distance of a row and a centroid, given by their addresses."""
     if spherical:
@@ -40,7 +39,7 @@ def _gap(row, c, n_dims, spherical, inverse):
     return gap_at(row, c, n_dims)
 
 
-@njit(**INNER)
+@njit
 def _gather(columns, s, chosen, count, gathered):
     """Copy columns[:, s + chosen] to gathered[:, :count]."""
     for d in range(columns.shape[0]):
@@ -48,7 +47,7 @@ def _gather(columns, s, chosen, count, gathered):
             gathered[d, j] = columns[d, s + chosen[j]]
 
 
-@njit(**INNER)
+@njit
 def _start_points(source, table, features, bounds, s, n, first, scratch, work):
     """Find the points s:s+n whose bounds cross and prepare their search; return how many.
 
@@ -102,7 +101,7 @@ def _start_points(source, table, features, bounds, s, n, first, scratch, work):
     return active
 
 
-@njit(**INNER)
+@njit
 def _select(features, bounds, s, n, g, scratch):
     """Pick the points of the tile that group g may concern, in `chosen`.
 
@@ -138,7 +137,7 @@ def _select(features, bounds, s, n, g, scratch):
     return count, lanes, stride
 
 
-@njit(**INNER)
+@njit
 def _search_group(source, unshifted, table, features, bounds, s, n, g, scratch, work):  # noqa: C901, PLR0912, PLR0915
     """Compare centroids of group g with the points of the tile that it may concern.
 
@@ -226,7 +225,7 @@ def _search_group(source, unshifted, table, features, bounds, s, n, g, scratch, 
         lower[g, p] = min(v, lost[i]) if place[i] // width == g else v
 
 
-@njit(**JIT)
+@njit
 def prune_rows(
     source, unshifted, weights, table, features, bounds, lo, hi, labels, changes, scratch, work
 ):

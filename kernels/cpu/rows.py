@@ -6,18 +6,12 @@ Kernels take x by address, so that one compilation serves all dtypes and strides
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray, types  # pyright: ignore[reportPrivateImportUsage]
-from numba.extending import intrinsic
 
 from .ir import address
-from .jit import njit
-from .options import INNER, JIT
+from .jit import carray, intrinsic, njit, types
 
 FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 0, 1, 2, 3
 KINDS = {"float32": FLOAT32, "float64": FLOAT64, "float16": FLOAT16, "bfloat16": BFLOAT16}
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
 
 
 class Source(NamedTuple):
@@ -76,13 +70,13 @@ def _pointer(_typing, address, dtype):
     return types.CPointer(dtype.dtype)(types.int64, dtype), generate
 
 
-@njit(**INNER)
+@njit
 def values_at(address, dtype, shape):
     """Return the values at an address as an array."""
     return carray(_pointer(address, dtype), shape)
 
 
-@njit(**INNER)
+@njit
 def source_of(sources, b):
     """Return the source of batch element b."""
     return Source(
@@ -96,7 +90,7 @@ def source_of(sources, b):
     )
 
 
-@njit(**INNER)
+@njit
 def _convert(first, row_stride, column_stride, dtype, width, n, shift, factor, out):
     for i in range(n):
         row = first + i * row_stride
@@ -109,7 +103,7 @@ def _convert(first, row_stride, column_stride, dtype, width, n, shift, factor, o
                 out[i, d] = (values_at(row + d * column_stride, dtype, 1)[0] - shift[d]) * factor
 
 
-@njit(**INNER)
+@njit
 def _copy(first, row_stride, n, out):
     for i in range(n):
         values = values_at(first + i * row_stride, np.float32, out.shape[1])
@@ -117,7 +111,7 @@ def _copy(first, row_stride, n, out):
             out[i, d] = values[d]
 
 
-@njit(**INNER)
+@njit
 def _decode16(first, row_stride, column_stride, left, rescale, n, shift, factor, out):
     # float16 and bfloat16 have the float32 layout but for the width of their exponent: moved into
     # place as integers, they are off by one power of two (`rescale`), denormals included.
@@ -148,7 +142,7 @@ def not_inlined(_typing):
     return types.void(), generate
 
 
-@njit(**INNER)
+@njit
 def _convert_rows(source, lo, n, out):
     not_inlined()  # a dozen kernels read rows
     first = source.address + lo * source.row_stride
@@ -168,7 +162,7 @@ def _convert_rows(source, lo, n, out):
         _decode16(first, row_stride, column_stride, 16, np.float32(1.0), n, shift, factor, out)
 
 
-@njit(**JIT)
+@njit
 def read_rows(source, lo, n, out):
     """Return rows lo:lo+n, float32 (n, D): in `out`, or in x's own memory if that holds them."""
     if source.direct:
@@ -178,7 +172,7 @@ def read_rows(source, lo, n, out):
     return out[:n]
 
 
-@njit(**INNER)
+@njit
 def row_at(source, i, out):
     """Return the address of row i: in out (1, D), or in x's own memory if that holds it."""
     if source.direct:
@@ -187,7 +181,7 @@ def row_at(source, i, out):
     return address(out)
 
 
-@njit(**INNER)
+@njit
 def kept_rows(source, rows):
     """Return the source of rows (N, D) that were read into an array."""
     shift = source.shift

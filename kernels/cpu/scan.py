@@ -9,21 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .finish import distance
 from .ir import FLOATS, FUSED, NUMBER, VECTORS, WIDTH, address, lowest_bit, pointer, splat
-from .jit import njit
+from .jit import cgutils, intrinsic, njit, types
 from .lanes import POINTS
 from .lists import BLOCK
-from .options import INNER, JIT, NEG_INF
 from .scores import CHORD, COSINE, DOT, SQUARES, store_marked
 from .select import insert, keep_best, make_key, number_of, score_of
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
+from .sizes import NEG_INF
 
 BLOCKS = POINTS // BLOCK  # that fill the registers beside QUERIES queries
 QUERIES = 4
@@ -121,7 +115,7 @@ def _scanner(op):
 _squares, _products, _cosines, _chords = (_scanner(op) for op in (SQUARES, DOT, COSINE, CHORD))
 
 
-@njit(**JIT)
+@njit
 def _score_rows(op, queries, blocks, n_dims, limits, scores, masks):
     """Score rows as `_scanner` does."""
     if op == SQUARES:
@@ -133,7 +127,7 @@ def _score_rows(op, queries, blocks, n_dims, limits, scores, masks):
     return _cosines(queries, blocks, n_dims, limits, scores, masks)
 
 
-@njit(**INNER)
+@njit
 def _limit(scores, mask, keep):
     """Return a score that `keep` or a few more of those reach that a mask marks, or -inf.
 
@@ -161,7 +155,7 @@ def _limit(scores, mask, keep):
     return lowest
 
 
-@njit(**JIT)
+@njit
 def _push_marked(queries, masks, real, scores, blocks, keep, buffers, ids):
     """Push the scores that are marked for each of the queries, of lanes that are real rows.
 
@@ -208,7 +202,7 @@ def _push_marked(queries, masks, real, scores, blocks, keep, buffers, ids):
                 least[q] = max(least[q], score_of(keys[q, keep - 1]))
 
 
-@njit(**JIT)
+@njit
 def _queries_of_lists(probes, n_lists):
     """Return (starts (n_lists + 1,), queries): queries[starts[i]:starts[i + 1]] probe list i."""
     starts = np.zeros(n_lists + 1, np.int64)
@@ -226,7 +220,7 @@ def _queries_of_lists(probes, n_lists):
     return starts, queries
 
 
-@njit(**JIT)
+@njit
 def scan_lists(op, queries, probes, lists, keep, buffers, found, by_list):
     """Push the best `keep` rows of the lists that each query probes, with their slots.
 
@@ -288,7 +282,7 @@ def scan_lists(op, queries, probes, lists, keep, buffers, found, by_list):
             measure(asking, number, lists, buffers, found)
 
 
-@njit(**JIT)
+@njit
 def measure(asking, number, lists, buffers, found):
     """Put candidates among the nearest rows of queries, by their distances in float64.
 
@@ -326,7 +320,7 @@ def measure(asking, number, lists, buffers, found):
         sizes[q] = n
 
 
-@njit(**JIT)
+@njit
 def lowest_scores(buffers, lowest):
     """Set lowest (Q,) float32 to the lowest score of the candidates.
 

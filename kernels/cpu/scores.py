@@ -8,16 +8,9 @@ import functools
 import itertools
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .ir import FLOATS, FUSED, INTS, NUMBER, VECTORS, WIDTH, pointer, splat
-from .jit import njit
-from .options import JIT
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
+from .jit import cgutils, intrinsic, njit, types
 
 # Rows that fit the registers beside a block of queries, of all vectors or only one.
 WIDE_ROWS, NARROW_ROWS = (6, 8) if WIDTH == 16 else (4, 8)
@@ -137,7 +130,7 @@ _wide_product, _wide_squares, _wide_l1, _wide_linf = (
 _narrow_product, _narrow_squares = (_scorer(op, NARROW_ROWS, 1) for op in (DOT, SQUARES))
 
 
-@njit(**JIT)
+@njit
 def score_block(op, narrow, lanes, n_dims, x, start, least, scores, masks):
     """Score WIDE_ROWS rows for WIDE queries or, if `narrow`, NARROW_ROWS for NARROW.
 

@@ -14,7 +14,6 @@ from .candidates import AT_ONCE, CANDIDATES, fetch_next, places_of, try_some
 from .ir import lowest_bit
 from .jit import njit
 from .near import points_to_try, prepare_candidates, threshold_of
-from .options import INNER, JIT
 from .rows import read_rows
 from .sizes import SHARD_ROWS
 from .team import NEXT, add, meet
@@ -70,7 +69,7 @@ class Nearest(NamedTuple):
     bits: np.ndarray
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def _gain(source, filters, measure, lo, hi, state, candidates, gains, scratch):
     """Try the round's candidates on rows lo:hi; return how many rows one of them is nearer to.
 
@@ -110,7 +109,7 @@ def _gain(source, filters, measure, lo, hi, state, candidates, gains, scratch):
     return written - lo
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def _take(source, filters, measure, lo, hi, size, state, candidates, scratch):
     """Make the round's best candidate a centre for rows lo:hi, where `_gain` found `size` rows."""
     nearest, threshold = state.nearest, state.threshold
@@ -148,7 +147,7 @@ def _take(source, filters, measure, lo, hi, size, state, candidates, scratch):
             sum_blocks(nearest, measure.potential, last * DRAW, end, state.blocks)
 
 
-@njit(inline="always", **INNER)
+@njit(inline="always")
 def _draw_round(source, filters, measure, k, uniforms, first, state, candidates, scratch):
     """Draw the candidates of round k; picks[0] < 0 if every point coincides with a centre."""
     lanes, norms, picks = candidates.lanes, candidates.norms, candidates.picks
@@ -190,7 +189,7 @@ def _draw_round(source, filters, measure, k, uniforms, first, state, candidates,
         prepare_candidates(candidates, measure)
 
 
-@njit(**INNER)
+@njit
 def _most(gains, count):
     """Return the candidate that gains most over all shards, the first of equals."""
     winner, best = 0, -1.0
@@ -203,7 +202,7 @@ def _most(gains, count):
     return winner
 
 
-@njit(**JIT)
+@njit
 def seed_element(
     source,
     filters,
@@ -264,7 +263,7 @@ def seed_element(
             return
 
 
-@njit(**JIT)
+@njit
 def sum_blocks(nearest, potential, lo, hi, blocks):
     """Write to blocks[i] the sum of potential * nearest over DRAW points.
 
@@ -277,7 +276,7 @@ def sum_blocks(nearest, potential, lo, hi, blocks):
         blocks[s // DRAW] = total
 
 
-@njit(**JIT)
+@njit
 def draw(nearest, potential, blocks, uniforms, out):
     """Write to out[l] the point at uniforms[l] of the cumulative weight.
 

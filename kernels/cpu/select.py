@@ -10,14 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from .jit import njit
-from .options import INNER, JIT, NEG_INF
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
+from .jit import intrinsic, njit, types
+from .sizes import NEG_INF
 
 LOW = np.uint64(0xFFFFFFFF)
 
@@ -59,7 +54,7 @@ def from_bits(_typing, bits):
     return types.float32(types.uint32), generate
 
 
-@njit(**INNER)
+@njit
 def make_key(score, number):
     """Return the key of a score and the number of a row below 2**32."""
     bits = np.uint64(_to_bits(score))
@@ -67,7 +62,7 @@ def make_key(score, number):
     return (bits << np.uint64(32)) | np.uint64(number)
 
 
-@njit(**INNER)
+@njit
 def score_of(key):
     """Return the score in a key; -inf for the key 0, which stands for no row."""
     if key == 0:
@@ -77,25 +72,25 @@ def score_of(key):
     return from_bits(np.uint32(bits))
 
 
-@njit(**INNER)
+@njit
 def number_of(key):
     """Return the number in the low bits of a key."""
     return np.int64(key & LOW)
 
 
-@njit(**INNER)
+@njit
 def key_of_row(score, row):
     """Return the key of a score and a row; the first of equal scores has the larger key."""
     return make_key(score, LOW - np.uint64(row))
 
 
-@njit(**INNER)
+@njit
 def row_of(key):
     """Return the row in a key that `key_of_row` made."""
     return np.int64(LOW - (key & LOW))
 
 
-@njit(**INNER)
+@njit
 def before(a, b, ids):
     """Return whether key a ranks before b: equal scores by ids (slots,), if these are given."""
     if ids is None:  # decided when this is compiled
@@ -105,7 +100,7 @@ def before(a, b, ids):
     return ids[number_of(a)] < ids[number_of(b)]
 
 
-@njit(**INNER)
+@njit
 def _swap_keys(keys, i, j, _ids):
     keys[i], keys[j] = keys[j], keys[i]
 
@@ -120,8 +115,7 @@ def make_select(before, swap):
         swap: Exchanges two of them, as ``swap(values, i, j, data)``.
     """
 
-    # Not kept on disk by itself: the cache would not find it again, as it is made anew each time.
-    @njit(**{**INNER, "cache": False})
+    @njit
     def select(values, lo, hi, place, data):
         """Move values[lo:hi] so that none left of `place` ranks after one right of it."""
         hi -= 1
@@ -153,13 +147,13 @@ def make_select(before, swap):
 _select_keys = make_select(before, _swap_keys)
 
 
-@njit(**INNER)
+@njit
 def keep_best(keys, n, k, ids):
     """Move the best k of the first n keys to the front, the last of these to k - 1."""
     _select_keys(keys, np.int64(0), n, k - 1, ids)
 
 
-@njit(**INNER)
+@njit
 def push(key, q, k, keys, counts, ids):
     """Put a key into the buffer of query q.
 
@@ -185,7 +179,7 @@ def push(key, q, k, keys, counts, ids):
     return n + 1 >= k
 
 
-@njit(**JIT)
+@njit
 def settle(k, buffers, ids):
     """Move the best k keys of each query to the front, in any order, and fill up with zeros."""
     keys, counts, _ = buffers
@@ -196,7 +190,7 @@ def settle(k, buffers, ids):
             keys[q, i] = 0
 
 
-@njit(**INNER)
+@njit
 def insert(values, rows, n, value, row):
     """Put a distance and its row among the n before them, sorted by distance, then row.
 

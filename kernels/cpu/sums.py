@@ -6,16 +6,9 @@ Written in LLVM's language: instructions with flags of their own are left alone 
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .ir import NUMBER, WIDTH, address, pointer
-from .jit import njit
-from .options import INNER
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
+from .jit import cgutils, intrinsic, njit, types
 
 IN_ORDER = ("nsz",)  # neither reordered nor fused
 DOUBLE = ir.DoubleType()
@@ -87,19 +80,19 @@ def _adder(term):
 _add_products, _add_squares, _add_magnitudes = map(_adder, (_product, _square, _magnitude))
 
 
-@njit(**INNER)
+@njit
 def sum_of_products(x, y):
     """Return <x, y> of two rows (D,) float64."""
     return _add_products(address(x), address(y), np.int64(x.size))
 
 
-@njit(**INNER)
+@njit
 def sum_of_squares(x, y):
     """Return the sum of squared differences."""
     return _add_squares(address(x), address(y), np.int64(x.size))
 
 
-@njit(**INNER)
+@njit
 def sum_of_magnitudes(x, y):
     """Return the sum of the magnitudes of differences."""
     return _add_magnitudes(address(x), address(y), np.int64(x.size))

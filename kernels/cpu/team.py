@@ -7,12 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from .ir import NUMBER, address, pointer
-from .jit import njit
-from .options import JIT
+from .jit import intrinsic, njit, types
 
 ARRIVED, NEXT, ABORTED = 0, 1, 2  # fields of a team's state
 FIELDS = 3
@@ -57,13 +54,13 @@ def _yield(_typing, address):
     return types.int32(types.int64), generate
 
 
-@njit(**JIT)
+@njit
 def add(state, field, value):
     """Atomically add to a field of a team's state; return its old value."""
-    return _add(address(state) + 8 * field, value)  # pyright: ignore[reportCallIssue]
+    return _add(address(state) + 8 * field, value)
 
 
-@njit(**JIT)
+@njit
 def meet(team):
     """Wait until the whole team is here; return False if one of its threads has failed."""
     if team.size == 1:
@@ -75,5 +72,5 @@ def meet(team):
             return False
         spins += 1
         if spins > SPINS:
-            _yield(team.sched_yield)  # pyright: ignore[reportCallIssue]
+            _yield(team.sched_yield)
     return True

@@ -11,7 +11,6 @@ import numpy as np
 from .centroids import all_zero
 from .jit import njit
 from .lanes import best_by_lanes, to_lanes
-from .options import INNER, JIT
 from .rows import not_inlined, read_rows
 from .sizes import DEBUG
 
@@ -79,19 +78,19 @@ class TileScratch(NamedTuple):
     moved: np.ndarray
 
 
-@njit(**INNER)
+@njit
 def changes_of(changes, s):
     """Return the changes by shard s."""
     return Changes(changes.sums[s], changes.weight_sum[s], changes.counts[s], changes.touched[s])
 
 
-@njit(**INNER)
+@njit
 def totals_of(totals, b):
     """Return the totals of batch element b."""
     return Totals(totals.sums[b], totals.weight_sum[b], totals.counts[b])
 
 
-@njit(**INNER)
+@njit
 def move_rows(rows, s, moved, weights, label, labels, changes):
     """Subtract the moved rows from the sums of their labels (N,), add them to those of label (n,).
 
@@ -117,7 +116,7 @@ def move_rows(rows, s, moved, weights, label, labels, changes):
                 sums[old, d] -= w * rows[i, d]
 
 
-@njit(**INNER)
+@njit
 def take_labels(rows, s, weights, label, labels, changes, moved):
     """Make label (n,) the labels of the rows (n, D), which are points s:s+n.
 
@@ -135,7 +134,7 @@ def take_labels(rows, s, weights, label, labels, changes, moved):
     return count
 
 
-@njit(**JIT)
+@njit
 def step_rows(source, weights, scored, lanes, fill, lo, hi, labels, changes, scratch):
     """Do the E-step of rows lo:hi; return how many labels changed.
 
@@ -161,7 +160,7 @@ def step_rows(source, weights, scored, lanes, fill, lo, hi, labels, changes, scr
     return changed
 
 
-@njit(**JIT)
+@njit
 def merge(changes, totals, k0, k1):
     """Add the shards' changes of clusters k0:k1 to the totals in order, and clear them."""
     sums, weight_sum = changes.sums, changes.weight_sum
@@ -181,7 +180,7 @@ def merge(changes, totals, k0, k1):
             touched[s, k] = False
 
 
-@njit(**JIT)
+@njit
 def clear_empty(totals, k0, k1):
     """Clear what rounding left in the totals of clusters k0:k1 without points."""
     sums, weight_sum, counts = totals
@@ -192,7 +191,7 @@ def clear_empty(totals, k0, k1):
                 sums[k, d] = 0.0
 
 
-@njit(**JIT)
+@njit
 def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, total, tile):
     """Return total plus weights * v of rows lo:hi, added in order, where `cost` says what v is.
 
@@ -200,7 +199,7 @@ def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, total, 
     without the shift. DIRECTIONS: 1 - cos of x and c, from the difference of unit vectors,
     x * inverse[i] and c; 1 if either is 0. OUT out: (N,) float32 receives v; (0,) leaves it out.
     """
-    not_inlined()  # pyright: ignore[reportCallIssue]  # one order of additions, whoever calls
+    not_inlined()
     origin = (source.shift * source.factor).astype(np.float32)
     for s in range(lo, hi, tile.shape[0]):
         n = min(tile.shape[0], hi - s)
@@ -229,7 +228,7 @@ def measure_rows(source, weights, c, labels, lo, hi, cost, inverse, out, total, 
     return total
 
 
-@njit(**JIT)
+@njit
 def inverse_norm_rows(source, lo, hi, out, tile):
     """Write 1 / ||row|| to out[lo:hi], 0 for zero rows."""
     for s in range(lo, hi, tile.shape[0]):
@@ -242,7 +241,7 @@ def inverse_norm_rows(source, lo, hi, out, tile):
             out[s + i] = 1.0 / np.sqrt(v) if v > 0.0 else 0.0
 
 
-@njit(**JIT)
+@njit
 def from_centre_rows(source, centre, inverse, lo, hi, out, tile):
     """Write ||u - centre||^2 to out[lo:hi], 0 for zero rows.
 
@@ -260,7 +259,7 @@ def from_centre_rows(source, centre, inverse, lo, hi, out, tile):
             out[s + i] = v if inverse[s + i] > 0.0 else 0.0
 
 
-@njit(**JIT)
+@njit
 def square_rows(source, lo, hi, out, tile):
     """Write ||row||^2 to out[lo:hi]."""
     for s in range(lo, hi, tile.shape[0]):

@@ -12,7 +12,6 @@ import numpy as np
 from .finish import read_wide, scale_up
 from .ir import address, lowest_bit
 from .jit import njit
-from .options import JIT
 from .rows import FLOAT64, read_rows
 from .scores import CHORD, COSINE, DOT, L1, LINF, NARROW, NARROW_ROWS, WIDE, WIDE_ROWS, score_block
 from .select import keep_best, key_of_row, score_of
@@ -36,7 +35,7 @@ class Scratch(NamedTuple):
     wide: np.ndarray
 
 
-@njit(**JIT)
+@njit
 def _push_marked(n_rows, first_row, first_query, skip, k, buffers, scratch):
     """Push the scores that the masks mark, of n_rows rows for WIDE queries.
 
@@ -78,7 +77,7 @@ def _push_marked(n_rows, first_row, first_query, skip, k, buffers, scratch):
                 least[q] = score_of(keys[q, k - 1])
 
 
-@njit(**JIT)
+@njit
 def unit_rows(source, lo, n, rows, centre, scratch):
     """Return rows lo:lo+n, divided by their norms, less the centre, in the tile.
 
@@ -102,7 +101,7 @@ def unit_rows(source, lo, n, rows, centre, scratch):
     return tile[:n]
 
 
-@njit(**JIT)
+@njit
 def read_queries(op, source, lo, n, lanes, centre, scratch):
     """Fill lanes (blocks, D, WIDE) with queries lo:lo+n; the last block is filled up with zeros.
 
@@ -125,7 +124,7 @@ def read_queries(op, source, lo, n, lanes, centre, scratch):
                 lanes[block, d, lane] = row[d]
 
 
-@njit(**JIT)
+@njit
 def measure_queries(op, lanes, norms):
     """Set norms (Q,) float64 to those of the queries in lanes, in the norm that scores are of."""
     for q in range(norms.size):
@@ -144,7 +143,7 @@ def measure_queries(op, lanes, norms):
             norms[q] = np.sqrt(norms[q])
 
 
-@njit(**JIT)
+@njit
 def _largest_bits(rows):
     """Return the bits of the largest magnitude, as an int32.
 
@@ -158,7 +157,7 @@ def _largest_bits(rows):
     return largest
 
 
-@njit(**JIT)
+@njit
 def largest_square_of(rows):
     """Return the largest sum of squares of a row."""
     largest = np.float32(0.0)
@@ -170,7 +169,7 @@ def largest_square_of(rows):
     return largest
 
 
-@njit(**JIT)
+@njit
 def search_rows(op, lanes, source, lo, hi, skip, k, buffers, centre, scratch):
     """Push the best k of rows lo:hi into the buffers of every query.
 
@@ -229,7 +228,7 @@ def search_rows(op, lanes, source, lo, hi, skip, k, buffers, centre, scratch):
     return largest_bits, largest_square
 
 
-@njit(**JIT)
+@njit
 def _fill_tail(op, rows, tail, start):
     """Copy the last rows, and let the rest start where no score gets better than -inf."""
     for i in range(tail.shape[0]):

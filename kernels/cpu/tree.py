@@ -11,18 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .finish import NOTHING, STRICT, squares_in_order
+from .finish import NOTHING, squares_in_order
 from .ir import NUMBER, address, lowest_bit, pointer, splat
-from .jit import njit
-from .options import JIT
+from .jit import cgutils, intrinsic, njit, types
 from .select import insert, make_select
-
-# The typing context of an intrinsic is not an argument.
-# pyright: reportCallIssue=false
 
 LEAF, FAN = 32, 8
 NEAR = 64  # queries that may be searched for in any order
@@ -101,22 +94,22 @@ _every_row = _squares(LEAF // FAN, _to_rows)
 _every_box = _squares(1, _to_boxes)
 
 
-@njit(**STRICT)  # Numba adds the flags of a function to the instructions of its intrinsics
+@njit(fastmath=False)  # Numba adds the flags of a function to the instructions of its intrinsics
 def _row_squares(first, stride, query, n_dims, out, limit):
     return _every_row(first, stride, query, n_dims, out, limit)
 
 
-@njit(**STRICT)
+@njit(fastmath=False)
 def _box_squares(first, stride, query, n_dims, out, limit):
     return _every_box(first, stride, query, n_dims, out, limit)
 
 
-@njit(**JIT)
+@njit
 def _smaller(a, b, _columns):
     return a < b
 
 
-@njit(**JIT)
+@njit
 def _swap_columns(_line, i, j, columns):
     for d in range(columns.shape[0]):
         columns[d, i], columns[d, j] = columns[d, j], columns[d, i]
@@ -125,7 +118,7 @@ def _swap_columns(_line, i, j, columns):
 _select_columns = make_select(_smaller, _swap_columns)
 
 
-@njit(**JIT)
+@njit
 def _range(values):
     smallest, largest = values[0], values[0]
     for i in range(values.size):
@@ -134,7 +127,7 @@ def _range(values):
     return smallest, largest
 
 
-@njit(**JIT)
+@njit
 def split_rows(columns, lo, hi, size, stop):
     """Split columns lo:hi, in pieces of `size`, in halves along their widest dimension.
 
@@ -155,7 +148,7 @@ def split_rows(columns, lo, hi, size, stop):
         size = half
 
 
-@njit(**JIT)
+@njit
 def bound_nodes(tree, n):
     """Fill boxes, children and least of a tree whose n columns are as `split_rows` leaves them."""
     columns, boxes, children, least = tree
@@ -188,7 +181,7 @@ def bound_nodes(tree, n):
     least[root] = _range(least[children[root - leaves] : root])[0]
 
 
-@njit(**JIT)
+@njit
 def search_tree(tree, queries, order, skip, distances, indices):
     """Find the nearest rows of some queries.
 

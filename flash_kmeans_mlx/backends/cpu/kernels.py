@@ -7,8 +7,6 @@ of this package only once it is installed.
 
 from __future__ import annotations
 
-import sys
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -86,28 +84,6 @@ def is_loaded(kernel: Any) -> bool:
 def __getattr__(name: str) -> ModuleType:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _announce_compilation()
     module = import_module(f"flash_kmeans_mlx.kernels.cpu.{name}")
     globals()[name] = module  # found without this function from now on
     return module
-
-
-@cache
-def _announce_compilation() -> None:
-    """Have a note printed when kernels are not in the cache on disk: the first call takes long."""
-    from numba.core import event
-
-    class Note(event.Listener):
-        def on_start(self, event: event.Event) -> None:
-            data: Any = event.data
-            package = data["dispatcher"].py_func.__module__.split(".")[1:2]
-            if package == ["kernels"] and not said:
-                said.append(True)
-                note = "flash-kmeans-mlx: compiling kernels for this CPU, once: 10 to 20 seconds"
-                print(note, file=sys.stderr, flush=True)
-
-        def on_end(self, event: event.Event) -> None:
-            pass
-
-    said: list[bool] = []
-    event.register("numba:compile", Note())

@@ -22,7 +22,12 @@ SCRIPT = Path(int8_labels.__file__)
 
 def run(cache: Path, cpu: str, features: str | None, *arguments: str, **more: str) -> str:
     """Return what the script prints with kernels compiled for this CPU."""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "NUMBA_CPU_NAME": cpu, **more}
+    environment = {
+        **os.environ,
+        "FLASH_KMEANS_CACHE_DIR": str(cache),
+        "NUMBA_CPU_NAME": cpu,
+        **more,
+    }
     environment.pop("NUMBA_CPU_FEATURES", None)
     if features is not None:
         environment["NUMBA_CPU_FEATURES"] = features

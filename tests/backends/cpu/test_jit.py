@@ -1,193 +1,206 @@
-"""Kernels on disk: damaged, missing or full, a kernel computes what it should, and says so once where it can't be kept."""
+"""How Python calls kernels: arguments and results of all kinds, and threads that load one."""
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable
+import threading
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from numba.core import config
-from numba.core.codegen import CodeLibrary
-
-import flash_kmeans_mlx as fk
 
 jit: Any = import_module("flash_kmeans_mlx.kernels.cpu.jit")
+object_cache: Any = import_module("flash_kmeans_mlx.kernels.cpu.object_cache")
 
 
-def _successor(i: Any) -> Any:
-    return i + 1
+@pytest.fixture(autouse=True)
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep none of these kernels."""
+    monkeypatch.setattr(object_cache, "folders", lambda: ())
+    monkeypatch.setattr(object_cache, "_said", [True])
+    # Symbols must differ: no two kernels of a process have the same.
+    monkeypatch.setattr(object_cache, "key", lambda: f"test{next(NUMBERS)}")
 
 
-def kernel() -> Any:
-    """Return `_successor`, compiled anew or read from the cache."""
-    return jit.njit(cache=True, nogil=True)(_successor)
+NUMBERS = iter(range(sys.maxsize))
 
 
-def read_from_disk(function: Any) -> int:
-    """Call the function with two types, and return how many of them were on disk."""
-    assert (function(3), function(0.5)) == (4, 1.5)
-    return sum(function._cache_hits.values())
+class Pair(NamedTuple):
+    array: np.ndarray
+    place: int
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a cache of this test's own."""
-    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(jit, "_said", [])
-    return tmp_path
+class Twin(NamedTuple):
+    array: np.ndarray
+    place: int
 
 
-def swap(files: list[Path]) -> None:
-    """Save each signature's code under the other's name."""
-    first, second = (path.read_bytes() for path in files)
-    files[0].write_bytes(second)
-    files[1].write_bytes(first)
+@jit.njit
+def echo(value: Any) -> Any:
+    return value
 
 
-def every(change: Callable[[bytes], bytes]) -> Callable[[list[Path]], None]:
-    def damage(files: list[Path]) -> None:
-        for path in files:
-            path.write_bytes(change(path.read_bytes()))
-
-    return damage
+@jit.njit
+def of_array(a: np.ndarray) -> Any:
+    return a.shape, a.strides, a.sum()
 
 
-def flipped(data: bytes) -> bytes:
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+@jit.njit
+def of_pair(pair: Any) -> Any:
+    return pair.array[pair.place]
 
 
-DAMAGE: dict[str, Callable[[list[Path]], None]] = {
-    "emptied": every(lambda _: b""),
-    "truncated": every(lambda data: data[: len(data) // 3]),
-    "shorter by a byte": every(lambda data: data[:-1]),
-    "a bit flipped": every(flipped),
-    "of something else": every(lambda _: b"x" * 400),
-    "removed": lambda files: [path.unlink() for path in files].clear(),
-}
+@jit.njit
+def is_none(value: Any) -> bool:
+    return value is None
 
 
-@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_files_are_written_again(
-    place: Path, damage: str, suffix: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert (read_from_disk(kernel()), read_from_disk(kernel())) == (0, 2)
-    DAMAGE[damage](list(place.rglob(f"*.{suffix}")))
-    assert (read_from_disk(kernel()), read_from_disk(kernel())) == (0, 2)
-    assert "can't be kept" not in capfd.readouterr().err
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, 2**63 - 1, -(2**63), True, False, 0.5, float("inf"), (1, 2.5, True), ()],
+)
+def test_values_come_back(value: Any) -> None:
+    result = echo(value)
+    assert (result, type(result)) == (value, type(value))
 
 
-def test_code_under_the_name_of_other_code_is_not_used(place: Path) -> None:
-    read_from_disk(kernel())
-    swap(list(place.rglob("*.nbc")))
-    assert (read_from_disk(kernel()), read_from_disk(kernel())) == (0, 2)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
+        *(np.float32, np.float64, np.bool_),
+    ],
+)
+def test_scalars_and_arrays_of_every_dtype(dtype: type) -> None:
+    assert echo(dtype(1)) == 1
+    a = np.ones((2, 3), dtype)
+    assert of_array(a) == ((2, 3), a.strides, 6)
+    assert of_array(a[:, ::2]) == ((2, 2), a[:, ::2].strides, 4)
+    assert of_array(a.T) == ((3, 2), a.T.strides, 6)
 
 
-def test_code_of_other_sources_is_not_used(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_from_disk(kernel())
-    monkeypatch.setattr(jit, "_sources", lambda: "another kernel has changed")
-    assert read_from_disk(kernel()) == 0
+def test_numbers_that_no_int64_holds_are_refused() -> None:
+    assert echo(5) == 5
+    with pytest.raises(OverflowError):
+        echo(2**63)
 
 
-def test_a_full_disk_is_reported_once(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_arrays_of_any_size_and_memory() -> None:
+    assert of_array(np.zeros((0, 3), np.float32))[2] == 0
+    read_only = np.arange(4.0)
+    read_only.flags.writeable = False
+    assert of_array(read_only)[2] == 6
+    assert of_array(np.frombuffer(bytes(range(8)), np.uint8)) == ((8,), (1,), 28)
+    longlong = np.ones(3, np.longlong)  # two numbers of NumPy's for one type
+    assert of_array(longlong)[2] == of_array(longlong.astype(np.int64))[2] == 3
+
+
+@pytest.mark.parametrize("array", [np.ones(3, ">f4"), np.frombuffer(b"12345", "f4", 1, 1)])
+def test_foreign_or_unaligned_arrays_are_refused(array: np.ndarray) -> None:
+    of_array(np.ones(3, np.float32))
+    with pytest.raises(TypeError, match="aligned arrays in native order"):
+        of_array(array)
+
+
+def test_tuples_are_told_apart_by_class() -> None:
+    a = np.array([3.0, 5.0])
+    assert of_pair(Pair(a, 1)) == of_pair(Twin(a, 1)) == 5.0
+    assert len(of_pair.signatures) == 2
+    with pytest.raises(Exception, match="attribute"):
+        of_pair((a, 1))
+
+
+def test_none() -> None:
+    assert (is_none(None), is_none(1), is_none(0.5), is_none(None)) == (True, False, False, True)
+    assert echo(None) is None
+
+
+def test_what_kernels_cannot_take_is_refused() -> None:
+    for value in ("text", [1], {}, 1j, object()):
+        with pytest.raises(TypeError, match="kernels take no"):
+            echo(value)
+    with pytest.raises(Exception, match="argument"):
+        echo(1, 2)
+
+
+def test_references_are_counted() -> None:
+    a, big = np.arange(1000), 12345678901
+    of_pair(Pair(a, 0))
+    is_none(None)
+    before = sys.getrefcount(a), sys.getrefcount(None), sys.getrefcount(NotImplemented)
+    for _ in range(1000):
+        of_pair(Pair(a, 0))
+        is_none(None)
+        is_none(1)
+        of_array(a)
+        echo(big)
+        echo(None)
+    after = sys.getrefcount(a), sys.getrefcount(None), sys.getrefcount(NotImplemented)
+    assert all(abs(b - a) < 50 for a, b in zip(before, after, strict=True))
+
+
+def test_memory_that_a_kernel_allocates() -> None:
+    @jit.njit
+    def total(n: int) -> float:
+        a = np.empty(n)
+        b = np.zeros((n, 3), np.float32)
+        for i in range(n):
+            a[i] = i
+        return a.sum() + b.sum()
+
+    for n in (0, 1, 1000, 100_000):
+        assert total(n) == n * (n - 1) / 2
+    with pytest.raises(MemoryError):
+        total(1 << 58)
+
+
+def test_threads_that_load_one_kernel() -> None:
+    @jit.njit
+    def double(x: Any) -> Any:
+        return 2 * x
+
+    results: list[int] = []
+    threads = [threading.Thread(target=lambda: results.append(double(21))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [42] * 8
+    assert len(double.signatures) == 1
+
+
+def test_kernels_run_without_the_gil() -> None:
+    @jit.njit
+    def wait(flag: np.ndarray) -> int:
+        spins = 0
+        while flag[0] == 0 and spins < 4_000_000_000:
+            spins += 1
+        return spins
+
+    flag = np.ones(1, np.int64)
+    wait(flag)
+    flag[0] = 0
+    thread = threading.Thread(target=wait, args=(flag,))
+    thread.start()
+    thread.join(0.05)  # returns only if this thread gets the GIL
+    flag[0] = 1
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_ctrl_c_while_a_kernel_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    @jit.njit
+    def triple(x: Any) -> Any:
+        return 3 * x
+
+    from numba.core.codegen import CodeLibrary
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        assert read_from_disk(kernel()) == read_from_disk(kernel()) == 0
-    assert not list(place.rglob("*.tmp*"))
-    said = capfd.readouterr().err
-    assert (
-        said.count("kernels can't be kept on disk (No space left on device)")
-        == said.count("\n")
-        == 1
-    )
-    assert (read_from_disk(kernel()), read_from_disk(kernel())) == (0, 2)  # once there is space
-
-
-def test_a_place_that_can_only_be_read_is_read(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read_from_disk(kernel())
-    (folder,) = {str(path.parent) for path in place.rglob("*.nbi")}
-    brought = type("Brought", (jit._InTree,), {"get_cache_path": lambda _: folder})
-    monkeypatch.setattr(jit._Kind, "_locator_classes", [brought])
-    assert read_from_disk(kernel()) == 2
-
-
-def test_no_place_at_all_is_reported_once(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(jit._Kind, "_locator_classes", [])
-    assert read_from_disk(kernel()) == read_from_disk(kernel()) == 0
-    assert capfd.readouterr().err.count("kernels can't be kept on disk") == 1
-
-
-SEARCH = """
-import numpy as np
-import flash_kmeans_mlx as fk
-x = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
-print(fk.__file__, fk.knn(x, x, 2, backend="cpu")[1].tolist())
-"""
-
-
-def test_a_package_that_can_write_nowhere_computes(tmp_path: Path) -> None:
-    package = tmp_path / "flash_kmeans_mlx"
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(Path(fk.__file__).parent, package, ignore=ignore)
-    shutil.copytree(
-        Path(jit.__file__).parents[1], package / "kernels", ignore=ignore, dirs_exist_ok=True
-    )
-    (
-        package / "kernels" / "cpu" / "__pycache__"
-    ).touch()  # a file where Numba wants a folder: of use to root too
-    environment = {
-        **os.environ,
-        "HOME": "/dev/null",
-        "NUMBA_CACHE_DIR": "/dev/null/x",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    environment |= {"PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": "/dev/null"}
-    done = subprocess.run(
-        [sys.executable, "-c", SEARCH],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    x = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split(" ", 1) == [
-        str(package / "__init__.py"),
-        f"{fk.knn(x, x, 2, backend='cpu')[1].tolist()}\n",
-    ]
-    assert (
-        done.stderr.count("kernels can't be kept on disk") == 1 and "Traceback" not in done.stderr
-    )
-
-
-@pytest.mark.usefixtures("place")
-def test_ctrl_c_while_llvm_calls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python only prints an exception in that callback; the code is then missing for the cache."""
-    successor = kernel()
-
-    with monkeypatch.context() as patch:
-        missing = property(lambda _: None, lambda *_: None)
-        patch.setattr(CodeLibrary, "_compiled_object", missing, raising=False)
+        patch.setattr(CodeLibrary, "create_ir_module", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            successor(3)
-    assert successor(3) == 4
+            triple(3)
+    assert triple(3) == 9

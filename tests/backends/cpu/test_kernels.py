@@ -12,7 +12,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from numba import njit
-from numba.core import config
 
 from flash_kmeans_mlx.backends.cpu import kernels
 from flash_kmeans_mlx.backends.cpu.store import Rows
@@ -159,11 +158,13 @@ def again(module: Any) -> Any:
 def test_the_best_centroid_with_registers_of_other_widths(
     features: str, points: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = importlib.import_module("flash_kmeans_mlx.kernels.cpu.options")
-    # The cache knows a file and a name only.
-    monkeypatch.setattr(options, "JIT", {**options.JIT, "cache": False})
+    target = importlib.import_module("flash_kmeans_mlx.kernels.cpu.target")
+    cache = importlib.import_module("flash_kmeans_mlx.kernels.cpu.object_cache")
+    monkeypatch.setattr(cache, "key", lambda: f"with{features}")
+    monkeypatch.setattr(cache, "folders", lambda: ())
+    monkeypatch.setattr(cache, "_said", [True])
     with monkeypatch.context() as patch:
-        patch.setattr(config, "CPU_FEATURES", features)
+        patch.setattr(target, "cpu_features", lambda: features)
         patch.setitem(sys.modules, kernels.ir.__name__, again(kernels.ir))
         module = again(kernels.lanes)
     assert points == module.POINTS
