@@ -111,4 +111,7 @@ def store_contents(store: EmbeddingStore) -> dict[int, tuple[list[float], Any]]:
         return {}
     ids = sorted(store.index.state()[1]["ids"].tolist())
     rows = store.index.reconstruct_batch(ids).tolist() if ids else []
-    return {key: (row, store._metadata.get(key)) for key, row in zip(ids, rows, strict=True)}
+    return {
+        key: (row, store._current.read().metadata.get(key))
+        for key, row in zip(ids, rows, strict=True)
+    }

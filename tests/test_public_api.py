@@ -62,12 +62,23 @@ INDEXES = {
 INDEX_VERBS = {
     "add": "(self, x, ids=None)",
     "load": "(path)",
-    "range_search": "(self, x, radius)",
+    "range_search": "(self, x, radius, *, ids=None, exclude=None)",
     "reconstruct": "(self, id)",
     "remove_ids": "(self, ids)",
     "save": "(self, path)",
-    "search": "(self, x, k)",
+    "search": "(self, x, k, *, ids=None, exclude=None)",
     "train": "(self, x, *, verbose=False)",
+}
+STORE_VERBS = {
+    "add": "(self, embeddings, ids=None, metadata=None)",
+    "compact": "(self)",
+    "delete": "(self, ids)",
+    "get": "(self, ids)",
+    "load": "(path, *, backend=None)",
+    "save": "(self, path)",
+    "search": "(self, query, k, *, where=None)",
+    "update": "(self, ids, embeddings=None, metadata=None)",
+    "upsert": "(self, ids, embeddings, metadata=None)",
 }
 VERBS = {
     "fit": "(self, x, sample_weight=None, init_centroids=None, *" + LOOP,
@@ -151,17 +162,24 @@ def test_the_indexes_take(name: str) -> None:
 def test_the_verbs_of_indexes() -> None:
     assert {name: signature(getattr(index.Index, name)) for name in INDEX_VERBS} == INDEX_VERBS
     more = {
-        "search": "(self, x, k, *, nprobe=None)",
-        "range_search": "(self, x, radius, *, nprobe=None)",
+        "search": "(self, x, k, *, nprobe=None, ids=None, exclude=None)",
+        "range_search": "(self, x, radius, *, nprobe=None, ids=None, exclude=None)",
     }
     for kind in (index.IndexIVFFlat, index.IndexIVFPQ, index.IndexPreTransform):
         assert {name: signature(getattr(kind, name)) for name in INDEX_VERBS} == INDEX_VERBS | more
     more = {
-        "search": "(self, x, k, *, ef=None)",
-        "range_search": "(self, x, radius, *, ef=None)",
+        "search": "(self, x, k, *, ef=None, ids=None, exclude=None)",
+        "range_search": "(self, x, radius, *, ef=None, ids=None, exclude=None)",
     }
     found = {name: signature(getattr(index.IndexHNSW, name)) for name in INDEX_VERBS}
     assert found == INDEX_VERBS | more
+
+
+def test_the_verbs_of_the_store() -> None:
+    store = index.EmbeddingStore
+    public = [name for name in vars(store) if not name.startswith("_")]
+    assert sorted(public) == sorted([*STORE_VERBS, "index"])
+    assert {name: signature(getattr(store, name)) for name in STORE_VERBS} == STORE_VERBS
 
 
 def test_the_result_holds() -> None:

@@ -119,25 +119,21 @@ class IndexHNSW(Index):
     def ef(self, value: int) -> None:
         self._ef = validation.check_count("ef", value, 1)
 
-    def search(self, x: Any, k: int, *, ef: int | None = None) -> tuple[Any, Any]:
+    def search(
+        self, x: Any, k: int, *, ef: int | None = None, ids: Any = None, exclude: Any = None
+    ) -> tuple[Any, Any]:
         """Search as `Index.search` does, among vectors that the graph leads to.
 
-        Args:
-            x: (Q, D) queries, `mx.array` or NumPy.
-            k: Neighbours of every query.
-            ef: Candidates to keep, at least k are kept; None for the attribute `ef`.
+        `ef` is the number of candidates to keep, at least k; None for the attribute. Where a filter
+        allows an eighth of the vectors or fewer, all of these are compared.
         """
-        return self._k_nearest(x, k, ef=ef)
+        return self._k_nearest(x, k, ids, exclude, ef=ef)
 
-    def range_search(self, x: Any, radius: float, *, ef: int | None = None) -> tuple[Any, Any, Any]:
-        """Search as `Index.range_search` does, among vectors that the graph leads to.
-
-        Args:
-            x: (Q, D) queries, `mx.array` or NumPy.
-            radius: In the units of the distances.
-            ef: Candidates to keep; None for the attribute `ef`.
-        """
-        return self._all_within(x, radius, ef=ef)
+    def range_search(
+        self, x: Any, radius: float, *, ef: int | None = None, ids: Any = None, exclude: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """Search as `Index.range_search` does, among vectors that the graph leads to."""
+        return self._all_within(x, radius, ids, exclude, ef=ef)
 
     def train(self, x: Any, *, verbose: bool = False) -> None:
         """Check x (N, D); there is nothing to learn."""
@@ -197,15 +193,18 @@ class IndexHNSW(Index):
         snapshot: _HNSWSnapshot,
         queries: np.ndarray,
         k: int,
+        places: np.ndarray | None = None,
         ef: int | None = None,
         **options: Any,
     ) -> Found:
         ef = self.ef if ef is None else validation.check_count("ef", ef, 1)
+        if places is not None:
+            return self._search_at(snapshot, queries, k, places)
         # More candidates for those that were removed, as if they were removed everywhere alike.
         left = self._count(snapshot)
         wanted = -(-k * snapshot.n // left)
         if EXACT_SHARE * wanted > len(snapshot.graph):
-            return self._search_all(snapshot, queries, k)
+            return self._search_at(snapshot, queries, k, self._by_id(snapshot)[1])
         ef = min(-(-ef * snapshot.n // left), len(snapshot.graph))
         step = max(1, min(SEARCHED, RANKED // (wanted * self.d)))
         parts = [
@@ -227,14 +226,17 @@ class IndexHNSW(Index):
             )
             if (ids >= 0).all():  # otherwise removed vectors hide others
                 return distances, ids
-        return self._search_all(snapshot, queries, k)
+        return self._search_at(snapshot, queries, k, self._by_id(snapshot)[1])
 
-    def _search_all(self, snapshot: _HNSWSnapshot, queries: np.ndarray, k: int) -> Found:
-        ids, places = self._by_id(snapshot)
-        distances, found = knn(
-            queries, snapshot.rows.array[places], k, self.metric, backend=self.backend
-        )
-        return np.asarray(distances), ids[np.asarray(found)]
+    def _search_at(
+        self, snapshot: _HNSWSnapshot, queries: np.ndarray, k: int, places: np.ndarray
+    ) -> Found:
+        """Search as `_search` does, among all vectors at places (M,)."""
+        ids = snapshot.ids.array[places]
+        order = np.argsort(ids)  # `knn` ranks equal distances by place
+        rows = snapshot.rows.array[places[order]]
+        distances, found = knn(queries, rows, k, self.metric, backend=self.backend)
+        return np.asarray(distances), ids[order][np.asarray(found)]
 
     def _nearest_waiting(self, snapshot: _HNSWSnapshot, queries: np.ndarray, k: int) -> np.ndarray:
         """Return those outside the graph that are the k nearest, or all: (Q, up to k) int64."""
@@ -274,6 +276,9 @@ class IndexHNSW(Index):
             snapshot.by_id.append((ids[places], places))
         return snapshot.by_id[0]
 
+    def _ids(self, snapshot: _HNSWSnapshot) -> np.ndarray:
+        return self._by_id(snapshot)[0]
+
     def _places(self, snapshot: _HNSWSnapshot, ids: np.ndarray) -> np.ndarray:
         own_ids, places = self._by_id(snapshot)
         place = np.minimum(np.searchsorted(own_ids, ids), len(own_ids) - 1)
@@ -282,13 +287,15 @@ class IndexHNSW(Index):
     def _rows_at(self, snapshot: _HNSWSnapshot, places: np.ndarray) -> np.ndarray:
         return snapshot.rows.array[places]
 
-    def _state(self, snapshot: _HNSWSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _parameters(self, snapshot: _HNSWSnapshot) -> dict[str, Any]:
         names = ("d", "m", "ef_construction", "metric", "ef")
-        parameters = {name: getattr(self, name) for name in names}
-        parameters["next_id"] = snapshot.next_id
+        return {name: getattr(self, name) for name in names} | {"next_id": snapshot.next_id}
+
+    def _state(self, snapshot: _HNSWSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         rows = snapshot.rows.array[: snapshot.n]
         ids = snapshot.ids.array[: snapshot.n]
-        return parameters, {"rows": rows, "ids": ids, "graph": snapshot.graph.state()}
+        arrays = {"rows": rows, "ids": ids, "graph": snapshot.graph.state()}
+        return self._parameters(snapshot), arrays
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:

@@ -12,9 +12,9 @@ import numpy as np
 
 from .. import backends, validation
 from ..metrics import PROXIMITIES
-from .base import Index
 from .coarse import empty_graph, graph_of, list_of, lists_near, trained
 from .graph import Graph
+from .listed import Listed
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
 from .results import Found
@@ -48,7 +48,7 @@ class IVFSnapshot(NamedTuple):
     graph: Graph | None = None
 
 
-class IVF(Index):
+class IVF(Listed):
     """An index of vectors in lists (Jegou et al., 2011).
 
     Subclasses define what a list holds of a vector, and scan lists.
@@ -130,37 +130,29 @@ class IVF(Index):
     def centroids(self) -> np.ndarray | None:
         return self._snapshot.centroids
 
-    @property
-    def lists(self) -> InvertedLists:
-        return self._snapshot.lists
-
-    def _count(self, snapshot: IVFSnapshot) -> int:
-        return len(snapshot.lists)
-
     def _is_ready(self, snapshot: IVFSnapshot) -> bool:
         return snapshot.centroids is not None
 
-    def search(self, x: Any, k: int, *, nprobe: int | None = None) -> tuple[Any, Any]:
-        """Search as `Index.search` does, in the nprobe nearest lists.
+    def search(
+        self, x: Any, k: int, *, nprobe: int | None = None, ids: Any = None, exclude: Any = None
+    ) -> tuple[Any, Any]:
+        """Search as `Index.search` does, in the nprobe nearest lists, whatever the filter.
 
-        Args:
-            x: (Q, D) queries, `mx.array` or NumPy.
-            k: Neighbours of every query.
-            nprobe: Lists to look at; None for the attribute `nprobe`.
+        `nprobe` is the number of lists to look at; None for the attribute.
         """
-        return self._k_nearest(x, k, nprobe=nprobe)
+        return self._k_nearest(x, k, ids, exclude, nprobe=nprobe)
 
     def range_search(
-        self, x: Any, radius: float, *, nprobe: int | None = None
+        self,
+        x: Any,
+        radius: float,
+        *,
+        nprobe: int | None = None,
+        ids: Any = None,
+        exclude: Any = None,
     ) -> tuple[Any, Any, Any]:
-        """Search as `Index.range_search` does, in the nprobe nearest lists.
-
-        Args:
-            x: (Q, D) queries, `mx.array` or NumPy.
-            radius: In the units of the distances.
-            nprobe: Lists to look at; None for the attribute `nprobe`.
-        """
-        return self._all_within(x, radius, nprobe=nprobe)
+        """Search as `Index.range_search` does, in the nprobe nearest lists, as `search`."""
+        return self._all_within(x, radius, ids, exclude, nprobe=nprobe)
 
     # Subclasses define the following, the last three only if they have a quantizer.
 
@@ -222,24 +214,25 @@ class IVF(Index):
         snapshot: IVFSnapshot,
         queries: np.ndarray,
         k: int,
+        places: np.ndarray | None = None,
         nprobe: int | None = None,
         **options: Any,
     ) -> Found:
-        return self._scan(snapshot, queries, self._probe(snapshot, queries, nprobe), k)
-
-    def _places(self, snapshot: IVFSnapshot, ids: np.ndarray) -> np.ndarray:
-        return snapshot.lists.find(ids)
+        probes = self._probe(snapshot, queries, nprobe)
+        if places is not None:
+            snapshot = snapshot._replace(lists=snapshot.lists.only(places, probes))
+        return self._scan(snapshot, queries, probes, k)
 
     def _rows_at(self, snapshot: IVFSnapshot, places: np.ndarray) -> np.ndarray:
         lists = snapshot.lists
         return self._decode(snapshot, lists.rows(places), lists.owner[places // BLOCK])
 
-    def _after_remove(self, snapshot: IVFSnapshot, places: np.ndarray) -> IVFSnapshot:
-        return snapshot._replace(lists=snapshot.lists.removed(places))
+    def _parameters(self, snapshot: IVFSnapshot) -> dict[str, Any]:
+        parameters = {name: getattr(self, name) for name in self.saved}
+        return parameters | {"next_id": snapshot.next_id}
 
     def _state(self, snapshot: IVFSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parameters = {name: getattr(self, name) for name in self.saved}
-        parameters["next_id"] = snapshot.next_id
+        parameters = self._parameters(snapshot)
         if snapshot.centroids is None:
             return parameters, {}
         arrays = snapshot.lists.state()

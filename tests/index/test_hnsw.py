@@ -159,6 +159,38 @@ def test_removed_vectors() -> None:
     assert index.search(SMALL[:1], 1)[1] == 1700
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("share", [2, 50])
+def test_filters(share: int, metric: str) -> None:
+    index, flat = filled(metric, ef=200), IndexFlat(8, metric)
+    flat.add(SMALL)
+    for one in (index, flat):
+        one.remove_ids(np.arange(0, 300, 2))
+    chosen = np.arange(0, 1500, share)
+    how: dict[str, Any]
+    for how in ({"ids": chosen}, {"exclude": np.setdiff1d(np.arange(1500), chosen)}):
+        found, wanted = (one.search(SMALL[:100], 5, **how)[1] for one in (index, flat))
+        assert np.isin(found, chosen).all() and recall(found, wanted) > 0.98
+        assert share < 8 or (found == wanted).all()
+    radius = float(flat.search(SMALL[:1], 30)[0][0, -1])
+    assert np.isin(index.range_search(SMALL[:1], radius, ids=chosen)[2], chosen).all()
+
+
+def test_a_store_of_a_graph(tmp_path: Path) -> None:
+    store = EmbeddingStore(index=IndexHNSW(8, 8, 60))
+    store.add(SMALL[:900], metadata=list(range(900)))
+    store.save(tmp_path)
+    store.add(SMALL[900:950], metadata=list(range(900, 950)))
+    store.delete(np.arange(0, 950, 5))
+    store.save(tmp_path)
+    again = EmbeddingStore.load(tmp_path)
+    for one in (store, again):
+        hits = one.search(SMALL[:950], k=1)
+        alive = np.arange(950) % 5 > 0
+        np.testing.assert_array_equal(hits.ids[alive, 0], np.flatnonzero(alive))
+        assert [row[0] for row in hits.metadata] == hits.ids[:, 0].tolist()
+
+
 def test_equal_distances_are_ranked_by_id() -> None:
     x = np.repeat(SMALL[:100], 3, axis=0)
     ids = np.random.default_rng(3).permutation(300)
