@@ -90,8 +90,6 @@ CHANGES: dict[str, tuple[Callable[[], EmbeddingStore], Callable[[EmbeddingStore]
     ),
     "update": (small_store, lambda one: one.update([3, 4], X[50:52], ["a", "b"])),
     "update of metadata": (small_store, lambda one: one.update([3, 4], metadata=["a", "b"])),
-    "update in lists": (store_with_lists, lambda one: one.update([3, 4], X[50:52])),
-    "upsert": (small_store, lambda one: one.upsert([3, 100], X[50:52], ["a", "b"])),
     "upsert in lists": (store_with_lists, lambda one: one.upsert([3, 100], X[50:52], ["a", "b"])),
     "delete": (small_store, lambda one: one.delete([3, 4, 5, 700])),
     "delete from lists": (store_with_lists, lambda one: one.delete([3, 4, 5, 700])),
@@ -160,7 +158,7 @@ def interrupt(at: int) -> Iterator[list[int]]:
         sys.settrace(before)
 
 
-@pytest.mark.parametrize("name", ["add", "update", "delete from lists"])
+@pytest.mark.parametrize("name", ["add", "update"])
 def test_an_interrupt_between_instructions(name: str) -> None:
     make, change = CHANGES[name]
     one = make()
@@ -248,7 +246,7 @@ def test_a_change_is_appended_or_not(
     assert store_contents(EmbeddingStore.load(path)) == after != before
     files = {"store.safetensors", "store.changes", "store.lock"}
     seen = set()
-    every = 6 if error is KeyboardInterrupt else 3
+    every = 9 if error is KeyboardInterrupt else 4
     for at in places(error, count[0])[::every]:
         one, path = changed(at)
         with contextlib.suppress(error), fault(at, error):
