@@ -42,10 +42,11 @@ ESTIMATOR = (
     "max_mem_gb=0.0, init='k-means++', *, n_init=1, empty='farthest', backend=None, strategy=None, check_finite=True, "
     "n_clusters=None, nredo=None, spherical=False)"
 )
-IVF = ", *, seed=0, niter=25, max_points_per_centroid=256, backend=None)"
+IVF = ", *, seed=0, niter=25, max_points_per_centroid=256, coarse_quantizer=None, backend=None)"
 INDEXES = {
     "EmbeddingStore": "(metric='cosine', max_memory_gb=0.0, *, index=None, seed=0, backend=None)",
     "IndexFlat": "(d, metric='euclidean', *, backend=None)",
+    "IndexHNSW": "(d, m=16, ef_construction=200, metric='euclidean', ef=64, *, backend=None)",
     "IndexIVFFlat": "(d, nlist, metric='euclidean', nprobe=1" + IVF,
     "IndexIVFPQ": "(d, nlist, m, nbits=8, metric='euclidean', nprobe=1" + IVF,
     "IndexPQ": "(d, m, nbits=8, metric='euclidean', *, seed=0, niter=25, max_points_per_centroid=256, backend=None)",
@@ -56,6 +57,7 @@ INDEXES = {
     "OPQMatrix": "(d, m, nbits=8, *, seed=0, niter=50, max_points_per_centroid=256, backend=None)",
     "ProductQuantizer": "(d, m, nbits=8, *, seed=0, niter=25, max_points_per_centroid=256, backend=None)",
     "SearchParameters": "(sel=None)",
+    "SearchParametersHNSW": "(sel=None, efSearch=None)",
     "SearchParametersIVF": "(sel=None, nprobe=None)",
     "deserialize_index": "(data)",
     "from_faiss": "(index, *, backend=None)",
@@ -72,7 +74,7 @@ INDEX_VERBS = {
     "assign": "(self, x, k=1)",
     "copy_subset_to": "(self, other, subset_type, a1, a2)",
     "merge_from": "(self, other, add_id=0)",
-    "range_search": "(self, x, radius, *, nprobe=None, ids=None, exclude=None, params=None)",
+    "range_search": "(self, x, radius, *, nprobe=None, ef=None, ids=None, exclude=None, params=None)",
     "reconstruct": "(self, id)",
     "reconstruct_n": "(self, n0=0, ni=-1)",
     "reset": "(self)",
@@ -80,7 +82,7 @@ INDEX_VERBS = {
     "update_vectors": "(self, ids, x)",
     "remove_ids": "(self, ids)",
     "save": "(self, path)",
-    "search": "(self, x, k, *, nprobe=None, ids=None, exclude=None, params=None)",
+    "search": "(self, x, k, *, nprobe=None, ef=None, ids=None, exclude=None, params=None)",
     "train": "(self, x, *, verbose=False)",
 }
 STORE_VERBS = {
@@ -178,7 +180,7 @@ def test_the_indexes_take(name: str) -> None:
 
 def test_the_verbs_of_indexes() -> None:
     assert {name: signature(getattr(index.Index, name)) for name in INDEX_VERBS} == INDEX_VERBS
-    for kind in (index.IndexFlat, index.IndexIVFFlat, index.IndexPQ, index.IndexPreTransform):
+    for kind in (index.IndexFlat, index.IndexIVFFlat, index.IndexHNSW, index.IndexPreTransform):
         assert {name: signature(getattr(kind, name)) for name in INDEX_VERBS} == INDEX_VERBS
 
 

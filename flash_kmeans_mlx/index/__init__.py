@@ -9,6 +9,7 @@ from .faiss import from_faiss, to_faiss
 from .faiss_training import train_faiss
 from .faiss_words import METRIC_INNER_PRODUCT, METRIC_L1, METRIC_L2, METRIC_Linf
 from .flat import IndexFlat
+from .hnsw import IndexHNSW
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
 from .opq import OPQMatrix
@@ -22,6 +23,7 @@ from .search_parameters import (
     IDSelectorBitmap,
     IDSelectorRange,
     SearchParameters,
+    SearchParametersHNSW,
     SearchParametersIVF,
 )
 from .store import EmbeddingStore
@@ -37,6 +39,7 @@ __all__ = [
     "IDSelectorRange",
     "Index",
     "IndexFlat",
+    "IndexHNSW",
     "IndexIVFFlat",
     "IndexIVFPQ",
     "IndexPQ",
@@ -45,6 +48,7 @@ __all__ = [
     "OPQMatrix",
     "ProductQuantizer",
     "SearchParameters",
+    "SearchParametersHNSW",
     "SearchParametersIVF",
     "deserialize_index",
     "from_faiss",

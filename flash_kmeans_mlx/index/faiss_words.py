@@ -54,7 +54,7 @@ def set_backend(index: Any, backend: str | None) -> None:
 
 
 class FaissWords(Snapshots):
-    """What users of faiss know beside `train`, `add`, `search`, `range_search` and `reconstruct`.
+    """Methods of faiss's indexes beside `train`, `add`, `search` and `reconstruct`.
 
     Attributes:
         verbose: Whether `train` prints a line per iteration.

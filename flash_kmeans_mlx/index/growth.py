@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .base import Index
+from .hnsw import IndexHNSW
 from .ivf import LARGEST, IndexIVFFlat
 
 __all__ = ["bytes_per_vector", "check_memory", "lists_needed", "with_lists"]
@@ -23,6 +24,9 @@ LISTS_PER_PROBE = 16
 
 def bytes_per_vector(index: Index) -> int:
     """Return the bytes that a vector and its id take in an index."""
+    if isinstance(index, IndexHNSW):
+        # The graph has the vector again, links, a label, a lock and two references.
+        return 8 + 4 * index.d + 4 * index.d + 8 * index.m + 144
     lists = getattr(index, "lists", None)
     if lists is None:
         return 8 + 4 * index.d

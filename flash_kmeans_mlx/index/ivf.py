@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import backends, validation
-from ..kmeans.assign import assign
-from ..kmeans.fit import fit
-from ..metrics import METRICS, PROXIMITIES
-from ..neighbours.api import knn
+from ..metrics import PROXIMITIES
+from .coarse import empty_graph, graph_of, list_of, lists_near, trained
 from .faiss_words import metric_name
 from .flat import IndexFlat
+from .graph import Graph
 from .listed import Listed
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
@@ -41,12 +40,14 @@ class IVFSnapshot(NamedTuple):
         lists: The vectors, as they are or as codes.
         centroids: (nlist, d) float32; None before training.
         quantizer: Of the codes; None where vectors are kept as they are.
+        graph: Of the centroids, where a coarse quantizer was asked for.
     """
 
     next_id: int
     lists: InvertedLists
     centroids: np.ndarray | None
     quantizer: ProductQuantizer | None
+    graph: Graph | None = None
 
 
 class IVF(Listed):
@@ -64,6 +65,9 @@ class IVF(Listed):
         seed: Of the training; the same seed gives the same index on the same backend.
         niter: Most iterations of the k-means that finds the centroids.
         max_points_per_centroid: Training on more vectors than this takes a sample.
+        coarse_quantizer: How lists are found: None for exact search among the centroids; like
+            "HNSW32" for a graph of 32 links a centroid, where fewer than 64 vectors are added or
+            searched at a time. For tens of thousands of lists; needs voyager, as `IndexHNSW`.
 
     Attributes:
         centroids: (nlist, d) float32; None before training.
@@ -79,6 +83,7 @@ class IVF(Listed):
         "seed",
         "niter",
         "max_points_per_centroid",
+        "coarse_quantizer",
     )
     _limit = LARGEST
 
@@ -94,6 +99,7 @@ class IVF(Listed):
         seed: int = 0,
         niter: int = 25,
         max_points_per_centroid: int = 256,
+        coarse_quantizer: str | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(d, metric, backend=backend)
@@ -104,6 +110,8 @@ class IVF(Listed):
         self.max_points_per_centroid = validation.check_count(
             "max_points_per_centroid", max_points_per_centroid, 1
         )
+        empty_graph(self.d, self.metric, coarse_quantizer)  # refuses what it can't be
+        self.coarse_quantizer = coarse_quantizer
         self._snapshot = IVFSnapshot(
             next_id=0,
             lists=InvertedLists(self.nlist, width, dtype),
@@ -169,29 +177,24 @@ class IVF(Listed):
 
     def _after_train(self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool) -> IVFSnapshot:
         points = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
-        found = fit(
-            METRICS[self.metric],
-            points,
-            self.nlist,
-            self.niter,
-            verbose=verbose,
-            seed=self.seed,
-            backend=self.backend,
-            stage="lists",
+        centroids = trained(
+            points, self.nlist, self.metric, self.niter, self.seed, self.backend, verbose
         )
-        snapshot = snapshot._replace(centroids=np.array(found.centroids))
+        graph = graph_of(centroids, self.metric, self.coarse_quantizer)
+        snapshot = snapshot._replace(centroids=centroids, graph=graph)
         return snapshot._replace(quantizer=self._train_quantizer(snapshot, rows, verbose))
 
     def _after_add(self, snapshot: IVFSnapshot, rows: np.ndarray, ids: np.ndarray) -> IVFSnapshot:
-        labels = np.asarray(assign(rows, snapshot.centroids, self.metric, backend=self.backend))
+        labels = list_of(rows, snapshot.centroids, self.metric, snapshot.graph, self.backend)
         payload = self._encode(snapshot, rows, labels)
         return snapshot._replace(lists=snapshot.lists.added(labels, payload, ids))
 
     def _probe(self, snapshot: IVFSnapshot, queries: np.ndarray, nprobe: int | None) -> np.ndarray:
         """Return the lists (Q, nprobe) int64 of the nearest centroids, nearest first."""
         nprobe = self.nprobe if nprobe is None else min(nprobe, self.nlist)
-        _, probes = knn(queries, snapshot.centroids, nprobe, self.metric, backend=self.backend)
-        return np.asarray(probes)
+        return lists_near(
+            queries, snapshot.centroids, nprobe, self.metric, snapshot.graph, self.backend
+        )
 
     def _search(
         self,
@@ -221,6 +224,8 @@ class IVF(Listed):
             return parameters, {}
         arrays = snapshot.lists.state()
         arrays["centroids"] = snapshot.centroids
+        if snapshot.graph is not None:
+            arrays["graph"] = snapshot.graph.state()
         return parameters, arrays | self._quantizer_state(snapshot)
 
     @classmethod
@@ -239,7 +244,8 @@ class IVF(Listed):
                 )
             quantizer = index._restore_quantizer(arrays)
             lists = index.lists.restored(arrays)
-            index._snapshot = IVFSnapshot(0, lists, centroids, quantizer)
+            graph = graph_of(centroids, index.metric, index.coarse_quantizer, arrays.get("graph"))
+            index._snapshot = IVFSnapshot(0, lists, centroids, quantizer, graph)
         index._restore_next_id(next_id, arrays.get("ids", np.zeros(0, np.int64)))
         return index
 
@@ -255,7 +261,7 @@ class IndexIVFFlat(IVF):
         nlist: Number of lists.
         metric: "euclidean" (squared distances), "cosine" (1 - cos) or "dot" (a similarity).
         nprobe: Lists that a search looks at; an attribute too, and an argument of `search`.
-        seed, niter, max_points_per_centroid: Of the training, as in `IVF`.
+        seed, niter, max_points_per_centroid, coarse_quantizer: As in `IVF`.
         backend: As in `Index`.
 
     Example:
@@ -278,6 +284,7 @@ class IndexIVFFlat(IVF):
         seed: int = 0,
         niter: int = 25,
         max_points_per_centroid: int = 256,
+        coarse_quantizer: str | None = None,
         backend: str | None = None,
     ) -> None:
         metric = metric_name(metric)
@@ -292,6 +299,7 @@ class IndexIVFFlat(IVF):
             seed=seed,
             niter=niter,
             max_points_per_centroid=max_points_per_centroid,
+            coarse_quantizer=coarse_quantizer,
             backend=backend,
         )
 

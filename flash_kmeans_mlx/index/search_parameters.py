@@ -18,15 +18,19 @@ __all__ = [
     "IDSelectorBitmap",
     "IDSelectorRange",
     "SearchParameters",
+    "SearchParametersHNSW",
     "SearchParametersIVF",
     "chosen_ids",
     "options_of",
 ]
 
+# Options of searches, and what faiss calls them.
+FAISS_NAMES = {"nprobe": "nprobe", "ef": "efSearch"}
+
 
 @dataclass
 class SearchParameters:
-    """What `search(..., params=)` takes.
+    """Parameters for `search(..., params=)`.
 
     Attributes:
         sel: The ids that may be found, as `ids` of `Index.search`.
@@ -37,7 +41,7 @@ class SearchParameters:
 
 @dataclass
 class SearchParametersIVF(SearchParameters):
-    """What `search(..., params=)` takes, for indexes with lists.
+    """Parameters for `search(..., params=)`, for indexes with lists.
 
     Attributes:
         sel: The ids that may be found, as `ids` of `Index.search`.
@@ -45,6 +49,18 @@ class SearchParametersIVF(SearchParameters):
     """
 
     nprobe: int | None = None
+
+
+@dataclass
+class SearchParametersHNSW(SearchParameters):
+    """Parameters for `search(..., params=)`, for graphs.
+
+    Attributes:
+        sel: The ids that may be found, as `ids` of `Index.search`.
+        efSearch: Candidates to keep, `ef`; None for the index's own number, where faiss has 16.
+    """
+
+    efSearch: int | None = None  # noqa: N815
 
 
 def IDSelectorBatch(indices: Any) -> np.ndarray:  # noqa: N802
@@ -75,10 +91,12 @@ def options_of(options: dict[str, Any], ids: Any) -> tuple[dict[str, Any], Any]:
     params = options.pop("params", None)
     if params is not None:
         for name, value in options.items():
-            options[name] = getattr(params, name, None) if value is None else value
+            of_params = getattr(params, FAISS_NAMES[name], None)
+            options[name] = of_params if value is None else value
         ids = getattr(params, "sel", None) if ids is None else ids
-    if options.get("nprobe") is not None:
-        validation.check_count("nprobe", options["nprobe"], 1)
+    for name in FAISS_NAMES.keys() & options.keys():
+        if options[name] is not None:
+            validation.check_count(name, options[name], 1)
     return options, ids
 
 

@@ -36,7 +36,7 @@ class FlashKMeans(FaissWords):
         metric: "euclidean", "cosine" or "dot".
         spherical: True for "cosine", by faiss's name.
         init: As in `batch_kmeans_Euclid`; here "k-means++" is the default.
-        n_init, seed: As in `batch_kmeans_Euclid`; `nredo` is faiss's name for n_init.
+        n_init, nredo, seed: As in `batch_kmeans_Euclid`; nredo is faiss's name for n_init.
         tol, empty: As in `batch_kmeans_Euclid`.
         backend, strategy: As in `batch_kmeans_Euclid`.
         max_mem_gb, dtype, compiled: As in `batch_kmeans_Euclid`.

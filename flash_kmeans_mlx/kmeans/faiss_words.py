@@ -19,7 +19,7 @@ ROWS = 1 << 16  # whose distances are computed at a time
 
 
 class FaissWords:
-    """What users of faiss's Kmeans know beside the constructor and `centroids`."""
+    """Methods of faiss's Kmeans beside the constructor and `centroids`."""
 
     centroids: Any
     inertia_: Any

@@ -72,6 +72,7 @@ def test_as_if_there_were_no_others(kind: str, metric: str, fraction: float) -> 
     expected = without_others(index, kept)
     found = expected.search(QUERIES, 10)
     others = np.setdiff1d(np.arange(31_000), kept)
+    options: dict[str, Any]
     for options in (
         {"ids": kept},
         {"ids": mask_of(kept)},

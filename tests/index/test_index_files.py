@@ -114,7 +114,7 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
             {},
             "damaged IndexIVFFlat .centroids of shape .5, 8. do not fit nlist=8, d=8.; save it again",
         ),
-        ({"nprobe": 9}, {}, "damaged IndexIVFFlat .nprobe=9 must be <= nlist=5."),
+        ({"nprobe": 0}, {}, "damaged IndexIVFFlat .nprobe=0 must be >= 1."),
         ({"next_id": -1}, {}, "damaged IndexIVFFlat .next_id=-1 must be >= 0"),
         ({"width": 3}, {}, "damaged IndexIVFFlat .*unexpected keyword"),
         (

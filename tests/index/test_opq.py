@@ -133,7 +133,9 @@ def test_descriptions() -> None:
 @pytest.mark.parametrize(
     ("description", "wrong"),
     [
-        ("HNSW32", "'HNSW32'"),
+        ("HNSW", "'HNSW'"),
+        ("HNSW32,PQ8", "'PQ8'"),
+        ("IVF256,HNSW32", "'HNSW32'"),
         ("IVF256,SQ8", "'SQ8'"),
         ("IVF256", "its end"),
         ("", "''"),
@@ -141,7 +143,7 @@ def test_descriptions() -> None:
         ("Flat,PQ16", "'PQ16'"),
         ("PQ16,IVF256", "'IVF256'"),
         ("PQx4", "'PQx4'"),
-        ("IVF256,PQ16np", "'PQ16np'"),
+        ("IVF256,PQ16nq", "'PQ16nq'"),
     ],
 )
 def test_descriptions_that_are_not_understood(description: str, wrong: str) -> None:
