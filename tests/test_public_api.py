@@ -54,6 +54,8 @@ INDEXES = {
     "IDSelectorBatch": "(indices)",
     "IDSelectorBitmap": "(bitmap)",
     "IDSelectorRange": "(imin, imax)",
+    "NormalizationTransform": "(d)",
+    "PCAMatrix": "(d_in, d_out, *, seed=0, max_points_per_d=1000)",
     "OPQMatrix": "(d, m, nbits=8, *, seed=0, niter=50, max_points_per_centroid=256, backend=None)",
     "ProductQuantizer": "(d, m, nbits=8, *, seed=0, niter=25, max_points_per_centroid=256, backend=None)",
     "SearchParameters": "(sel=None)",

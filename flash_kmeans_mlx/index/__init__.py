@@ -27,6 +27,7 @@ from .search_parameters import (
     SearchParametersIVF,
 )
 from .store import EmbeddingStore
+from .transforms import NormalizationTransform, PCAMatrix
 
 __all__ = [
     "METRIC_INNER_PRODUCT",
@@ -45,7 +46,9 @@ __all__ = [
     "IndexPQ",
     "IndexPreTransform",
     "METRIC_Linf",
+    "NormalizationTransform",
     "OPQMatrix",
+    "PCAMatrix",
     "ProductQuantizer",
     "SearchParameters",
     "SearchParametersHNSW",

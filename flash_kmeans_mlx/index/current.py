@@ -47,7 +47,8 @@ class Current:
         def publish() -> T:
             contents = self._ready()
             after, result = make_next(contents)
-            self._replaced = contents.snapshot
+            # Of a new index too, whose first snapshot is empty.
+            self._replaced = None if after.index is None else after.index._snapshot
             self._contents = after
             self._adding = NO_IDS
             if after.index is not None:

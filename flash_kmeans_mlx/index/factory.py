@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from .base import Index
@@ -13,6 +14,7 @@ from .ivfpq import IndexIVFPQ
 from .opq import OPQMatrix
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
+from .transforms import NormalizationTransform, PCAMatrix
 
 __all__ = ["index_factory"]
 
@@ -32,12 +34,13 @@ def index_factory(
 
     Args:
         d: Dimensions of the vectors.
-        description: Parts with commas between them, as in faiss. First "OPQ16" for a learnt
-            rotation, or nothing; then "IVF256" for 256 lists, "IVF64k" for 64 * 1,024,
-            "IVF64k_HNSW32" for so many that a graph finds them (see `IVF`), or nothing; then "Flat"
-            for vectors as they are, or "PQ16" for codes of 16 parts of 8 bits, or "PQ16x4" of 4.
-            Or "HNSW32" for a graph of 32 links a vector. "IDMap" and "IDMap2" change nothing, as
-            every index keeps ids, and neither does "np" after codes.
+        description: Parts with commas between them, as in faiss. First "PCA64" for the first 64
+            principal components, and "L2norm" for vectors of norm 1, or nothing; then "OPQ16" for a
+            learnt rotation, "OPQ16_64" for one of 64 components, or nothing; then "IVF256" for 256
+            lists, "IVF64k" for 64 * 1,024, "IVF64k_HNSW32" for so many that a graph finds them (see
+            `IVF`), or nothing; then "Flat" for vectors as they are, or "PQ16" for codes of 16 parts
+            of 8 bits, or "PQ16x4" of 4. Or "HNSW32" for a graph of 32 links a vector. "IDMap" and
+            "IDMap2" change nothing, as every index keeps ids, and neither does "np" after codes.
         metric: "euclidean", "cosine" or "dot", or faiss's METRIC_L2 or METRIC_INNER_PRODUCT; for
             "Flat" alone also "l1" and "linf".
         seed: Of the training.
@@ -64,7 +67,9 @@ def index_factory(
         del parts[0]
         return [int(number) for number in match.groups() if number is not None]
 
-    rotation = take(r"OPQ(\d+)")
+    transforms, m = _transforms(take, d, seed)
+    if transforms:
+        d = transforms[-1].d_out
     lists = take(r"IVF(\d+)(?:_HNSW(\d+))?")
     graph = take(r"HNSW(\d+)") if lists is None else None
     codes = take(r"PQ(\d+)(?:x(\d+))?(?:np)?") if graph is None else None
@@ -72,11 +77,12 @@ def index_factory(
     if parts or (graph is None and (codes is None) == (flat is None)):
         wrong = repr(parts[0]) if parts else "its end"
         raise ValueError(
-            f"description={description!r}: {wrong} is not understood; after OPQ and IVF with their"
-            " numbers, if any, comes 'Flat', 'PQ16' or 'PQ16x4', or 'HNSW32' without IVF; 'IDMap'"
-            " may be anywhere"
+            f"description={description!r}: {wrong} is not understood; after PCA, L2norm, OPQ and"
+            " IVF with their numbers, if any, comes 'Flat', 'PQ16' or 'PQ16x4', or 'HNSW32' without"
+            " IVF; 'IDMap' may be anywhere"
         )
     trained: dict[str, Any] = {"seed": seed, "backend": backend}
+    index: Index
     if lists:
         nlist, *links = lists
         coarse = f"HNSW{links[0]}" if links else None
@@ -88,10 +94,34 @@ def index_factory(
         index = IndexPQ(d, *codes, metric=metric, **trained)
     else:
         index = IndexFlat(d, metric, backend=backend)
-    if rotation is None:
-        return index
-    nbits = codes[1:] if codes else []
-    return IndexPreTransform(OPQMatrix(d, *rotation, *nbits, **trained), index)
+    if m:
+        transforms.append(OPQMatrix(d, m, *(codes or [])[1:], **trained))
+    for transform in reversed(transforms):
+        index = IndexPreTransform(transform, index)
+    return index
+
+
+def _transforms(
+    take: Callable[[str], list[int] | None], d: int, seed: int
+) -> tuple[list[Any], int]:
+    """Take the parts that transform vectors (N, d), but for the rotation.
+
+    Returns:
+        The transformations, the first one first, and the parts of the rotation, 0 for none.
+    """
+    transforms: list[Any] = []
+    while True:
+        if components := take(r"PCA(\d+)"):
+            transforms.append(PCAMatrix(d, *components, seed=seed))
+            (d,) = components
+        elif take("L2norm") is not None:
+            transforms.append(NormalizationTransform(d))
+        else:
+            break
+    m, *components = take(r"OPQ(\d+)(?:_(\d+))?") or [0]
+    if components not in ([], [d]):
+        transforms.append(PCAMatrix(d, *components, seed=seed))
+    return transforms, m
 
 
 def _with_all_lists(part: str) -> str:

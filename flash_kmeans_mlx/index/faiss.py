@@ -20,6 +20,7 @@ from .ivfpq import IndexIVFPQ
 from .opq import OPQMatrix, checked_rotation
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
+from .transforms import NormalizationTransform
 
 __all__ = ["from_faiss", "to_faiss"]
 
@@ -34,8 +35,8 @@ METRICS = {
 def to_faiss(index: Index) -> Any:
     """Make an index of faiss with the vectors, codes and ids of one of ours.
 
-    IndexFlat and IndexPQ become an IndexIDMap2 unless their ids are 0, 1, ...; an OPQMatrix becomes
-    a LinearTransform.
+    IndexFlat and IndexPQ become an IndexIDMap2 unless their ids are 0, 1, ...; an OPQMatrix or
+    a PCAMatrix becomes a LinearTransform.
 
     Raises:
         ImportError: faiss is not installed.
@@ -74,8 +75,12 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
     # The copy keeps the present snapshot while other threads change the index.
     index = index._reader()
     if isinstance(index, IndexPreTransform):
-        transform = faiss.LinearTransform(index.d, index.d, False)
-        set_rotation(faiss, transform, index.transform)
+        ours = index.transform
+        if isinstance(ours, NormalizationTransform):
+            transform = faiss.NormalizationTransform(index.d)
+        else:
+            transform = faiss.LinearTransform(index.d, ours.d_out, False)
+            set_rotation(faiss, transform, ours)
         return faiss.IndexPreTransform(transform, _to_faiss(faiss, index.index))
     metric = getattr(faiss, METRICS[index.metric])
     if isinstance(index, IndexFlat):

@@ -13,6 +13,7 @@ from .arguments import vectors
 from .opq import OPQMatrix
 from .quantizer import ProductQuantizer
 from .training import sample
+from .transforms import PCAMatrix
 
 __all__ = [
     "faiss_module",
@@ -94,8 +95,8 @@ def set_codebooks(faiss: Any, pq: Any, quantizer: ProductQuantizer) -> None:
     faiss.copy_array_to_vector(quantizer.trained("to_faiss").reshape(-1), pq.centroids)
 
 
-def set_rotation(faiss: Any, transform: Any, rotation: OPQMatrix) -> None:
-    """Give a LinearTransform of faiss the matrix of a rotation of ours."""
+def set_rotation(faiss: Any, transform: Any, rotation: OPQMatrix | PCAMatrix) -> None:
+    """Give a LinearTransform of faiss the matrix of a rotation or projection of ours."""
     assert rotation.matrix is not None
     faiss.copy_array_to_vector(rotation.matrix.reshape(-1), transform.A)
     transform.is_orthonormal = transform.is_trained = True

@@ -47,7 +47,8 @@ def set_backend(index: Any, backend: str | None) -> None:
     inner = getattr(index, "index", None)
     if inner is not None:
         set_backend(inner, backend)
-        index.transform._quantizer.backend = backend
+        if hasattr(index.transform, "_quantizer"):
+            index.transform._quantizer.backend = backend
     quantizer = getattr(index._snapshot, "quantizer", None)
     if quantizer is not None:
         quantizer.backend = backend
@@ -273,13 +274,16 @@ class FaissWords(Snapshots):
 
 def _learned(index: Any) -> dict[str, Any]:
     """Return all that codes and lists of an index depend on."""
+    inner = getattr(index, "index", None)
+    if inner is not None:
+        learned = {f"index.{name}": value for name, value in _learned(inner).items()}
+        return learned | {"d": index.d, "matrix": index.transform.matrix}
     snapshot = index._snapshot
     return {
         "d": index.d,
         "metric": index.metric,
         "centroids": getattr(snapshot, "centroids", None),
         "codebooks": getattr(getattr(snapshot, "quantizer", None), "codebooks", None),
-        "matrix": getattr(getattr(index, "transform", None), "matrix", None),
     }
 
 

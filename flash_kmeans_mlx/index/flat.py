@@ -156,7 +156,9 @@ class IndexFlat(Index):
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> IndexFlat:
         index = cls(parameters["d"], parameters["metric"])
-        if len(arrays["ids"]):
-            index.add(arrays["rows"], arrays["ids"])
-        index._restore_next_id(parameters["next_id"], arrays["ids"])
+        # There are no arrays behind a transformation that is not trained.
+        ids = arrays["ids"] if arrays else np.zeros(0, np.int64)
+        if len(ids):
+            index.add(arrays["rows"], ids)
+        index._restore_next_id(parameters["next_id"], ids)
         return index

@@ -286,6 +286,9 @@ class IndexHNSW(Index):
         arguments = dict(parameters)
         next_id = arguments.pop("next_id")
         index = cls(**arguments)
+        if not arrays:  # behind a transformation that is not trained
+            index._restore_next_id(next_id, np.zeros(0, np.int64))
+            return index
         rows = arrays["rows"]
         ids = arrays["ids"]
         if rows.shape != (len(ids), index.d) or rows.dtype != np.float32:

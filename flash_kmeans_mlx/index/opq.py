@@ -41,6 +41,7 @@ class OPQMatrix:
 
     Attributes:
         d, m: As given.
+        d_out: Dimensions after the rotation, d.
         matrix: (d, d) float32, orthogonal: ``y = matrix @ x``; None before training.
 
     Example:
@@ -67,6 +68,7 @@ class OPQMatrix:
             d, m, nbits, seed=seed, max_points_per_centroid=max_points_per_centroid, backend=backend
         )
         self.d = self._quantizer.d
+        self.d_out = self.d
         self.m = self._quantizer.m
         self.niter = validation.check_count("niter", niter, 1)
         self.matrix: np.ndarray | None = None

@@ -1,4 +1,4 @@
-"""IndexPreTransform: an index of rotated vectors."""
+"""IndexPreTransform: an index of transformed vectors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from .base import Index, restore_index
 from .opq import OPQMatrix
 from .results import Found
 from .sources import TrainingRows, mapped
+from .transforms import NormalizationTransform, PCAMatrix
 
 __all__ = ["IndexPreTransform"]
 
-# Attributes that are those of the index of rotated vectors.
+# Attributes that are those of the index of transformed vectors.
 FORWARDED = ("nprobe", "ef", "nlist")
+TRANSFORMS = {kind.__name__: kind for kind in (OPQMatrix, PCAMatrix, NormalizationTransform)}
 
 
 class _TrainedSnapshot(NamedTuple):
     """Results of a training.
 
     Attributes:
-        matrix: Of the rotation.
-        inner: The snapshot of the index of rotated vectors.
+        matrix: Of the transformation.
+        inner: The snapshot of the index of transformed vectors.
     """
 
     matrix: np.ndarray | None
@@ -31,14 +33,16 @@ class _TrainedSnapshot(NamedTuple):
 
 
 class IndexPreTransform(Index):
-    """An index of rotated vectors.
+    """An index of rotated or otherwise transformed vectors.
 
-    Vectors and queries are rotated before they reach it, and vectors from it are rotated back.
+    Vectors and queries are transformed before they reach it, and vectors from it are transformed
+    back.
 
     Args:
-        transform: An `OPQMatrix`; trained with the index, unless it is trained already.
-        index: Any index of as many dimensions, for "euclidean", "cosine" or "dot", that is used by
-            nothing else.
+        transform: An `OPQMatrix`, `PCAMatrix` or `NormalizationTransform`; trained with the index,
+            unless it is trained already.
+        index: Any index of as many dimensions as the transformation returns, for "euclidean",
+            "cosine" or "dot", that is used by nothing else.
 
     Attributes:
         transform, index: As given.
@@ -55,14 +59,18 @@ class IndexPreTransform(Index):
         (8,)
     """
 
-    def __init__(self, transform: OPQMatrix, index: Index) -> None:
-        if not isinstance(transform, OPQMatrix):
-            raise TypeError(f"transform must be an OPQMatrix, got {type(transform).__name__}")
+    def __init__(
+        self, transform: OPQMatrix | PCAMatrix | NormalizationTransform, index: Index
+    ) -> None:
+        if type(transform).__name__ not in TRANSFORMS:
+            raise TypeError(
+                f"transform must be an {' or '.join(TRANSFORMS)}, got {type(transform).__name__}"
+            )
         if not isinstance(index, Index):
             raise TypeError(f"index must be an Index, got {type(index).__name__}")
-        if transform.d != index.d:
-            raise ValueError(f"index.d={index.d} must be transform.d={transform.d}")
-        super().__init__(index.d, index.metric, backend=index.backend)
+        if transform.d_out != index.d:
+            raise ValueError(f"index.d={index.d} must be transform.d_out={transform.d_out}")
+        super().__init__(transform.d, index.metric, backend=index.backend)
         self.transform = transform
         self.index = index
         self._limit = index._limit
@@ -70,7 +78,7 @@ class IndexPreTransform(Index):
 
     @property
     def _snapshot(self) -> Any:
-        """The snapshot of the index of rotated vectors."""
+        """The snapshot of the index of transformed vectors."""
         return self.index._snapshot
 
     @_snapshot.setter
@@ -145,6 +153,7 @@ class IndexPreTransform(Index):
 
     def _parameters(self, snapshot: Any) -> dict[str, Any]:
         return {
+            "transform_class": type(self.transform).__name__,
             "transform": self.transform.state()[0],
             "class": type(self.index).__name__,
             "index": self.index._parameters(snapshot),
@@ -154,7 +163,8 @@ class IndexPreTransform(Index):
         _, matrix = self.transform.state()
         _, index_arrays = self.index._state(snapshot)
         # Without the matrix, what the index has learned is useless: training starts again.
-        arrays = {f"index.{name}": array for name, array in index_arrays.items()} if matrix else {}
+        is_trained = self.transform.is_trained
+        arrays = {f"index.{name}": array for name, array in index_arrays.items() if is_trained}
         return self._parameters(snapshot), arrays | matrix
 
     @classmethod
@@ -167,6 +177,8 @@ class IndexPreTransform(Index):
             for name, array in arrays.items()
             if name.startswith("index.")
         }
-        transform = OPQMatrix.restore(parameters["transform"], matrix)
+        # Older files have no class.
+        kind: Any = TRANSFORMS[parameters.get("transform_class", "OPQMatrix")]
+        transform = kind.restore(parameters["transform"], matrix)
         index = restore_index(parameters["class"], parameters["index"], index_arrays)
         return cls(transform, index)

@@ -94,11 +94,11 @@ def test_arguments_of_rotations() -> None:
         OPQMatrix(64, 5)
     with pytest.raises(fk.NotFittedError, match="apply needs a trained OPQMatrix"):
         OPQMatrix(64, 8).apply(X)
-    with pytest.raises(ValueError, match=r"index.d=32 must be transform.d=64"):
+    with pytest.raises(ValueError, match=r"index.d=32 must be transform.d_out=64"):
         IndexPreTransform(OPQMatrix(64, 8), IndexFlat(32))
     with pytest.raises(ValueError, match="metric='l1' must be one of"):
         IndexPreTransform(OPQMatrix(64, 8), IndexFlat(64, "l1"))
-    with pytest.raises(TypeError, match="transform must be an OPQMatrix, got str"):
+    with pytest.raises(TypeError, match=r"transform must be an OPQMatrix or .*, got str"):
         IndexPreTransform("OPQ", IndexFlat(64))  # pyright: ignore[reportArgumentType]
     index = IndexPreTransform(OPQMatrix(64, 8), IndexFlat(64))
     with pytest.raises(fk.NotFittedError, match="add needs a trained index"):
