@@ -19,6 +19,7 @@ __all__ = ["SILENT", "Progress", "open_progress"]
 
 DELAY = 2.0  # seconds after which a call takes long
 STEP = 0.1  # seconds between two updates of a bar
+SHORT = 1e8  # products that take less than DELAY for certain
 
 _screen = Lock()  # held by the bar that is shown
 
@@ -122,12 +123,13 @@ class Bar(Progress):
             _screen.release()
 
 
-def open_progress() -> Progress:
+def open_progress(products: float = float("inf")) -> Progress:
     """Return the progress of a call that begins: `SILENT` where nobody would see a bar.
 
-    That is in other processes than the first one, and with FLASH_KMEANS_PROGRESS=0.
+    That is in other processes than the first one, with FLASH_KMEANS_PROGRESS=0, and for few
+    products.
     """
-    if not (_is_terminal(sys.stderr) or _is_notebook()):
+    if products < SHORT or not (_is_terminal(sys.stderr) or _is_notebook()):
         return SILENT
     if multiprocessing.current_process().name != "MainProcess":
         return SILENT

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
+LARGEST = float(np.finfo(np.float32).max)
 DTYPES = {name: dtype for dtype, name in _MLX_FLOATS.items()}
 
 
@@ -311,16 +312,17 @@ def check_magnitude(
     magnitude: np.ndarray, shape: tuple[int, ...], name: str = "x", place: str = ""
 ) -> None:
     """Refuse magnitudes that are NaN, Inf, or beyond float32; `place` says where they are."""
+    if (magnitude <= LARGEST).all():  # which is False for NaN
+        return
     where = f" in {place}" if place else ""
     if np.isnan(magnitude).any() or np.isinf(magnitude).any():
         raise ValueError(
             f"{name} must be finite, got NaN or Inf{where} ({name}.shape={shape}); clean it first"
         )
-    if (magnitude > np.finfo(np.float32).max).any():
-        raise ValueError(
-            f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}{where}"
-            f" ({name}.shape={shape}); rescale it"
-        )
+    raise ValueError(
+        f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}{where}"
+        f" ({name}.shape={shape}); rescale it"
+    )
 
 
 def check_neighbours(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -25,14 +24,13 @@ PIECE = 1 << 15  # values that are read at a time
 Found = tuple[np.ndarray, np.ndarray]  # distances and indices, or ids
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
     """The queries of a search, and what to find for them.
 
     Attributes:
         queries: (B, Q, D) as `validation.data` returns it, finite.
         shape: The shape of the queries as the caller wrote it, for messages.
-        magnitude: (B,) the largest absolute value of every batch element.
         k: Neighbours of every query.
         proximity: The distance.
         exclude_self: Whether query i never gets row i.
@@ -43,13 +41,17 @@ class Request:
 
     queries: Any
     shape: tuple[int, ...]
-    magnitude: np.ndarray
     k: int
     proximity: Proximity
     exclude_self: bool
     max_bytes: int
     bytes_in_use: int
     progress: Progress = SILENT
+
+    @cached_property
+    def magnitude(self) -> np.ndarray:
+        """(B,) float64 largest absolute value of every batch element."""
+        return largest(self.queries)
 
     def check_cap(self, need: int, where: str) -> None:
         """Refuse a cap that leaves less than `need` bytes."""
@@ -101,16 +103,6 @@ class Neighbours(ABC):
             ValueError: The data hold NaN or Inf.
         """
 
-    @contextmanager
-    def reserving(self, size: int) -> Iterator[None]:
-        """Count `size` more bytes of the cap as in use during the block."""
-        before = self.request
-        self.request = replace(before, bytes_in_use=before.bytes_in_use + size)
-        try:
-            yield
-        finally:
-            self.request = before
-
     def merge(self, best: Found, more: Found) -> None:
         """Merge `more` (B, Q, m) into `best` (B, Q, k) in place, by distance, then by index."""
         k = best[0].shape[-1]
@@ -130,6 +122,8 @@ class Neighbours(ABC):
 def largest(x: Any) -> np.ndarray:
     """Return (B,) float64 largest magnitudes of x (B, N, D); NaN or Inf where x has one."""
     step = max(1, PIECE // x.shape[2])
+    if len(x) == 1 and x.shape[1] <= step and isinstance(x, np.ndarray):
+        return np.array([np.abs(x).max()], np.float64)
     out = np.zeros(x.shape[0])
     for b in range(x.shape[0]):
         for lo in range(0, x.shape[1], step):

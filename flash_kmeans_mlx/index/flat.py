@@ -9,10 +9,10 @@ import numpy as np
 
 from .. import backends
 from ..metrics import PROXIMITIES
-from ..neighbours.api import knn
+from ..neighbours.search import nearest_rows
 from .base import Index
 from .growing import Growing
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows, rows_to_train
 
 __all__ = ["IndexFlat"]
@@ -100,12 +100,13 @@ class IndexFlat(Index):
         self, snapshot: _FlatSnapshot, queries: np.ndarray, k: int, **options: Any
     ) -> Found:
         rows: Any = snapshot.rows.array[: snapshot.n]
-        if backends.BACKENDS[backends.resolve(self.backend)].USES_MLX:
+        backend = backends.resolve(self.backend)
+        if backends.BACKENDS[backend].USES_MLX:
             if not snapshot.device:
                 snapshot.device.append(mx.array(rows))
             rows = snapshot.device[0]
-        distances, places = knn(queries, rows, k, self.metric, backend=self.backend)
-        return np.asarray(distances), snapshot.ids.array[np.asarray(places)]
+        distances, places = nearest_rows(queries, rows, k, PROXIMITIES[self.metric], backend)
+        return as_float32(distances, self.metric), snapshot.ids.array[places]
 
     def _places(self, snapshot: _FlatSnapshot, ids: np.ndarray) -> np.ndarray:
         own_ids = snapshot.ids.array[: snapshot.n]

@@ -14,11 +14,11 @@ from .. import backends, validation
 from ..kmeans.api import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
 from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES
-from ..neighbours.api import knn
+from ..neighbours.search import nearest_rows
 from .base import Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows
 from .training import sample
 
@@ -217,8 +217,9 @@ class IVF(Index):
         if nprobe is None:
             nprobe = self.nprobe
         nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
-        _, probes = knn(queries, snapshot.centroids, nprobe, self.metric, backend=self.backend)
-        return np.asarray(probes)
+        backend = backends.resolve(self.backend)
+        proximity = PROXIMITIES[self.metric]
+        return nearest_rows(queries, snapshot.centroids, nprobe, proximity, backend)[1]
 
     def _search(
         self,
@@ -340,4 +341,4 @@ class IndexIVFFlat(IVF):
         distances, ids = backends.scan_lists(
             backend, snapshot.lists, PROXIMITIES[self.metric], queries, probes, k
         )
-        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
+        return as_float32(distances, self.metric), ids

@@ -13,7 +13,7 @@ from ..metrics import PROXIMITIES, unit_rows
 from .base import Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows, mapped
 
 __all__ = ["IndexPQ"]
@@ -145,7 +145,7 @@ class IndexPQ(Index):
             probes,
             k,
         )
-        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
+        return as_float32(distances, self.metric), ids
 
     def _places(self, snapshot: _PQSnapshot, ids: np.ndarray) -> np.ndarray:
         return snapshot.lists.find(ids)

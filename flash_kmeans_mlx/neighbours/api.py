@@ -94,7 +94,7 @@ def knn(
     as_mlx = x.mlx or y.mlx
     # mx.array results are copies of NumPy ones: 4 bytes for a distance, 8 for an index.
     copies = 12 * x.shape[0] * x.shape[1] * k if as_mlx else 0
-    progress = open_progress()
+    progress = open_progress(x.shape[1] * y.x.size)
     progress.phase("searching")
     progress.begin(y.shape[0] * y.shape[1])
     with (

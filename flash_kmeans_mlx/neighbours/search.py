@@ -7,13 +7,47 @@ from typing import Any
 import numpy as np
 
 from .. import backends, validation
-from ..backends.neighbours import NOTHING, largest
-from ..metrics import PROXIMITIES
-from ..progress import SILENT, Progress
+from ..backends.neighbours import NOTHING
+from ..metrics import PROXIMITIES, Proximity
+from ..progress import SILENT, Progress, open_progress
 
-__all__ = ["Search"]
+__all__ = ["Search", "nearest_rows"]
 
 MAX_CHUNK_ROWS = 1 << 32  # backends rank rows of a chunk by 32 bits of their index
+
+
+def nearest_rows(
+    queries: np.ndarray, rows: Any, k: int, proximity: Proximity, backend: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest rows for every query, of arguments that are known to be valid.
+
+    Args:
+        queries: (Q, D) float32, finite.
+        rows: (N, D) float32, N >= k, NumPy or `mx.array`.
+        k: Neighbours of every query.
+        proximity: The distance.
+        backend: One that `backends.resolve` returned.
+
+    Returns:
+        (Q, k) float64 distances and int64 indices, nearest first.
+    """
+    n_rows = rows.shape[0]
+    progress = open_progress(len(queries) * rows.size)
+    request = backends.Request(
+        queries=queries[None],
+        shape=queries.shape,
+        k=k,
+        proximity=proximity,
+        exclude_self=False,
+        max_bytes=0,
+        bytes_in_use=0,
+        progress=progress,
+    )
+    progress.phase("searching")
+    progress.begin(n_rows)
+    with progress, backends.open_neighbours(backend, request) as neighbours:
+        distances, indices = neighbours.nearest(rows[None], 0, None)
+    return distances[0], indices[0]
 
 
 class Search:
@@ -73,8 +107,6 @@ class Search:
         k = validation.check_count("k", k, 1)
         exclude_self = validation.check_flag("exclude_self", exclude_self)
         self.backend = backends.resolve(backend)
-        magnitude = largest(self.queries.x)
-        validation.check_magnitude(magnitude, self.queries.given_shape, "queries")
         self.rows = 0
         self._dtype = np.dtype(dtype)
         b, q, _ = self.queries.shape
@@ -84,7 +116,6 @@ class Search:
         self._request = backends.Request(
             queries=self.queries.x,
             shape=self.queries.given_shape,
-            magnitude=magnitude,
             k=k,
             proximity=proximity,
             exclude_self=exclude_self,
@@ -92,6 +123,8 @@ class Search:
             bytes_in_use=bytes_in_use + result_bytes + self.queries.copied,
             progress=progress,
         )
+        given_shape = self._request.shape
+        validation.check_magnitude(self._request.magnitude, given_shape, "queries")
         self._neighbours = backends.open_neighbours(self.backend, self._request)
         self._best: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -128,13 +161,18 @@ class Search:
                 f"data must have fewer than {MAX_CHUNK_ROWS} rows at a time, got {chunk.shape[1]};"
                 " add it in chunks"
             )
-        with self._neighbours.reserving(chunk.copied + self._best_bytes):
+        reserved = chunk.copied + self._best_bytes
+        self._request.bytes_in_use += reserved
+        try:
             distances, indices = self._neighbours.nearest(chunk.x, offset, self._best)
+        finally:
+            self._request.bytes_in_use -= reserved
+        if offset:
             np.add(indices, offset, out=indices, where=indices != NOTHING)
-            if self._best is None and distances.shape[-1] == self._request.k:
-                self._best = distances, indices
-            else:
-                self._merge(distances, indices)
+        if self._best is None and distances.shape[-1] == self._request.k:
+            self._best = distances, indices
+        else:
+            self._merge(distances, indices)
         self.rows += chunk.shape[1]
 
     def _merge(self, distances: np.ndarray, indices: np.ndarray) -> None:

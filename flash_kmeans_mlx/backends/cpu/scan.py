@@ -7,7 +7,7 @@ from contextlib import closing
 import numpy as np
 
 from ...frame import EPS
-from ...metrics import Proximity, unit_rows
+from ...metrics import Proximity
 from ...progress import open_progress
 from ..bounds import least_by_differences, least_by_products
 from ..neighbours import Found
@@ -40,11 +40,15 @@ def scan_lists(
     """
     op = score_op(proximity)
     n_rows = lists.counts[probes].sum(1)
+    most_rows = int(n_rows.max())
     scan = _Scan(lists, proximity)
     bounds = _Bounds(lists, proximity, queries, probes)
-    keep = min(int(n_rows.max()), candidates(k)) or 1
-    distances, ids, lowest = scan.nearest(op, queries, probes, k, keep, n_rows, None)
-    todo = np.flatnonzero(lowest > bounds.least_scores(op, distances[:, -1]))
+    keep = min(most_rows, candidates(k)) or 1
+    distances, ids, lowest = scan.nearest(op, queries, probes, k, keep, most_rows, None)
+    is_doubtful = lowest > bounds.least_scores(op, distances[:, -1])
+    if not is_doubtful.any():
+        return distances, ids
+    todo = np.flatnonzero(is_doubtful)
     if len(todo):
         # Equal rows score 0, and the first of them are kept; of a query of zeros, all products
         # are 0.
@@ -56,7 +60,7 @@ def scan_lists(
         least = bounds.least_scores(op, distances[:, -1])
         for part in np.array_split(todo, -(-len(todo) * keep // MAX_KEPT)):
             distances[part], ids[part], lowest[part] = scan.nearest(
-                op, queries[part], probes[part], k, keep, n_rows[part], least[part]
+                op, queries[part], probes[part], k, keep, int(n_rows[part].max()), least[part]
             )
         todo = todo[lowest[todo] > bounds.least_scores(op, distances[:, -1])[todo]]
     return distances, ids
@@ -85,13 +89,16 @@ class _Bounds:
         if proximity.similarity:
             self._norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
         if proximity.product:
-            probed = np.zeros(len(lists.counts), np.bool_)
-            probed[probes] = True
-            keys = (~np.flatnonzero(probed)).tolist()  # in the cache of the lists
+            probed = probes[0]
+            if len(probes) > 1:
+                is_probed = np.zeros(len(lists.counts), np.bool_)
+                is_probed[probes] = True
+                probed = np.flatnonzero(is_probed)
+            keys = (~probed).tolist()  # in the cache of the lists
             for key in keys:
                 if key not in lists.cache:
                     lists.cache[key] = self._largest_norm(lists, ~key)
-            self._reach = max(lists.cache[key] for key in keys)
+            self._reach = max([lists.cache[key] for key in keys])
 
     def _largest_norm(self, lists: Lists, number: int) -> float:
         """Return the largest norm of a list's rows.
@@ -131,7 +138,7 @@ class _Scan:
         probes: np.ndarray,
         k: int,
         keep: int,
-        n_rows: np.ndarray,
+        most_rows: int,
         least: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Search among the best rows by score.
@@ -142,7 +149,7 @@ class _Scan:
             probes: (Q, P) lists.
             k: Neighbours of a query.
             keep: Candidates of a query.
-            n_rows: (Q,) rows in its lists.
+            most_rows: Rows in the lists of a query at most.
             least: (Q,) float32, scores that rows must reach, or None.
 
         Returns:
@@ -150,15 +157,16 @@ class _Scan:
             score that was kept, -inf if all were.
         """
         (q, d), n_probes = queries.shape, probes.shape[1]
-        alone = int(n_rows.sum()) * (d + 8) < ONE_THREAD_PRODUCTS
-        threads = 1 if alone else thread_count()
+        products = q * most_rows * (d + 8)
+        threads = 1 if products < ONE_THREAD_PRODUCTS else thread_count()
         sizes = scan_sizes(q, n_probes, keep, threads, max_group=MAX_GROUP, kept_sorted=KEPT_SORTED)
         group, shards = sizes.group, sizes.shards
         groups = -(-q // group)
-        # Queries whose nearest list is the same go together.
-        order = np.argsort(probes[:, 0], kind="stable")
-        unit = self._proximity.unit
-        scored = unit_rows(queries).astype(np.float32) if unit else queries
+        if groups > 1:  # queries whose nearest list is the same go together
+            order = np.argsort(probes[:, 0], kind="stable")
+            queries, probes = queries[order], probes[order]
+            least = None if least is None else least[order]
+        limits = np.full(q, -np.inf, np.float32) if least is None else least
         distance_op = score_op(self._proximity)
         lists = self._lists
         distances = np.empty((shards, q, k))
@@ -167,47 +175,50 @@ class _Scan:
 
         def search(_slot: int, i: int) -> None:
             g, shard = divmod(i, shards)
-            mine = order[g * group : (g + 1) * group]
-            n = len(mine)
+            mine = slice(g * group, (g + 1) * group)
+            own_probes = np.ascontiguousarray(probes[mine, shard::shards])
+            n = len(own_probes)
             buffers = kernels.select.Buffers(
                 keys=np.empty((n, sizes.capacity), np.uint64),
-                counts=np.zeros(n, np.int64),
-                least=np.full(n, -np.inf, np.float32) if least is None else least[mine],
+                counts=np.empty(n, np.int64),
+                least=limits[mine].copy(),
             )
             found = kernels.scan.Found(
                 op=distance_op,
-                queries=np.ascontiguousarray(queries[mine]),
-                distances=np.full((n, k), np.inf),
-                ids=np.full((n, k), -1),
-                sizes=np.zeros(n, np.int64),
+                queries=queries[mine],
+                distances=distances[shard, mine],
+                ids=ids[shard, mine],
+                sizes=np.empty(n, np.int64),
             )
-            asked = np.ascontiguousarray(scored[mine]) if unit else found.queries
-            probed = probes[mine, shard::shards]
             in_order = sizes.capacity == keep
-            together = in_order and (probed.shape[1] - 1) * keep <= MAX_TOGETHER
+            together = in_order and (own_probes.shape[1] - 1) * keep <= MAX_TOGETHER
             by_list = together or (d >= BY_LIST_DIMS and keep <= BY_LIST_KEPT)
-            # The nearest of many lists first: few rows of the others then reach what a score must.
-            for part in [probed] if together else [probed[:, :1], probed[:, 1:]]:
-                kernels.scan.scan_lists(
-                    op, asked, np.ascontiguousarray(part), lists, keep, buffers, found, by_list
-                )
-            if not by_list:
+            kernels.scan.search_lists(
+                op, own_probes, lists, keep, buffers, found, by_list, together, lowest[shard, mine]
+            )
+            if not in_order:
                 kernels.select.settle(keep, buffers, lists.ids)
-                buffers = kernels.select.Buffers(
-                    keys=np.ascontiguousarray(np.sort(buffers.keys[:, :keep], axis=1)[:, ::-1]),
+                keys = np.sort(buffers.keys[:, :keep], axis=1)
+                buffers = buffers._replace(
+                    keys=np.ascontiguousarray(keys[:, ::-1]),
                     counts=np.minimum(buffers.counts, keep),
-                    least=buffers.least,
                 )
                 kernels.scan.measure(np.arange(n), kernels.scan.ANY, lists, buffers, found)
-            part_lowest = np.empty(n, np.float32)
-            kernels.scan.lowest_scores(buffers, part_lowest)
-            distances[shard, mine], ids[shard, mine] = found.distances, found.ids
-            lowest[shard, mine] = part_lowest
+                kernels.scan.lowest_scores(buffers, lowest[shard, mine])
 
-        with open_progress() as progress, closing(Workers(threads, progress)) as workers:
-            progress.phase("searching")
-            progress.begin(groups * shards)
-            workers.run(search, groups * shards, work=groups * shards)
+        if groups * shards == 1:
+            search(0, 0)
+        else:
+            with (
+                open_progress(products) as progress,
+                closing(Workers(threads, progress)) as workers,
+            ):
+                progress.phase("searching")
+                progress.begin(groups * shards)
+                workers.run(search, groups * shards, work=groups * shards)
         for shard in range(1, shards):
             kernels.finish.merge_lists(distances[0], ids[0], distances[shard], ids[shard])
-        return distances[0], ids[0], lowest.max(0)
+        if groups == 1:
+            return distances[0], ids[0], lowest.max(0)
+        place = np.argsort(order)
+        return distances[0, place], ids[0, place], lowest.max(0)[place]

@@ -14,7 +14,7 @@ from ...metrics import Metric
 from ...validation import check_magnitude
 from . import kernels
 
-__all__ = ["Rows", "choose_frame", "empty_lines", "source_of", "surely_fine"]
+__all__ = ["Rows", "choose_frame", "empty_lines", "float32_rows", "source_of", "surely_fine"]
 
 CHUNK = 1 << 16  # values decoded at a time
 
@@ -83,6 +83,16 @@ class Rows:
             frame.shift,
             1.0 / frame.scale,
         )
+
+
+def float32_rows(x: Any) -> np.ndarray | None:
+    """Return rows (..., N, D) as a float32 array in C order, or None where that takes a copy."""
+    if isinstance(x, mx.array):
+        if x.dtype != mx.float32:
+            return None
+        x = np.asarray(x)
+    is_plain = x.dtype == np.float32 and x.flags.c_contiguous
+    return np.asarray(x) if is_plain else None
 
 
 def source_of(sources: kernels.rows.Sources, b: int) -> kernels.rows.Source:
