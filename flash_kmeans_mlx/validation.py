@@ -25,6 +25,7 @@ __all__ = [
 
 _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
 LARGEST = float(np.finfo(np.float32).max)
+FINE_SQUARE = 2.0**79
 DTYPES = {name: dtype for dtype, name in _MLX_FLOATS.items()}
 
 
@@ -323,6 +324,15 @@ def check_magnitude(
         f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}{where}"
         f" ({name}.shape={shape}); rescale it"
     )
+
+
+def surely_fine(x: np.ndarray) -> bool:
+    """Return whether a sum of squares, by BLAS, shows that all values are finite and < 2**40."""
+    if x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
+        return False
+    flat = x.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.dot(flat, flat) < FINE_SQUARE)
 
 
 def check_neighbours(

@@ -299,9 +299,10 @@ class Index(ABC):
         snapshot = self._snapshot
         self._check_trained("search", snapshot)
         available = min(k, self._count(snapshot))
-        found = no_results((len(queries), 0), self.metric)
         if available:
             found = self._search(snapshot, queries, available, **options)
+        else:
+            found = no_results((len(queries), 0), self.metric)
         if available < k:
             found = padded(found, k, self.metric)
         return to_caller(found, is_mlx)

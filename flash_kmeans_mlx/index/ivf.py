@@ -15,6 +15,7 @@ from ..kmeans.api import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euc
 from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES
 from ..neighbours.search import nearest_rows
+from .arguments import SMALL
 from .base import Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
@@ -199,6 +200,8 @@ class IVF(Index):
 
     def _check_largest(self, rows: np.ndarray) -> None:
         """Refuse vectors whose squared distances may not be float32 numbers."""
+        if rows.size <= SMALL and validation.surely_fine(rows):
+            return
         largest = max(float(rows.max()), -float(rows.min()))
         if largest > LARGEST:
             raise ValueError(

@@ -42,6 +42,7 @@ class InvertedLists:
         owner: (blocks,) int32, the list of each block.
         first, last: (nlist,) int32, the first and last block of each list, -1 where it is empty.
         counts: (nlist,) int64, the rows of each list; all its blocks but the last are full.
+        n_rows: The rows of all lists.
         cache: What a backend keeps of a list until the list changes, by its number or ~number.
     """
 
@@ -53,13 +54,14 @@ class InvertedLists:
         self.first = np.full(nlist, NOWHERE)
         self.last = np.full(nlist, NOWHERE)
         self.counts = np.zeros(nlist, np.int64)
+        self.n_rows = 0
         self.cache: dict[int, Any] = {}
         self._blocks = FreeBlocks()
         self._version = Version()
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # ids in order and their slots
 
     def __len__(self) -> int:
-        return int(self.counts.sum())
+        return self.n_rows
 
     @property
     def payload(self) -> np.ndarray:
@@ -97,6 +99,7 @@ class InvertedLists:
             part = order[lo : lo + step]
             after._write(slots[lo : lo + step], rows[part], ids[part])
         after.counts = self.counts + n_new
+        after.n_rows = self.n_rows + n
         after._forget(np.flatnonzero(n_new))
         return after
 
@@ -216,6 +219,7 @@ class InvertedLists:
             after._write(hole[lo : lo + step], self.rows(part), self.ids.reshape(-1)[part])
         after._relink(touched, chain, n_kept)
         after.counts = counts
+        after.n_rows = self.n_rows - len(slots)
         after._version = Version()
         self._version.newer = after._version
         after._blocks = after._blocks.retire(np.concatenate([old, *dropped]), self._version)

@@ -8,15 +8,14 @@ import numpy as np
 
 from .finish import NOTHING, distance, scale_up
 from .jit import njit
+from .proofs import EPS, EPS64, TINY, largest_score, least_distance
 from .scores import COSINE, DOT, SQUARES
 from .select import bits_of, insert
 
-EPS, EPS64 = 2.0**-24, 2.0**-53  # as in backends/bounds.py
-TINY = 2.0**-126
 TILE_VALUES = 1 << 13  # of the rows that all queries meet before they meet the next
 INFINITE_BITS, MAGNITUDE = np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
 # Sums of squares of rows of cosine: others lose bits at the ends of float32's range.
-LEAST_SQUARE, LARGEST_SQUARE = np.float32(2.0**-60), np.float32(2.0**100)
+LEAST_SQUARE, LARGEST_SQUARE = 2.0**-60, 2.0**100
 
 
 @njit
@@ -47,55 +46,30 @@ def _products(x, y):
 
 
 @njit
-def _limit_of(op, farthest, n_dims):
-    """Return what `_look` compares with, for rows to be farther than `farthest`.
-
-    For SQUARES and L1 it is a score: this is `least_by_differences` of backends/bounds.py.
-    """
-    rest = 1.0 - (n_dims + 8) * EPS
-    if op in (COSINE, DOT):
-        return farthest
-    if rest <= 0.5:
-        return np.inf
-    size = np.sqrt(farthest) if op == SQUARES else farthest
-    size = (size + n_dims * TINY) / rest * (1.0 + 8 * EPS64)
-    return size * size * (1.0 + 8 * EPS64) + n_dims * TINY if op == SQUARES else size
-
-
-@njit
 def _least_distance(op, product, square, norm, n_dims):
-    """Return what the distance of a row is at least, or -inf where that is not known.
-
-    These are `least_by_products` of backends/bounds.py, for one row.
-
-    Args:
-        op: DOT or COSINE.
-        product: Of the query and the row; for COSINE the query is of norm 1.
-        square: The row's sum of squares.
-        norm: The query's norm.
-        n_dims: Dimensions.
-    """
+    """Return what a row's distance is at least, by its product with the query and its square."""
+    product, square = np.float64(product), np.float64(square)
     if op == COSINE:
         if not LEAST_SQUARE <= square <= LARGEST_SQUARE:
             return -np.inf
-        return 1.0 - product / np.sqrt(square) - 2 * (n_dims + 8) * (EPS + 4 * EPS64)
+        rounded = (n_dims + 8) * (EPS + 4 * EPS64)  # of the root
+        return least_distance(op, product / np.sqrt(square), 1.0, 1.0, rounded, n_dims)
     reach = np.sqrt(square + n_dims * TINY) * (1.0 + (n_dims + 8) * EPS)
-    error = (n_dims + 8) * (EPS + 4 * EPS64) * norm * reach
-    return -product - error - n_dims * TINY * (1.0 + norm + reach)
+    return least_distance(op, product, norm, reach, 0.0, n_dims)
 
 
 @njit
 def _look(op, query, row, norm, limit):
-    """Return whether a row is certainly too far, and the bits of its largest score."""
+    """Return whether a row is certainly too far, and the bits of its largest score.
+
+    The limit is a distance for COSINE and DOT, otherwise a score.
+    """
     if op in (COSINE, DOT):
         product, square = _products(query, row)
         bits = max(bits_of(product) & MAGNITUDE, bits_of(square))
         if bits >= INFINITE_BITS:
             return False, bits
-        distance = _least_distance(
-            op, np.float64(product), np.float64(square), norm, np.int64(row.size)
-        )
-        return distance > limit, bits
+        return _least_distance(op, product, square, norm, np.int64(row.size)) > limit, bits
     score = _sum_of_squares(query, row) if op == SQUARES else _sum_of_magnitudes(query, row)
     bits = bits_of(score)
     return bits < INFINITE_BITS and np.float64(score) > limit, bits
@@ -170,6 +144,8 @@ def nearest_rows(op, queries, rows, first, skip, distances, indices):
                 insert(values, names, min(n, k - 1), value, first + i)
                 n = min(n + 1, k)
                 if n == k:
-                    limit = _limit_of(op, values[k - 1], n_dims)
+                    limit = values[k - 1]
+                    if op not in (COSINE, DOT):
+                        limit = largest_score(op, limit, n_dims)
             counts[q], limits[q] = n, limit
     return most_bits < INFINITE_BITS

@@ -14,6 +14,7 @@ from .ir import address, lowest_bit
 from .jit import njit
 from .lanes import POINTS
 from .lists import BLOCK
+from .proofs import is_farther
 from .scan_scores import BLOCKS, QUERIES, score_rows
 from .scores import CHORD, COSINE
 from .select import insert, keep_best, make_key, number_of, score_of
@@ -167,7 +168,7 @@ def _as_scored(op, queries):
 
 
 @njit
-def search_lists(op, probes, lists, keep, buffers, found, by_list, together, lowest):
+def search_lists(op, probes, lists, keep, buffers, found, by_list, together, reach, lowest):
     """Find candidates in the lists that each query probes, and measure them if they are in order.
 
     Args:
@@ -181,7 +182,11 @@ def search_lists(op, probes, lists, keep, buffers, found, by_list, together, low
             row is spread over D lines. They must be kept in order.
         together: Whether to read all lists of a query together; otherwise the nearest comes first:
             few rows of the others then reach what a score must.
+        reach: Of `is_farther`.
         lowest: Out, (Q,) float32, as `lowest_scores` sets it.
+
+    Returns:
+        Whether the found rows are the nearest for certain, and measured.
     """
     buffers.counts[:] = 0
     found.distances[:] = np.inf
@@ -193,10 +198,21 @@ def search_lists(op, probes, lists, keep, buffers, found, by_list, together, low
     _scan_lists(op, queries, probes, np.int64(0), first, lists, keep, buffers, found, by_list)
     if first < n_probes:
         _scan_lists(op, queries, probes, first, n_probes, lists, keep, buffers, found, by_list)
-    if buffers.keys.shape[1] == keep:
-        if not by_list:
-            measure(np.arange(probes.shape[0]), ANY, lists, buffers, found)
-        lowest_scores(buffers, lowest)
+    if buffers.keys.shape[1] > keep:
+        return False
+    if not by_list:
+        measure(np.arange(probes.shape[0]), ANY, lists, buffers, found)
+    lowest_scores(buffers, lowest)
+    proven = True
+    last = found.distances.shape[1] - 1
+    for q in range(lowest.size):
+        n_rows = 0
+        for p in range(probes.shape[1]):
+            n_rows += lists.counts[probes[q, p]]
+        if n_rows > keep:
+            farthest = found.distances[q, last]
+            proven &= is_farther(op, np.float64(lowest[q]), farthest, found.queries[q], reach)
+    return proven
 
 
 @njit

@@ -9,6 +9,8 @@ from ..codes import Coding
 from ..neighbours import Found, Neighbours, Request
 from ..points import Points, Problem
 from ..scan import Lists
+from . import codes, scan
+from .neighbours import CpuNeighbours
 
 __all__ = [
     "STRATEGIES",
@@ -47,8 +49,6 @@ def open_points(problem: Problem) -> Points:
 
 def open_neighbours(request: Request) -> Neighbours:
     """Return a search for nearest rows."""
-    from .neighbours import CpuNeighbours
-
     return CpuNeighbours(request)
 
 
@@ -56,9 +56,7 @@ def scan_lists(
     lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int
 ) -> Found:
     """Return the nearest rows of inverted lists."""
-    from .scan import scan_lists as scan
-
-    return scan(lists, proximity, queries, probes, k)
+    return scan.scan_lists(lists, proximity, queries, probes, k)
 
 
 def scan_codes(
@@ -70,6 +68,4 @@ def scan_codes(
     k: int,
 ) -> Found:
     """Return the nearest codes of inverted lists."""
-    from .codes import scan_codes as scan
-
-    return scan(lists, coding, proximity, queries, probes, k)
+    return codes.scan_codes(lists, coding, proximity, queries, probes, k)

@@ -15,7 +15,7 @@ __all__ = ["few_are_faster", "nearest_of_few"]
 # Lanes are as fast as this with 8 queries on an AMD core, and take longer to begin: as long as so
 # many products.
 MAX_QUERIES = 8
-MAX_PRODUCTS = 1_500_000
+MAX_PRODUCTS = 3_000_000
 MAX_NEIGHBOURS = 128  # those of a query are kept in order
 
 

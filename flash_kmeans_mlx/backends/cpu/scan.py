@@ -41,14 +41,13 @@ def scan_lists(
     op = score_op(proximity)
     n_rows = lists.counts[probes].sum(1)
     most_rows = int(n_rows.max())
-    scan = _Scan(lists, proximity)
     bounds = _Bounds(lists, proximity, queries, probes)
+    scan = _Scan(lists, proximity, bounds.reach)
     keep = min(most_rows, candidates(k)) or 1
-    distances, ids, lowest = scan.nearest(op, queries, probes, k, keep, most_rows, None)
-    is_doubtful = lowest > bounds.least_scores(op, distances[:, -1])
-    if not is_doubtful.any():
+    distances, ids, lowest, proven = scan.nearest(op, queries, probes, k, keep, most_rows, None)
+    if proven:
         return distances, ids
-    todo = np.flatnonzero(is_doubtful)
+    todo = np.flatnonzero(lowest > bounds.least_scores(op, distances[:, -1]))
     if len(todo):
         # Equal rows score 0, and the first of them are kept; of a query of zeros, all products
         # are 0.
@@ -59,7 +58,7 @@ def scan_lists(
         keep = min(8 * keep, int(n_rows[todo].max()))
         least = bounds.least_scores(op, distances[:, -1])
         for part in np.array_split(todo, -(-len(todo) * keep // MAX_KEPT)):
-            distances[part], ids[part], lowest[part] = scan.nearest(
+            distances[part], ids[part], lowest[part], _ = scan.nearest(
                 op, queries[part], probes[part], k, keep, int(n_rows[part].max()), least[part]
             )
         todo = todo[lowest[todo] > bounds.least_scores(op, distances[:, -1])[todo]]
@@ -79,15 +78,18 @@ def kernel_lists(lists: Lists) -> kernels.lists.Lists:
 
 
 class _Bounds:
-    """The scores that prove that a row is too far, for queries (Q, D) in lists (Q, P)."""
+    """The scores that prove that a row is too far, for queries (Q, D) in lists (Q, P).
+
+    Attributes:
+        reach: The largest norm of a row, where distances are found by products.
+    """
 
     def __init__(
         self, lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray
     ) -> None:
         self._proximity = proximity
-        self._d = queries.shape[1]
-        if proximity.similarity:
-            self._norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
+        self._queries = queries
+        self.reach = 0.0
         if proximity.product:
             probed = probes[0]
             if len(probes) > 1:
@@ -98,26 +100,28 @@ class _Bounds:
             for key in keys:
                 if key not in lists.cache:
                     lists.cache[key] = self._largest_norm(lists, ~key)
-            self._reach = max([lists.cache[key] for key in keys])
+            self.reach = max([lists.cache[key] for key in keys])
 
     def _largest_norm(self, lists: Lists, number: int) -> float:
         """Return the largest norm of a list's rows.
 
         For unit rows it is 1, or Inf where a row is too small to be divided by its norm.
         """
-        rows, d = lists.rows(lists.slots(number)), self._d
+        rows, d = lists.rows(lists.slots(number)), self._queries.shape[1]
         if self._proximity.unit:
             return np.inf if len(rows) and rows[:, d].max() > MAX_INVERSE else 1.0
         return float(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64).max(initial=0.0)))
 
     def least_scores(self, op: int, distances: np.ndarray) -> np.ndarray:
         """Return (Q,) float32: rows that score no more are not as near as `distances` (Q,)."""
-        proximity, d = self._proximity, self._d
+        proximity, queries = self._proximity, self._queries
+        d = queries.shape[1]
         if op == kernels.scores.SQUARES:
             return least_by_differences(proximity, distances, distances, d, 1.0, rounded=False)
         if op == kernels.scores.DOT:
-            return least_by_products(proximity, distances, self._norms, d, reach=self._reach)
-        if self._reach > 1.0:
+            norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
+            return least_by_products(proximity, distances, norms, d, reach=self.reach)
+        if self.reach > 1.0:
             return np.full(len(distances), -np.inf, np.float32)
         if op == kernels.scores.COSINE:
             return least_by_products(proximity, distances, 1.0, d, rounded=4 * EPS)
@@ -125,11 +129,12 @@ class _Bounds:
 
 
 class _Scan:
-    """Scans of the same lists."""
+    """Scans of the same lists, with the reach of their `_Bounds`."""
 
-    def __init__(self, lists: Lists, proximity: Proximity) -> None:
+    def __init__(self, lists: Lists, proximity: Proximity, reach: float) -> None:
         self._proximity = proximity
         self._lists = kernel_lists(lists)
+        self._reach = reach
 
     def nearest(
         self,
@@ -140,7 +145,7 @@ class _Scan:
         keep: int,
         most_rows: int,
         least: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
         """Search among the best rows by score.
 
         Args:
@@ -153,8 +158,8 @@ class _Scan:
             least: (Q,) float32, scores that rows must reach, or None.
 
         Returns:
-            Distances and ids (Q, k) as `scan_lists` returns them, and (Q,) float32, the lowest
-            score that was kept, -inf if all were.
+            Distances and ids (Q, k) as `scan_lists` returns them; (Q,) float32, the lowest score
+            that was kept, -inf if all were; and whether it is known that no row is missing.
         """
         (q, d), n_probes = queries.shape, probes.shape[1]
         products = q * most_rows * (d + 8)
@@ -166,12 +171,12 @@ class _Scan:
             order = np.argsort(probes[:, 0], kind="stable")
             queries, probes = queries[order], probes[order]
             least = None if least is None else least[order]
-        limits = np.full(q, -np.inf, np.float32) if least is None else least
         distance_op = score_op(self._proximity)
         lists = self._lists
         distances = np.empty((shards, q, k))
         ids = np.empty((shards, q, k), np.int64)
         lowest = np.empty((shards, q), np.float32)
+        proven = [False] * (groups * shards)
 
         def search(_slot: int, i: int) -> None:
             g, shard = divmod(i, shards)
@@ -181,7 +186,7 @@ class _Scan:
             buffers = kernels.select.Buffers(
                 keys=np.empty((n, sizes.capacity), np.uint64),
                 counts=np.empty(n, np.int64),
-                least=limits[mine].copy(),
+                least=np.full(n, -np.inf, np.float32) if least is None else least[mine].copy(),
             )
             found = kernels.scan.Found(
                 op=distance_op,
@@ -193,8 +198,17 @@ class _Scan:
             in_order = sizes.capacity == keep
             together = in_order and (own_probes.shape[1] - 1) * keep <= MAX_TOGETHER
             by_list = together or (d >= BY_LIST_DIMS and keep <= BY_LIST_KEPT)
-            kernels.scan.search_lists(
-                op, own_probes, lists, keep, buffers, found, by_list, together, lowest[shard, mine]
+            proven[i] = kernels.scan.search_lists(
+                op,
+                own_probes,
+                lists,
+                keep,
+                buffers,
+                found,
+                by_list,
+                together,
+                self._reach,
+                lowest[shard, mine],
             )
             if not in_order:
                 kernels.select.settle(keep, buffers, lists.ids)
@@ -219,6 +233,6 @@ class _Scan:
         for shard in range(1, shards):
             kernels.finish.merge_lists(distances[0], ids[0], distances[shard], ids[shard])
         if groups == 1:
-            return distances[0], ids[0], lowest.max(0)
+            return distances[0], ids[0], lowest.max(0), all(proven)
         place = np.argsort(order)
-        return distances[0, place], ids[0, place], lowest.max(0)[place]
+        return distances[0, place], ids[0, place], lowest.max(0)[place], all(proven)

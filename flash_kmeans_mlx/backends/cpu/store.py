@@ -11,10 +11,10 @@ import numpy as np
 
 from ... import frame as frames
 from ...metrics import Metric
-from ...validation import check_magnitude
+from ...validation import check_magnitude, surely_fine
 from . import kernels
 
-__all__ = ["Rows", "choose_frame", "empty_lines", "float32_rows", "source_of", "surely_fine"]
+__all__ = ["Rows", "choose_frame", "empty_lines", "float32_rows", "source_of"]
 
 CHUNK = 1 << 16  # values decoded at a time
 
@@ -124,15 +124,6 @@ def choose_frame(
     if check_finite:
         check_magnitude(magnitude, given_shape)
     return frames.choose(sample, magnitude, metric)
-
-
-def surely_fine(x: np.ndarray) -> bool:
-    """Return whether a sum of squares, by BLAS, shows that all values are finite and not large."""
-    if x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
-        return False
-    flat = x.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.sqrt(np.dot(flat, flat)) < frames.LARGE)
 
 
 def _magnitude(rows: Rows, element: np.ndarray) -> float:
