@@ -123,17 +123,28 @@ class Bar(Progress):
             _screen.release()
 
 
-def open_progress(products: float = float("inf")) -> Progress:
+def open_progress(
+    phase: str = "", total: float = 0.0, *, products: float = float("inf")
+) -> Progress:
     """Return the progress of a call that begins: `SILENT` where nobody would see a bar.
 
-    That is in other processes than the first one, with FLASH_KMEANS_PROGRESS=0, and for few
-    products.
+    That is in other processes than the first one, and with FLASH_KMEANS_PROGRESS=0.
+
+    Args:
+        phase: What is done first.
+        total: The work of it.
+        products: What the call computes; few take no time that is worth a bar.
     """
     if products < SHORT or not (_is_terminal(sys.stderr) or _is_notebook()):
         return SILENT
     if multiprocessing.current_process().name != "MainProcess":
         return SILENT
-    return SILENT if os.environ.get("FLASH_KMEANS_PROGRESS") == "0" else Bar()
+    if os.environ.get("FLASH_KMEANS_PROGRESS") == "0":
+        return SILENT
+    bar = Bar()
+    bar.phase(phase)
+    bar.begin(total)
+    return bar
 
 
 def _is_terminal(stream: Any) -> bool:

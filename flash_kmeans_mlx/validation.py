@@ -108,6 +108,8 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
 
 
 def _numpy(x: Any, name: str) -> np.ndarray:
+    if type(x) is np.ndarray and x.dtype in (np.float32, np.float64) and x.flags.aligned:
+        return x
     if isinstance(x, mx.array):
         return to_numpy(x)
     if np.ma.isMaskedArray(x):
@@ -330,9 +332,7 @@ def surely_fine(x: np.ndarray) -> bool:
     """Return whether a sum of squares, by BLAS, shows that all values are finite and < 2**40."""
     if x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
         return False
-    flat = x.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.dot(flat, flat) < FINE_SQUARE)
+    return bool(np.vdot(x, x) < FINE_SQUARE)  # unlike np.dot, it never warns
 
 
 def check_neighbours(

@@ -11,15 +11,16 @@ import numpy as np
 
 from ..metrics import Proximity
 from ..progress import SILENT, Progress
-from ..validation import check_room, to_numpy
+from ..validation import check_magnitude, check_room, surely_fine, to_numpy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NOTHING", "PIECE", "Found", "Neighbours", "Request", "largest"]
+__all__ = ["NOTHING", "PIECE", "SMALL", "Found", "Neighbours", "Request", "check_finite", "largest"]
 
 NOTHING = np.int64(np.iinfo(np.int64).max)  # the index of a place without a row, at distance Inf
 PIECE = 1 << 15  # values that are read at a time
+SMALL = 1 << 13  # values that BLAS adds up by one thread
 
 Found = tuple[np.ndarray, np.ndarray]  # distances and indices, or ids
 
@@ -122,10 +123,14 @@ class Neighbours(ABC):
 def largest(x: Any) -> np.ndarray:
     """Return (B,) float64 largest magnitudes of x (B, N, D); NaN or Inf where x has one."""
     step = max(1, PIECE // x.shape[2])
-    if len(x) == 1 and x.shape[1] <= step and isinstance(x, np.ndarray):
-        return np.array([np.abs(x).max()], np.float64)
     out = np.zeros(x.shape[0])
     for b in range(x.shape[0]):
         for lo in range(0, x.shape[1], step):
             out[b] = np.maximum(out[b], np.abs(to_numpy(x[b, lo : lo + step])).max())
     return out
+
+
+def check_finite(x: Any, shape: tuple[int, ...], name: str) -> None:
+    """Refuse x (B, N, D) if it has NaN, Inf or a magnitude beyond float32."""
+    if not (isinstance(x, np.ndarray) and x.size <= SMALL and surely_fine(x)):
+        check_magnitude(largest(x), shape, name)

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from .. import validation
-from ..backends.neighbours import largest
+from ..backends.neighbours import check_finite
 
 __all__ = ["check_radius", "distinct_ids", "integers", "next_ids", "vectors"]
 
-SMALL = 1 << 13  # values that BLAS adds up by one thread
 # The id after the largest one must be an int64 too.
 LARGEST_ID = 2**63 - 2
 
@@ -23,12 +22,10 @@ def vectors(x: Any, d: int, name: str = "x") -> tuple[np.ndarray, bool]:
         ValueError, TypeError: The message names the argument, its value and its bound.
     """
     data = validation.data(x, name=name)
-    if data.batched or data.shape[2] != d:
+    if data.batched or data.x.shape[2] != d:
         raise ValueError(f"{name} must have shape (N, D)=(N, {d}), got {data.given_shape}")
-    x = data.x[0]
-    if not (isinstance(x, np.ndarray) and x.size <= SMALL and validation.surely_fine(x)):
-        validation.check_magnitude(largest(data.x), data.given_shape, name)
-    return np.ascontiguousarray(validation.to_numpy(x), np.float32), data.mlx
+    check_finite(data.x, data.given_shape, name)
+    return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
 
 
 def check_radius(radius: Any) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import backends, validation
+from ..backends.neighbours import SMALL
 from ..kmeans.api import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
 from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES
 from ..neighbours.search import nearest_rows
-from .arguments import SMALL
 from .base import Index
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
@@ -218,8 +218,9 @@ class IVF(Index):
     def _probe(self, snapshot: IVFSnapshot, queries: np.ndarray, nprobe: int | None) -> np.ndarray:
         """Return the lists (Q, nprobe) int64 of the nearest centroids, nearest first."""
         if nprobe is None:
-            nprobe = self.nprobe
-        nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
+            nprobe = self._nprobe
+        else:
+            nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
         backend = backends.resolve(self.backend)
         proximity = PROXIMITIES[self.metric]
         return nearest_rows(queries, snapshot.centroids, nprobe, proximity, backend)[1]

@@ -44,6 +44,7 @@ class InvertedLists:
         counts: (nlist,) int64, the rows of each list; all its blocks but the last are full.
         n_rows: The rows of all lists.
         cache: What a backend keeps of a list until the list changes, by its number or ~number.
+        parts: What a backend keeps of all lists; None at first.
     """
 
     def __init__(self, nlist: int, width: int, dtype: Any) -> None:
@@ -56,6 +57,7 @@ class InvertedLists:
         self.counts = np.zeros(nlist, np.int64)
         self.n_rows = 0
         self.cache: dict[int, Any] = {}
+        self.parts: Any = None
         self._blocks = FreeBlocks()
         self._version = Version()
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # ids in order and their slots
@@ -161,6 +163,7 @@ class InvertedLists:
     def _forget(self, lists: np.ndarray) -> None:
         """Drop what was derived from the rows of these lists (M,)."""
         self._sorted = None
+        self.parts = None
         # Searches with older lists continue to fill the present dict.
         self.cache = self.cache.copy()
         if self.cache:

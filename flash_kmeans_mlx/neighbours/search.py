@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import backends, validation
-from ..backends.neighbours import NOTHING
+from ..backends.neighbours import NOTHING, check_finite
 from ..metrics import PROXIMITIES, Proximity
 from ..progress import SILENT, Progress, open_progress
 
@@ -31,8 +31,7 @@ def nearest_rows(
     Returns:
         (Q, k) float64 distances and int64 indices, nearest first.
     """
-    n_rows = rows.shape[0]
-    progress = open_progress(len(queries) * rows.size)
+    progress = open_progress("searching", len(rows), products=len(queries) * rows.size)
     request = backends.Request(
         queries=queries[None],
         shape=queries.shape,
@@ -43,8 +42,6 @@ def nearest_rows(
         bytes_in_use=0,
         progress=progress,
     )
-    progress.phase("searching")
-    progress.begin(n_rows)
     with progress, backends.open_neighbours(backend, request) as neighbours:
         distances, indices = neighbours.nearest(rows[None], 0, None)
     return distances[0], indices[0]
@@ -123,8 +120,7 @@ class Search:
             bytes_in_use=bytes_in_use + result_bytes + self.queries.copied,
             progress=progress,
         )
-        given_shape = self._request.shape
-        validation.check_magnitude(self._request.magnitude, given_shape, "queries")
+        check_finite(self.queries.x, self._request.shape, "queries")
         self._neighbours = backends.open_neighbours(self.backend, self._request)
         self._best: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -150,15 +146,16 @@ class Search:
         chunk = validation.data(data, name="data")
         queries = self.queries
         b, _, d = queries.shape
-        if chunk.batched != queries.batched or (chunk.shape[0], chunk.shape[2]) != (b, d):
+        b_chunk, n_rows, d_chunk = chunk.shape
+        if chunk.batched != queries.batched or (b_chunk, d_chunk) != (b, d):
             wanted = f"(B, N, D)=({b}, N, {d})" if queries.batched else f"(N, D)=(N, {d})"
             raise ValueError(
                 f"data must have shape {wanted}, got {chunk.given_shape}"
                 f" (queries.shape={queries.given_shape})"
             )
-        if chunk.shape[1] >= MAX_CHUNK_ROWS:
+        if n_rows >= MAX_CHUNK_ROWS:
             raise ValueError(
-                f"data must have fewer than {MAX_CHUNK_ROWS} rows at a time, got {chunk.shape[1]};"
+                f"data must have fewer than {MAX_CHUNK_ROWS} rows at a time, got {n_rows};"
                 " add it in chunks"
             )
         reserved = chunk.copied + self._best_bytes
@@ -173,7 +170,7 @@ class Search:
             self._best = distances, indices
         else:
             self._merge(distances, indices)
-        self.rows += chunk.shape[1]
+        self.rows += n_rows
 
     def _merge(self, distances: np.ndarray, indices: np.ndarray) -> None:
         if self._best is None:

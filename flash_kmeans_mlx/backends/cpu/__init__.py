@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from ...metrics import Proximity
-from ..codes import Coding
-from ..neighbours import Found, Neighbours, Request
+from ..neighbours import Neighbours, Request
 from ..points import Points, Problem
-from ..scan import Lists
-from . import codes, scan
+from .codes import scan_codes
 from .neighbours import CpuNeighbours
+from .scan import scan_lists
 
 __all__ = [
     "STRATEGIES",
@@ -50,22 +46,3 @@ def open_points(problem: Problem) -> Points:
 def open_neighbours(request: Request) -> Neighbours:
     """Return a search for nearest rows."""
     return CpuNeighbours(request)
-
-
-def scan_lists(
-    lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int
-) -> Found:
-    """Return the nearest rows of inverted lists."""
-    return scan.scan_lists(lists, proximity, queries, probes, k)
-
-
-def scan_codes(
-    lists: Lists,
-    coding: Coding,
-    proximity: Proximity,
-    queries: np.ndarray,
-    probes: np.ndarray,
-    k: int,
-) -> Found:
-    """Return the nearest codes of inverted lists."""
-    return codes.scan_codes(lists, coding, proximity, queries, probes, k)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...frame import VIEW_ROWS, View, view
 from ...validation import check_magnitude
-from ..neighbours import Found, Neighbours, largest
+from ..neighbours import Found, Neighbours, check_finite, largest
 from . import kernels
 from .few import few_are_faster, nearest_of_few
 from .first_look import FirstLook
@@ -60,9 +60,9 @@ class CpuNeighbours(Neighbours):
         k = min(request.k, n)
         result_bytes = 16 * b * q * k + (1 << 20)
         if few_are_faster(q, n, d, k, request.proximity) and result_bytes <= request.room:
-            queries32, data32 = float32_rows(request.queries), float32_rows(data)
-            if queries32 is not None and data32 is not None:
-                return self._of_few(queries32, data32, k, offset)
+            few, all_rows = float32_rows(request.queries), float32_rows(data)
+            if few is not None and all_rows is not None:
+                return self._of_few(few, all_rows, k, offset)
         rows = Rows(data)
         if (
             request.proximity.name == "euclidean"
@@ -120,7 +120,7 @@ class CpuNeighbours(Neighbours):
                     op, queries[j], data[j], skip, (distances, indices), self.workers
                 )
         if not finite:  # a row holds NaN or Inf, or its square is none that float32 holds
-            check_magnitude(largest(data), tuple(data.shape), "data")
+            check_finite(data, data.shape, "data")
         return out
 
     def _int8_sizes(self, n: int, k: int, room: int) -> Int8Sizes | None:

@@ -38,15 +38,17 @@ def scan_lists(
 
     Queries for which rounding may hide a neighbour are searched for again, with more candidates.
     """
-    op = score_op(proximity)
-    n_rows = lists.counts[probes].sum(1)
-    most_rows = int(n_rows.max())
-    bounds = _Bounds(lists, proximity, queries, probes)
-    scan = _Scan(lists, proximity, bounds.reach)
+    n_rows = lists.counts[probes]
+    most_rows = sum(n_rows[0].tolist()) if len(queries) == 1 else int(n_rows.sum(1).max())
+    reach = _reach(lists, proximity, probes) if proximity.product else 0.0
+    scan = _Scan(lists, proximity, reach)
+    op = scan.op
     keep = min(most_rows, candidates(k)) or 1
     distances, ids, lowest, proven = scan.nearest(op, queries, probes, k, keep, most_rows, None)
     if proven:
         return distances, ids
+    bounds = _Bounds(proximity, queries, reach)
+    n_rows = n_rows.sum(1)
     todo = np.flatnonzero(lowest > bounds.least_scores(op, distances[:, -1]))
     if len(todo):
         # Equal rows score 0, and the first of them are kept; of a query of zeros, all products
@@ -67,50 +69,48 @@ def scan_lists(
 
 def kernel_lists(lists: Lists) -> kernels.lists.Lists:
     """Return inverted lists as kernels take them; see kernels/cpu/lists.py."""
-    return kernels.lists.Lists(
-        payload=lists.payload,
-        ids=lists.ids.reshape(-1),
-        owner=lists.owner,
-        next=lists.next,
-        first=lists.first,
-        counts=lists.counts,
-    )
+    if lists.parts is None:
+        lists.parts = kernels.lists.Lists(
+            payload=lists.payload,
+            ids=lists.ids.reshape(-1),
+            owner=lists.owner,
+            next=lists.next,
+            first=lists.first,
+            counts=lists.counts,
+        )
+    return lists.parts
+
+
+def _reach(lists: Lists, proximity: Proximity, probes: np.ndarray) -> float:
+    """Return the largest norm of the rows of lists (Q, P).
+
+    For unit rows it is 1, or Inf where a row is too small to be divided by its norm.
+    """
+    probed = probes[0]
+    if len(probes) > 1:
+        is_probed = np.zeros(len(lists.counts), np.bool_)
+        is_probed[probes] = True
+        probed = np.flatnonzero(is_probed)
+    keys = (~probed).tolist()  # in the cache of the lists
+    for key in keys:
+        if key not in lists.cache:
+            rows = lists.rows(lists.slots(~key))
+            if proximity.unit:
+                is_small = len(rows) and rows[:, -1].max() > MAX_INVERSE
+                lists.cache[key] = np.inf if is_small else 1.0
+            else:
+                squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+                lists.cache[key] = float(np.sqrt(squares.max(initial=0.0)))
+    return max([lists.cache[key] for key in keys])
 
 
 class _Bounds:
-    """The scores that prove that a row is too far, for queries (Q, D) in lists (Q, P).
+    """The scores that prove that a row is too far, for queries (Q, D) and rows within a reach."""
 
-    Attributes:
-        reach: The largest norm of a row, where distances are found by products.
-    """
-
-    def __init__(
-        self, lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray
-    ) -> None:
+    def __init__(self, proximity: Proximity, queries: np.ndarray, reach: float) -> None:
         self._proximity = proximity
         self._queries = queries
-        self.reach = 0.0
-        if proximity.product:
-            probed = probes[0]
-            if len(probes) > 1:
-                is_probed = np.zeros(len(lists.counts), np.bool_)
-                is_probed[probes] = True
-                probed = np.flatnonzero(is_probed)
-            keys = (~probed).tolist()  # in the cache of the lists
-            for key in keys:
-                if key not in lists.cache:
-                    lists.cache[key] = self._largest_norm(lists, ~key)
-            self.reach = max([lists.cache[key] for key in keys])
-
-    def _largest_norm(self, lists: Lists, number: int) -> float:
-        """Return the largest norm of a list's rows.
-
-        For unit rows it is 1, or Inf where a row is too small to be divided by its norm.
-        """
-        rows, d = lists.rows(lists.slots(number)), self._queries.shape[1]
-        if self._proximity.unit:
-            return np.inf if len(rows) and rows[:, d].max() > MAX_INVERSE else 1.0
-        return float(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64).max(initial=0.0)))
+        self._reach = reach
 
     def least_scores(self, op: int, distances: np.ndarray) -> np.ndarray:
         """Return (Q,) float32: rows that score no more are not as near as `distances` (Q,)."""
@@ -120,8 +120,8 @@ class _Bounds:
             return least_by_differences(proximity, distances, distances, d, 1.0, rounded=False)
         if op == kernels.scores.DOT:
             norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
-            return least_by_products(proximity, distances, norms, d, reach=self.reach)
-        if self.reach > 1.0:
+            return least_by_products(proximity, distances, norms, d, reach=self._reach)
+        if self._reach > 1.0:
             return np.full(len(distances), -np.inf, np.float32)
         if op == kernels.scores.COSINE:
             return least_by_products(proximity, distances, 1.0, d, rounded=4 * EPS)
@@ -129,10 +129,14 @@ class _Bounds:
 
 
 class _Scan:
-    """Scans of the same lists, with the reach of their `_Bounds`."""
+    """Scans of the same lists.
+
+    Attributes:
+        op: The distance, see kernels/cpu/scores.py.
+    """
 
     def __init__(self, lists: Lists, proximity: Proximity, reach: float) -> None:
-        self._proximity = proximity
+        self.op = score_op(proximity)
         self._lists = kernel_lists(lists)
         self._reach = reach
 
@@ -171,7 +175,7 @@ class _Scan:
             order = np.argsort(probes[:, 0], kind="stable")
             queries, probes = queries[order], probes[order]
             least = None if least is None else least[order]
-        distance_op = score_op(self._proximity)
+        distance_op = self.op
         lists = self._lists
         distances = np.empty((shards, q, k))
         ids = np.empty((shards, q, k), np.int64)
@@ -220,19 +224,16 @@ class _Scan:
                 kernels.scan.measure(np.arange(n), kernels.scan.ANY, lists, buffers, found)
                 kernels.scan.lowest_scores(buffers, lowest[shard, mine])
 
-        if groups * shards == 1:
+        tasks = groups * shards
+        if tasks == 1:
             search(0, 0)
         else:
-            with (
-                open_progress(products) as progress,
-                closing(Workers(threads, progress)) as workers,
-            ):
-                progress.phase("searching")
-                progress.begin(groups * shards)
-                workers.run(search, groups * shards, work=groups * shards)
+            progress = open_progress("searching", tasks, products=products)
+            with progress, closing(Workers(threads, progress)) as workers:
+                workers.run(search, tasks, work=tasks)
         for shard in range(1, shards):
             kernels.finish.merge_lists(distances[0], ids[0], distances[shard], ids[shard])
         if groups == 1:
-            return distances[0], ids[0], lowest.max(0), all(proven)
+            return distances[0], ids[0], lowest[0] if shards == 1 else lowest.max(0), all(proven)
         place = np.argsort(order)
         return distances[0, place], ids[0, place], lowest.max(0)[place], all(proven)
