@@ -86,12 +86,12 @@ class Rows:
 
 
 def float32_rows(x: Any) -> np.ndarray | None:
-    """Return rows (..., N, D) as a float32 array in C order, or None where that takes a copy."""
+    """Return rows (..., N, D) as an aligned float32 array in C order, or None if they are none."""
     if isinstance(x, mx.array):
         if x.dtype != mx.float32:
             return None
         x = np.asarray(x)
-    is_plain = x.dtype == np.float32 and x.flags.c_contiguous
+    is_plain = x.dtype == np.float32 and x.flags.c_contiguous and x.flags.aligned
     return np.asarray(x) if is_plain else None
 
 
