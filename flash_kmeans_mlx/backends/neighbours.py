@@ -16,7 +16,16 @@ from ..validation import check_magnitude, check_room, surely_fine, to_numpy
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NOTHING", "PIECE", "SMALL", "Found", "Neighbours", "Request", "check_finite", "largest"]
+__all__ = [
+    "NOTHING",
+    "PIECE",
+    "Found",
+    "Neighbours",
+    "Request",
+    "check_finite",
+    "is_surely_fine",
+    "largest",
+]
 
 NOTHING = np.int64(np.iinfo(np.int64).max)  # the index of a place without a row, at distance Inf
 PIECE = 1 << 15  # values that are read at a time
@@ -130,7 +139,12 @@ def largest(x: Any) -> np.ndarray:
     return out
 
 
+def is_surely_fine(x: Any) -> bool:
+    """Return whether x is small, and all its values are finite and < 2**40 for certain."""
+    return isinstance(x, np.ndarray) and x.size <= SMALL and surely_fine(x)
+
+
 def check_finite(x: Any, shape: tuple[int, ...], name: str) -> None:
     """Refuse x (B, N, D) if it has NaN, Inf or a magnitude beyond float32."""
-    if not (isinstance(x, np.ndarray) and x.size <= SMALL and surely_fine(x)):
+    if not is_surely_fine(x):
         check_magnitude(largest(x), shape, name)

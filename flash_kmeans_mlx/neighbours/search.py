@@ -120,7 +120,7 @@ class Search:
             bytes_in_use=bytes_in_use + result_bytes + self.queries.copied,
             progress=progress,
         )
-        check_finite(self.queries.x, self._request.shape, "queries")
+        check_finite(self.queries.x, self._request.shape, self.queries.name)
         self._neighbours = backends.open_neighbours(self.backend, self._request)
         self._best: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -151,7 +151,7 @@ class Search:
             wanted = f"(B, N, D)=({b}, N, {d})" if queries.batched else f"(N, D)=(N, {d})"
             raise ValueError(
                 f"data must have shape {wanted}, got {chunk.given_shape}"
-                f" (queries.shape={queries.given_shape})"
+                f" ({queries.name}.shape={queries.given_shape})"
             )
         if n_rows >= MAX_CHUNK_ROWS:
             raise ValueError(
@@ -190,7 +190,7 @@ class Search:
             self._request.k,
             self.rows,
             self._request.exclude_self,
-            "queries",
+            self.queries.name,
             self.queries.given_shape,
         )
         assert self._best is not None  # at least one row was added
