@@ -8,7 +8,8 @@ import numpy as np
 
 from .arguments import vectors
 from .base import Index
-from .ivf import LARGEST, IndexIVFFlat
+from .coarse import LARGEST
+from .ivf import IndexIVFFlat
 
 __all__ = ["bytes_per_vector", "lists_needed", "with_lists"]
 

@@ -14,8 +14,8 @@ from .. import backends, validation
 from ..kmeans.assign import assign
 from ..kmeans.fit import fit
 from ..metrics import METRICS, PROXIMITIES
-from ..neighbours.search import nearest_rows
 from .base import Index
+from .coarse import LARGEST, Coarse, with_inverse_norms
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
 from .results import Found, as_float32
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["IVF", "IndexIVFFlat"]
-
-# Magnitude of vectors up to which squared distances are float32 numbers.
-LARGEST = 2.0**40
 
 
 class IVFSnapshot(NamedTuple):
@@ -102,6 +99,7 @@ class IVF(Index):
         self.max_points_per_centroid = validation.check_count(
             "max_points_per_centroid", max_points_per_centroid, 1
         )
+        self._coarse: Coarse | None = None  # of the last snapshot that was searched
         self._snapshot = IVFSnapshot(
             next_id=0,
             lists=InvertedLists(self.nlist, width, dtype),
@@ -212,9 +210,10 @@ class IVF(Index):
             nprobe = self._nprobe
         else:
             nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
-        backend = backends.resolve(self.backend)
-        proximity = PROXIMITIES[self.metric]
-        return nearest_rows(queries, snapshot.centroids, nprobe, proximity, backend)[1]
+        assert snapshot.centroids is not None
+        if self._coarse is None or self._coarse.centroids is not snapshot.centroids:
+            self._coarse = Coarse(snapshot.centroids, self.metric)
+        return self._coarse.nearest(queries, nprobe, backends.resolve(self.backend))
 
     def _search(
         self,
@@ -317,13 +316,7 @@ class IndexIVFFlat(IVF):
         )
 
     def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        if self.metric != "cosine":
-            return rows
-        norm = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-        inverse = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        # The largest float32 tells scans that a row is too small for its factor.
-        inverse = np.minimum(inverse, np.finfo(np.float32).max)
-        return np.concatenate([rows, inverse[:, None].astype(np.float32)], axis=1)
+        return with_inverse_norms(rows) if self.metric == "cosine" else rows
 
     def _decode(self, snapshot: IVFSnapshot, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return payload[:, : self.d]
