@@ -171,6 +171,7 @@ class _Scan:
         sizes = scan_sizes(q, n_probes, keep, threads, max_group=MAX_GROUP, kept_sorted=KEPT_SORTED)
         group, shards = sizes.group, sizes.shards
         groups = -(-q // group)
+        order = None
         if groups > 1:  # queries whose nearest list is the same go together
             order = np.argsort(probes[:, 0], kind="stable")
             queries, probes = queries[order], probes[order]
@@ -233,7 +234,7 @@ class _Scan:
                 workers.run(search, tasks, work=tasks)
         for shard in range(1, shards):
             kernels.finish.merge_lists(distances[0], ids[0], distances[shard], ids[shard])
-        if groups == 1:
+        if order is None:
             return distances[0], ids[0], lowest[0] if shards == 1 else lowest.max(0), all(proven)
         place = np.argsort(order)
         return distances[0, place], ids[0, place], lowest.max(0)[place], all(proven)
