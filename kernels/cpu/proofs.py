@@ -54,7 +54,7 @@ def is_farther(op, score, distance, query, reach):
     Args:
         op: SQUARES, DOT or COSINE.
         score: Minus a sum of squares, or a product.
-        distance: float64.
+        distance: A distance, float64.
         query: (D,) float32, as given.
         reach: The largest norm of the rows; for COSINE, above 1 where a row is too small.
     """
