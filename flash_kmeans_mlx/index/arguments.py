@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import validation
-from ..backends.neighbours import largest
+from ..backends.neighbours import is_surely_fine, largest
 
 __all__ = [
     "check_limit",
@@ -30,7 +30,7 @@ def vectors(x: Any, d: int, limit: float = np.inf) -> tuple[np.ndarray, bool]:
     Args:
         x: (N, d), N may be 0; `validation.data` may have made it of an argument of another name.
         d: Dimensions.
-        limit: A power of two, the largest magnitude.
+        limit: A power of two >= 2**40, the largest magnitude.
 
     Raises:
         ValueError, TypeError: The message names the argument, its value and its bound.
@@ -39,11 +39,12 @@ def vectors(x: Any, d: int, limit: float = np.inf) -> tuple[np.ndarray, bool]:
         return np.zeros((0, d), np.float32), isinstance(x, mx.array)
     data = validation.data(x)
     name = data.name
-    if data.batched or data.shape[2] != d:
+    if data.batched or data.x.shape[2] != d:
         raise ValueError(f"{name} must have shape (N, D)=(N, {d}), got {data.given_shape}")
-    magnitude = largest(data.x)
-    validation.check_magnitude(magnitude, data.given_shape, name)
-    check_limit(float(magnitude[0]), limit, data.given_shape, name)
+    if not is_surely_fine(data.x):
+        magnitude = largest(data.x)
+        validation.check_magnitude(magnitude, data.given_shape, name)
+        check_limit(float(magnitude[0]), limit, data.given_shape, name)
     return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
 
 

@@ -288,9 +288,10 @@ class Index(FaissWords):
         self._check_trained("search", snapshot)
         search, n = self._filtered(snapshot, ids, exclude, options)
         available = min(k, n) if len(queries) else 0
-        found = no_results((len(queries), 0), self.metric)
         if available:
             found = search(queries, available)
+        else:
+            found = no_results((len(queries), 0), self.metric)
         if available < k:
             found = padded(found, k, self.metric)
         return to_caller(found, is_mlx)

@@ -12,7 +12,7 @@ import numpy as np
 from ..kmeans.assign import assign
 from ..kmeans.fit import fit
 from ..metrics import METRICS
-from ..neighbours.api import knn
+from .centroids import Centroids
 from .graph import Graph
 
 __all__ = ["empty_graph", "graph_of", "list_of", "lists_near", "trained"]
@@ -101,18 +101,11 @@ def list_of(
 
 
 def lists_near(
-    queries: np.ndarray,
-    centroids: np.ndarray | None,
-    n: int,
-    metric: str,
-    graph: Graph | None,
-    backend: str | None,
+    queries: np.ndarray, centroids: Centroids, n: int, graph: Graph | None, backend: str
 ) -> np.ndarray:
     """Return the lists (Q, n) int64 whose centroids are nearest to queries (Q, D), in order."""
     found = _along(graph, queries, n)
-    if found is not None:
-        return found
-    return np.asarray(knn(queries, centroids, n, metric, backend=backend)[1])
+    return centroids.nearest(queries, n, backend) if found is None else found
 
 
 def _along(graph: Graph | None, rows: np.ndarray, n: int) -> np.ndarray | None:

@@ -9,11 +9,10 @@ import numpy as np
 
 from .. import backends, validation
 from ..metrics import PROXIMITIES
-from ..neighbours.api import knn
-from ..neighbours.search import Search
+from ..neighbours.search import Search, nearest_rows
 from .base import Index
 from .growing import Growing
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows, rows_to_train
 
 __all__ = ["IndexFlat"]
@@ -115,12 +114,13 @@ class IndexFlat(Index):
         if places is not None:
             return self._search_places(snapshot, queries, k, places)
         rows: Any = snapshot.rows.array[: snapshot.n]
-        if backends.BACKENDS[backends.resolve(self.backend)].USES_MLX:
+        backend = backends.resolve(self.backend)
+        if backends.BACKENDS[backend].USES_MLX:
             if not snapshot.device:
                 snapshot.device.append(mx.array(rows))
             rows = snapshot.device[0]
-        distances, nearest = knn(queries, rows, k, self.metric, backend=self.backend)
-        return np.asarray(distances), snapshot.ids.array[np.asarray(nearest)]
+        distances, nearest = nearest_rows(queries, rows, k, PROXIMITIES[self.metric], backend)
+        return as_float32(distances, self.metric), snapshot.ids.array[nearest]
 
     def _search_places(
         self, snapshot: _FlatSnapshot, queries: np.ndarray, k: int, places: np.ndarray

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from .base import Index
+from .centroids import LARGEST
 from .hnsw import IndexHNSW
-from .ivf import LARGEST, IndexIVFFlat
+from .ivf import IndexIVFFlat
 
 __all__ = ["bytes_per_vector", "check_memory", "lists_needed", "with_lists"]
 

@@ -10,9 +10,9 @@ from .. import validation
 from ..metrics import PROXIMITIES, unit_rows
 from ..neighbours.api import knn
 from .base import Index
+from .centroids import LARGEST
 from .graph import Graph
 from .growing import Growing
-from .ivf import LARGEST
 from .results import Found
 from .sources import TrainingRows, rows_to_train
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import backends, validation
 from ..metrics import PROXIMITIES
+from .centroids import LARGEST, Centroids, with_inverse_norms
 from .coarse import empty_graph, graph_of, list_of, lists_near, trained
 from .faiss_words import metric_name
 from .flat import IndexFlat
@@ -19,7 +20,7 @@ from .graph import Graph
 from .listed import Listed
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows
 from .training import sample
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["IVF", "IndexIVFFlat"]
-
-# Magnitude of vectors up to which squared distances are float32 numbers.
-LARGEST = 2.0**40
 
 
 class IVFSnapshot(NamedTuple):
@@ -112,6 +110,7 @@ class IVF(Listed):
         )
         empty_graph(self.d, self.metric, coarse_quantizer)  # refuses what it can't be
         self.coarse_quantizer = coarse_quantizer
+        self._searched: Centroids | None = None  # those of the last search
         self._snapshot = IVFSnapshot(
             next_id=0,
             lists=InvertedLists(self.nlist, width, dtype),
@@ -191,10 +190,12 @@ class IVF(Listed):
 
     def _probe(self, snapshot: IVFSnapshot, queries: np.ndarray, nprobe: int | None) -> np.ndarray:
         """Return the lists (Q, nprobe) int64 of the nearest centroids, nearest first."""
-        nprobe = self.nprobe if nprobe is None else min(nprobe, self.nlist)
-        return lists_near(
-            queries, snapshot.centroids, nprobe, self.metric, snapshot.graph, self.backend
-        )
+        nprobe = self._nprobe if nprobe is None else min(nprobe, self.nlist)
+        assert snapshot.centroids is not None
+        if self._searched is None or self._searched.rows is not snapshot.centroids:
+            self._searched = Centroids(snapshot.centroids, self.metric)
+        backend = backends.resolve(self.backend)
+        return lists_near(queries, self._searched, nprobe, snapshot.graph, backend)
 
     def _search(
         self,
@@ -304,13 +305,7 @@ class IndexIVFFlat(IVF):
         )
 
     def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        if self.metric != "cosine":
-            return rows
-        norm = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-        inverse = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        # The largest float32 tells scans that a row is too small for its factor.
-        inverse = np.minimum(inverse, np.finfo(np.float32).max)
-        return np.concatenate([rows, inverse[:, None].astype(np.float32)], axis=1)
+        return with_inverse_norms(rows) if self.metric == "cosine" else rows
 
     def _decode(self, snapshot: IVFSnapshot, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return payload[:, : self.d]
@@ -322,4 +317,4 @@ class IndexIVFFlat(IVF):
         distances, ids = backends.scan_lists(
             backend, snapshot.lists, PROXIMITIES[self.metric], queries, probes, k
         )
-        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
+        return as_float32(distances, self.metric), ids

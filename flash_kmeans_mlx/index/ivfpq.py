@@ -13,7 +13,7 @@ from ..metrics import PROXIMITIES, unit_rows
 from .faiss_words import metric_name
 from .ivf import IVF, IVFSnapshot
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows
 from .training import sample
 
@@ -140,7 +140,7 @@ class IndexIVFPQ(IVF):
             probes,
             k,
         )
-        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
+        return as_float32(distances, self.metric), ids
 
     def _quantizer_state(self, snapshot: IVFSnapshot) -> dict[str, np.ndarray]:
         assert snapshot.quantizer is not None

@@ -43,7 +43,8 @@ class InvertedLists:
         owner: (blocks,) int32, the list of each block.
         first, last: (nlist,) int32, the first and last block of each list, -1 where it is empty.
         counts: (nlist,) int64, the rows of each list; all its blocks but the last are full.
-        cache: What a backend keeps of a list until the list changes, by its number or ~number.
+        n_rows: The rows of all lists.
+        cache, parts: What a backend keeps of a list, by its number or ~number, and of all of them.
     """
 
     def __init__(self, nlist: int, width: int, dtype: Any) -> None:
@@ -54,13 +55,15 @@ class InvertedLists:
         self.first = np.full(nlist, NOWHERE)
         self.last = np.full(nlist, NOWHERE)
         self.counts = np.zeros(nlist, np.int64)
+        self.n_rows = 0
         self.cache: dict[int, Any] = {}
+        self.parts: Any = None
         self._blocks = FreeBlocks()
         self._version = Version()
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # ids in order and their slots
 
     def __len__(self) -> int:
-        return int(self.counts.sum())
+        return self.n_rows
 
     @property
     def payload(self) -> np.ndarray:
@@ -98,6 +101,7 @@ class InvertedLists:
             part = order[lo : lo + step]
             after._write(slots[lo : lo + step], rows[part], ids[part])
         after.counts = self.counts + n_new
+        after.n_rows = self.n_rows + n
         after._forget(np.flatnonzero(n_new))
         return after
 
@@ -159,6 +163,7 @@ class InvertedLists:
     def _forget(self, lists: np.ndarray) -> None:
         """Drop what was derived from the rows of these lists (M,)."""
         self._sorted = None
+        self.parts = None
         # Searches with older lists continue to fill the present dict.
         self.cache = self.cache.copy()
         if self.cache:
@@ -217,6 +222,7 @@ class InvertedLists:
             after._write(hole[lo : lo + step], self.rows(part), self.ids.reshape(-1)[part])
         after._relink(touched, chain, n_kept)
         after.counts = counts
+        after.n_rows = self.n_rows - len(slots)
         after._version = Version()
         self._version.newer = after._version
         after._blocks = after._blocks.retire(np.concatenate([old, *dropped]), self._version)

@@ -14,7 +14,7 @@ from .arguments import vectors
 from .listed import Listed
 from .lists import BLOCK, InvertedLists
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows, mapped
 
 __all__ = ["IndexPQ"]
@@ -156,7 +156,7 @@ class IndexPQ(Listed):
             probes,
             k,
         )
-        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
+        return as_float32(distances, self.metric), ids
 
     def _rows_at(self, snapshot: _PQSnapshot, places: np.ndarray) -> np.ndarray:
         lists = snapshot.lists

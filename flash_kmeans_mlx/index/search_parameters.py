@@ -94,9 +94,9 @@ def options_of(options: dict[str, Any], ids: Any) -> tuple[dict[str, Any], Any]:
             of_params = getattr(params, FAISS_NAMES[name], None)
             options[name] = of_params if value is None else value
         ids = getattr(params, "sel", None) if ids is None else ids
-    for name in FAISS_NAMES.keys() & options.keys():
-        if options[name] is not None:
-            validation.check_count(name, options[name], 1)
+    for name, value in options.items():
+        if value is not None:
+            validation.check_count(name, value, 1)
     return options, ids
 
 

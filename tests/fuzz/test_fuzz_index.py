@@ -55,6 +55,8 @@ class Life:
         self.path = path
         self.backend = backend
         self.exact = kind in ("flat", "ivf")
+        # A graph leads to most of the nearest: of equal vectors, to few.
+        self.complete = kind != "hnsw"
         self.held: dict[int, Array] = {}
         self.next_id = 0
         self.set_backend()
@@ -203,8 +205,9 @@ class Life:
         rows = np.stack([self.held[i] for i in ids.tolist()])[place]
         alike = (rows[:, 1:] == rows[:, :-1]).all(2)
         assert (np.diff(distances, axis=1) >= 0).all() and (np.diff(found, axis=1)[alike] > 0).all()
-        best = np.sort(every, axis=1)[:, found.shape[1] - 1]
-        assert (true.max(1, initial=-np.inf) <= best + 2 * slack.max(1, initial=0)).all()
+        if self.complete:
+            best = np.sort(every, axis=1)[:, found.shape[1] - 1]
+            assert (true.max(1, initial=-np.inf) <= best + 2 * slack.max(1, initial=0)).all()
 
     def range_search(self, kind: str) -> None:
         queries = self.vectors(kind, 2)
@@ -216,7 +219,8 @@ class Life:
         assert lims[-1] == len(found) == len(distances)
         for i in range(2):
             got = set(found[lims[i] : lims[i + 1]].tolist())
-            assert {*ids[every[i] < middle - slack[i] - EPS * abs(middle)].tolist()} <= got
+            if self.complete:
+                assert {*ids[every[i] < middle - slack[i] - EPS * abs(middle)].tolist()} <= got
             assert got <= {*ids[every[i] < middle + slack[i] + EPS * abs(middle)].tolist()}
 
     def reconstruct(self) -> None:

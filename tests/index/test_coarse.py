@@ -18,6 +18,7 @@ from flash_kmeans_mlx.index import (
     index_file,
     load_index,
 )
+from flash_kmeans_mlx.index.centroids import Centroids
 from flash_kmeans_mlx.index.coarse import MANY, graph_of, list_of, lists_near
 
 METRICS = ("euclidean", "cosine", "dot")
@@ -38,11 +39,11 @@ def test_most_lists_are_the_nearest(metric: str) -> None:
     graph = graph_of(CENTROIDS, metric, "HNSW32")
     labels = list_of(X, CENTROIDS, metric, graph, None)
     assert (labels == np.asarray(fk.assign(X, CENTROIDS, metric))).mean() > 0.99
-    found = lists_near(X[:300], CENTROIDS, 20, metric, graph, None)
+    found = lists_near(X[:300], Centroids(CENTROIDS, metric), 20, graph, "cpu")
     wanted = np.asarray(fk.knn(X[:300], CENTROIDS, 20, metric)[1])
     assert (found == wanted).mean() > 0.95 and found.dtype == np.int64
     np.testing.assert_array_equal(
-        lists_near(X[:5], CENTROIDS, 400, metric, graph, None),
+        lists_near(X[:5], Centroids(CENTROIDS, metric), 400, graph, "cpu"),
         fk.knn(X[:5], CENTROIDS, 400, metric)[1],
         err_msg="a large share of the lists is found exactly",
     )
@@ -59,7 +60,7 @@ def test_many_vectors_are_exact() -> None:
     unused: Any = Unused()
     labels = list_of(X[:MANY], CENTROIDS, "euclidean", unused, None)
     np.testing.assert_array_equal(labels, fk.assign(X[:MANY], CENTROIDS))
-    found = lists_near(X[:MANY], CENTROIDS, 3, "euclidean", unused, None)
+    found = lists_near(X[:MANY], Centroids(CENTROIDS, "euclidean"), 3, unused, "cpu")
     np.testing.assert_array_equal(found, fk.knn(X[:MANY], CENTROIDS, 3)[1])
 
 
