@@ -147,8 +147,8 @@ class Index(FaissWords):
                 `range`, or a selector of faiss; None for all. Those that the index does not hold do
                 not matter.
             exclude: The ids that may not be found, likewise; None for none.
-            params: An object with some of the attributes `nprobe`, `efSearch` and `sel` (as `ids`),
-                like `SearchParametersIVF`; arguments win.
+            params: An object with some of the attributes `nprobe`, `efSearch` and `sel` (in place
+                of `ids`), like `SearchParametersIVF`; arguments win.
 
         Returns:
             ``distances (Q, k) float32, ids (Q, k) int64``, nearest first, equal distances by id;

@@ -86,14 +86,17 @@ def options_of(options: dict[str, Any], ids: Any) -> tuple[dict[str, Any], Any]:
 
     Args:
         options: `params`, or None, and others, which win where they are not None.
-        ids: As `ids` of `Index.search`, which win too.
+        ids: As `ids` of `Index.search`.
     """
     params = options.pop("params", None)
     if params is not None:
         for name, value in options.items():
             of_params = getattr(params, FAISS_NAMES[name], None)
             options[name] = of_params if value is None else value
-        ids = getattr(params, "sel", None) if ids is None else ids
+        selector = getattr(params, "sel", None)
+        if selector is not None and ids is not None:
+            raise ValueError("ids must be None where params.sel is given: both name the same ids")
+        ids = selector if ids is None else ids
     for name, value in options.items():
         if value is not None:
             validation.check_count(name, value, 1)

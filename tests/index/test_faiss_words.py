@@ -195,6 +195,8 @@ def test_every_index_takes_nprobe_and_parameters(kind: str) -> None:
     np.testing.assert_array_equal(
         found[2], index.range_search(Q, radius, ids=range(50), nprobe=1)[2]
     )
+    with pytest.raises(ValueError, match=r"ids must be None where params.sel is given"):
+        index.search(Q, 1, params=params, ids=[3])
     with pytest.raises(ValueError, match="nprobe=0 must be >= 1"):
         index.search(Q, 1, nprobe=0)
     with pytest.raises(TypeError, match="nprobe='2' must be an integer"):
