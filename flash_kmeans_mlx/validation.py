@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 DTYPES = {name: dtype for dtype, name in _MLX_FLOATS.items()}
 
 
@@ -205,7 +207,7 @@ def check_real(name: str, value: Any) -> float:
     """Return a finite number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}={value!r} must be a number")
-    if not np.isfinite(value) or value < 0:
+    if not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{name}={value} must be finite and >= 0")
     return float(value)
 
@@ -267,7 +269,10 @@ def to_numpy(x: Any) -> np.ndarray:
 
 
 def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: bool) -> np.ndarray:
-    """Return a copy (B, K, D) float32 of centroids (B, K, D), or (K, D) for all batch elements."""
+    """Return (B, K, D) float32 of centroids (B, K, D), or (K, D) for all batch elements.
+
+    It is a copy only where `value` is not laid out like that already.
+    """
     b, _, d = data.shape
     c = _converted(_numpy(value, name), np.float32, name)
     if c.shape not in ((n_clusters, d), (b, n_clusters, d)):
@@ -278,8 +283,9 @@ def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: 
         )
     if check_finite and not np.isfinite(c).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={c.shape})")
-    # Kernels are compiled for one layout.
-    return np.array(np.broadcast_to(c, (b, n_clusters, d)), order="C")
+    if c.ndim == 2:
+        c = c[None] if b == 1 else np.broadcast_to(c, (b, n_clusters, d))
+    return np.ascontiguousarray(c)  # kernels are compiled for one layout
 
 
 def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
@@ -311,16 +317,17 @@ def check_magnitude(
     magnitude: np.ndarray, shape: tuple[int, ...], name: str = "x", place: str = ""
 ) -> None:
     """Refuse magnitudes that are NaN, Inf, or beyond float32; `place` says where they are."""
+    if (magnitude <= FLOAT32_MAX).all():
+        return
     where = f" in {place}" if place else ""
-    if np.isnan(magnitude).any() or np.isinf(magnitude).any():
+    if not np.isfinite(magnitude).all():
         raise ValueError(
             f"{name} must be finite, got NaN or Inf{where} ({name}.shape={shape}); clean it first"
         )
-    if (magnitude > np.finfo(np.float32).max).any():
-        raise ValueError(
-            f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}{where}"
-            f" ({name}.shape={shape}); rescale it"
-        )
+    raise ValueError(
+        f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}{where}"
+        f" ({name}.shape={shape}); rescale it"
+    )
 
 
 def check_neighbours(

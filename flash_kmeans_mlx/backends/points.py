@@ -7,8 +7,6 @@ computes; centroids go in and out as NumPy arrays in the user's coordinates.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from time import perf_counter
@@ -101,7 +99,7 @@ class Step:
     """The result of one call of `Points.step`.
 
     Attributes:
-        iterations: (B,) E-steps done.
+        iterations: (B,) int64 E-steps done, 0 where the limit is 0.
         status: (B,) a `State` for every batch element.
         sums: (B, K, D) float64, of the points in the frame.
         weight_sum: (B, K) float64, the weights in `sums`.
@@ -116,6 +114,21 @@ class Step:
     weight_sum: np.ndarray
     counts: np.ndarray
     shift: np.ndarray
+
+
+class _Timer:
+    """Adds the time of a block that ends well to one of the times by phase."""
+
+    def __init__(self, seconds: dict[str, float], phase: str) -> None:
+        self._seconds = seconds
+        self._phase = phase
+
+    def __enter__(self) -> None:
+        self._begin = perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is None:
+            self._seconds[self._phase] += perf_counter() - self._begin
 
 
 class Points(ABC):
@@ -149,8 +162,7 @@ class Points(ABC):
         self.shape: tuple[int, int, int] = tuple(problem.x.shape)
         self.metric = problem.metric
         self.point_weights = problem.weights
-        phases = ("choice", "seeding", "assignment", "update")
-        self.seconds: dict[str, float] = dict.fromkeys(phases, 0.0)
+        self.seconds = {"choice": 0.0, "seeding": 0.0, "assignment": 0.0, "update": 0.0}
 
     def __enter__(self) -> Self:
         return self
@@ -158,12 +170,9 @@ class Points(ABC):
     def __exit__(self, *exc: object) -> None:
         return None
 
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the time of the block to `seconds`."""
-        begin = perf_counter()
-        yield
-        self.seconds[phase] += perf_counter() - begin
+    def timed(self, phase: str) -> _Timer:
+        """Return a context that adds the time of its block to `seconds`."""
+        return _Timer(self.seconds, phase)
 
     def products(self) -> float:
         """Return the share of the products of points and centroids that was computed so far."""
