@@ -94,7 +94,7 @@ def plan(problem: Problem, threads: int) -> Plan:
     shards = len(cuts) - 1
     stream = problem.x if isinstance(problem.x, RowStream) else None
     looped = _is_looped(problem)
-    fixed, per_thread = _fixed_bytes(problem), _thread_bytes(problem)
+    fixed, per_thread = _fixed_bytes(problem), _thread_bytes(problem, tile, shards)
     least = fixed + per_thread + table
     piece = 0
     if stream:
@@ -106,7 +106,8 @@ def plan(problem: Problem, threads: int) -> Plan:
         per_thread += _piece_bytes(stream, piece)
     advice = STREAM_ADVICE if problem.labels is not None else LABELS_ADVICE
     advice = advice if stream else ADVICE
-    check_cap(problem.max_bytes, least, problem.given_shape, k, "on the cpu backend", advice)
+    if problem.max_bytes:
+        check_cap(problem.max_bytes, least, problem.given_shape, k, "on the cpu backend", advice)
     spare = problem.max_bytes - least if problem.max_bytes else 1 << 62
     threads = 1 + min(threads - 1, spare // 2 // per_thread)
     spare -= (threads - 1) * per_thread
@@ -179,12 +180,11 @@ def _fixed_bytes(problem: Problem) -> int:
     return problem.bytes_in_use + by_point + _tables(problem) * b * table + (1 << 20)
 
 
-def _thread_bytes(problem: Problem) -> int:
+def _thread_bytes(problem: Problem, tile: int, shards: int) -> int:
     """Return the bytes that each thread needs."""
-    _, n, d = problem.x.shape
+    d = problem.x.shape[2]
     k = problem.n_clusters
-    tile = tile_rows(d)
-    tables = 1 + len(cut_rows(n, k, d)) if _is_looped(problem) else 0
+    tables = 2 + shards if _is_looped(problem) else 0
     return 4 * tile * (3 * d + 4) + 4 * PAD * d + 8 * tables * k * d
 
 
@@ -195,9 +195,12 @@ def _seeding_bytes(problem: Problem, stream: RowStream) -> int:
     weights = None if problem.weights is None else problem.weights[:, :rows]
     x = np.broadcast_to(np.float32(0), (1, rows, d))  # its shape is all that counts
     sample = replace(problem, x=x, weights=weights, bytes_in_use=0, runs=1, labels=None)
-    table = 8 * problem.n_clusters * d
-    held = rows * (d * stream.rows.dtype.itemsize + 32) + _piece_bytes(stream, tile_rows(d))
-    return held + _fixed_bytes(sample) + _thread_bytes(sample) + table
+    k = problem.n_clusters
+    table = 8 * k * d
+    tile = tile_rows(d)
+    held = rows * (d * stream.rows.dtype.itemsize + 32) + _piece_bytes(stream, tile)
+    per_thread = _thread_bytes(sample, tile, len(cut_rows(rows, k, d)) - 1)
+    return held + _fixed_bytes(sample) + per_thread + table
 
 
 def _point_arrays(problem: Problem) -> int:

@@ -17,6 +17,7 @@ from . import kernels
 __all__ = ["Rows", "choose_frame", "empty_lines", "source_of", "surely_fine"]
 
 CHUNK = 1 << 16  # values decoded at a time
+NAMES = {np.dtype(name): name for name in ("float32", "float64", "float16")}
 
 
 class Rows:
@@ -33,7 +34,7 @@ class Rows:
             x = x.view(mx.uint16)
             name = "bfloat16"
         array = np.asarray(x)
-        self.name = name or str(array.dtype)
+        self.name = name or NAMES[array.dtype]
         self.x = array.view(np.uint16) if self.name == "float16" else array.view()
         self.x.flags.writeable = False  # it may be a memory map or MLX's own buffer
 
@@ -108,10 +109,8 @@ def choose_frame(
     """
     sample = rows.decode(rows.x[:, :: frames.sample_step(rows.x.shape[1])])
     magnitude = np.abs(sample).reshape(len(sample), -1).max(1).astype(np.float64)
-    is_small = bool((magnitude < frames.SMALL).any())
-    if check_finite and (is_small or not surely_fine(rows.x)):
+    if check_finite and not (magnitude.min() >= frames.SMALL and surely_fine(rows.x)):
         magnitude = np.array([_magnitude(rows, element) for element in rows.x])
-    if check_finite:
         check_magnitude(magnitude, given_shape)
     return frames.choose(sample, magnitude, metric)
 
@@ -122,7 +121,7 @@ def surely_fine(x: np.ndarray) -> bool:
         return False
     flat = x.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.sqrt(np.dot(flat, flat)) < frames.LARGE)
+        return bool(flat.dot(flat) < frames.LARGE**2)
 
 
 def _magnitude(rows: Rows, element: np.ndarray) -> float:

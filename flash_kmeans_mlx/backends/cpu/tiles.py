@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -33,7 +34,7 @@ class TiledPoints(RowPoints):
         super().__init__(problem, plan)
         b, n, d = self.shape
         k = problem.n_clusters
-        self.eps = np.float32(EPS * (8 + np.sqrt(d)))
+        self.eps = np.float32(EPS * (8 + math.sqrt(d)))
         self._labels = np.empty((b, n), np.uint32) if problem.labels is None else problem.labels
         self.totals = kernels.tile.Totals(
             np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
@@ -182,7 +183,7 @@ class TiledPoints(RowPoints):
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
         totals = self.measure(self.measured(centroids))
-        if self.metric.unit_points:
+        if self.metric.unit_points or not self.frame.scaled:
             return totals
         return totals * (self.frame.scale if self.metric.spherical else self.frame.scale**2)
 
