@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "MOVED",
     "PENDING",
     "SETTLED",
     "STABLE",
@@ -38,6 +39,8 @@ class State(IntEnum):
     """The state of a batch element in Lloyd's loop; kernels use the same numbers.
 
     Attributes:
+        MOVED: It has not converged, and the limit is reached: the M-step is done, and the labels and
+            sums are those before it.
         PENDING: It has not converged. After an E-step, labels and sums belong to the centroids, and
             the M-step is still to come.
         STABLE: It has converged: the last E-step changed no label.
@@ -45,12 +48,13 @@ class State(IntEnum):
             are those before that move.
     """
 
+    MOVED = -1
     PENDING = 0
     STABLE = 1
     SETTLED = 2
 
 
-PENDING, STABLE, SETTLED = (int(state) for state in State)
+MOVED, PENDING, STABLE, SETTLED = (int(state) for state in State)
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,8 @@ class Points(ABC):
         """Do at least one E-step for every batch element whose limit is positive.
 
         A backend may go on by itself and move `centroids` in place. It must stop after an E-step
-        that reaches the limit, changes no label or, unless `skip_empty`, leaves a cluster empty.
+        that changes no label or, unless `skip_empty`, leaves a cluster empty, and at the limit,
+        before or after the M-step.
 
         Args:
             centroids: (B, K, D) float32; moved in place.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backends.points import PENDING, SETTLED, STABLE, Points, Step
+from ..backends.points import MOVED, PENDING, SETTLED, STABLE, Points, Step
 from ..files.mapped import check_mapped
 from .empty_clusters import relocate, split
 
@@ -101,7 +101,7 @@ def lloyd(
     """Run Lloyd's loop; on return the labels in `points` are those of the returned centroids.
 
     Every batch element is in one of the states of `backends.points.State`. It runs while it is
-    PENDING and below `max_iters`, and has converged once it is STABLE or SETTLED.
+    MOVED or PENDING and below `max_iters`, and has converged once it is STABLE or SETTLED.
 
     Args:
         points: The points to cluster.
@@ -124,7 +124,7 @@ def lloyd(
         save(LoopState(c, c, state, n_iter, exhausted, points.totals_so_far()))
     moved: list[tuple[int, int, int]] = []
     progress = points.problem.progress
-    while (running := (state == PENDING) & (n_iter < max_iters)).any():
+    while (running := (state <= PENDING) & (n_iter < max_iters)).any():
         before = c.copy() if one_by_one else c
         limits = np.where(running, 1 if one_by_one else max_iters - n_iter, 0)
         check_mapped(points.problem.x)
@@ -147,13 +147,13 @@ def lloyd(
                 new, moved = _move(points, step, c, moving, lacking, exhausted, empty)
             shift = np.where(moving, _shift(new, c, points.problem.summed_shift), shift)
             c = new
-            state[moving & (shift <= tol)] = SETTLED
+            state[moving] = np.where(shift[moving] <= tol, SETTLED, MOVED)
             if stuck is not None:
-                state[stuck] = np.where(shift[stuck] == 0, STABLE, PENDING)
+                state[stuck] = np.where(shift[stuck] == 0, STABLE, MOVED)
         stop = callback is not None and callback(
             Iteration(
                 n_iter=int(n_iter.max()),
-                shift=float(np.where(moving | (state == SETTLED), shift, 0.0)[running].max()),
+                shift=float(np.where(state == STABLE, 0.0, shift)[running].max()),
                 sizes=step.counts.copy(),
                 n_empty=int((step.counts[running] == 0).sum()),
                 n_running=int(running.sum()),
@@ -177,7 +177,7 @@ def lloyd(
     if unlabelled.any():
         with points.timed("assignment"):
             points.assign(c, unlabelled)
-    return Fit(c, n_iter, state != PENDING, exhausted)
+    return Fit(c, n_iter, state > PENDING, exhausted)
 
 
 def _start(
