@@ -65,11 +65,6 @@ class Frame:
         return bool(self.shift.any())
 
     @cached_property
-    def scaled(self) -> bool:
-        """Whether any batch element has a scale."""
-        return bool((self.scale != 1.0).any())
-
-    @cached_property
     def centred(self) -> bool:
         """Whether any batch element has a centre."""
         return bool(self.centre.any())

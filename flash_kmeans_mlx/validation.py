@@ -188,7 +188,9 @@ def check_count(
     name: str, value: Any, low: int, high: int | None = None, bound: str = "", shape: Any = None
 ) -> int:
     """Return an integer in low..high; `bound` names the upper bound in the message."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+    if type(value) is not int and (
+        isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer))
+    ):
         raise TypeError(f"{name}={value!r} must be an integer")
     where = "" if shape is None else f" (x.shape={tuple(shape)})"
     if value < low:
@@ -205,7 +207,9 @@ def check_iterations(name: str, value: Any) -> int:
 
 def check_real(name: str, value: Any) -> float:
     """Return a finite number that is not negative."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if type(value) is not float and (
+        isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))
+    ):
         raise TypeError(f"{name}={value!r} must be a number")
     if not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{name}={value} must be finite and >= 0")

@@ -151,10 +151,11 @@ class LoopedCpuPoints(CpuPoints):
             self.strategy = "loop"
             return
         scored = self.scored(centroids)
-        which = np.flatnonzero(elements)
+        which = elements.nonzero()[0]
         if len(which) == 1:
-            whole = Piece(0, self.shape[1], self.source(which[0]), self.source(which[0]))
-            self.step_piece(0, which[0], whole, scored, NO_CHANGES)
+            b = int(which[0])
+            source = self.source(b)
+            self.step_piece(0, b, Piece(0, self.shape[1], source, source), scored, NO_CHANGES)
             return
 
         def run(slot: int, lo: int, hi: int) -> None:
@@ -203,6 +204,9 @@ class LoopedCpuPoints(CpuPoints):
         Each thread gets a few, so that all end at about the same time.
         """
         size = min(most, max(1, -(-n // (4 * self.plan.threads))))
+        if size >= n:
+            task(0, 0, n)
+            return
         self.workers.run(
             lambda slot, i: task(slot, i * size, min(n, (i + 1) * size)), -(-n // size)
         )

@@ -183,7 +183,7 @@ class TiledPoints(RowPoints):
 
     def inertia(self, centroids: np.ndarray) -> np.ndarray:
         totals = self.measure(self.measured(centroids))
-        if self.metric.unit_points or not self.frame.scaled:
+        if self.metric.unit_points:
             return totals
         return totals * (self.frame.scale if self.metric.spherical else self.frame.scale**2)
 
