@@ -19,7 +19,17 @@ import numpy as np
 
 from .metrics import Metric, Proximity, unit_rows
 
-__all__ = ["EPS", "VIEW_ROWS", "Frame", "View", "choose", "inside", "sample_step", "view"]
+__all__ = [
+    "EPS",
+    "VIEW_ROWS",
+    "Frame",
+    "View",
+    "choose",
+    "inside",
+    "plain",
+    "sample_step",
+    "view",
+]
 
 EPS = 2.0**-24  # half a unit in the last place of 1 in float32
 TINY = float(np.finfo(np.float64).tiny)
@@ -163,6 +173,12 @@ class Frame:
 def sample_step(n: int) -> int:
     """Return the stride of the rows, of n, that `choose` gets."""
     return max(1, n // SAMPLE_ROWS)
+
+
+def plain(b: int, d: int, metric: Metric) -> Frame:
+    """Return the frame of points (B, N, D) that are used as they are."""
+    zero = np.zeros((b, d))
+    return Frame(shift=zero, scale=np.ones(b), metric=metric, centre=zero)
 
 
 def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:

@@ -107,10 +107,18 @@ def choose_frame(
     Raises:
         ValueError: If `check_finite` and there is NaN, Inf or a value that is too large.
     """
-    sample = rows.decode(rows.x[:, :: frames.sample_step(rows.x.shape[1])])
+    x = rows.x
+    b, n, d = x.shape
+    step = frames.sample_step(n)
+    if rows.name == "float32" and x.flags.c_contiguous:
+        limits = frames.SMALL, frames.LARGE, frames.FAR
+        is_plain = kernels.frames.is_plain(x, step, metric.spherical, *limits, np.empty(d))
+        if is_plain and (surely_fine(x) or not check_finite):
+            return frames.plain(b, d, metric)
+    sample = rows.decode(x[:, ::step])
     magnitude = np.abs(sample).reshape(len(sample), -1).max(1).astype(np.float64)
-    if check_finite and not (magnitude.min() >= frames.SMALL and surely_fine(rows.x)):
-        magnitude = np.array([_magnitude(rows, element) for element in rows.x])
+    if check_finite and not (magnitude.min() >= frames.SMALL and surely_fine(x)):
+        magnitude = np.array([_magnitude(rows, element) for element in x])
         check_magnitude(magnitude, given_shape)
     return frames.choose(sample, magnitude, metric)
 
