@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+_INTEGERS = (int, np.integer)
 DTYPES = {name: dtype for dtype, name in _MLX_FLOATS.items()}
 
 
@@ -188,9 +188,7 @@ def check_count(
     name: str, value: Any, low: int, high: int | None = None, bound: str = "", shape: Any = None
 ) -> int:
     """Return an integer in low..high; `bound` names the upper bound in the message."""
-    if type(value) is not int and (
-        isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer))
-    ):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, _INTEGERS)):
         raise TypeError(f"{name}={value!r} must be an integer")
     where = "" if shape is None else f" (x.shape={tuple(shape)})"
     if value < low:
@@ -207,11 +205,9 @@ def check_iterations(name: str, value: Any) -> int:
 
 def check_real(name: str, value: Any) -> float:
     """Return a finite number that is not negative."""
-    if type(value) is not float and (
-        isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}={value!r} must be a number")
-    if not 0 <= value <= sys.float_info.max:
+    if not 0 <= value < math.inf:
         raise ValueError(f"{name}={value} must be finite and >= 0")
     return float(value)
 
@@ -273,10 +269,7 @@ def to_numpy(x: Any) -> np.ndarray:
 
 
 def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: bool) -> np.ndarray:
-    """Return (B, K, D) float32 of centroids (B, K, D), or (K, D) for all batch elements.
-
-    It is a copy only where `value` is not laid out like that already.
-    """
+    """Return centroids (B, K, D), or (K, D) for all, as (B, K, D) float32, copied if needed."""
     b, _, d = data.shape
     c = _converted(_numpy(value, name), np.float32, name)
     if c.shape not in ((n_clusters, d), (b, n_clusters, d)):
@@ -288,7 +281,7 @@ def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: 
     if check_finite and not np.isfinite(c).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={c.shape})")
     if c.ndim == 2:
-        c = c[None] if b == 1 else np.broadcast_to(c, (b, n_clusters, d))
+        c = c[None] if b == 1 else np.broadcast_to(c, (b, *c.shape))
     return np.ascontiguousarray(c)  # kernels are compiled for one layout
 
 
@@ -321,17 +314,16 @@ def check_magnitude(
     magnitude: np.ndarray, shape: tuple[int, ...], name: str = "x", place: str = ""
 ) -> None:
     """Refuse magnitudes that are NaN, Inf, or beyond float32; `place` says where they are."""
-    if (magnitude <= FLOAT32_MAX).all():
-        return
     where = f" in {place}" if place else ""
     if not np.isfinite(magnitude).all():
         raise ValueError(
             f"{name} must be finite, got NaN or Inf{where} ({name}.shape={shape}); clean it first"
         )
-    raise ValueError(
-        f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}{where}"
-        f" ({name}.shape={shape}); rescale it"
-    )
+    if (magnitude > np.finfo(np.float32).max).any():
+        raise ValueError(
+            f"{name} must fit in float32, got a magnitude of {magnitude.max():.3g}{where}"
+            f" ({name}.shape={shape}); rescale it"
+        )
 
 
 def check_neighbours(

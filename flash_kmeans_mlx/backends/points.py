@@ -9,14 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..frame import Frame
 from ..metrics import Metric
-from ..progress import SILENT, Progress
+from ..progress import SILENT, Progress, Timer
 from .draws import Seeding, greedy
 from .values import most_costly
 
@@ -39,8 +38,8 @@ class State(IntEnum):
     """The state of a batch element in Lloyd's loop; kernels use the same numbers.
 
     Attributes:
-        MOVED: It has not converged, and the limit is reached: the M-step is done, and the labels and
-            sums are those before it.
+        MOVED: It has not converged. The limit is reached, and the M-step is done: labels and sums
+            are those before it.
         PENDING: It has not converged. After an E-step, labels and sums belong to the centroids, and
             the M-step is still to come.
         STABLE: It has converged: the last E-step changed no label.
@@ -120,21 +119,6 @@ class Step:
     shift: np.ndarray
 
 
-class _Timer:
-    """Adds the time of a block that ends well to one of the times by phase."""
-
-    def __init__(self, seconds: dict[str, float], phase: str) -> None:
-        self._seconds = seconds
-        self._phase = phase
-
-    def __enter__(self) -> None:
-        self._begin = perf_counter()
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        if kind is None:
-            self._seconds[self._phase] += perf_counter() - self._begin
-
-
 class Points(ABC):
     """The points of one problem on one backend; a context manager that frees what it allocated.
 
@@ -174,9 +158,9 @@ class Points(ABC):
     def __exit__(self, *exc: object) -> None:
         return None
 
-    def timed(self, phase: str) -> _Timer:
+    def timed(self, phase: str) -> Timer:
         """Return a context that adds the time of its block to `seconds`."""
-        return _Timer(self.seconds, phase)
+        return Timer(self.seconds, phase)
 
     def products(self) -> float:
         """Return the share of the products of points and centroids that was computed so far."""

@@ -106,15 +106,8 @@ def fit(
     tol = validation.check_real("tol", tol)
     validation.check_choice("empty", empty, POLICIES)
     weights = validation.weights(opened_weights(sample_weight), data, check_finite)
-    if init_centroids is not None:
-        init = validation.centroids(
-            init_centroids, data, n_clusters, "init_centroids", check_finite
-        )
-    elif isinstance(init, str) or init is None or np.isscalar(init):
-        validation.check_choice("init", init, INITS, "an array or a callable")
-    elif not callable(init):
-        init = validation.centroids(init, data, n_clusters, "init", check_finite)
-    if not isinstance(init, str) and not callable(init):
+    init = _checked_init(init, init_centroids, data, n_clusters, check_finite)
+    if isinstance(init, np.ndarray):
         n_init = 1  # every run would be the same
     backend = backends.resolve(backend, data.x)
     backends.check_strategy(strategy, backend)
@@ -158,7 +151,6 @@ def fit(
     )
     if client is None and isinstance(data.x, RowStream) and isinstance(data.x.rows, BlockSource):
         raise ValueError("a Dask collection needs client=, the client of its cluster")
-    watch = partial(_print_and_call, callback) if verbose else callback
 
     def run(points: Points, number: int, resumed: LoopState | None, save: Save | None) -> Fit:
         c = resumed.centroids if resumed else init
@@ -168,6 +160,7 @@ def fit(
             progress.phase("seeding")
             with points.timed("seeding"):
                 c = initial_centroids(points, init, data, n_clusters, rng, check_finite)
+        watch = partial(_print_and_call, callback) if verbose else callback
         return lloyd(points, c, max_iters, tol, empty, watch, final_means, resumed, save)
 
     with progress, labels_file(labels_path, given_shape[:-1]) as own:
@@ -226,6 +219,21 @@ def opened(x: Any, dtype: Any = None) -> validation.Data:
     if dtype is not None:
         raise ValueError(f"dtype={dtype!r} must be None for points that are read from files")
     return validation.Data(RowStream(source), mlx=False, batched=False)
+
+
+def _checked_init(
+    init: Any, init_centroids: Any, data: validation.Data, n_clusters: int, check_finite: bool
+) -> Any:
+    """Return the name of a seeding, a callable, or centroids (B, K, D) float32."""
+    if init_centroids is not None:
+        return validation.centroids(
+            init_centroids, data, n_clusters, "init_centroids", check_finite
+        )
+    if isinstance(init, str) or init is None or np.isscalar(init):
+        return validation.check_choice("init", init, INITS, "an array or a callable")
+    if callable(init):
+        return init
+    return validation.centroids(init, data, n_clusters, "init", check_finite)
 
 
 def on_client(client: Any, problem: backends.Problem, verbose: bool) -> Points:
