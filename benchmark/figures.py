@@ -210,6 +210,11 @@ def plot_distributed(results: dict[str, Any], path: Path) -> None:
     _plot_ways(results, path, "seconds of a fit")
 
 
+def plot_start(results: dict[str, Any], path: Path) -> None:
+    """Draw the median time of every first call."""
+    _plot_ways(results, path, "CPU seconds of the first call")
+
+
 def _plot_ways(results: dict[str, Any], path: Path, title: str) -> None:
     times = {
         row["way"]: median(row["seconds"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from contextlib import suppress
@@ -144,6 +143,8 @@ def open_progress() -> Progress:
     """
     if not (_is_terminal(sys.stderr) or _is_notebook()):
         return SILENT
+    import multiprocessing  # which takes a while: most calls end before
+
     if multiprocessing.current_process().name != "MainProcess":
         return SILENT
     return SILENT if os.environ.get("FLASH_KMEANS_PROGRESS") == "0" else Bar()

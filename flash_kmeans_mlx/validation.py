@@ -16,12 +16,11 @@ from .metrics import METRICS, Metric
 
 __all__ = [
     "Data",
-    "centroids",
+    "as_float32",
     "check_choice",
     "check_count",
     "data",
     "metric",
-    "weights",
 ]
 
 _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
@@ -39,12 +38,16 @@ class Data:
         mlx: Whether the caller gave an `mx.array` and gets `mx.array` back.
         batched: Whether the caller gave three dimensions; otherwise B is dropped from results.
         copied: The most bytes that converting it took; they count towards `max_mem_gb`.
+        name: The argument that it was given for, in messages.
+        heads: H where the caller gave (B / H, H, N, D), otherwise 0.
     """
 
     x: Any
     mlx: bool
     batched: bool
     copied: int = 0
+    name: str = "x"
+    heads: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,15 +57,20 @@ class Data:
     @property
     def given_shape(self) -> tuple[int, ...]:
         """The shape as the caller wrote it."""
-        return self.shape if self.batched else self.shape[1:]
+        return (*self.lead, *self.shape[1:])
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The dimensions before N as the caller wrote them: (), (B,) or (B / H, H)."""
+        b = self.shape[0]
+        return (b // self.heads, self.heads) if self.heads else (b,) * self.batched
 
     def to_caller(self, value: np.ndarray, *, array: bool = False) -> Any:
         """Return `value` (B, ...) in the form of x; with `array`, as an `mx.array` if x was one."""
-        if not self.batched:
-            value = value[0]
+        value = value.reshape((*self.lead, *value.shape[1:]))
         if array:
             return mx.array(value) if self.mlx else value
-        return value if self.batched else value.item()
+        return value if self.lead else value.item()
 
 
 def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
@@ -104,18 +112,11 @@ def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
         # Strides or libraries may take a second copy on the way.
         copied += 0 if x is before else 2 * x.nbytes
     batched = x.ndim == 3
-    return Data(x if batched else x[None], is_mlx, batched, copied)
+    return Data(x if batched else x[None], is_mlx, batched, copied, name)
 
 
 def _numpy(x: Any, name: str) -> np.ndarray:
-    if isinstance(x, mx.array):
-        return to_numpy(x)
-    if np.ma.isMaskedArray(x):
-        raise TypeError(f"{name} must not be a masked array; fill or drop its masked values first")
-    try:
-        x = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from error
+    x = to_numpy(x) if isinstance(x, mx.array) else as_array(x, name)
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
     if x.dtype.kind in "iub" and not _exact_in_float32(x):
@@ -123,6 +124,16 @@ def _numpy(x: Any, name: str) -> np.ndarray:
     if x.dtype.kind in "iub" or x.dtype.itemsize > np.dtype(np.float64).itemsize:
         return _converted(x, np.float32, name)
     return x if x.dtype.isnative and x.flags.aligned else x.astype(x.dtype.newbyteorder("="))
+
+
+def as_array(x: Any, name: str) -> np.ndarray:
+    """Return x as a NumPy array of any dtype; refuse masked and ragged ones."""
+    if np.ma.isMaskedArray(x):
+        raise TypeError(f"{name} must not be a masked array; fill or drop its masked values first")
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from error
 
 
 def _exact_in_float32(x: np.ndarray) -> bool:
@@ -268,46 +279,9 @@ def to_numpy(x: Any) -> np.ndarray:
     return np.asarray(x)
 
 
-def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: bool) -> np.ndarray:
-    """Return centroids (B, K, D), or (K, D) for all, as (B, K, D) float32, copied if needed."""
-    b, _, d = data.shape
-    c = _converted(_numpy(value, name), np.float32, name)
-    if c.shape not in ((n_clusters, d), (b, n_clusters, d)):
-        raise ValueError(
-            f"{name} must have shape (K, D)=({n_clusters}, {d}) or (B, K, D)=({b}, {n_clusters},"
-            f" {d}), got {c.shape}"
-            f" (x.shape={data.given_shape})"
-        )
-    if check_finite and not np.isfinite(c).all():
-        raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={c.shape})")
-    if c.ndim == 2:
-        c = c[None] if b == 1 else np.broadcast_to(c, (b, *c.shape))
-    return np.ascontiguousarray(c)  # kernels are compiled for one layout
-
-
-def weights(value: Any, data: Data, check_finite: bool) -> np.ndarray | None:
-    """Return weights (B, N) float32 of (B, N), or (N,) for all batch elements; None stays None."""
-    if value is None:
-        return None
-    b, n, _ = data.shape
-    name = "sample_weight"
-    w = _converted(_numpy(value, name), np.float32, name)
-    if w.shape not in ((n,), (b, n)):
-        raise ValueError(
-            f"{name} must have shape (N,)=({n},) or (B, N)=({b}, {n}), got {w.shape}"
-            f" (x.shape={data.given_shape})"
-        )
-    if check_finite and not np.isfinite(w).all():
-        raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={w.shape})")
-    if (w < 0).any():
-        raise ValueError(f"{name} must be >= 0, got {w.min()} ({name}.shape={w.shape})")
-    if not w.any(axis=-1).all():
-        raise ValueError(
-            f"{name} must have a positive value for every batch element ({name}.shape={w.shape})"
-        )
-    w = np.ascontiguousarray(w.reshape(b, n) if w.size == b * n else np.broadcast_to(w, (b, n)))
-    # Kernels are compiled for arrays that may be written to.
-    return w if w.flags.writeable else w.copy()
+def as_float32(x: Any, name: str) -> np.ndarray:
+    """Return x as a float32 NumPy array, itself if it is one."""
+    return _converted(_numpy(x, name), np.float32, name)
 
 
 def check_magnitude(
@@ -337,10 +311,6 @@ def check_neighbours(
         exclude_self: Whether query i never gets row i.
         name: The array whose shape stands in the message; "" for none.
         shape: The shape of that array.
-
-    Raises:
-        ValueError: Naming k and its bound.
-        TypeError: k is no integer.
     """
     k = check_count("k", k, 1)
     largest = n - exclude_self

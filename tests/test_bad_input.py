@@ -92,9 +92,9 @@ def test_an_impossible_element_count_names_the_batch_shape() -> None:
 POINTS = [
     (X[0], ValueError, "x must have shape (N, D) or (B, N, D), got 1 dimensions (x.shape=(3,))"),
     (
-        X2[None],
+        X2[None, None],
         ValueError,
-        "x must have shape (N, D) or (B, N, D), got 4 dimensions (x.shape=(1, 2, 20, 3))",
+        "x must have shape (N, D), (B, N, D) or (B, H, N, D), got 5 dimensions (x.shape=(1, 1, 2, 20, 3))",
     ),
     (2.5, ValueError, "x must have shape (N, D) or (B, N, D), got 0 dimensions (x.shape=())"),
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -267,7 +268,7 @@ def test_who_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bars.open_progress() is SILENT
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert bars.open_progress() is not SILENT
-    monkeypatch.setattr(bars.multiprocessing.current_process(), "_name", "LokyProcess-1")
+    monkeypatch.setattr(multiprocessing.current_process(), "_name", "LokyProcess-1")
     assert bars.open_progress() is SILENT
     monkeypatch.undo()
     monkeypatch.setattr(sys, "stderr", None)

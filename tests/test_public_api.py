@@ -66,7 +66,7 @@ INDEX_VERBS = {
     "remove_ids": "(self, ids)",
     "save": "(self, path)",
     "search": "(self, x, k)",
-    "train": "(self, x)",
+    "train": "(self, x, *, verbose=False)",
 }
 VERBS = {
     "fit": "(self, x, sample_weight=None, init_centroids=None, *" + LOOP,

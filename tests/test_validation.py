@@ -14,6 +14,7 @@ from helpers import FITS, Array, every_backend
 
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx import validation
+from flash_kmeans_mlx.kmeans import arguments
 from flash_kmeans_mlx.kmeans.empty_clusters import POLICIES
 
 # N, D, K. The CPU backend reads few dimensions in another way than many.
@@ -297,5 +298,5 @@ def test_weights_may_be_written_to(shape: tuple[int, ...]) -> None:
     w = np.ones(shape, np.float32)
     w.flags.writeable = False
     data = validation.data(np.ones((2 if shape[0] == 2 else 1, 9, 3), np.float32))
-    found = validation.weights(w, data, True)
+    found = arguments.weights(w, data, True)
     assert found is not None and found.flags.writeable and not np.shares_memory(found, w)

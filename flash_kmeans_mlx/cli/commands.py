@@ -16,11 +16,13 @@ import typer
 
 from .. import __version__, validation
 from ..backends import BACKENDS
+from ..backends.cpu.workers import thread_count
 from ..files import check_regular, open_vectors, results
 from ..kmeans.estimator import FlashKMeans
 from ..kmeans.seeding import INITS
 from ..metrics import METRICS, PROXIMITIES
 from ..neighbours.files import search_files
+from . import warmup as warm
 from .inputs import for_backend, open_data, paths
 from .terminal import plain, reported, say
 
@@ -289,6 +291,23 @@ def benchmark(context: typer.Context) -> None:
     """
     run = import_module("flash_kmeans_mlx.benchmark.__main__").main
     raise typer.Exit(run(context.args))
+
+
+@app.command()
+@reported
+def warmup(
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=0, help="Processes; 0 for one a CPU.")
+    ] = 0,
+) -> None:
+    """Compile all kernels of the cpu backend for this CPU, and keep them on disk.
+
+    Later processes, in containers for example, then compile nothing.
+    """
+    begin = perf_counter()
+    for name in warm.compile_kernels(jobs or thread_count()):
+        say(f"ready: {name}")
+    say(f"all kernels are compiled ({perf_counter() - begin:.0f} s)")
 
 
 def _version(value: bool) -> None:

@@ -5,7 +5,6 @@ import os
 import re
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,7 +43,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def _temporary(folder: Path) -> BinaryIO:
     """Open a new file and lock it; the lock ends with its writer."""
     while True:
-        file = (folder / f".flash-kmeans-{uuid.uuid4().hex}.tmp").open("xb")
+        file = (folder / f".flash-kmeans-{os.urandom(16).hex()}.tmp").open("xb")
         # Another writer may have taken it for abandoned before it was locked.
         if _lock(file) is not False and os.fstat(file.fileno()).st_nlink:
             return file

@@ -8,7 +8,6 @@ import stat
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -246,6 +245,8 @@ def ahead(vectors: Vectors, rows: int) -> Generator[np.ndarray, None, None]:
     A chunk is valid until the next one is asked for. The caller must drop it by then, so that at
     most two are in memory.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     chunks = vectors.chunks(rows, recycled=True)
     with ThreadPoolExecutor(1, "flash-kmeans-read") as reader:
         coming = reader.submit(next, chunks, None)

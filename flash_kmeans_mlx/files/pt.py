@@ -7,7 +7,6 @@ import itertools
 import pickle
 import struct
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ __all__ = ["contents", "torch_module"]
 # Errors that torch.load raises on damaged files. UnpicklingError is its refusal to run code.
 _DAMAGED = (
     pickle.UnpicklingError,
-    zipfile.BadZipFile,
     RuntimeError,
     ValueError,
     TypeError,
@@ -83,6 +81,8 @@ def torch_module(path: str, verb: str = "read") -> Any:
 
 def contents(path: str) -> dict[str, Vectors | str]:
     """Return the tensor in the file, or the tensors of the dict in it."""
+    import zipfile
+
     torch = torch_module(path)
     try:
         if not zipfile.is_zipfile(path):
@@ -97,7 +97,7 @@ def contents(path: str) -> dict[str, Vectors | str]:
             loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except VectorFileError:
         raise
-    except _DAMAGED as error:
+    except (*_DAMAGED, zipfile.BadZipFile) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise file_error(
             path, f"it is damaged, or holds more than tensors, which is never loaded ({reason})"
@@ -131,6 +131,8 @@ def _flat(mapped: TorchVectors, tensor: Any) -> FlatVectors | None:
 
     Reading them takes less memory than mapping them.
     """
+    import zipfile
+
     storage_bytes = tensor.untyped_storage().nbytes()
     try:
         with zipfile.ZipFile(mapped.path) as archive:
@@ -139,7 +141,7 @@ def _flat(mapped: TorchVectors, tensor: Any) -> FlatVectors | None:
                 for info in archive.infolist()
                 if "/data/" in info.filename and info.file_size == storage_bytes
             ]
-    except _DAMAGED:  # torch reads less of the directory of the archive
+    except (*_DAMAGED, zipfile.BadZipFile):  # torch reads less of the directory of the archive
         return None
     if (
         len(records) != 1

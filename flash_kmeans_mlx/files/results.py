@@ -6,15 +6,13 @@ import errno
 import math
 import os
 import re
-import shutil
 import stat
 import struct
-import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -24,13 +22,16 @@ from .flat import npy_header
 from .pt import torch_module
 from .safetensors import parts
 
+if TYPE_CHECKING:
+    import zipfile
+
 __all__ = ["RESULT_FORMATS", "check_output", "check_place", "labels_file", "read_npz", "write"]
 
 _MAX_DEFLATION = 1032  # the largest compression ratio of deflate
 _PIECE = 1 << 24  # bytes read at a time
 # Errors that reading raises on damaged files.
 _DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, TypeError),
+    *(zlib.error, struct.error, EOFError, OSError, ValueError, TypeError),
     *(NotImplementedError, RuntimeError, OverflowError),
 )
 
@@ -85,6 +86,8 @@ def check_place(path: str | os.PathLike[str], size: int = 0) -> None:
         OSError: Its folder is missing or can't be written to, or the disk is full.
         VectorFileError: There is something else than a regular file.
     """
+    import shutil
+
     path = os.fspath(path)
     with suppress(FileNotFoundError):
         mode = Path(path).stat().st_mode  # fails for a loop of links
@@ -113,18 +116,22 @@ def read_npz(path: str, most_bytes: int | None = None) -> dict[str, np.ndarray]:
         OSError: The file can't be opened.
         VectorFileError: It is damaged.
     """
+    import zipfile
+
     check_regular(path)
     with Path(path).open("rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = [i for i in archive.infolist() if i.filename.endswith(".npy")]
                 return {i.filename[:-4]: _member(archive, i, most_bytes) for i in members}
-        except _DAMAGED as error:
+        except (*_DAMAGED, zipfile.BadZipFile) as error:
             raise file_error(path, f"it is no .npz file, or damaged ({error})") from None
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most_bytes: int | None) -> np.ndarray:
     """Return one array. Memory is allocated after its header was checked."""
+    import zipfile
+
     member: Any
     with archive.open(info) as member:
         descr, by_columns, shape, begin = npy_header(info.filename, member, info.file_size)

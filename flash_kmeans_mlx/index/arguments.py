@@ -9,23 +9,43 @@ import numpy as np
 from .. import validation
 from ..backends.neighbours import largest
 
-__all__ = ["check_radius", "distinct_ids", "integers", "next_ids", "vectors"]
+__all__ = ["check_limit", "check_radius", "distinct_ids", "integers", "next_ids", "vectors"]
 
 # The id after the largest one must be an int64 too.
 LARGEST_ID = 2**63 - 2
 
 
-def vectors(x: Any, d: int, name: str = "x") -> tuple[np.ndarray, bool]:
+def vectors(x: Any, d: int, limit: float = np.inf) -> tuple[np.ndarray, bool]:
     """Return vectors x as (N, d) float32 in C order, and whether x is an `mx.array`.
+
+    Args:
+        x: (N, d); `validation.data` may have made it of an argument of another name.
+        d: Dimensions.
+        limit: A power of two, the largest magnitude.
 
     Raises:
         ValueError, TypeError: The message names the argument, its value and its bound.
     """
-    data = validation.data(x, name=name)
+    data = validation.data(x)
+    name = data.name
     if data.batched or data.shape[2] != d:
         raise ValueError(f"{name} must have shape (N, D)=(N, {d}), got {data.given_shape}")
-    validation.check_magnitude(largest(data.x), data.given_shape, name)
+    magnitude = largest(data.x)
+    validation.check_magnitude(magnitude, data.given_shape, name)
+    check_limit(float(magnitude[0]), limit, data.given_shape, name)
     return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
+
+
+def check_limit(
+    magnitude: float, limit: float, shape: tuple[int, ...], name: str = "x", place: str = ""
+) -> None:
+    """Refuse a magnitude beyond a power of two; `place` says where it is."""
+    if magnitude > limit:
+        where = f" in {place}" if place else ""
+        raise ValueError(
+            f"{name} must be of magnitudes <= 2**{int(np.log2(limit))}, got {magnitude:.3g}{where}"
+            f" ({name}.shape={tuple(shape)}); rescale it"
+        )
 
 
 def check_radius(radius: Any) -> None:
@@ -41,7 +61,7 @@ def integers(ids: Any) -> np.ndarray:
     Raises:
         ValueError, TypeError: They are not integers, do not fit, or are not of shape (M,).
     """
-    array = np.asarray(ids)
+    array = validation.as_array(ids, "ids")
     if array.dtype.kind not in "iu" and array.size:
         # Python's integers that no integer dtype can hold become objects or floats.
         if isinstance(ids, (list, tuple, np.ndarray)) and all(type(i) is int for i in ids):

@@ -51,6 +51,7 @@ class Index(ABC):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("euclidean", "cosine", "dot")
+    _limit: float = np.inf  # the largest magnitude of a vector, a power of two
     # A NamedTuple of the class's own, with a field `next_id`.
     _snapshot: Any
 
@@ -74,11 +75,13 @@ class Index(ABC):
         """Whether vectors can be added."""
         return self._is_ready(self._snapshot)
 
-    def train(self, x: Any) -> None:
+    def train(self, x: Any, *, verbose: bool = False) -> None:
         """Learn from vectors x (N, D) what the index needs before vectors can be added.
 
-        The vectors are not added, and others may be added later. x may be a memory map or files, as
-        in `batch_kmeans_Euclid`, of which only the sample is read.
+        Args:
+            x: (N, D) vectors, or files as in `batch_kmeans_Euclid`, of which a sample is read. They
+                are not added, and others may be added later.
+            verbose: Print a line per iteration of each stage: "rotation", "lists", "codebooks".
 
         Raises:
             ValueError, TypeError: The message names the argument; or the index holds vectors.
@@ -86,14 +89,15 @@ class Index(ABC):
         Warns:
             UserWarning: There are fewer than 39 points per centroid.
         """
-        rows = rows_to_train(x, self.d)
+        verbose = validation.check_flag("verbose", verbose)
+        rows = rows_to_train(x, self.d, self._limit)
 
         def trained(snapshot: Any) -> tuple[Any, None]:
             if n := self._count(snapshot):
                 raise ValueError(
                     f"train needs an empty index, this one holds ntotal={n} vectors: make a new one"
                 )
-            return self._after_train(snapshot, rows), None
+            return self._after_train(snapshot, rows, verbose), None
 
         self._change(trained)
 
@@ -207,8 +211,8 @@ class Index(ABC):
         """Return whether vectors can be added."""
 
     @abstractmethod
-    def _after_train(self, snapshot: Any, rows: TrainingRows) -> Any:
-        """Return the next snapshot, which has learned from rows (N, D) float32."""
+    def _after_train(self, snapshot: Any, rows: TrainingRows, verbose: bool) -> Any:
+        """Return the next snapshot, which has learned from rows (N, D) float32; see `train`."""
 
     @abstractmethod
     def _after_add(self, snapshot: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
@@ -246,7 +250,7 @@ class Index(ABC):
 
     def _insert(self, x: Any, ids: Any) -> np.ndarray:
         """Do what `add` does, and return the ids (N,) int64."""
-        n, pieces = rows_to_add(x, self.d)
+        n, pieces = rows_to_add(x, self.d, self._limit)
 
         def added(snapshot: Any) -> tuple[Any, np.ndarray]:
             self._check_trained("add", snapshot)
@@ -277,13 +281,10 @@ class Index(ABC):
         if ids is None:
             return next_ids(snapshot.next_id, n)
         ids = distinct_ids(ids, n)
-        if ids.min() < snapshot.next_id and self._count(snapshot):
-            taken = ids[self._places(snapshot, ids) >= 0]
-            if taken.size:
-                raise ValueError(
-                    f"ids must be new, got {taken[0]}, which the index holds"
-                    f" (ids.shape={ids.shape})"
-                )
+        may_hold = ids.min() < snapshot.next_id and self._count(snapshot)
+        taken = ids[self._places(snapshot, ids) >= 0] if may_hold else ids[:0]
+        if len(taken):
+            raise ValueError(f"ids must be new, got {taken[0]}, which the index holds")
         return ids
 
     def _restore_next_id(self, next_id: Any, ids: np.ndarray) -> None:
@@ -294,7 +295,7 @@ class Index(ABC):
 
     def _k_nearest(self, x: Any, k: int, **options: Any) -> tuple[Any, Any]:
         """Do what `search` does; options go to `_search`."""
-        queries, is_mlx = vectors(x, self.d)
+        queries, is_mlx = vectors(x, self.d, self._limit)
         k = validation.check_count("k", k, 1)
         snapshot = self._snapshot
         self._check_trained("search", snapshot)
@@ -308,7 +309,7 @@ class Index(ABC):
 
     def _all_within(self, x: Any, radius: float, **options: Any) -> tuple[Any, Any, Any]:
         """Do what `range_search` does; options go to `_search`."""
-        queries, is_mlx = vectors(x, self.d)
+        queries, is_mlx = vectors(x, self.d, self._limit)
         check_radius(radius)
         snapshot = self._snapshot
         self._check_trained("range_search", snapshot)
@@ -327,8 +328,7 @@ def load_index(path: str | os.PathLike[str]) -> Index:
 
     Raises:
         OSError: The file can't be opened.
-        ValueError: It is not such a file, of a newer format, truncated or damaged; the message says
-            which.
+        ValueError: It is no such file, of a newer format or damaged; the message says which.
     """
     class_name, parameters, arrays = index_file.read(path)
     try:

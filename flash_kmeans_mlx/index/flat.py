@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from .. import backends
+from .. import backends, validation
 from ..metrics import PROXIMITIES
 from ..neighbours.api import knn
 from .base import Index
@@ -66,11 +66,14 @@ class IndexFlat(Index):
     def _is_ready(self, snapshot: _FlatSnapshot) -> bool:
         return True
 
-    def train(self, x: Any) -> None:
+    def train(self, x: Any, *, verbose: bool = False) -> None:
         """Check x (N, D); there is nothing to learn."""
+        validation.check_flag("verbose", verbose)
         rows_to_train(x, self.d)
 
-    def _after_train(self, snapshot: _FlatSnapshot, rows: TrainingRows) -> _FlatSnapshot:
+    def _after_train(
+        self, snapshot: _FlatSnapshot, rows: TrainingRows, verbose: bool
+    ) -> _FlatSnapshot:
         return snapshot
 
     def _reserve(self, snapshot: _FlatSnapshot, n: int) -> None:

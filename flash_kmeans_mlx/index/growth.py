@@ -48,7 +48,7 @@ def with_lists(
 
     Args:
         index: An `IndexFlat` or `IndexIVFFlat`.
-        embeddings: (N, D) new vectors, as a caller gave them.
+        embeddings: (N, D) new vectors, as `validation.data` returned them.
         ids: (N,) int64, their ids.
         nlist: Lists.
         seed: Of the training.
@@ -56,7 +56,7 @@ def with_lists(
     Returns:
         The index; None if vectors are too large for lists.
     """
-    new_rows, _ = vectors(embeddings, index.d, "embeddings")
+    new_rows, _ = vectors(embeddings, index.d)
     parameters, arrays = index.state()
     # Rows in lists may be followed by 1 / their norm.
     old_rows = arrays["rows"][:, : index.d]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import backends, validation
-from ..kmeans.api import batch_kmeans_Cosine, batch_kmeans_Dot, batch_kmeans_Euclid
 from ..kmeans.assign import assign
-from ..metrics import PROXIMITIES
+from ..kmeans.fit import fit
+from ..metrics import METRICS, PROXIMITIES
 from ..neighbours.api import knn
 from .base import Index
 from .lists import BLOCK, InvertedLists
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IVF", "IndexIVFFlat"]
 
-FITS = {"euclidean": batch_kmeans_Euclid, "cosine": batch_kmeans_Cosine, "dot": batch_kmeans_Dot}
 # Magnitude of vectors up to which squared distances are float32 numbers.
 LARGEST = 2.0**40
 
@@ -79,6 +78,7 @@ class IVF(Index):
         "niter",
         "max_points_per_centroid",
     )
+    _limit = LARGEST
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class IVF(Index):
         """Search as `Index._search` does, in lists `probes` (Q, nprobe) int64, nearest first."""
 
     def _train_quantizer(
-        self, snapshot: IVFSnapshot, rows: TrainingRows
+        self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool
     ) -> ProductQuantizer | None:
         """Return a quantizer that has learned from rows (N, D)."""
         return snapshot.quantizer
@@ -186,28 +186,22 @@ class IVF(Index):
 
     # Subclasses share the following.
 
-    def _after_train(self, snapshot: IVFSnapshot, rows: TrainingRows) -> IVFSnapshot:
-        if isinstance(rows, np.ndarray):
-            self._check_largest(rows)
+    def _after_train(self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool) -> IVFSnapshot:
         points = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
-        self._check_largest(points)
-        fit = FITS[self.metric](
-            points, self.nlist, self.niter, seed=self.seed, backend=self.backend
+        found = fit(
+            METRICS[self.metric],
+            points,
+            self.nlist,
+            self.niter,
+            verbose=verbose,
+            seed=self.seed,
+            backend=self.backend,
+            stage="lists",
         )
-        snapshot = snapshot._replace(centroids=np.array(fit.centroids))
-        return snapshot._replace(quantizer=self._train_quantizer(snapshot, rows))
-
-    def _check_largest(self, rows: np.ndarray) -> None:
-        """Refuse vectors whose squared distances may not be float32 numbers."""
-        largest = max(float(rows.max()), -float(rows.min()))
-        if largest > LARGEST:
-            raise ValueError(
-                f"x must be of magnitudes <= 2**40, got {largest:.3g} (x.shape={rows.shape});"
-                " rescale it"
-            )
+        snapshot = snapshot._replace(centroids=np.array(found.centroids))
+        return snapshot._replace(quantizer=self._train_quantizer(snapshot, rows, verbose))
 
     def _after_add(self, snapshot: IVFSnapshot, rows: np.ndarray, ids: np.ndarray) -> IVFSnapshot:
-        self._check_largest(rows)
         labels = np.asarray(assign(rows, snapshot.centroids, self.metric, backend=self.backend))
         payload = self._encode(snapshot, rows, labels)
         return snapshot._replace(lists=snapshot.lists.added(labels, payload, ids))
@@ -228,7 +222,6 @@ class IVF(Index):
         nprobe: int | None = None,
         **options: Any,
     ) -> Found:
-        self._check_largest(queries)
         return self._scan(snapshot, queries, self._probe(snapshot, queries, nprobe), k)
 
     def _places(self, snapshot: IVFSnapshot, ids: np.ndarray) -> np.ndarray:

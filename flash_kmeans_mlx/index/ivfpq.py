@@ -98,12 +98,13 @@ class IndexIVFPQ(IVF):
             rows = unit_rows(rows).astype(np.float32, copy=False)
         return rows - snapshot.centroids[labels]
 
-    def _train_quantizer(self, snapshot: IVFSnapshot, rows: TrainingRows) -> ProductQuantizer:
+    def _train_quantizer(
+        self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool
+    ) -> ProductQuantizer:
         quantizer = copy.copy(self.quantizer)
         points = sample(rows, quantizer.ksub, self.max_points_per_centroid, self.seed)
-        self._check_largest(points)
         labels = np.asarray(assign(points, snapshot.centroids, self.metric, backend=self.backend))
-        quantizer.learn(self._residuals(snapshot, points, labels))
+        quantizer.learn(self._residuals(snapshot, points, labels), verbose=verbose)
         return quantizer
 
     def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:

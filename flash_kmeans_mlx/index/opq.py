@@ -76,8 +76,12 @@ class OPQMatrix:
         """Whether there is a rotation."""
         return self.matrix is not None
 
-    def train(self, x: Any) -> None:
+    def train(self, x: Any, *, verbose: bool = False) -> None:
         """Learn the rotation from vectors x (N, D), `mx.array` or NumPy, or in files.
+
+        Args:
+            x: (N, D) vectors.
+            verbose: Print a line per rotation: the mean squared error of the codes of a vector.
 
         Raises:
             ValueError, TypeError: The message names the argument, its value and its bound; or
@@ -86,6 +90,7 @@ class OPQMatrix:
         Warns:
             UserWarning: There are fewer than 39 vectors per codeword.
         """
+        verbose = validation.check_flag("verbose", verbose)
         quantizer = copy.copy(self._quantizer)
         rows = sample(
             rows_to_train(x, self.d),
@@ -96,10 +101,13 @@ class OPQMatrix:
         rng = np.random.default_rng(quantizer.seed)
         matrix = _orthogonal(rng.standard_normal((self.d, self.d)))
         options: dict[str, Any] = {"max_iters": FIRST_ITERS}
-        for _ in range(self.niter):
+        for i in range(self.niter):
             rotated = rows @ matrix.T
             quantizer.learn(rotated, **options)
             decoded = quantizer.words(quantizer.labels(rotated))
+            if verbose:
+                error = np.square(rotated - decoded).sum(dtype=np.float64) / len(rows)
+                print(f"rotation: {i + 1} of {self.niter}, squared error {error:.6g}", flush=True)
             matrix = _orthogonal(decoded.T @ rows)
             options = {"max_iters": LATER_ITERS, "init": quantizer.codebooks}
         self.matrix = matrix

@@ -109,9 +109,9 @@ class IndexPQ(Index):
         quantizer = snapshot.quantizer
         return Coding(quantizer.trained("search"), quantizer.nbits, self._centroids, residual=False)
 
-    def _after_train(self, snapshot: _PQSnapshot, rows: TrainingRows) -> _PQSnapshot:
+    def _after_train(self, snapshot: _PQSnapshot, rows: TrainingRows, verbose: bool) -> _PQSnapshot:
         quantizer = copy.copy(snapshot.quantizer)
-        quantizer.train(mapped(rows, self._directions))
+        quantizer.train(mapped(rows, self._directions), verbose=verbose)
         return snapshot._replace(quantizer=quantizer)
 
     def _directions(self, rows: np.ndarray) -> np.ndarray:

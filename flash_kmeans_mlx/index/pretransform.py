@@ -62,6 +62,7 @@ class IndexPreTransform(Index):
         super().__init__(index.d, index.metric, backend=index.backend)
         self.transform = transform
         self.index = index
+        self._limit = index._limit
         self._lock = index._lock
 
     @property
@@ -102,11 +103,11 @@ class IndexPreTransform(Index):
             )
         return {} if nprobe is None else {"nprobe": nprobe}
 
-    def _after_train(self, snapshot: Any, rows: TrainingRows) -> _TrainedSnapshot:
+    def _after_train(self, snapshot: Any, rows: TrainingRows, verbose: bool) -> _TrainedSnapshot:
         transform = copy.copy(self.transform)
         if not transform.is_trained:
-            transform.train(rows)
-        inner = self.index._after_train(snapshot, mapped(rows, transform.apply))
+            transform.train(rows, verbose=verbose)
+        inner = self.index._after_train(snapshot, mapped(rows, transform.apply), verbose)
         return _TrainedSnapshot(transform.matrix, inner)
 
     def _after_add(self, snapshot: Any, rows: np.ndarray, ids: np.ndarray) -> Any:

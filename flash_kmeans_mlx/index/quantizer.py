@@ -100,8 +100,12 @@ class ProductQuantizer:
         """Whether there are codebooks."""
         return self.codebooks is not None
 
-    def train(self, x: Any) -> None:
+    def train(self, x: Any, *, verbose: bool = False) -> None:
         """Learn the codebooks from vectors x (N, D), `mx.array` or NumPy, or in files.
+
+        Args:
+            x: (N, D) vectors.
+            verbose: Print a line per iteration.
 
         Raises:
             ValueError, TypeError: The message names the argument, its value and its bound; or
@@ -110,8 +114,10 @@ class ProductQuantizer:
         Warns:
             UserWarning: There are fewer than 39 vectors per codeword.
         """
+        verbose = validation.check_flag("verbose", verbose)
         rows = rows_to_train(x, self.d)
-        self.learn(sample(rows, self.ksub, self.max_points_per_centroid, self.seed))
+        points = sample(rows, self.ksub, self.max_points_per_centroid, self.seed)
+        self.learn(points, verbose=verbose)
 
     def learn(self, rows: np.ndarray, **options: Any) -> None:
         """Fit the codebooks to all rows (N, D) float32.
@@ -137,6 +143,7 @@ class ProductQuantizer:
             self.ksub,
             **(defaults | options),
             summed_shift=True,
+            stage="codebooks",
             warn=False,
         ).centroids
 
@@ -155,7 +162,7 @@ class ProductQuantizer:
 
         They are an `mx.array` if the codes are one.
         """
-        array = np.asarray(codes)
+        array = validation.as_array(codes, "codes")
         if array.ndim != 2 or array.shape[1] != self.code_size or array.dtype != np.uint8:
             raise ValueError(
                 f"codes must have shape (N, code_size)=(N, {self.code_size}) and dtype uint8,"

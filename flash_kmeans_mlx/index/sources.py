@@ -10,7 +10,7 @@ import numpy as np
 from ..shards import source as shards
 from ..shards.source import Source
 from ..validation import check_magnitude
-from .arguments import vectors
+from .arguments import check_limit, vectors
 
 __all__ = ["DrawnRows", "TrainingRows", "is_source", "mapped", "rows_to_add", "rows_to_train"]
 
@@ -23,25 +23,29 @@ class DrawnRows:
 
     Args:
         source: The rows.
+        limit: The largest magnitude.
         steps: Functions of rows (n, D) that are applied in turn to what is read.
     """
 
-    def __init__(self, source: Source, steps: tuple[Callable[[Any], Any], ...] = ()) -> None:
+    def __init__(
+        self, source: Source, limit: float, steps: tuple[Callable[[Any], Any], ...] = ()
+    ) -> None:
         self._source = source
+        self._limit = limit
         self._steps = steps
 
     def __len__(self) -> int:
         return self._source.shape[0]
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        rows = _float32(self._source.take(index), self._source, index)
+        rows = _float32(self._source.take(index), self._source, index, self._limit)
         for step in self._steps:
             rows = step(rows)
         return rows
 
     def mapped(self, step: Callable[[Any], Any]) -> DrawnRows:
         """Return these rows after one more function of rows (n, D)."""
-        return DrawnRows(self._source, (*self._steps, step))
+        return DrawnRows(self._source, self._limit, (*self._steps, step))
 
 
 TrainingRows = np.ndarray | DrawnRows
@@ -65,7 +69,7 @@ def open_rows(x: Any, d: int) -> Source:
     return source
 
 
-def rows_to_add(x: Any, d: int) -> tuple[int, Iterable[tuple[int, np.ndarray]]]:
+def rows_to_add(x: Any, d: int, limit: float) -> tuple[int, Iterable[tuple[int, np.ndarray]]]:
     """Return N, and x in pieces: (first row, rows (n, d) float32), in order.
 
     Raises:
@@ -73,12 +77,12 @@ def rows_to_add(x: Any, d: int) -> tuple[int, Iterable[tuple[int, np.ndarray]]]:
     """
     if is_source(x):
         source = open_rows(x, d)
-        return source.shape[0], _pieces(source)
-    rows, _ = vectors(x, d)
+        return source.shape[0], _pieces(source, limit)
+    rows, _ = vectors(x, d, limit)
     return len(rows), ((0, rows),)
 
 
-def _pieces(source: Source) -> Iterator[tuple[int, np.ndarray]]:
+def _pieces(source: Source, limit: float) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first row, rows (n, D) float32) in order; rows are valid until the next ones.
 
     Raises:
@@ -89,10 +93,10 @@ def _pieces(source: Source) -> Iterator[tuple[int, np.ndarray]]:
     with source.cursor() as cursor:
         for lo in range(0, n, step):
             hi = min(n, lo + step)
-            yield lo, _float32(cursor.read(lo, hi), source, np.arange(lo, hi))
+            yield lo, _float32(cursor.read(lo, hi), source, np.arange(lo, hi), limit)
 
 
-def rows_to_train(x: Any, d: int) -> TrainingRows:
+def rows_to_train(x: Any, d: int, limit: float = np.inf) -> TrainingRows:
     """Return vectors x to draw samples from: (N, d) float32, or a source's rows.
 
     Raises:
@@ -100,7 +104,7 @@ def rows_to_train(x: Any, d: int) -> TrainingRows:
     """
     if isinstance(x, DrawnRows):
         return x
-    return DrawnRows(open_rows(x, d)) if is_source(x) else vectors(x, d)[0]
+    return DrawnRows(open_rows(x, d), limit) if is_source(x) else vectors(x, d, limit)[0]
 
 
 def mapped(rows: TrainingRows, step: Callable[[Any], Any]) -> TrainingRows:
@@ -108,11 +112,13 @@ def mapped(rows: TrainingRows, step: Callable[[Any], Any]) -> TrainingRows:
     return rows.mapped(step) if isinstance(rows, DrawnRows) else step(rows)
 
 
-def _float32(rows: np.ndarray, source: Source, index: np.ndarray) -> np.ndarray:
-    """Return rows (n, D) of these indices as float32; refuse those that are not finite."""
+def _float32(rows: np.ndarray, source: Source, index: np.ndarray, limit: float) -> np.ndarray:
+    """Return rows (n, D) of these indices as float32; refuse magnitudes beyond the limit."""
     largest = np.maximum(rows.max(1), -rows.min(1)).astype(np.float64)
-    if not (largest <= LARGEST).all():
-        wrong = int((~(largest <= LARGEST)).argmax())
+    fits = largest <= min(limit, LARGEST)
+    if not fits.all():
+        wrong = int(fits.argmin())
         place = source.place(int(index[wrong]))
         check_magnitude(largest[wrong : wrong + 1], source.shape, place=place)
+        check_limit(float(largest[wrong]), limit, source.shape, place=place)
     return np.ascontiguousarray(rows, np.float32)

@@ -178,6 +178,7 @@ class EmbeddingStore:
             ValueError, TypeError: The message names the argument, its value and its bound; or the
                 store has never held an embedding.
         """
+        query = validation.data(query, name="query")
         for _ in range(3):
             metadata = self._metadata
             hits = self._find(query, k)

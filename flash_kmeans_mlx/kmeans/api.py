@@ -67,18 +67,18 @@ def batch_kmeans_Euclid(
     this order: the problem, where to start, when to stop, weights, and how to compute.
 
     Args:
-        x: (B, N, D) points, or (N, D), where B is absent from every result. `mx.array` or NumPy,
-            with any strides. float32, float16 and bfloat16 are read as they are. float64 is read as
-            it is but computed in float32, centred and scaled first where the data need it. Integers
-            and bool are converted to float32. Or a source of (N, D) points that is read again in
-            each pass and may be larger than memory: the path of a file, several, a folder, a
-            pattern such as "part-*.npy", or an object that yields chunks (n, D) whenever it is
-            iterated over. Formats: .npy, .safetensors, .fvecs, .bvecs, .ivecs, .pt, .parquet,
-            .arrow; "PATH::NAME" picks an array of several. A source gives the same bits as the
-            same points in memory; it is for "cpu", the default then. What is slow to decode
-            (Parquet, compressed Arrow, Fortran order, iterables) is copied once to a nameless
-            temporary file in `tempfile.gettempdir()`, if that is a disk with room for twice as
-            much.
+        x: (B, N, D) points, or (N, D), where B is absent from every result, or (B, H, N, D), where
+            B, H stand for B in results, centroids and weights. `mx.array` or NumPy, any strides.
+            float32, float16 and bfloat16 are read as they are. float64 is read as it is but
+            computed in float32, centred and scaled first where the data need it. Integers and bool
+            are converted to float32. Or a source of (N, D) points that is read again in each pass
+            and may be larger than memory: the path of a file, several, a folder, a pattern such as
+            "part-*.npy", or an object that yields chunks (n, D) whenever it is iterated over.
+            Formats: .npy, .safetensors, .fvecs, .bvecs, .ivecs, .pt, .parquet, .arrow; "PATH::NAME"
+            picks an array of several. A source gives the same bits as the same points in memory; it
+            is for "cpu", the default then. What is slow to decode (Parquet, compressed Arrow,
+            Fortran order, iterables) is copied once to a nameless temporary file in
+            `tempfile.gettempdir()`, if that is a disk with room for twice as much.
         n_clusters: K, at most N.
         init: "random" (distinct rows), "k-means++" (greedy; Arthur and Vassilvitskii, 2007),
             "k-means||" (Bahmani et al., 2012), an array like `init_centroids`, or a callable

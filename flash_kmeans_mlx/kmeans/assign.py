@@ -13,6 +13,7 @@ from .. import backends, validation
 from ..backends import Points
 from ..files.results import labels_file
 from ..progress import open_progress
+from . import arguments
 from .fit import opened, opened_weights
 
 __all__ = ["Labelling", "assign", "assigned", "labels_of"]
@@ -34,7 +35,8 @@ def assign(
     """Label every point by its best centroid, the exact nearest one; ties go to the lowest index.
 
     Args:
-        x: (B, N, D) or (N, D) points, or a source of them, as `batch_kmeans_Euclid` takes them.
+        x: (B, N, D), (N, D) or (B, H, N, D) points, or a source of them, as `batch_kmeans_Euclid`
+            takes them.
         centroids: (B, K, D), or (K, D) for all batch elements. For cosine their norms do not count;
             for dot they do.
         metric: "euclidean", "cosine" or "dot".
@@ -83,17 +85,17 @@ def assigned(
     data = opened(x)
     kind = validation.metric(metric)
     shape = validation.shape_of(centroids, "centroids")
-    if len(shape) not in (2, 3) or 0 in shape:
+    if len(shape) not in (2, 3, 2 + len(data.lead)) or 0 in shape:
         raise ValueError(
             f"centroids must have shape (K, D) or (B, K, D), got {shape}"
             f" (x.shape={data.given_shape})"
         )
-    c = validation.centroids(centroids, data, shape[-2], "centroids", check_finite)
+    c = arguments.centroids(centroids, data, shape[-2], "centroids", check_finite)
     if kind.unit_points:
         norm = np.sqrt(np.square(c, dtype=np.float64).sum(-1, keepdims=True))
         is_unit = np.abs(norm - 1) <= 2.0**-22  # centroids of a fit keep their bits
         c = np.where(is_unit, c, kind.start(c).astype(np.float32))
-    weights = validation.weights(opened_weights(sample_weight), data, check_finite)
+    weights = arguments.weights(opened_weights(sample_weight), data, check_finite)
     backend = backends.resolve(backend, data.x)
     backends.check_strategy(strategy, backend)
     max_bytes = validation.cap(max_mem_gb)

@@ -6,7 +6,6 @@ import json
 import os
 import time
 import zlib
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +50,8 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str], about: dict[str, Any], seconds: float) -> None:
         check_place(path)
         self._path = path
+        from importlib.metadata import version  # takes longer than many a fit
+
         about = about | {"version": version("flash-kmeans-mlx")}
         self._about = json.loads(json.dumps(about))  # as a file gives it back
         self._seconds = seconds

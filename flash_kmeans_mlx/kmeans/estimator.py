@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from copy import copy
@@ -13,7 +14,7 @@ import numpy as np
 from .. import validation
 from ..distributed.blocks import is_collection, open_collection
 from ..errors import NotFittedError
-from . import model_file
+from . import arguments, model_file
 from .assign import Labelling, assigned, labels_of
 from .fit import fit, opened, opened_weights
 from .lloyd import Iteration
@@ -39,7 +40,7 @@ class FlashKMeans:
         max_mem_gb, dtype, compiled: As in `batch_kmeans_Euclid`.
         verbose, check_finite: As in `batch_kmeans_Euclid`.
 
-    Attributes (after `fit`; B is absent if the points had two dimensions):
+    Attributes (after `fit`; B is absent if points are (N, D), and B, H if they are (B, H, N, D)):
         centroids: (B, K, D) float32; `cluster_centers_` is the same.
         labels_: (B, N) uint32, of the points it was fitted to.
         inertia_: (B,) float64.
@@ -123,7 +124,7 @@ class FlashKMeans:
         resume: bool = False,
         client: Any = None,
     ) -> FlashKMeans:
-        """Cluster x (B, N, D) or (N, D) and return self; arguments as in `batch_kmeans_Euclid`."""
+        """Cluster x (B, N, D) or as `batch_kmeans_Euclid` takes it, with its arguments."""
         data = self._check_d(x)
         validation.check_count("k", self.k, 1, data.shape[1], "N", data.given_shape)
         validation.check_iterations("niter", self.niter)
@@ -154,13 +155,13 @@ class FlashKMeans:
         )
         counts = cluster_weights(
             np.asarray(result.labels).reshape(data.shape[:2]),
-            validation.weights(opened_weights(sample_weight), data, check_finite=False),
+            arguments.weights(opened_weights(sample_weight), data, check_finite=False),
             self.k,
         )
         self.labels_, self.centroids, self.n_iter_ = result
         self.inertia_ = result.inertia
         self.backend_ = result.backend
-        self.counts_ = counts if data.batched else counts[0]
+        self.counts_ = counts.reshape(*data.lead, self.k)
         self._sums = None
         return self
 
@@ -236,7 +237,8 @@ class FlashKMeans:
         self.centroids = data.to_caller(c, array=True)
         self.inertia_ = data.to_caller(inertia)
         self.n_iter_ = n_iter
-        self._sums, self.counts_ = past if data.batched else (past.sums[0], past.counts[0])
+        self._sums = past.sums.reshape(*data.lead, *c.shape[1:])
+        self.counts_ = past.counts.reshape(*data.lead, c.shape[1])
         return self
 
     def predict(self, x: Any, *, labels_path: str | os.PathLike[str] | None = None) -> Any:
@@ -303,7 +305,7 @@ class FlashKMeans:
         model, arrays = model_file.read(path, cls)
         inertia = arrays["inertia"]
         model.n_iter_ = int(arrays["n_iter"][0])
-        model.inertia_ = inertia if arrays["centroids"].ndim == 3 else float(inertia[0])
+        model.inertia_ = inertia if arrays["centroids"].ndim > 2 else float(inertia[0])
         model.centroids = mx.array(arrays["centroids"])
         model.counts_ = arrays.get("counts")
         model._sums = arrays.get("sums")
@@ -347,9 +349,8 @@ class FlashKMeans:
                 f"x must have D={self.centroids.shape[-1]} columns like the points of fit,"
                 f" got {data.shape[2]} (x.shape={data.given_shape})"
             )
-        if self.centroids.ndim == 3 and len(self.centroids) != data.shape[0]:
-            raise ValueError(
-                f"x must have B={len(self.centroids)} batch elements like the points of fit"
-                f" (x.shape={data.given_shape})"
-            )
+        b = math.prod(self.centroids.shape[:-2])
+        if self.centroids.ndim > 2 and b != data.shape[0]:
+            like = f"like the points of fit (x.shape={data.given_shape})"
+            raise ValueError(f"x must have B={b} batch elements {like}")
         return data

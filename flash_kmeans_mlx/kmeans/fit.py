@@ -23,6 +23,7 @@ from ..files.results import labels_file
 from ..metrics import Metric
 from ..progress import SILENT, open_progress
 from ..shards.source import is_source, open_source
+from . import arguments
 from .checkpoint import Checkpoint, Saved, describe
 from .empty_clusters import POLICIES
 from .lloyd import FinalMeans, Fit, Iteration, LoopState, lloyd
@@ -62,6 +63,7 @@ def fit(
     client: Any = None,
     final_means: FinalMeans | None = None,
     summed_shift: bool = False,
+    stage: str = "",
     warn: bool = True,
 ) -> KMeansResult:
     """Fit x under any metric: `batch_kmeans_*` of `api` with its arguments, and a few more.
@@ -94,6 +96,7 @@ def fit(
         final_means: Computes the final centroids in more than float32; see `lloyd`.
         summed_shift: Whether `tol` bounds the norm of all moves of an iteration together, not that
             of the largest.
+        stage: Printed before each line of `verbose`.
         warn: Whether to warn of fewer distinct points than clusters.
     """
     data = opened(x, dtype)
@@ -105,7 +108,7 @@ def fit(
     seed = validation.check_count("seed", seed, 0)
     tol = validation.check_real("tol", tol)
     validation.check_choice("empty", empty, POLICIES)
-    weights = validation.weights(opened_weights(sample_weight), data, check_finite)
+    weights = arguments.weights(opened_weights(sample_weight), data, check_finite)
     init = _checked_init(init, init_centroids, data, n_clusters, check_finite)
     if isinstance(init, np.ndarray):
         n_init = 1  # every run would be the same
@@ -160,7 +163,7 @@ def fit(
             progress.phase("seeding")
             with points.timed("seeding"):
                 c = initial_centroids(points, init, data, n_clusters, rng, check_finite)
-        watch = partial(_print_and_call, callback) if verbose else callback
+        watch = partial(_print_and_call, callback, stage and f"{stage}: ") if verbose else callback
         return lloyd(points, c, max_iters, tol, empty, watch, final_means, resumed, save)
 
     with progress, labels_file(labels_path, given_shape[:-1]) as own:
@@ -209,11 +212,11 @@ def opened(x: Any, dtype: Any = None) -> validation.Data:
         VectorFileError: It can't be read.
     """
     if isinstance(x, (np.ndarray, mx.array, validation.Data)):
-        return validation.data(x, dtype)
+        return arguments.points(x, dtype)
     if is_collection(x):
         source = open_collection(x)
     elif not is_source(x):
-        return validation.data(x, dtype)
+        return arguments.points(x, dtype)
     else:
         source = open_source(x)
     if dtype is not None:
@@ -226,14 +229,12 @@ def _checked_init(
 ) -> Any:
     """Return the name of a seeding, a callable, or centroids (B, K, D) float32."""
     if init_centroids is not None:
-        return validation.centroids(
-            init_centroids, data, n_clusters, "init_centroids", check_finite
-        )
+        return arguments.centroids(init_centroids, data, n_clusters, "init_centroids", check_finite)
     if isinstance(init, str) or init is None or np.isscalar(init):
         return validation.check_choice("init", init, INITS, "an array or a callable")
     if callable(init):
         return init
-    return validation.centroids(init, data, n_clusters, "init", check_finite)
+    return arguments.centroids(init, data, n_clusters, "init", check_finite)
 
 
 def on_client(client: Any, problem: backends.Problem, verbose: bool) -> Points:
@@ -312,10 +313,12 @@ def caller_level() -> int:
     return level
 
 
-def _print_and_call(callback: Callable[[Iteration], object] | None, i: Iteration) -> object:
+def _print_and_call(
+    callback: Callable[[Iteration], object] | None, stage: str, i: Iteration
+) -> object:
     """Print a line about an iteration, and return what the callback does."""
     print(
-        f"iteration {i.n_iter}: shift {i.shift:.6g}, inertia {i.inertia:.8g},"
+        f"{stage}iteration {i.n_iter}: shift {i.shift:.6g}, inertia {i.inertia:.8g},"
         f" {i.n_empty} empty clusters, {i.n_running} running",
         flush=True,
     )

@@ -63,7 +63,7 @@ def _check_arrays(model: Any, arrays: Arrays) -> None:
     c = arrays["centroids"]
     inertia = arrays["inertia"]
     if (
-        c.ndim not in (2, 3)
+        c.ndim not in (2, 3, 4)
         or c.shape[-2] != model.k
         or model.d not in (None, c.shape[-1])
         or c.dtype != np.float32
@@ -71,7 +71,7 @@ def _check_arrays(model: Any, arrays: Arrays) -> None:
         raise ValueError(f"centroids of shape {c.shape} do not fit k={model.k}, d={model.d}")
     if not np.isfinite(c).all():
         raise ValueError("centroids are not finite")
-    if inertia.shape != ((len(c),) if c.ndim == 3 else (1,)):
+    if inertia.shape != (c.shape[:-2] or (1,)):
         raise ValueError(
             f"inertia of shape {inertia.shape} does not fit centroids of shape {c.shape}"
         )

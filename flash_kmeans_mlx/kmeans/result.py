@@ -17,8 +17,8 @@ class KMeansResult:
 
     Labels, centroids and inertia agree: every label is the best of the *returned* centroids, and
     ties go to the lowest index. The dimension B is absent from every field if the input had two
-    dimensions. Labels and centroids are `mx.array` if the input was, NumPy arrays otherwise; other
-    fields are NumPy or Python values.
+    dimensions, and stands for B, H if it had four. Labels and centroids are `mx.array` if the input
+    was, NumPy arrays otherwise; other fields are NumPy or Python values.
 
     Attributes:
         labels: (B, N) uint32.

@@ -41,7 +41,7 @@ def past_of(model: Any, data: validation.Data) -> tuple[np.ndarray, Past]:
         ValueError: The points have other dimensions, or the model no weights of clusters.
     """
     c = np.array(model.centroids, np.float32)
-    if data.batched != (c.ndim == 3):
+    if len(data.lead) != c.ndim - 2:
         raise ValueError(
             f"x must have {c.ndim} dimensions like the points of fit (x.shape={data.given_shape})"
         )

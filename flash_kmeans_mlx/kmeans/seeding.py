@@ -14,6 +14,8 @@ from .. import validation
 from ..backends import spawn
 from ..backends.draws import OVERSAMPLING, ROUNDS, SEED_ROWS, chunks, draw_points
 from ..backends.points import Points
+from ..backends.stream import RowStream
+from . import arguments
 
 __all__ = ["INITS", "initial_centroids"]
 
@@ -31,9 +33,12 @@ def initial_centroids(
 ) -> np.ndarray:
     """Return centroids (B, K, D) float32 by name or callable `init(x, n_clusters, rng)`."""
     if callable(init):
-        init = init(data.x if data.batched else data.x[0], n_clusters, rng)
+        is_stream = isinstance(data.x, RowStream)
+        given = data.x.rows if is_stream else data.x if data.batched else data.x[0]
+        given = given.reshape(data.given_shape) if data.heads else given
+        init = init(given, n_clusters, rng)
         name = "init(x, n_clusters, rng)"
-        return validation.centroids(init, data, n_clusters, name, check_finite)
+        return arguments.centroids(init, data, n_clusters, name, check_finite)
     plusplus = sampled_plusplus if points.sampled_seeds else kmeans_plusplus
     methods = {"random": random_rows, "k-means++": plusplus, "k-means||": kmeans_parallel}
     index = methods[init](points, n_clusters, rng)

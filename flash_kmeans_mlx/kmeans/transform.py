@@ -18,13 +18,13 @@ def distances_to(
 
     Args:
         data: The points.
-        c: (K, D) or (B, K, D) centroids.
+        c: Centroids (K, D), or those of every batch element.
         name: The name of the metric.
         max_mem_gb: A cap on what is allocated, the result included.
         check_finite: Refuse NaN and Inf.
     """
     b, n, _ = data.shape
-    c = np.broadcast_to(c, (b, *c.shape[-2:]))
+    c = np.broadcast_to(c.reshape(-1, *c.shape[-2:]), (b, *c.shape[-2:]))
     step = _rows(data, c.shape[1], validation.cap(max_mem_gb))
     out = np.empty((b, n, c.shape[1]), np.float32)
     metric = validation.metric(name)

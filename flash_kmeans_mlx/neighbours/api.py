@@ -89,7 +89,7 @@ def knn(
     if exclude_self and x.given_shape != y.given_shape:
         raise ValueError(
             "exclude_self=True needs queries that are the data,"
-            f" got queries.shape={x.given_shape} and data.shape={y.given_shape}"
+            f" got {x.name}.shape={x.given_shape} and data.shape={y.given_shape}"
         )
     as_mlx = x.mlx or y.mlx
     # mx.array results are copies of NumPy ones: 4 bytes for a distance, 8 for an index.
@@ -159,7 +159,7 @@ class KNN:
             Distances and indices, each (Q, k) or (B, Q, k).
         """
         return knn(
-            x,
+            x if is_source(x) else validation.data(x, name="x"),
             self.data,
             k,
             self.metric,

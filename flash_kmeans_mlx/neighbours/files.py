@@ -87,17 +87,13 @@ def search_files(
     x, y = _source(queries, "queries"), _source(data, "data")
     x_shape, y_shape = _shape(x, "queries"), _shape(y, "data")
     n_queries, n_rows = x_shape[0], y_shape[0]
+    shapes = f"{_name(x, 'queries')}.shape={x_shape} and data.shape={y_shape}"
     if x_shape[1] != y_shape[1]:
-        raise ValueError(
-            f"queries and data must have the same D: queries have shape {x_shape}, data {y_shape}"
-        )
+        raise ValueError(f"queries and data must have the same D, got {shapes}")
     exclude_self = validation.check_flag("exclude_self", exclude_self)
     k = validation.check_neighbours(k, n_rows, exclude_self, "data", y_shape)
     if exclude_self and n_queries != n_rows:
-        raise ValueError(
-            "exclude_self=True needs queries that are the data:"
-            f" queries have shape {x_shape}, data {y_shape}"
-        )
+        raise ValueError(f"exclude_self=True needs queries that are the data, got {shapes}")
     plan = _plan(x, y, k, validation.cap(max_mem_gb))
     n_passes = -(-n_queries // plan.batch_size)
     distances = indices = np.empty(0)
@@ -166,9 +162,15 @@ def _source(given: Any, name: str) -> Source:
     return open_vectors(given) if is_source(given) else validation.data(given, name=name)
 
 
+def _name(source: Source, name: str) -> str:
+    """Return the argument that a source was given for."""
+    return name if isinstance(source, Vectors) else source.name
+
+
 def _shape(source: Source, name: str) -> tuple[int, int]:
     if isinstance(source, Vectors):
         return source.shape
+    name = source.name
     if source.batched:
         raise ValueError(f"{name} must have shape (N, D) beside a file, got {source.given_shape}")
     return source.shape[1:]
@@ -184,7 +186,7 @@ def _batches(source: Source, rows: int) -> Iterator[Any]:
         yield from source.chunks(rows)
     else:
         for lo in range(0, source.shape[1], rows):
-            yield source.x[0, lo : lo + rows]
+            yield validation.data(source.x[0, lo : lo + rows], name=source.name)
 
 
 def _chunks(source: Source, rows: int) -> Generator[Any, None, None]:

@@ -74,7 +74,7 @@ class Search:
         exclude_self = validation.check_flag("exclude_self", exclude_self)
         self.backend = backends.resolve(backend)
         magnitude = largest(self.queries.x)
-        validation.check_magnitude(magnitude, self.queries.given_shape, "queries")
+        validation.check_magnitude(magnitude, self.queries.given_shape, self.queries.name)
         self.rows = 0
         self._dtype = np.dtype(dtype)
         b, q, _ = self.queries.shape
@@ -121,7 +121,7 @@ class Search:
             wanted = f"(B, N, D)=({b}, N, {d})" if queries.batched else f"(N, D)=(N, {d})"
             raise ValueError(
                 f"data must have shape {wanted}, got {chunk.given_shape}"
-                f" (queries.shape={queries.given_shape})"
+                f" ({queries.name}.shape={queries.given_shape})"
             )
         if chunk.shape[1] >= MAX_CHUNK_ROWS:
             raise ValueError(
@@ -155,7 +155,7 @@ class Search:
             self._request.k,
             self.rows,
             self._request.exclude_self,
-            "queries",
+            self.queries.name,
             self.queries.given_shape,
         )
         assert self._best is not None  # at least one row was added

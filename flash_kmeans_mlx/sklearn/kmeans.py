@@ -15,7 +15,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from ..backends import BACKENDS
+from ..backends import BACKENDS, resolve
 from ..errors import BackendUnavailableError
 from ..kmeans.fit import fit
 from ..kmeans.lloyd import Iteration
@@ -131,6 +131,7 @@ class Adapter:
             init=start,
             seed=int(random_state.randint(np.iinfo(np.int32).max)),
             n_init=options._n_init,
+            max_mem_gb=points.max_mem_gb(options.n_clusters, options._n_init, weights is not None),
             backend=self.backend,
             sample_weight=None if weights is None else weights[points.order],
             summed_shift=True,
@@ -152,7 +153,8 @@ class KMeans(Adapter, cluster.KMeans):
     """k-means on this package's core, with the interface and the warnings of scikit-learn.
 
     X is (N, D): arrays, lists, pandas and polars frames, memory maps, `mx.array`, or sparse (read
-    as CSR). It is read, never written to. A copy around its mean is clustered in float32. So labels
+    as CSR). It is read, never written to. Its rows are clustered around their mean, in a copy in
+    float32 unless `copy_x=False`. So labels
     are those of the nearest centres but for points whose two nearest ones differ by less than about
     ``1e-7 * sqrt(D)`` of the spread of X. For float64 X (integers too) the last means and the
     inertia are computed in float64 from the labels. Sparse X is computed in float64 throughout,
@@ -174,7 +176,11 @@ class KMeans(Adapter, cluster.KMeans):
         verbose: Print a line per iteration.
         random_state: An int, `RandomState` or None, as in scikit-learn; the numbers drawn are not
             scikit-learn's.
-        copy_x: Ignored, X is never written to.
+        copy_x: With False, X of more than 2 million values is read in place on backend "cpu", in
+            float32, float64 and memory maps: beyond X a fit takes about 20 bytes for each row, and
+            some tables. Passes convert rows while they read them. Results are the same bits, but
+            for k-means++: it then draws from 256 random rows for each cluster, which depend on the
+            order of rows.
         algorithm: "lloyd" or "elkan", which find the same clusters: this package runs one loop for
             both.
         backend: As in `batch_kmeans_Euclid`: "cpu", "metal", "portable", "reference" or None for
@@ -237,7 +243,11 @@ class KMeans(Adapter, cluster.KMeans):
         init = self._start(x)
         random_state = check_random_state(self.random_state)
         weights = checked_weights(sample_weight, x)
-        points = fit_input(x, by_content=isinstance(init, str) and init == "k-means++")
+        points = fit_input(
+            x,
+            by_content=isinstance(init, str) and init == "k-means++",
+            in_place=not self.copy_x and resolve(self.backend) == "cpu",
+        )
         self._tol = self.tol * points.variance
         double = x.dtype == np.float64
         given = None if sample_weight is None else weights

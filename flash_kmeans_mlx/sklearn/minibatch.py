@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -52,19 +53,23 @@ class MiniBatchKMeans(Adapter, cluster.MiniBatchKMeans):
         compress rows in groups, as Parquet does, read whole groups for a batch.
         """
         x = self._validated(X, sources=True)
-        if not isinstance(x, SourceRows):
-            self._check_params_vs_input(x)
-            return self._fit_rows(x, sample_weight)
-        with x:
-            tol, self.tol = self.tol, 0.0
-            try:
-                self._check_params_vs_input(np.broadcast_to(x.dtype.type(0), x.shape))
-            finally:
-                self.tol = tol
-            self._tol = tol * variance_of(x) if tol > 0 else 0.0
+        with x if isinstance(x, SourceRows) else nullcontext():
+            self._check_rows(x)
             sizes: Any = self._batch_size, self._init_size
-            is_small = x.shape[0] <= max(sizes)
+            is_small = isinstance(x, SourceRows) and x.shape[0] <= max(sizes)
             return self._fit_rows(x[np.arange(len(x))] if is_small else x, sample_weight)
+
+    def _check_rows(self, x: Any) -> None:
+        """Check the arguments against x, without the copy that scikit-learn's variance takes."""
+        if issparse(x):
+            self._check_params_vs_input(x)
+            return
+        tol, self.tol = self.tol, 0.0
+        try:
+            self._check_params_vs_input(np.broadcast_to(x.dtype.type(0), x.shape))
+        finally:
+            self.tol = tol
+        self._tol = tol * variance_of(x) if tol > 0 else 0.0
 
     def _fit_rows(self, x: Any, sample_weight: Any) -> MiniBatchKMeans:
         n = x.shape[0]

@@ -1,10 +1,11 @@
 """Rows that scikit-learn's validation returned, converted for the core.
 
-Dense rows become float32 around an origin; sparse rows stay CSR.
+Dense rows become float32 around an origin, in a copy or while they are read; sparse rows stay CSR.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,14 @@ from scipy.sparse import issparse
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from ..backends import Problem
+from ..backends.draws import SEED_ROWS
 from ..backends.sparse import SparsePoints, SparseRows, cluster_sums
+from ..backends.stream import RowStream
 from ..kmeans.assign import assigned
 from ..metrics import EUCLIDEAN
 from ..progress import open_progress
 from ..validation import Data
+from .sources import ArraySource
 
 __all__ = [
     "FitInput",
@@ -37,6 +41,8 @@ __all__ = [
 TILE = 1 << 16  # values in float64 at a time
 CANCELLED = 1e-6  # squared distances below this share of the squared norms have lost digits
 LARGE, SMALL = 2.0**100, 2.0**-100  # rows of larger or smaller magnitudes are scaled
+ROOM = 8 << 20  # bytes that a fit in place may take to save time
+COPIED = 1 << 21  # values in a copy that is made though rows should be read in place
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,9 @@ class FitInput:
 
     Attributes:
         given: (N, D), dense or CSR, as it was validated.
-        data: The rows for the core: ``(given - origin) / unit`` in float32, rows in `order`; CSR
-            keeps its values.
-        order: (N,) the place in `given` of every row of `data`.
+        data: The rows for the core: ``(given - origin) / unit`` in float32, rows in `order`, copied
+            or read in place; CSR keeps its values.
+        order: (N,) the place in `given` of every row of `data`, or a slice of all.
         origin: (D,) float64, the mean; 0 for CSR.
         unit: A power of two; 1 unless squares would leave the range of float32.
         variance: The mean of the variances of the columns.
@@ -55,10 +61,24 @@ class FitInput:
 
     given: Any
     data: Data
-    order: np.ndarray
+    order: Any
     origin: np.ndarray
     unit: float
     variance: float
+
+    def max_mem_gb(self, n_clusters: int, n_init: int, weighted: bool) -> float:
+        """Return a cap on the memory of a fit that reads rows in place; 0 (none) for a copy.
+
+        There is room for what such a fit needs, not for all rows as bytes, which would save time.
+        """
+        if not isinstance(self.data.x, RowStream):
+            return 0.0
+        n, d = self.given.shape
+        labels = 4 * n * (1 + 5 * weighted + (n_init > 1))
+        tables = 160 * n_clusters * d
+        sample = min(n, SEED_ROWS * n_clusters) * (4 * d + 64)
+        tiles = ((os.cpu_count() or 1) + 1) * (3 << 20) + 8192 * d
+        return (labels + tables + sample + tiles + ROOM) / 1e9
 
     def to_frame(self, c: np.ndarray) -> np.ndarray:
         """Return the user's centroids (K, D) in normalised coordinates."""
@@ -91,16 +111,18 @@ class FitInput:
         return np.where(filled, means, c[0])[None]
 
 
-def fit_input(x: Any, *, by_content: bool) -> FitInput:
+def fit_input(x: Any, *, by_content: bool, in_place: bool = False) -> FitInput:
     """Return the input of one fit.
 
     Args:
         x: (N, D) float32 or float64, dense or CSR.
         by_content: Sort the rows by their values. Then draws along the rows depend neither on their
             order nor on whether a row is repeated or has more weight.
+        in_place: Read dense rows where they are, in their own order, unless a copy is small.
     """
     n, d = x.shape
-    order = content_order(x) if by_content else np.arange(n)
+    in_place = in_place and not issparse(x) and x.size > COPIED
+    order: Any = slice(None) if in_place else content_order(x) if by_content else np.arange(n)
     if issparse(x):
         data = Data(SparseRows(x[order] if by_content else x), mlx=False, batched=False)
         variance = float(np.mean(_column_variances(x)))
@@ -112,12 +134,17 @@ def fit_input(x: Any, *, by_content: bool) -> FitInput:
         squares += np.einsum("nd,nd->", tile, tile)
         largest = max(largest, tile.max(), -tile.min())
     unit = _unit(largest)
+    variance = squares / x.size
+    if in_place:
+        rows = RowStream(ArraySource(x, origin, unit, largest / unit))
+        data = Data(rows, mlx=False, batched=False)
+        return FitInput(x, data, order, origin=origin, unit=unit, variance=variance)
     out = np.empty((n, d), np.float32)
     for rows in _slices(n, d):
         tile = x[order[rows]] - origin
         out[rows] = tile if unit == 1 else tile / unit
     data = Data(out[None], mlx=False, batched=False)
-    return FitInput(x, data, order, origin=origin, unit=unit, variance=squares / x.size)
+    return FitInput(x, data, order, origin=origin, unit=unit, variance=variance)
 
 
 def from_mlx(x: Any) -> Any:

@@ -1,18 +1,23 @@
-"""Rows in files, for the parts of scikit-learn that need only some of them at a time."""
+"""Rows that are read when they are needed: of files by scikit-learn, of arrays by the core."""
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..shards.source import Cursor, open_source
+from ..files import Buffers
+from ..files.mapped import check_mapped
+from ..shards.source import Cursor, Source, open_source
 from ..validation import check_magnitude
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SourceRows"]
+__all__ = ["ArraySource", "SourceRows"]
+
+STEP_VALUES = 1 << 15  # of rows in float64 at a time
 
 
 class SourceRows:
@@ -61,3 +66,62 @@ class SourceRows:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class ArraySource(Source):
+    """Rows ``(x - origin) / unit`` of an array, computed in float64 and rounded when they are read.
+
+    Args:
+        x: (N, D) float32 or float64; never copied, never written to.
+        origin: (D,) float64.
+        unit: A power of two.
+        magnitude: The largest absolute value of the rows that are read; it is finite.
+    """
+
+    def __init__(self, x: np.ndarray, origin: np.ndarray, unit: float, magnitude: float) -> None:
+        super().__init__((x.shape[0], x.shape[1]), np.dtype(np.float32))
+        self.x = x
+        self.origin = origin
+        self.unit = unit
+        self.magnitude = float(np.float32(magnitude))
+
+    def read(self, rows: slice | np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Write some of the rows to `out` and return it."""
+        centred = self.x[rows] - self.origin
+        out[...] = centred if self.unit == 1 else centred / self.unit
+        return out
+
+    def cursor(self) -> Cursor:
+        check_mapped(self.x)
+        return _ArrayCursor(self)
+
+    def reading_bytes(self, rows: int) -> int:
+        return 4 * rows * self.shape[1] + 16 * max(STEP_VALUES, self.shape[1])
+
+    def place(self, row: int) -> str:
+        return f"row {row}"
+
+    def signature(self) -> list[Any]:
+        step = max(1, self.shape[0] // 16)
+        return [[*self.shape], self.x.dtype.name, zlib.crc32(self.x[::step].tobytes())]
+
+    def take(self, index: Any) -> np.ndarray:
+        return self.read(index, np.empty((len(index), self.shape[1]), self.dtype))
+
+
+class _ArrayCursor(Cursor):
+    """Reads rows of an array into memory of its own."""
+
+    def __init__(self, source: ArraySource) -> None:
+        self._source = source
+        self._rows = Buffers(1, source.shape[1], source.dtype)
+
+    def read(self, lo: int, hi: int) -> np.ndarray:
+        source = self._source
+        source.check_rows(lo, hi)
+        out = self._rows.next(hi - lo)
+        step = max(1, STEP_VALUES // source.shape[1])
+        for at in range(lo, hi, step):
+            end = min(at + step, hi)
+            source.read(slice(at, end), out[at - lo : end - lo])
+        return out

@@ -6,6 +6,7 @@ result. It returns NotImplemented for arguments of other kinds. All that it need
 stands in a table of addresses, which is its `self`: its code names no symbol of Python or Numba.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -169,8 +170,8 @@ class _Writer:
             same = builder.icmp_unsigned("==", number, HALF(candidate))
             is_dtype = builder.or_(is_dtype, same)
         order = self._field(descr, BYTE_ORDER, CHAR)
-        native = (builder.icmp_unsigned("==", order, CHAR(ord(sign))) for sign in "=|")
-        is_native = builder.or_(*native)
+        foreign = ">" if sys.byteorder == "little" else "<"
+        is_native = builder.icmp_unsigned("!=", order, CHAR(ord(foreign)))
         flags = builder.and_(self._field(value, FLAGS, HALF), HALF(C_CONTIGUOUS | ALIGNED))
         wanted = HALF(ALIGNED | (C_CONTIGUOUS if layout == "C" else 0))
         is_laid_out = builder.icmp_unsigned("==", flags, wanted)

@@ -187,7 +187,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "dimensions": (
         ["knn", "wide.npy", "x.npy", "-o", "r.npz"],
         1,
-        "the same D: queries have shape (20, 7), data (300, 6)",
+        "the same D, got queries.shape=(20, 7) and data.shape=(300, 6)",
     ),
     "dimensions of a model": (
         ["predict", "m.safetensors", "wide.npy", "-o", "p.npy"],

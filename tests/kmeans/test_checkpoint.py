@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import signal
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import pytest
 from helpers import FITS, backends_but, every_metric
 
 import flash_kmeans_mlx as fk
-from flash_kmeans_mlx.kmeans import checkpoint
 
 X = np.random.default_rng(0).standard_normal((3, 1500, 8), np.float32)
 
@@ -116,7 +116,7 @@ def test_another_version_and_a_damaged_file_are_refused(
     path = tmp_path / "checkpoint"
     fk.batch_kmeans_Euclid(X, 9, 2, checkpoint=path)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "version", lambda _: "99.0")
+        patch.setattr(importlib.metadata, "version", lambda _: "99.0")
         with pytest.raises(ValueError, match="with version="):
             fk.batch_kmeans_Euclid(X, 9, 2, checkpoint=path, resume=True)
     data = bytearray(path.read_bytes())

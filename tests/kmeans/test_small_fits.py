@@ -15,6 +15,7 @@ import pytest
 import flash_kmeans_mlx as fk
 from flash_kmeans_mlx import validation
 from flash_kmeans_mlx.backends.cpu import blas
+from flash_kmeans_mlx.kmeans import arguments
 from flash_kmeans_mlx.kmeans import fit as fitting
 
 X = np.random.default_rng(0).standard_normal((500, 16), np.float32)
@@ -80,7 +81,7 @@ def test_given_centroids_are_read_in_place_and_never_changed() -> None:
     data = validation.data(X)
     first = small_fit()
     before = first.centroids.copy()
-    read = validation.centroids(first.centroids, data, 8, "init_centroids", check_finite=True)
+    read = arguments.centroids(first.centroids, data, 8, "init_centroids", check_finite=True)
     assert np.shares_memory(read, first.centroids)
     second = small_fit(start=first.centroids)
     assert not np.shares_memory(second.centroids, first.centroids)
@@ -97,8 +98,8 @@ def test_given_centroids_are_checked_once(argument: str, monkeypatch: pytest.Mon
         checked.append(args)
         return original(*args)
 
-    original = validation.centroids
-    monkeypatch.setattr(fitting.validation, "centroids", check)
+    original = arguments.centroids
+    monkeypatch.setattr(fitting.arguments, "centroids", check)
     start: dict[str, Any] = {argument: X[:8]}
     fk.batch_kmeans_Euclid(X, 8, max_iters=1, **start)
     assert len(checked) == 1

@@ -139,10 +139,10 @@ def test_what_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
         fk.knn(q, x, 501)
     with pytest.raises(ValueError, match=r"^k=500 must be <= N - 1=499"):
         fk.knn(x, x, 500, exclude_self=True)
-    with pytest.raises(ValueError, match=r"queries have shape \(40, 7\), data \(500, 7\)"):
+    with pytest.raises(ValueError, match=r"queries\.shape=\(40, 7\) and data\.shape=\(500, 7\)"):
         fk.knn(q, x, 3, exclude_self=True)
     with pytest.raises(
-        ValueError, match=r"the same D: queries have shape \(40, 6\), data \(500, 7\)"
+        ValueError, match=r"the same D, got queries\.shape=\(40, 6\) and data\.shape=\(500, 7\)"
     ):
         fk.knn(QUERIES[:, :6], x, 3)
     with pytest.raises(

@@ -92,6 +92,8 @@ def test_arrays_of_any_size_and_memory() -> None:
     read_only.flags.writeable = False
     assert of_array(read_only)[2] == 6
     assert of_array(np.frombuffer(bytes(range(8)), np.uint8)) == ((8,), (1,), 28)
+    named = np.ones(3, np.dtype("f4").newbyteorder(sys.byteorder))  # "<f4", not "=f4"
+    assert of_array(named)[2] == 3
     longlong = np.ones(3, np.longlong)  # two numbers of NumPy's for one type
     assert of_array(longlong)[2] == of_array(longlong.astype(np.int64))[2] == 3
 
