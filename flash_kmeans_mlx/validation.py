@@ -62,15 +62,18 @@ class Data:
     @property
     def lead(self) -> tuple[int, ...]:
         """The dimensions before N as the caller wrote them: (), (B,) or (B / H, H)."""
-        b = self.shape[0]
-        return (b // self.heads, self.heads) if self.heads else (b,) * self.batched
+        b = self.x.shape[0]
+        if self.heads:
+            return b // self.heads, self.heads
+        return (b,) if self.batched else ()
 
     def to_caller(self, value: np.ndarray, *, array: bool = False) -> Any:
         """Return `value` (B, ...) in the form of x; with `array`, as an `mx.array` if x was one."""
-        value = value.reshape((*self.lead, *value.shape[1:]))
+        lead = self.lead
+        value = value.reshape((*lead, *value.shape[1:]))
         if array:
             return mx.array(value) if self.mlx else value
-        return value if self.lead else value.item()
+        return value if lead else value.item()
 
 
 def data(x: Any, dtype: Any = None, name: str = "x") -> Data:

@@ -188,7 +188,7 @@ def _start(
     if resumed is None:
         c = points.metric.start(centroids).astype(np.float32)
         b = len(c)
-        return c, np.full(b, PENDING), np.zeros(b, np.int64), np.zeros(b, bool)
+        return c, np.array([PENDING] * b), np.zeros(b, np.int64), np.zeros(b, bool)
     c, labelled, state, n_iter, exhausted, totals = resumed
     if n_iter.any():
         points.restore(labelled, totals)

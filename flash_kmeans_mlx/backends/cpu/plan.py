@@ -149,8 +149,8 @@ def cut_rows(n: int, n_clusters: int, d: int) -> tuple[int, ...]:
     products = n * n_clusters * d
     unit = sizes.SHARD_ROWS
     if products < SMALL:
-        shards = 1
-    elif products < LOOPED:
+        return 0, n
+    if products < LOOPED:
         unit = sizes.MOST_TILE_ROWS  # tiles are kept
         shards = max(1, min(SHARDS, LOOPED_BYTES // (8 * n_clusters * d)))
     else:
