@@ -1,8 +1,8 @@
-"""The Numba kernels, imported when first used.
+"""The CPU kernels, imported when first used.
 
-``kernels.tile.step_rows`` is `step_rows` of ``kernels/cpu/tile.py``. Importing Numba takes longer
-than importing all the rest of the package. The modules are found by name, as ``kernels/`` is a part
-of this package only once it is installed.
+``kernels.tile.step_rows`` is `step_rows` of ``kernels/cpu/tile.py``. Importing LLVM, which loads
+them, takes as long as importing the rest of the package. The modules are found by name, as
+``kernels/`` is a part of this package only once it is installed.
 """
 
 from __future__ import annotations
