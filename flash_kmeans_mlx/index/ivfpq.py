@@ -32,7 +32,7 @@ class IndexIVFPQ(IVF):
         d, nlist, metric, nprobe, backend: As in `IndexIVFFlat`.
         m: Parts of a vector; must divide d.
         nbits: Bits of the code of a part, 1 to 8.
-        seed, niter, max_points_per_centroid: Of the training, as in `IVF`.
+        seed, niter, max_points_per_centroid, coarse_quantizer: As in `IVF`.
 
     Attributes:
         quantizer: The `ProductQuantizer` of the residuals.
@@ -62,6 +62,7 @@ class IndexIVFPQ(IVF):
         seed: int = 0,
         niter: int = 25,
         max_points_per_centroid: int = 256,
+        coarse_quantizer: str | None = None,
         backend: str | None = None,
     ) -> None:
         quantizer = ProductQuantizer(
@@ -78,6 +79,7 @@ class IndexIVFPQ(IVF):
             seed=seed,
             niter=niter,
             max_points_per_centroid=max_points_per_centroid,
+            coarse_quantizer=coarse_quantizer,
             backend=backend,
         )
         self._snapshot = self._snapshot._replace(quantizer=quantizer)

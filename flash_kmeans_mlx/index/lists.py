@@ -17,6 +17,7 @@ import numpy as np
 
 from .free_blocks import FreeBlocks, Version
 from .growing import Growing
+from .list_checks import check_counts, check_part
 
 __all__ = ["BLOCK", "InvertedLists"]
 
@@ -271,13 +272,33 @@ class InvertedLists:
 
         The first call sorts all ids.
         """
-        if self._sorted is None:
-            self._sorted = self._sort_ids()
-        sorted_ids, slots = self._sorted
+        sorted_ids, slots = self.sorted_ids()
         if not len(sorted_ids):
             return np.full(len(ids), -1)
         place = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)
         return np.where(sorted_ids[place] == ids, slots[place], -1)
+
+    def sorted_ids(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all ids (N,) int64 in ascending order, and their slots (N,); kept for reuse."""
+        if self._sorted is None:
+            self._sorted = self._sort_ids()
+        return self._sorted
+
+    def part(self, slots: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what `merged` takes of the rows at slots (M,): lists, rows (M, width) and ids."""
+        labels = self.owner[slots // BLOCK].astype(np.int64)
+        return {
+            "labels": labels,
+            "rows": self.rows(slots),
+            "ids": self.ids.reshape(-1)[slots],
+        }
+
+    def only(self, slots: np.ndarray, lists: np.ndarray) -> InvertedLists:
+        """Return other lists, of copies of the rows at those slots (M,) that are in `lists`."""
+        is_given = np.zeros(len(self.counts), bool)
+        is_given[lists] = True
+        copies = InvertedLists(len(self.counts), self.payload.shape[1], self.payload.dtype)
+        return copies.added(**self.part(slots[is_given[self.owner[slots // BLOCK]]]))
 
     def _sort_ids(self) -> tuple[np.ndarray, np.ndarray]:
         """Return all ids (N,) in order, and their slots (N,)."""
@@ -303,27 +324,19 @@ class InvertedLists:
             KeyError, ValueError: The state is damaged.
         """
         counts = arrays["counts"]
-        rows = arrays["rows"]
-        ids = arrays["ids"]
-        width = self.payload.shape[1]
-        dtype = self.payload.dtype
-        counts_fit = counts.shape == self.counts.shape and counts.dtype == np.int64
-        if not counts_fit or counts.min() < 0 or counts.sum() != len(ids):
-            raise ValueError(
-                f"counts of shape {counts.shape} do not fit"
-                f" {len(self.counts)} lists of {ids.shape} ids"
-            )
-        if rows.shape != (len(ids), width) or rows.dtype != dtype:
-            raise ValueError(
-                f"rows of shape {rows.shape} and dtype {rows.dtype} must be"
-                f" {(len(ids), width)} of {dtype}"
-            )
-        if dtype.kind == "f" and not np.isfinite(rows).all():
-            raise ValueError("rows are not finite")
-        ids_fit = ids.ndim == 1 and ids.dtype == np.int64
-        if not ids_fit or len(np.unique(ids)) < len(ids) or ids.min(initial=0) < 0:
-            raise ValueError("ids must be distinct and >= 0")
-        return self.added(np.repeat(np.arange(len(counts)), counts), rows, ids)
+        check_counts(counts, len(self.counts), arrays["ids"])
+        return self.merged(arrays | {"labels": np.repeat(np.arange(len(counts)), counts)})
+
+    def merged(self, part: dict[str, np.ndarray]) -> InvertedLists:
+        """Return the lists with a part of a state, whose ids are new.
+
+        Raises:
+            KeyError, ValueError: The part is damaged.
+        """
+        labels, rows, ids = part["labels"], part["rows"], part["ids"]
+        payload = self.payload
+        check_part(labels, rows, ids, len(self.counts), payload.shape[1], payload.dtype)
+        return self.added(labels, rows, ids)
 
 
 def _slots(blocks: np.ndarray, n: int) -> np.ndarray:
