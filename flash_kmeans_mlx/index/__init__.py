@@ -10,6 +10,7 @@ from .faiss_training import train_faiss
 from .flat import IndexFlat
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
+from .lance import lance_centroids, train_lance
 from .opq import OPQMatrix
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
@@ -28,7 +29,9 @@ __all__ = [
     "ProductQuantizer",
     "from_faiss",
     "index_factory",
+    "lance_centroids",
     "load_index",
     "to_faiss",
     "train_faiss",
+    "train_lance",
 ]
