@@ -159,11 +159,13 @@ class IndexCase(Job):
         points: Makes the vectors and the queries.
         nlist: Lists of an IVF index.
         m: Codes of a product quantizer.
+        links: Links of a graph (HNSW); 0 for none.
     """
 
     points: Case
     nlist: int
     m: int
+    links: int = 0
 
     @property
     def name(self) -> str:
@@ -172,7 +174,9 @@ class IndexCase(Job):
     @property
     def factories(self) -> tuple[str, ...]:
         """The indexes, as factory strings."""
-        return f"IVF{self.nlist},Flat", f"PQ{self.m}", f"IVF{self.nlist},PQ{self.m}"
+        lists = f"IVF{self.nlist}"
+        graph = (f"HNSW{self.links}",) if self.links else ()
+        return f"{lists},Flat", f"PQ{self.m}", f"{lists},PQ{self.m}", *graph
 
     def missing(self) -> str | None:
         return self.points.missing()
@@ -182,7 +186,12 @@ class IndexCase(Job):
         return f"{shape}: {'; '.join(self.factories)}"
 
     def nprobes(self, factory: str) -> tuple[int, ...]:
-        """Return the numbers of lists to search: powers of 2, and all lists of exact vectors."""
+        """Return the numbers of lists to search: powers of 2, and all lists of exact vectors.
+
+        For a graph they are the numbers of candidates, called ef.
+        """
+        if factory.startswith("HNSW"):
+            return 16, 32, 64, 128, 256
         if not factory.startswith("IVF"):
             return (0,)
         every = [self.nlist] if factory.endswith("Flat") else []
@@ -325,6 +334,7 @@ SEARCHES = (
 INDEXES = (
     IndexCase(Case("patches", 1, 65_570, 192, 1, 1, patches, needs=_PHOTO, queries=1000), 256, 24),
     IndexCase(Case("embeddings", 1, 200_000, 128, 1000, 1, embeddings, queries=1000), 1024, 16),
+    IndexCase(Case("text", 1, 19_000, 128, 1, 1, paragraphs, ("real",), queries=1000), 128, 16, 16),
 )
 
 

@@ -116,7 +116,10 @@ class Contestant(ABC):
         raise NotImplementedError
 
     def search_index(self, index: Any, queries: Array, k: int, nprobe: int) -> Array:
-        """Return ids ``(Q, k)``. An index without lists is searched with ``nprobe=0``."""
+        """Return ids ``(Q, k)``.
+
+        An index without lists is searched with ``nprobe=0``, a graph with that many candidates.
+        """
         raise NotImplementedError
 
     def decode_index(self, index: Any, n: int) -> Array:

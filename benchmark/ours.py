@@ -106,7 +106,8 @@ class FlashKMeansMLX(Ours):
         return index
 
     def search_index(self, index: Any, queries: Array, k: int, nprobe: int) -> Array:
-        options = {"nprobe": nprobe} if nprobe else {}
+        name = "ef" if hasattr(index, "ef") else "nprobe"
+        options = {name: nprobe} if nprobe else {}
         return index.search(queries, k, **options)[1]
 
     def decode_index(self, index: Any, n: int) -> Array:

@@ -143,10 +143,15 @@ class Faiss(Contestant):
 
     def _untrained(self, factory: str, d: int) -> Any:
         # "np": without polysemous training, which takes 20 s and which no search here uses.
-        return _library("faiss").index_factory(d, factory + "np" if "PQ" in factory else factory)
+        index = _library("faiss").index_factory(d, factory + "np" if "PQ" in factory else factory)
+        if hasattr(index, "hnsw"):
+            index.hnsw.efConstruction = 200  # our default
+        return index
 
     def search_index(self, index: Any, queries: Array, k: int, nprobe: int) -> Array:
-        if nprobe:
+        if hasattr(index, "hnsw"):
+            index.hnsw.efSearch = nprobe
+        elif nprobe:
             index.nprobe = nprobe
         return index.search(queries, k)[1]
 

@@ -18,6 +18,7 @@ __all__ = ["SILENT", "Progress", "open_progress"]
 
 DELAY = 2.0  # seconds after which a call takes long
 STEP = 0.1  # seconds between two updates of a bar
+SHORT = 1e8  # products that take less than DELAY for certain
 
 _screen = Lock()  # held by the bar that is shown
 
@@ -121,18 +122,30 @@ class Bar(Progress):
             _screen.release()
 
 
-def open_progress() -> Progress:
+def open_progress(
+    phase: str = "", total: float = 0.0, *, products: float = float("inf")
+) -> Progress:
     """Return the progress of a call that begins: `SILENT` where nobody would see a bar.
 
     That is in other processes than the first one, and with FLASH_KMEANS_PROGRESS=0.
+
+    Args:
+        phase: What is done first.
+        total: The work of it.
+        products: What the call computes; few take no time that is worth a bar.
     """
-    if not (_is_terminal(sys.stderr) or _is_notebook()):
+    if products < SHORT or not (_is_terminal(sys.stderr) or _is_notebook()):
         return SILENT
     import multiprocessing  # which takes a while: most calls end before
 
     if multiprocessing.current_process().name != "MainProcess":
         return SILENT
-    return SILENT if os.environ.get("FLASH_KMEANS_PROGRESS") == "0" else Bar()
+    if os.environ.get("FLASH_KMEANS_PROGRESS") == "0":
+        return SILENT
+    bar = Bar()
+    bar.phase(phase)
+    bar.begin(total)
+    return bar
 
 
 def _is_terminal(stream: Any) -> bool:

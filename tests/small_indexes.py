@@ -13,6 +13,7 @@ from flash_kmeans_mlx.index import (
     EmbeddingStore,
     Index,
     IndexFlat,
+    IndexHNSW,
     IndexIVFFlat,
     IndexIVFPQ,
     IndexPQ,
@@ -32,6 +33,7 @@ def _rotation() -> OPQMatrix:
 # By metric; searches look at all lists.
 MAKE: dict[str, Callable[[str], Index]] = {
     "flat": lambda metric: IndexFlat(D, metric),
+    "hnsw": lambda metric: IndexHNSW(D, 4, 20, metric),
     "ivf": lambda metric: IndexIVFFlat(D, NLIST, metric, NLIST, niter=1),
     "pq": lambda metric: IndexPQ(D, 4, 3, metric, niter=1),
     "ivfpq": lambda metric: IndexIVFPQ(D, NLIST, 4, 3, metric, NLIST, niter=1),
@@ -109,4 +111,7 @@ def store_contents(store: EmbeddingStore) -> dict[int, tuple[list[float], Any]]:
         return {}
     ids = sorted(store.index.state()[1]["ids"].tolist())
     rows = store.index.reconstruct_batch(ids).tolist() if ids else []
-    return {key: (row, store._metadata.get(key)) for key, row in zip(ids, rows, strict=True)}
+    return {
+        key: (row, store._current.read().metadata.get(key))
+        for key, row in zip(ids, rows, strict=True)
+    }

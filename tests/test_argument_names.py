@@ -64,7 +64,8 @@ INDEXES: dict[str, Callable[[], Any]] = {
     ),
 }
 ROWS = {"x": X}
-OPTIONAL = ("sample_weight", "init_centroids", "init", "ids")
+FILTER = {"ids": IDS, "exclude": IDS[:5]}
+OPTIONAL = ("sample_weight", "init_centroids", "init", "ids", "exclude")
 FIT = {**ROWS, "sample_weight": WEIGHTS, "init_centroids": X[:3]}
 # A function, or what makes an object and the name of its method; right values of its arrays;
 # its other arguments.
@@ -126,6 +127,15 @@ CALLS: dict[str, Call] = {
     "EmbeddingStore.add": (method(store, "add"), {"embeddings": X, "ids": IDS + 40}, {}),
     "EmbeddingStore.search": (method(store, "search"), {"query": X[:3]}, {"k": 2}),
     "EmbeddingStore.delete": (method(store, "delete"), {"ids": IDS[:3]}, {}),
+    "EmbeddingStore.get": (method(store, "get"), {"ids": IDS[:3]}, {}),
+    **{
+        f"EmbeddingStore.{name}": (method(store, name), {"embeddings": X}, {"ids": IDS})
+        for name in ("update", "upsert")
+    },
+    **{
+        f"EmbeddingStore.{name} of ids": (method(store, name), {"ids": IDS}, {"embeddings": X})
+        for name in ("update", "upsert")
+    },
 }
 
 
@@ -134,8 +144,8 @@ def index_calls(kind: str) -> dict[str, Call]:
     return {
         f"{kind}.train": (method(INDEXES[kind], "train"), ROWS, {}),
         f"{kind}.add": (added_and_removed(made), {**ROWS, "ids": IDS + 40}, {}),
-        f"{kind}.search": (method(made, "search"), ROWS, {"k": 2}),
-        f"{kind}.range_search": (method(made, "range_search"), ROWS, {"radius": 1.0}),
+        f"{kind}.search": (method(made, "search"), ROWS | FILTER, {"k": 2}),
+        f"{kind}.range_search": (method(made, "range_search"), ROWS | FILTER, {"radius": 1.0}),
         f"{kind}.reconstruct_batch": (method(made, "reconstruct_batch"), {"ids": IDS}, {}),
         f"{kind}.remove_ids": (method(made, "remove_ids"), {"ids": IDS[:3]}, {}),
     }
@@ -169,9 +179,15 @@ FLOATS: dict[str, Callable[[Any], Any]] = {
 def is_allowed(call: str, name: str, wrong: str) -> bool:
     """Return whether it is no error after all."""
     if wrong == "no rows":
-        return name == "codes" or (name == "ids" and ".add" not in call)
+        return name in ("codes", "exclude") or (name == "ids" and ".add" not in call)
+    if wrong in ("a number", "fewer dimensions") and call.startswith("EmbeddingStore"):
+        return name in ("ids", "query")  # one is a list of one
     if wrong == "other columns":
-        return name == "ids" or call == "KNN" or (name == "x" and call.startswith("batch_"))
+        return (
+            name in ("ids", "exclude")
+            or call == "KNN"
+            or (name == "x" and call.startswith("batch_"))
+        )
     return call == "KNN" and wrong in FLOATS  # a search looks for them
 
 

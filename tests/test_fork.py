@@ -64,7 +64,7 @@ def holds(lock):
     lock.run(lambda: (inside.wait(), stop.wait()))
 
 threads = [threading.Thread(target=fits)]
-threads += [threading.Thread(target=holds, args=(one._lock,)) for one in (index, store)]
+threads += [threading.Thread(target=holds, args=(one._lock,)) for one in (index, store._current)]
 for thread in threads:
     thread.start()
 inside.wait()

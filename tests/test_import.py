@@ -13,7 +13,7 @@ PACKAGE = "import flash_kmeans_mlx"
 # Modules that are imported where they are used. MLX and NumPy may have imported some of them.
 HEAVY = {
     *("dask", "distributed", "faiss", "llvmlite", "matplotlib", "numba", "pandas", "polars"),
-    *("pyarrow", "rich", "scipy", "sklearn", "torch", "typer"),
+    *("pyarrow", "rich", "scipy", "sklearn", "torch", "typer", "voyager"),
     *("asyncio", "concurrent.futures", "email", "importlib.metadata", "importlib.resources"),
     *("logging", "multiprocessing", "shutil", "socket", "tempfile", "uuid", "zipfile"),
 }

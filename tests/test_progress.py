@@ -45,12 +45,21 @@ class Watched(Bar):
         self.seen.append((text, self.done, self.total))
 
 
+def watched(seen: Seen, phase: str = "", total: float = 0.0, products: float = 0.0) -> Watched:
+    """Stand in for `open_progress`, which shows no bar for few products."""
+    bar = Watched(seen)
+    if phase:
+        bar.phase(phase)
+        bar.begin(total)
+    return bar
+
+
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """What the bars of this test show: (phase, done, total)."""
     found: Seen = []
     for module in (assignment, fitting, searching):
-        monkeypatch.setattr(module, "open_progress", lambda: Watched(found))
+        monkeypatch.setattr(module, "open_progress", lambda *a, **b: watched(found, *a, **b))
     return found
 
 
@@ -90,7 +99,7 @@ def test_a_search(seen: Seen, metric: str, d: int) -> None:
 @pytest.mark.parametrize("kind", ["ivf", "pq"])
 def test_a_search_in_an_index(seen: Seen, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (scan, codes):
-        monkeypatch.setattr(module, "open_progress", lambda: Watched(seen))
+        monkeypatch.setattr(module, "open_progress", lambda *a, **b: watched(seen, *a, **b))
     make = {"ivf": lambda: IndexIVFFlat(16, 20, nprobe=20), "pq": lambda: IndexPQ(16, 4, 4)}
     index = make[kind]()
     index.train(X[:5000])
@@ -102,7 +111,7 @@ def test_a_search_in_an_index(seen: Seen, kind: str, monkeypatch: pytest.MonkeyP
 
 def test_mini_batches(seen: Seen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module in (rows, minibatch):
-        monkeypatch.setattr(module, "open_progress", lambda: Watched(seen))
+        monkeypatch.setattr(module, "open_progress", lambda *a, **b: watched(seen, *a, **b))
     np.save(tmp_path / "x.npy", X)
     model: Any = MiniBatchKMeans(7, random_state=0, max_iter=3, init="random")
     model.fit(tmp_path / "x.npy")

@@ -42,10 +42,11 @@ ESTIMATOR = (
     "max_mem_gb=0.0, init='k-means++', *, n_init=1, empty='farthest', backend=None, strategy=None, check_finite=True, "
     "n_clusters=None)"
 )
-IVF = ", *, seed=0, niter=25, max_points_per_centroid=256, backend=None)"
+IVF = ", *, seed=0, niter=25, max_points_per_centroid=256, coarse_quantizer=None, backend=None)"
 INDEXES = {
     "EmbeddingStore": "(metric='cosine', max_memory_gb=0.0, *, index=None, seed=0, backend=None)",
     "IndexFlat": "(d, metric='euclidean', *, backend=None)",
+    "IndexHNSW": "(d, m=16, ef_construction=200, metric='euclidean', ef=64, *, backend=None)",
     "IndexIVFFlat": "(d, nlist, metric='euclidean', nprobe=1" + IVF,
     "IndexIVFPQ": "(d, nlist, m, nbits=8, metric='euclidean', nprobe=1" + IVF,
     "IndexPQ": "(d, m, nbits=8, metric='euclidean', *, seed=0, niter=25, max_points_per_centroid=256, backend=None)",
@@ -65,12 +66,23 @@ INDEXES = {
 INDEX_VERBS = {
     "add": "(self, x, ids=None)",
     "load": "(path)",
-    "range_search": "(self, x, radius)",
+    "range_search": "(self, x, radius, *, ids=None, exclude=None)",
     "reconstruct": "(self, id)",
     "remove_ids": "(self, ids)",
     "save": "(self, path)",
-    "search": "(self, x, k)",
+    "search": "(self, x, k, *, ids=None, exclude=None)",
     "train": "(self, x, *, verbose=False)",
+}
+STORE_VERBS = {
+    "add": "(self, embeddings, ids=None, metadata=None)",
+    "compact": "(self)",
+    "delete": "(self, ids)",
+    "get": "(self, ids)",
+    "load": "(path, *, backend=None)",
+    "save": "(self, path)",
+    "search": "(self, query, k, *, where=None)",
+    "update": "(self, ids, embeddings=None, metadata=None)",
+    "upsert": "(self, ids, embeddings, metadata=None)",
 }
 VERBS = {
     "fit": "(self, x, sample_weight=None, init_centroids=None, *" + LOOP,
@@ -154,11 +166,24 @@ def test_the_indexes_take(name: str) -> None:
 def test_the_verbs_of_indexes() -> None:
     assert {name: signature(getattr(index.Index, name)) for name in INDEX_VERBS} == INDEX_VERBS
     more = {
-        "search": "(self, x, k, *, nprobe=None)",
-        "range_search": "(self, x, radius, *, nprobe=None)",
+        "search": "(self, x, k, *, nprobe=None, ids=None, exclude=None)",
+        "range_search": "(self, x, radius, *, nprobe=None, ids=None, exclude=None)",
     }
     for kind in (index.IndexIVFFlat, index.IndexIVFPQ, index.IndexPreTransform):
         assert {name: signature(getattr(kind, name)) for name in INDEX_VERBS} == INDEX_VERBS | more
+    more = {
+        "search": "(self, x, k, *, ef=None, ids=None, exclude=None)",
+        "range_search": "(self, x, radius, *, ef=None, ids=None, exclude=None)",
+    }
+    found = {name: signature(getattr(index.IndexHNSW, name)) for name in INDEX_VERBS}
+    assert found == INDEX_VERBS | more
+
+
+def test_the_verbs_of_the_store() -> None:
+    store = index.EmbeddingStore
+    public = [name for name in vars(store) if not name.startswith("_")]
+    assert sorted(public) == sorted([*STORE_VERBS, "index"])
+    assert {name: signature(getattr(store, name)) for name in STORE_VERBS} == STORE_VERBS
 
 
 def test_the_result_holds() -> None:

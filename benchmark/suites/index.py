@@ -111,7 +111,7 @@ class IndexResult(Result):
             for row in (self.valid(FlashKMeansMLX), self.valid(Faiss))
         )
         return {
-            "nprobe": str(nprobe or ""),
+            "ef" if self.factory.startswith("HNSW") else "nprobe": str(nprobe or ""),
             **recalls,
             "queries/s, ours": f"{ours:,.0f}" if ours else "",
             "faiss": f"{theirs:,.0f}" if theirs else "",
@@ -201,7 +201,9 @@ def run(job: IndexCase, settings: Settings, show: Show) -> list[IndexResult]:
     runs = settings.runs or SUITE.usual_runs
     results = []
     for factory in job.factories:
-        rows = [IndexRow(contestant, contestant.missing() or "") for contestant in CONTESTANTS]
+        graph = factory.startswith("HNSW")  # which has no training of ours
+        contestants = [c for c in CONTESTANTS if not (graph and isinstance(c, FaissTrainedByUs))]
+        rows = [IndexRow(contestant, contestant.missing() or "") for contestant in contestants]
         result = IndexResult(job, rows, factory, len(x))
         with Workers(IndexWork, rows, settings.threads, partial(show, result)) as workers:
             workers.load({"x": x, "queries": queries}, factory=factory)
@@ -247,7 +249,7 @@ def _search(result: IndexResult, workers: Workers, truth: Array, runs: int) -> N
     """Search all queries in one batch for every nprobe, short searches several times a run."""
     path = str(workers.folder / "ids")
     for nprobe in result.job.nprobes(result.factory):
-        doing = f"searching {nprobe} lists" if nprobe else "searching"
+        doing = f"searching, {nprobe}" if nprobe else "searching"
         counts: dict[str, int] = {}
         for run in range(runs + 1):
             for row in result.rows:
@@ -287,6 +289,7 @@ SUITE = Suite(
     legend="""\
 Medians of {runs} runs after a cold one.
 recall  the share of the 10 nearest vectors that are among the 10 found
+ef      candidates that a search of a graph keeps
 error   mean squared distance to centroids, and to the stored vectors, over the variance
 memory  by how much the process grew
 """,

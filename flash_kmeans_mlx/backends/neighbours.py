@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..metrics import Proximity
 from ..progress import SILENT, Progress
-from ..validation import check_room, to_numpy
+from ..validation import check_magnitude, check_room, surely_fine, to_numpy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NOTHING", "PIECE", "Found", "Neighbours", "Request", "largest"]
+__all__ = [
+    "NOTHING",
+    "PIECE",
+    "Found",
+    "Neighbours",
+    "Request",
+    "check_finite",
+    "is_surely_fine",
+    "largest",
+]
 
 NOTHING = np.int64(np.iinfo(np.int64).max)  # the index of a place without a row, at distance Inf
 PIECE = 1 << 15  # values that are read at a time
+SMALL = 1 << 13  # values that BLAS adds up by one thread
 
 Found = tuple[np.ndarray, np.ndarray]  # distances and indices, or ids
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
     """The queries of a search, and what to find for them.
 
     Attributes:
         queries: (B, Q, D) as `validation.data` returns it, finite.
         shape: The shape of the queries as the caller wrote it, for messages.
-        magnitude: (B,) the largest absolute value of every batch element.
         k: Neighbours of every query.
         proximity: The distance.
         exclude_self: Whether query i never gets row i.
@@ -43,13 +51,17 @@ class Request:
 
     queries: Any
     shape: tuple[int, ...]
-    magnitude: np.ndarray
     k: int
     proximity: Proximity
     exclude_self: bool
     max_bytes: int
     bytes_in_use: int
     progress: Progress = SILENT
+
+    @cached_property
+    def magnitude(self) -> np.ndarray:
+        """(B,) float64 largest absolute value of every batch element."""
+        return largest(self.queries)
 
     def check_cap(self, need: int, where: str) -> None:
         """Refuse a cap that leaves less than `need` bytes."""
@@ -101,16 +113,6 @@ class Neighbours(ABC):
             ValueError: The data hold NaN or Inf.
         """
 
-    @contextmanager
-    def reserving(self, size: int) -> Iterator[None]:
-        """Count `size` more bytes of the cap as in use during the block."""
-        before = self.request
-        self.request = replace(before, bytes_in_use=before.bytes_in_use + size)
-        try:
-            yield
-        finally:
-            self.request = before
-
     def merge(self, best: Found, more: Found) -> None:
         """Merge `more` (B, Q, m) into `best` (B, Q, k) in place, by distance, then by index."""
         k = best[0].shape[-1]
@@ -135,3 +137,14 @@ def largest(x: Any) -> np.ndarray:
         for lo in range(0, x.shape[1], step):
             out[b] = np.maximum(out[b], np.abs(to_numpy(x[b, lo : lo + step])).max())
     return out
+
+
+def is_surely_fine(x: Any) -> bool:
+    """Return whether x is small, and all its values are finite and < 2**40 for certain."""
+    return isinstance(x, np.ndarray) and x.size <= SMALL and surely_fine(x)
+
+
+def check_finite(x: Any, shape: tuple[int, ...], name: str) -> None:
+    """Refuse x (B, N, D) if it has NaN, Inf or a magnitude beyond float32."""
+    if not is_surely_fine(x):
+        check_magnitude(largest(x), shape, name)

@@ -22,6 +22,7 @@ class Lists(Protocol):
         first: (nlist,) int32, the first block of each list, or -1.
         counts: (nlist,) int64, the rows of each list.
         cache: A backend's own values for a list, kept until the list changes.
+        parts: A backend's own value for these lists, which never change; None at first.
     """
 
     @property
@@ -35,6 +36,7 @@ class Lists(Protocol):
     first: np.ndarray
     counts: np.ndarray
     cache: dict[int, Any]
+    parts: Any
 
     def slots(self, number: int) -> np.ndarray:
         """Return the slots (n,) int64 of a list's rows."""

@@ -59,6 +59,8 @@ FORMATS: dict[str, Callable[[str], dict[str, Vectors | str]]] = {
 
 def is_source(x: Any) -> bool:
     """Return whether `open_vectors` takes x: a path, a two-dimensional memory map, or Vectors."""
+    if type(x) is np.ndarray:  # most often, and the checks of classes take a microsecond
+        return False
     return isinstance(x, (str, os.PathLike, Vectors)) or (isinstance(x, np.memmap) and x.ndim == 2)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["locked", "replacing"]
+__all__ = ["locked", "remove_abandoned", "replacing"]
 
 WAIT = 60.0  # seconds for another writer
 _TEMPORARY = re.compile(r"\.flash-kmeans-[0-9a-f]{32}\.tmp")
@@ -23,7 +23,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Otherwise `path` stays as it was. Temporary files in its folder whose writers died are removed.
     """
     target = Path(path).resolve()
-    _remove_abandoned(target.parent)
+    remove_abandoned(target.parent)
     file = _temporary(target.parent)
     temporary = Path(file.name)
     try:
@@ -50,7 +50,7 @@ def _temporary(folder: Path) -> BinaryIO:
         file.close()
 
 
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
     """Remove temporary files that nobody has locked."""
     for path in folder.glob(".flash-kmeans-*.tmp"):
         if _TEMPORARY.fullmatch(path.name):

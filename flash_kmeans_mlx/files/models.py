@@ -7,7 +7,7 @@ metadata is a CRC-32 of the whole file, computed with zeros in its place; versio
 import os
 import re
 import zlib
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ import numpy as np
 from .atomic import replacing
 from .safetensors import METADATA, WRITTEN, Entry, parts, read_header
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "read", "read_versioned", "write"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "from_bytes",
+    "read",
+    "read_metadata",
+    "read_versioned",
+    "to_buffers",
+    "write",
+]
 
 FORMAT = "flash-kmeans-mlx model"  # in files of indexes and stores too
 FORMAT_VERSION = 2
@@ -43,6 +52,13 @@ def write(
         TypeError: An array has another dtype, or a metadata key or value is not a string.
         ValueError: A name is reserved, or the header would be larger than `read` accepts.
     """
+    buffers = to_buffers(arrays, metadata)
+    with replacing(path) as file:
+        file.writelines(buffers)
+
+
+def to_buffers(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> list[Any]:
+    """Return the bytes that `write` writes, as buffers one after another."""
     if reserved := {"format", "format_version", METADATA, _SUM} & {*metadata, *arrays}:
         raise ValueError(f"{min(reserved)!r} is reserved by the file format: choose another name")
     for key, value in metadata.items():
@@ -60,8 +76,27 @@ def write(
     crc = zlib.crc32(header)
     for part in data:
         crc = zlib.crc32(part, crc)
-    with replacing(path) as file:
-        file.writelines([length, _with_sum(header, f"{crc:08x}"), *data])
+    return [length, _with_sum(header, f"{crc:08x}"), *data]
+
+
+def from_bytes(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the arrays and the metadata of what `to_buffers` returned.
+
+    Raises:
+        ValueError: The bytes are no such file, of a newer format, truncated or damaged.
+    """
+    return _parse(BytesIO(data), len(data))[:2]
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the metadata of a file without reading, or checking, its arrays; errors as `read`."""
+    with Path(path).open("rb") as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            header = read_header(file, size, _MAX_HEADER, _CHECK_PATH)
+            return _check_metadata(header.metadata)[0]
+        except ValueError as error:
+            raise ValueError(f"cannot load {os.fspath(path)!r}: {error}") from None
 
 
 def _with_sum(header: bytes, text: str) -> bytes:
@@ -90,7 +125,9 @@ def read_versioned(
             raise ValueError(f"cannot load {os.fspath(path)!r}: {error}") from None
 
 
-def _parse(file: BufferedReader, size: int) -> tuple[dict[str, np.ndarray], dict[str, str], int]:
+def _parse(
+    file: BufferedReader | BytesIO, size: int
+) -> tuple[dict[str, np.ndarray], dict[str, str], int]:
     header = read_header(file, size, _MAX_HEADER, _CHECK_PATH)
     metadata, version = _check_metadata(header.metadata)
     crc = zlib.crc32(_with_sum(header.text, "0" * 8))

@@ -8,6 +8,7 @@ from .factory import index_factory
 from .faiss import from_faiss, to_faiss
 from .faiss_training import train_faiss
 from .flat import IndexFlat
+from .hnsw import IndexHNSW
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
 from .lance import lance_centroids, train_lance
@@ -21,6 +22,7 @@ __all__ = [
     "EmbeddingStore",
     "Index",
     "IndexFlat",
+    "IndexHNSW",
     "IndexIVFFlat",
     "IndexIVFPQ",
     "IndexPQ",

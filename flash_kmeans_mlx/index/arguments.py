@@ -7,9 +7,17 @@ from typing import Any
 import numpy as np
 
 from .. import validation
-from ..backends.neighbours import largest
+from ..backends.neighbours import is_surely_fine, largest
 
-__all__ = ["check_limit", "check_radius", "distinct_ids", "integers", "next_ids", "vectors"]
+__all__ = [
+    "check_limit",
+    "check_radius",
+    "distinct_ids",
+    "integers",
+    "next_ids",
+    "one_as_row",
+    "vectors",
+]
 
 # The id after the largest one must be an int64 too.
 LARGEST_ID = 2**63 - 2
@@ -21,18 +29,19 @@ def vectors(x: Any, d: int, limit: float = np.inf) -> tuple[np.ndarray, bool]:
     Args:
         x: (N, d); `validation.data` may have made it of an argument of another name.
         d: Dimensions.
-        limit: A power of two, the largest magnitude.
+        limit: A power of two >= 2**40, the largest magnitude.
 
     Raises:
         ValueError, TypeError: The message names the argument, its value and its bound.
     """
     data = validation.data(x)
     name = data.name
-    if data.batched or data.shape[2] != d:
+    if data.batched or data.x.shape[2] != d:
         raise ValueError(f"{name} must have shape (N, D)=(N, {d}), got {data.given_shape}")
-    magnitude = largest(data.x)
-    validation.check_magnitude(magnitude, data.given_shape, name)
-    check_limit(float(magnitude[0]), limit, data.given_shape, name)
+    if not is_surely_fine(data.x):
+        magnitude = largest(data.x)
+        validation.check_magnitude(magnitude, data.given_shape, name)
+        check_limit(float(magnitude[0]), limit, data.given_shape, name)
     return np.ascontiguousarray(validation.to_numpy(data.x[0]), np.float32), data.mlx
 
 
@@ -48,6 +57,16 @@ def check_limit(
         )
 
 
+def one_as_row(query: Any) -> Any:
+    """Return a vector (D,) as (1, D), and everything else as it is."""
+    is_vector = getattr(query, "ndim", None) == 1
+    if isinstance(query, (list, tuple)) and query:
+        is_vector = all(isinstance(value, (int, float, np.number)) for value in query)
+    if not is_vector:
+        return query
+    return [query] if isinstance(query, (list, tuple)) else query[None]
+
+
 def check_radius(radius: Any) -> None:
     """Refuse a radius that is not a finite number."""
     is_number = isinstance(radius, (int, float, np.integer, np.floating))
@@ -55,22 +74,23 @@ def check_radius(radius: Any) -> None:
         raise ValueError(f"radius={radius!r} must be a finite number")
 
 
-def integers(ids: Any) -> np.ndarray:
+def integers(ids: Any, name: str = "ids") -> np.ndarray:
     """Return ids (M,) as int64.
 
     Raises:
         ValueError, TypeError: They are not integers, do not fit, or are not of shape (M,).
     """
-    array = validation.as_array(ids, "ids")
+    array = validation.as_array(ids, name)
     if array.dtype.kind not in "iu" and array.size:
         # Python's integers that no integer dtype can hold become objects or floats.
-        if isinstance(ids, (list, tuple, np.ndarray)) and all(type(i) is int for i in ids):
-            raise ValueError(f"ids must be >= 0 and < 2**63 - 1, got {max(ids, key=abs)}")
-        raise TypeError(f"ids must be integers, got dtype {array.dtype}")
+        is_listed = isinstance(ids, (list, tuple, np.ndarray)) and array.ndim
+        if is_listed and all(type(i) is int for i in ids):
+            raise ValueError(f"{name} must be >= 0 and < 2**63 - 1, got {max(ids, key=abs)}")
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
     if array.ndim != 1:
-        raise ValueError(f"ids must have shape (N,), got {array.shape}")
+        raise ValueError(f"{name} must have shape (N,), got {array.shape}")
     if array.dtype == np.uint64 and array.size and array.max() >= np.uint64(1 << 63):
-        raise ValueError(f"ids must be < 2**63 - 1, got {array.max()}")
+        raise ValueError(f"{name} must be < 2**63 - 1, got {array.max()}")
     return array.astype(np.int64)
 
 

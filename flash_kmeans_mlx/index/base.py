@@ -13,27 +13,29 @@ NamedTuple that never changes, except for caches (`Index._snapshot`):
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .. import backends, validation
-from ..errors import NotFittedError
 from . import index_file
-from .arguments import check_radius, distinct_ids, integers, next_ids, vectors
+from .arguments import check_radius, integers, vectors
+from .filters import FilteredSearch, allowed
 from .lock import Lock
+from .registry import load_index, register, restore_index
 from .results import Found, no_results, padded, to_caller, within_radius
-from .sources import TrainingRows, rows_to_add, rows_to_train
+from .snapshots import Snapshots
+from .sources import rows_to_add, rows_to_train
 
-__all__ = ["Index", "load_index"]
+__all__ = ["Index", "load_index", "restore_index"]
 
 T = TypeVar("T")
-_CLASSES: dict[str, type[Index]] = {}
 
 
-class Index(ABC):
+class Index(Snapshots):
     """Vectors with ids, to be searched. Vectors are stored, compared and returned as float32.
 
     Searches may run in many threads while another thread trains, adds or removes: they see the
@@ -50,13 +52,11 @@ class Index(ABC):
         d, metric, backend: As given.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("euclidean", "cosine", "dot")
-    _limit: float = np.inf  # the largest magnitude of a vector, a power of two
     # A NamedTuple of the class's own, with a field `next_id`.
     _snapshot: Any
 
     def __init_subclass__(cls) -> None:
-        _CLASSES[cls.__name__] = cls
+        register(cls)
 
     def __init__(self, d: int, metric: str = "euclidean", *, backend: str | None = None) -> None:
         self.d = validation.check_count("d", d, 1)
@@ -116,36 +116,43 @@ class Index(ABC):
         """
         self._insert(x, ids)
 
-    def search(self, x: Any, k: int) -> tuple[Any, Any]:
+    def search(self, x: Any, k: int, *, ids: Any = None, exclude: Any = None) -> tuple[Any, Any]:
         """Find the k nearest vectors of every query.
 
         Args:
             x: (Q, D) queries, `mx.array` or NumPy.
             k: Neighbours of every query; may be more than `ntotal`.
+            ids: The ids that may be found: integers (M,), a mask (L,) bool over ids 0..L-1, or a
+                `range`; None for all. Those that the index does not hold do not matter.
+            exclude: The ids that may not be found, likewise; None for none.
 
         Returns:
             ``distances (Q, k) float32, ids (Q, k) int64``, nearest first, equal distances by id;
             `mx.array` if x is one. Where fewer than k were found, ids are -1 and distances inf, or
-            -inf for "dot".
+            -inf for "dot". With a filter, they are as if there were no other vectors.
 
         Raises:
             ValueError, TypeError: The message names the argument, its value and its bound.
             NotFittedError: The index is not trained.
         """
-        return self._k_nearest(x, k)
+        return self._k_nearest(x, k, ids, exclude)
 
-    def range_search(self, x: Any, radius: float) -> tuple[Any, Any, Any]:
+    def range_search(
+        self, x: Any, radius: float, *, ids: Any = None, exclude: Any = None
+    ) -> tuple[Any, Any, Any]:
         """Find all vectors nearer than a radius; for "dot", all whose product is larger than it.
 
         Args:
             x: (Q, D) queries, `mx.array` or NumPy.
             radius: In the units of the distances.
+            ids: The ids that may be found, as in `search`.
+            exclude: The ids that may not be found.
 
         Returns:
             ``lims (Q + 1,) int64, distances float32, ids int64``: The results of query i are
             ``lims[i]:lims[i + 1]``, nearest first.
         """
-        return self._all_within(x, radius)
+        return self._all_within(x, radius, ids, exclude)
 
     def reconstruct(self, id: int) -> np.ndarray:  # noqa: A002  # faiss's name for it
         """Return the vector (D,) float32 of an id, as exactly as the index keeps it.
@@ -172,14 +179,7 @@ class Index(ABC):
     def remove_ids(self, ids: Any) -> int:
         """Remove vectors by ids (M,) and return how many there were; others keep their ids."""
         wanted = np.unique(integers(ids))
-
-        def removed(snapshot: Any) -> tuple[Any, int]:
-            places = self._places(snapshot, wanted) if self._count(snapshot) else wanted[:0]
-            places = places[places >= 0]
-            after = self._after_remove(snapshot, places) if len(places) else snapshot
-            return after, len(places)
-
-        return self._change(removed)
+        return self._change(lambda snapshot: self._without(snapshot, wanted))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which is replaced in one step."""
@@ -188,6 +188,11 @@ class Index(ABC):
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what `restore` makes the index from: (parameters for JSON, arrays)."""
         return self._state(self._snapshot)
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Index:
+        """Return the index with that state; KeyError, TypeError or ValueError if it is damaged."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Index:
@@ -200,54 +205,6 @@ class Index(ABC):
             )
         return index
 
-    # Subclasses define the following. Arguments are checked, and arrays are NumPy's.
-
-    @abstractmethod
-    def _count(self, snapshot: Any) -> int:
-        """Return the number of vectors."""
-
-    @abstractmethod
-    def _is_ready(self, snapshot: Any) -> bool:
-        """Return whether vectors can be added."""
-
-    @abstractmethod
-    def _after_train(self, snapshot: Any, rows: TrainingRows, verbose: bool) -> Any:
-        """Return the next snapshot, which has learned from rows (N, D) float32; see `train`."""
-
-    @abstractmethod
-    def _after_add(self, snapshot: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
-        """Return the next snapshot, with rows (N, D) float32 and their new ids (N,) int64."""
-
-    @abstractmethod
-    def _after_remove(self, snapshot: Any, places: np.ndarray) -> Any:
-        """Return the next snapshot, without the vectors at places (M,), M >= 1."""
-
-    @abstractmethod
-    def _search(self, snapshot: Any, queries: np.ndarray, k: int, **options: Any) -> Found:
-        """Return the k <= ntotal nearest of queries (Q, D) float32, in order; id -1 for none."""
-
-    @abstractmethod
-    def _places(self, snapshot: Any, ids: np.ndarray) -> np.ndarray:
-        """Return where the index stores each of ids (M,): (M,) int64, -1 for nowhere."""
-
-    @abstractmethod
-    def _rows_at(self, snapshot: Any, places: np.ndarray) -> np.ndarray:
-        """Return the vectors (M, D) float32 at places (M,)."""
-
-    @abstractmethod
-    def _state(self, snapshot: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return what `restore` makes the index from: (parameters for JSON, arrays)."""
-
-    @classmethod
-    @abstractmethod
-    def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> Index:
-        """Return the index with that state; KeyError, TypeError or ValueError if it is damaged."""
-
-    # Subclasses share the following.
-
-    def _reserve(self, snapshot: Any, n: int) -> None:  # noqa: B027
-        """Make room for n more vectors, where it is known how much they take."""
-
     def _insert(self, x: Any, ids: Any) -> np.ndarray:
         """Do what `add` does, and return the ids (N,) int64."""
         n, pieces = rows_to_add(x, self.d, self._limit)
@@ -255,11 +212,7 @@ class Index(ABC):
         def added(snapshot: Any) -> tuple[Any, np.ndarray]:
             self._check_trained("add", snapshot)
             new_ids = self._new_ids(snapshot, ids, n)
-            next_id = max(snapshot.next_id, int(new_ids.max()) + 1)
-            self._reserve(snapshot, n)
-            for lo, rows in pieces:  # snapshots in between are never put in place
-                snapshot = self._after_add(snapshot, rows, new_ids[lo : lo + len(rows)])
-            return snapshot._replace(next_id=next_id), new_ids
+            return self._with_rows(snapshot, pieces, new_ids), new_ids
 
         return self._change(added)
 
@@ -272,79 +225,60 @@ class Index(ABC):
 
         return self._lock.run(publish)
 
-    def _check_trained(self, verb: str, snapshot: Any) -> None:
-        if not self._is_ready(snapshot):
-            raise NotFittedError(f"{verb} needs a trained index: call train first")
-
-    def _new_ids(self, snapshot: Any, ids: Any, n: int) -> np.ndarray:
-        """Return the ids (n,) int64 of n new vectors: `ids` if they are new, or the next ones."""
-        if ids is None:
-            return next_ids(snapshot.next_id, n)
-        ids = distinct_ids(ids, n)
-        may_hold = ids.min() < snapshot.next_id and self._count(snapshot)
-        taken = ids[self._places(snapshot, ids) >= 0] if may_hold else ids[:0]
-        if len(taken):
-            raise ValueError(f"ids must be new, got {taken[0]}, which the index holds")
-        return ids
-
     def _restore_next_id(self, next_id: Any, ids: np.ndarray) -> None:
         """Continue with the next id of a saved state, but after the largest of `ids`."""
         following = int(ids.max(initial=-1)) + 1
         next_id = max(validation.check_count("next_id", next_id, 0), following)
         self._snapshot = self._snapshot._replace(next_id=next_id)
 
-    def _k_nearest(self, x: Any, k: int, **options: Any) -> tuple[Any, Any]:
-        """Do what `search` does; options go to `_search`."""
+    def _k_nearest(
+        self,
+        x: Any,
+        k: int,
+        ids: Any = None,
+        exclude: Any = None,
+        *,
+        snapshot: Any = None,
+        **options: Any,
+    ) -> tuple[Any, Any]:
+        """Do what `search` does, in a snapshot or the present one; options go to `_search`."""
         queries, is_mlx = vectors(x, self.d, self._limit)
         k = validation.check_count("k", k, 1)
-        snapshot = self._snapshot
+        snapshot = self._snapshot if snapshot is None else snapshot
         self._check_trained("search", snapshot)
-        available = min(k, self._count(snapshot))
-        found = no_results((len(queries), 0), self.metric)
+        search, n = self._filtered(snapshot, ids, exclude, options)
+        available = min(k, n)
         if available:
-            found = self._search(snapshot, queries, available, **options)
+            found = search(queries, available)
+        else:
+            found = no_results((len(queries), 0), self.metric)
         if available < k:
             found = padded(found, k, self.metric)
         return to_caller(found, is_mlx)
 
-    def _all_within(self, x: Any, radius: float, **options: Any) -> tuple[Any, Any, Any]:
+    def _all_within(
+        self, x: Any, radius: float, ids: Any = None, exclude: Any = None, **options: Any
+    ) -> tuple[Any, Any, Any]:
         """Do what `range_search` does; options go to `_search`."""
         queries, is_mlx = vectors(x, self.d, self._limit)
         check_radius(radius)
         snapshot = self._snapshot
         self._check_trained("range_search", snapshot)
-        found = within_radius(
-            lambda part, k: self._search(snapshot, part, k, **options),
-            queries,
-            self._count(snapshot),
-            radius,
-            self.metric,
-        )
-        return to_caller(found, is_mlx)
+        search, n = self._filtered(snapshot, ids, exclude, options)
+        return to_caller(within_radius(search, queries, n, radius, self.metric), is_mlx)
 
-
-def load_index(path: str | os.PathLike[str]) -> Index:
-    """Load an index of any class that `save` wrote on any machine. Nothing is unpickled.
-
-    Raises:
-        OSError: The file can't be opened.
-        ValueError: It is no such file, of a newer format or damaged; the message says which.
-    """
-    class_name, parameters, arrays = index_file.read(path)
-    try:
-        return restore_index(class_name, parameters, arrays)
-    except index_file.DAMAGE as error:
-        raise ValueError(
-            f"cannot load {os.fspath(path)!r}: it is a damaged {class_name} ({error});"
-            " save it again"
-        ) from error
-
-
-def restore_index(
-    class_name: str, parameters: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> Index:
-    """Return the index with that state; one of `index_file.DAMAGE` if it is damaged."""
-    if class_name not in _CLASSES:
-        raise ValueError(f"no class of indexes is called {class_name!r}")
-    index_file.check_sizes(parameters, arrays)
-    return _CLASSES[class_name].restore(parameters, arrays)
+    def _filtered(
+        self, snapshot: Any, ids: Any, exclude: Any, options: dict[str, Any]
+    ) -> tuple[Callable[[np.ndarray, int], Found], int]:
+        """Return a search among the vectors that a filter allows, and how many there are."""
+        search = partial(self._search, snapshot, **options)
+        n = self._count(snapshot)
+        if ids is None and exclude is None:
+            return search, n
+        held = self._ids(snapshot)
+        mark = allowed(held, ids, exclude)
+        if mark.all():
+            return search, n
+        find = partial(self._places, snapshot)
+        filtered = FilteredSearch(search, held, mark, find, self.metric)
+        return filtered, filtered.n

@@ -7,6 +7,7 @@ from typing import Any
 
 from .base import Index
 from .flat import IndexFlat
+from .hnsw import IndexHNSW
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
 from .opq import OPQMatrix
@@ -29,8 +30,10 @@ def index_factory(
     Args:
         d: Dimensions of the vectors.
         description: Parts with commas between them, as in faiss. First "OPQ16" for a learnt
-            rotation, or nothing; then "IVF256" for 256 lists, or nothing; then "Flat" for vectors
-            as they are, or "PQ16" for codes of 16 parts of 8 bits, or "PQ16x4" of 4.
+            rotation, or nothing; then "IVF256" for 256 lists, "IVF65536_HNSW32" for so many that a
+            graph finds them (see `IVF`), or nothing; then "Flat" for vectors as they are, or "PQ16"
+            for codes of 16 parts of 8 bits, or "PQ16x4" of 4. Or "HNSW32" for a graph of 32 links
+            a vector.
         metric: "euclidean", "cosine" or "dot"; for "Flat" alone also "l1" and "linf".
         seed: Of the training.
         backend: As in `Index`.
@@ -57,20 +60,24 @@ def index_factory(
         return [int(number) for number in match.groups() if number is not None]
 
     rotation = take(r"OPQ(\d+)")
-    lists = take(r"IVF(\d+)")
-    codes = take(r"PQ(\d+)(?:x(\d+))?")
+    lists = take(r"IVF(\d+)(?:_HNSW(\d+))?")
+    graph = take(r"HNSW(\d+)") if lists is None else None
+    codes = take(r"PQ(\d+)(?:x(\d+))?") if graph is None else None
     flat = take("Flat")
-    if parts or (codes is None) == (flat is None):
+    if parts or (graph is None and (codes is None) == (flat is None)):
         wrong = repr(parts[0]) if parts else "its end"
         raise ValueError(
             f"description={description!r}: {wrong} is not understood; after OPQ and IVF with their"
-            " numbers, if any, comes 'Flat', 'PQ16' or 'PQ16x4'"
+            " numbers, if any, comes 'Flat', 'PQ16' or 'PQ16x4', or 'HNSW32' without IVF"
         )
     trained: dict[str, Any] = {"seed": seed, "backend": backend}
-    if lists and codes:
-        index = IndexIVFPQ(d, *lists, *codes, metric=metric, **trained)
-    elif lists:
-        index = IndexIVFFlat(d, *lists, metric=metric, **trained)
+    if lists:
+        nlist, *links = lists
+        coarse = f"HNSW{links[0]}" if links else None
+        kind = IndexIVFPQ if codes else IndexIVFFlat
+        index = kind(d, nlist, *codes or (), metric=metric, coarse_quantizer=coarse, **trained)
+    elif graph:
+        index = IndexHNSW(d, *graph, metric=metric, backend=backend)
     elif codes:
         index = IndexPQ(d, *codes, metric=metric, **trained)
     else:

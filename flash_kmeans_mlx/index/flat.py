@@ -9,13 +9,15 @@ import numpy as np
 
 from .. import backends, validation
 from ..metrics import PROXIMITIES
-from ..neighbours.api import knn
+from ..neighbours.search import Search, nearest_rows
 from .base import Index
 from .growing import Growing
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows, rows_to_train
 
 __all__ = ["IndexFlat"]
+
+PIECE = 1 << 25  # bytes of rows that a search with a filter copies at a time
 
 
 class _FlatSnapshot(NamedTuple):
@@ -100,15 +102,37 @@ class IndexFlat(Index):
         return _FlatSnapshot(snapshot.next_id, rows, ids, len(places), device=[])
 
     def _search(
-        self, snapshot: _FlatSnapshot, queries: np.ndarray, k: int, **options: Any
+        self,
+        snapshot: _FlatSnapshot,
+        queries: np.ndarray,
+        k: int,
+        places: np.ndarray | None = None,
+        **options: Any,
     ) -> Found:
+        if places is not None:
+            return self._search_places(snapshot, queries, k, places)
         rows: Any = snapshot.rows.array[: snapshot.n]
-        if backends.BACKENDS[backends.resolve(self.backend)].USES_MLX:
+        backend = backends.resolve(self.backend)
+        if backends.BACKENDS[backend].USES_MLX:
             if not snapshot.device:
                 snapshot.device.append(mx.array(rows))
             rows = snapshot.device[0]
-        distances, places = knn(queries, rows, k, self.metric, backend=self.backend)
-        return np.asarray(distances), snapshot.ids.array[np.asarray(places)]
+        distances, nearest = nearest_rows(queries, rows, k, PROXIMITIES[self.metric], backend)
+        return as_float32(distances, self.metric), snapshot.ids.array[nearest]
+
+    def _search_places(
+        self, snapshot: _FlatSnapshot, queries: np.ndarray, k: int, places: np.ndarray
+    ) -> Found:
+        """Search among copies of the vectors at places (M,), some at a time."""
+        step = max(1, PIECE // (4 * self.d))
+        with Search(queries, k, self.metric, backend=self.backend) as search:
+            for lo in range(0, len(places), step):
+                search.add(snapshot.rows.array[places[lo : lo + step]], lo)
+            distances, nearest = search.result()
+        return distances, snapshot.ids.array[places[nearest]]
+
+    def _ids(self, snapshot: _FlatSnapshot) -> np.ndarray:
+        return snapshot.ids.array[: snapshot.n]
 
     def _places(self, snapshot: _FlatSnapshot, ids: np.ndarray) -> np.ndarray:
         own_ids = snapshot.ids.array[: snapshot.n]

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import vectors
 from .base import Index
-from .ivf import LARGEST, IndexIVFFlat
+from .centroids import LARGEST
+from .hnsw import IndexHNSW
+from .ivf import IndexIVFFlat
 
-__all__ = ["bytes_per_vector", "lists_needed", "with_lists"]
+__all__ = ["bytes_per_vector", "check_memory", "lists_needed", "with_lists"]
 
 # Vectors from which on lists are faster. Measured on two cores with 100,000 vectors, 2 sqrt(N)
 # lists and a 16th of them searched: a query takes 0.5 to 0.8 ms instead of 10 to 12, 1,000 of them
@@ -24,10 +25,28 @@ LISTS_PER_PROBE = 16
 
 def bytes_per_vector(index: Index) -> int:
     """Return the bytes that a vector and its id take in an index."""
+    if isinstance(index, IndexHNSW):
+        # The graph has the vector again, links, a label, a lock and two references.
+        return 8 + 4 * index.d + 4 * index.d + 8 * index.m + 144
     lists = getattr(index, "lists", None)
     if lists is None:
         return 8 + 4 * index.d
     return 8 + lists.payload.dtype.itemsize * lists.payload.shape[1]
+
+
+def check_memory(most_gb: float, index: Index, n: int, shape: tuple[int, ...]) -> None:
+    """Refuse n embeddings in an index that take more than `most_gb`; 0 for no limit.
+
+    Raises:
+        ValueError: Naming `max_memory_gb`.
+    """
+    needed = n * bytes_per_vector(index)
+    if most_gb and needed > most_gb * 1e9:
+        raise ValueError(
+            f"max_memory_gb={most_gb:g} must be >= {needed / 1e9:.3g} for {n} embeddings"
+            f" (embeddings.shape={shape}); raise it, delete some, or give an index that compresses"
+            " them"
+        )
 
 
 def lists_needed(index: Index, n_new: int) -> int:
@@ -42,13 +61,14 @@ def lists_needed(index: Index, n_new: int) -> int:
 
 
 def with_lists(
-    index: Index, embeddings: Any, ids: np.ndarray, nlist: int, seed: int
+    index: Index, snapshot: Any, new_rows: np.ndarray, ids: np.ndarray, nlist: int, seed: int
 ) -> IndexIVFFlat | None:
-    """Return an index of lists with the vectors of `index` and new ones.
+    """Return an index of lists with the vectors of a snapshot and new ones.
 
     Args:
         index: An `IndexFlat` or `IndexIVFFlat`.
-        embeddings: (N, D) new vectors, as `validation.data` returned them.
+        snapshot: Of this index.
+        new_rows: (N, D) float32, new vectors.
         ids: (N,) int64, their ids.
         nlist: Lists.
         seed: Of the training.
@@ -56,8 +76,7 @@ def with_lists(
     Returns:
         The index; None if vectors are too large for lists.
     """
-    new_rows, _ = vectors(embeddings, index.d)
-    parameters, arrays = index.state()
+    parameters, arrays = index._state(snapshot)
     # Rows in lists may be followed by 1 / their norm.
     old_rows = arrays["rows"][:, : index.d]
     if any(np.abs(rows).max(initial=0) > LARGEST for rows in (old_rows, new_rows)):

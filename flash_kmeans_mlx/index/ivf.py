@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import backends, validation
-from ..kmeans.assign import assign
-from ..kmeans.fit import fit
-from ..metrics import METRICS, PROXIMITIES
-from ..neighbours.api import knn
-from .base import Index
+from ..metrics import PROXIMITIES
+from .centroids import LARGEST, Centroids, with_inverse_norms
+from .coarse import empty_graph, graph_of, list_of, lists_near, trained
+from .graph import Graph
+from .listed import Listed
 from .lists import BLOCK, InvertedLists
 from .quantizer import ProductQuantizer
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows
 from .training import sample
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["IVF", "IndexIVFFlat"]
-
-# Magnitude of vectors up to which squared distances are float32 numbers.
-LARGEST = 2.0**40
 
 
 class IVFSnapshot(NamedTuple):
@@ -39,15 +36,17 @@ class IVFSnapshot(NamedTuple):
         lists: The vectors, as they are or as codes.
         centroids: (nlist, d) float32; None before training.
         quantizer: Of the codes; None where vectors are kept as they are.
+        graph: Of the centroids, where a coarse quantizer was asked for.
     """
 
     next_id: int
     lists: InvertedLists
     centroids: np.ndarray | None
     quantizer: ProductQuantizer | None
+    graph: Graph | None = None
 
 
-class IVF(Index):
+class IVF(Listed):
     """An index of vectors in lists (Jegou et al., 2011).
 
     Subclasses define what a list holds of a vector, and scan lists.
@@ -62,6 +61,9 @@ class IVF(Index):
         seed: Of the training; the same seed gives the same index on the same backend.
         niter: Most iterations of the k-means that finds the centroids.
         max_points_per_centroid: Training on more vectors than this takes a sample.
+        coarse_quantizer: How lists are found: None for exact search among the centroids; like
+            "HNSW32" for a graph of 32 links a centroid, where fewer than 64 vectors are added or
+            searched at a time. For tens of thousands of lists; needs voyager, as `IndexHNSW`.
 
     Attributes:
         centroids: (nlist, d) float32; None before training.
@@ -77,6 +79,7 @@ class IVF(Index):
         "seed",
         "niter",
         "max_points_per_centroid",
+        "coarse_quantizer",
     )
     _limit = LARGEST
 
@@ -92,6 +95,7 @@ class IVF(Index):
         seed: int = 0,
         niter: int = 25,
         max_points_per_centroid: int = 256,
+        coarse_quantizer: str | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(d, metric, backend=backend)
@@ -102,6 +106,9 @@ class IVF(Index):
         self.max_points_per_centroid = validation.check_count(
             "max_points_per_centroid", max_points_per_centroid, 1
         )
+        empty_graph(self.d, metric, coarse_quantizer)  # refuses what it can't be
+        self.coarse_quantizer = coarse_quantizer
+        self._searched: Centroids | None = None  # those of the last search
         self._snapshot = IVFSnapshot(
             next_id=0,
             lists=InvertedLists(self.nlist, width, dtype),
@@ -122,37 +129,29 @@ class IVF(Index):
     def centroids(self) -> np.ndarray | None:
         return self._snapshot.centroids
 
-    @property
-    def lists(self) -> InvertedLists:
-        return self._snapshot.lists
-
-    def _count(self, snapshot: IVFSnapshot) -> int:
-        return len(snapshot.lists)
-
     def _is_ready(self, snapshot: IVFSnapshot) -> bool:
         return snapshot.centroids is not None
 
-    def search(self, x: Any, k: int, *, nprobe: int | None = None) -> tuple[Any, Any]:
-        """Search as `Index.search` does, in the nprobe nearest lists.
+    def search(
+        self, x: Any, k: int, *, nprobe: int | None = None, ids: Any = None, exclude: Any = None
+    ) -> tuple[Any, Any]:
+        """Search as `Index.search` does, in the nprobe nearest lists, whatever the filter.
 
-        Args:
-            x: (Q, D) queries, `mx.array` or NumPy.
-            k: Neighbours of every query.
-            nprobe: Lists to look at; None for the attribute `nprobe`.
+        `nprobe` is the number of lists to look at; None for the attribute.
         """
-        return self._k_nearest(x, k, nprobe=nprobe)
+        return self._k_nearest(x, k, ids, exclude, nprobe=nprobe)
 
     def range_search(
-        self, x: Any, radius: float, *, nprobe: int | None = None
+        self,
+        x: Any,
+        radius: float,
+        *,
+        nprobe: int | None = None,
+        ids: Any = None,
+        exclude: Any = None,
     ) -> tuple[Any, Any, Any]:
-        """Search as `Index.range_search` does, in the nprobe nearest lists.
-
-        Args:
-            x: (Q, D) queries, `mx.array` or NumPy.
-            radius: In the units of the distances.
-            nprobe: Lists to look at; None for the attribute `nprobe`.
-        """
-        return self._all_within(x, radius, nprobe=nprobe)
+        """Search as `Index.range_search` does, in the nprobe nearest lists, as `search`."""
+        return self._all_within(x, radius, ids, exclude, nprobe=nprobe)
 
     # Subclasses define the following, the last three only if they have a quantizer.
 
@@ -188,59 +187,60 @@ class IVF(Index):
 
     def _after_train(self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool) -> IVFSnapshot:
         points = sample(rows, self.nlist, self.max_points_per_centroid, self.seed)
-        found = fit(
-            METRICS[self.metric],
-            points,
-            self.nlist,
-            self.niter,
-            verbose=verbose,
-            seed=self.seed,
-            backend=self.backend,
-            stage="lists",
+        centroids = trained(
+            points, self.nlist, self.metric, self.niter, self.seed, self.backend, verbose
         )
-        snapshot = snapshot._replace(centroids=np.array(found.centroids))
+        graph = graph_of(centroids, self.metric, self.coarse_quantizer)
+        snapshot = snapshot._replace(centroids=centroids, graph=graph)
         return snapshot._replace(quantizer=self._train_quantizer(snapshot, rows, verbose))
 
     def _after_add(self, snapshot: IVFSnapshot, rows: np.ndarray, ids: np.ndarray) -> IVFSnapshot:
-        labels = np.asarray(assign(rows, snapshot.centroids, self.metric, backend=self.backend))
+        labels = list_of(rows, snapshot.centroids, self.metric, snapshot.graph, self.backend)
         payload = self._encode(snapshot, rows, labels)
         return snapshot._replace(lists=snapshot.lists.added(labels, payload, ids))
 
     def _probe(self, snapshot: IVFSnapshot, queries: np.ndarray, nprobe: int | None) -> np.ndarray:
         """Return the lists (Q, nprobe) int64 of the nearest centroids, nearest first."""
         if nprobe is None:
-            nprobe = self.nprobe
-        nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
-        _, probes = knn(queries, snapshot.centroids, nprobe, self.metric, backend=self.backend)
-        return np.asarray(probes)
+            nprobe = self._nprobe
+        else:
+            nprobe = validation.check_count("nprobe", nprobe, 1, self.nlist, "nlist")
+        assert snapshot.centroids is not None
+        if self._searched is None or self._searched.rows is not snapshot.centroids:
+            self._searched = Centroids(snapshot.centroids, self.metric)
+        backend = backends.resolve(self.backend)
+        return lists_near(queries, self._searched, nprobe, snapshot.graph, backend)
 
     def _search(
         self,
         snapshot: IVFSnapshot,
         queries: np.ndarray,
         k: int,
+        places: np.ndarray | None = None,
         nprobe: int | None = None,
         **options: Any,
     ) -> Found:
-        return self._scan(snapshot, queries, self._probe(snapshot, queries, nprobe), k)
-
-    def _places(self, snapshot: IVFSnapshot, ids: np.ndarray) -> np.ndarray:
-        return snapshot.lists.find(ids)
+        probes = self._probe(snapshot, queries, nprobe)
+        if places is not None:
+            snapshot = snapshot._replace(lists=snapshot.lists.only(places, probes))
+        return self._scan(snapshot, queries, probes, k)
 
     def _rows_at(self, snapshot: IVFSnapshot, places: np.ndarray) -> np.ndarray:
         lists = snapshot.lists
         return self._decode(snapshot, lists.rows(places), lists.owner[places // BLOCK])
 
-    def _after_remove(self, snapshot: IVFSnapshot, places: np.ndarray) -> IVFSnapshot:
-        return snapshot._replace(lists=snapshot.lists.removed(places))
+    def _parameters(self, snapshot: IVFSnapshot) -> dict[str, Any]:
+        parameters = {name: getattr(self, name) for name in self.saved}
+        return parameters | {"next_id": snapshot.next_id}
 
     def _state(self, snapshot: IVFSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parameters = {name: getattr(self, name) for name in self.saved}
-        parameters["next_id"] = snapshot.next_id
+        parameters = self._parameters(snapshot)
         if snapshot.centroids is None:
             return parameters, {}
         arrays = snapshot.lists.state()
         arrays["centroids"] = snapshot.centroids
+        if snapshot.graph is not None:
+            arrays["graph"] = snapshot.graph.state()
         return parameters, arrays | self._quantizer_state(snapshot)
 
     @classmethod
@@ -259,7 +259,8 @@ class IVF(Index):
                 )
             quantizer = index._restore_quantizer(arrays)
             lists = index.lists.restored(arrays)
-            index._snapshot = IVFSnapshot(0, lists, centroids, quantizer)
+            graph = graph_of(centroids, index.metric, index.coarse_quantizer, arrays.get("graph"))
+            index._snapshot = IVFSnapshot(0, lists, centroids, quantizer, graph)
         index._restore_next_id(next_id, arrays.get("ids", np.zeros(0, np.int64)))
         return index
 
@@ -275,7 +276,7 @@ class IndexIVFFlat(IVF):
         nlist: Number of lists.
         metric: "euclidean" (squared distances), "cosine" (1 - cos) or "dot" (a similarity).
         nprobe: Lists that a search looks at; an attribute too, and an argument of `search`.
-        seed, niter, max_points_per_centroid: Of the training, as in `IVF`.
+        seed, niter, max_points_per_centroid, coarse_quantizer: As in `IVF`.
         backend: As in `Index`.
 
     Example:
@@ -298,6 +299,7 @@ class IndexIVFFlat(IVF):
         seed: int = 0,
         niter: int = 25,
         max_points_per_centroid: int = 256,
+        coarse_quantizer: str | None = None,
         backend: str | None = None,
     ) -> None:
         # For cosine, a row is a vector and 1 / its norm.
@@ -311,17 +313,12 @@ class IndexIVFFlat(IVF):
             seed=seed,
             niter=niter,
             max_points_per_centroid=max_points_per_centroid,
+            coarse_quantizer=coarse_quantizer,
             backend=backend,
         )
 
     def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        if self.metric != "cosine":
-            return rows
-        norm = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-        inverse = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        # The largest float32 tells scans that a row is too small for its factor.
-        inverse = np.minimum(inverse, np.finfo(np.float32).max)
-        return np.concatenate([rows, inverse[:, None].astype(np.float32)], axis=1)
+        return with_inverse_norms(rows) if self.metric == "cosine" else rows
 
     def _decode(self, snapshot: IVFSnapshot, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return payload[:, : self.d]
@@ -333,4 +330,4 @@ class IndexIVFFlat(IVF):
         distances, ids = backends.scan_lists(
             backend, snapshot.lists, PROXIMITIES[self.metric], queries, probes, k
         )
-        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
+        return as_float32(distances, self.metric), ids

@@ -12,7 +12,7 @@ from ..kmeans.assign import assign
 from ..metrics import PROXIMITIES, unit_rows
 from .ivf import IVF, IVFSnapshot
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows
 from .training import sample
 
@@ -32,7 +32,7 @@ class IndexIVFPQ(IVF):
         d, nlist, metric, nprobe, backend: As in `IndexIVFFlat`.
         m: Parts of a vector; must divide d.
         nbits: Bits of the code of a part, 1 to 8.
-        seed, niter, max_points_per_centroid: Of the training, as in `IVF`.
+        seed, niter, max_points_per_centroid, coarse_quantizer: As in `IVF`.
 
     Attributes:
         quantizer: The `ProductQuantizer` of the residuals.
@@ -62,6 +62,7 @@ class IndexIVFPQ(IVF):
         seed: int = 0,
         niter: int = 25,
         max_points_per_centroid: int = 256,
+        coarse_quantizer: str | None = None,
         backend: str | None = None,
     ) -> None:
         quantizer = ProductQuantizer(
@@ -78,6 +79,7 @@ class IndexIVFPQ(IVF):
             seed=seed,
             niter=niter,
             max_points_per_centroid=max_points_per_centroid,
+            coarse_quantizer=coarse_quantizer,
             backend=backend,
         )
         self._snapshot = self._snapshot._replace(quantizer=quantizer)
@@ -136,7 +138,7 @@ class IndexIVFPQ(IVF):
             probes,
             k,
         )
-        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
+        return as_float32(distances, self.metric), ids
 
     def _quantizer_state(self, snapshot: IVFSnapshot) -> dict[str, np.ndarray]:
         assert snapshot.quantizer is not None

@@ -17,6 +17,7 @@ import numpy as np
 
 from .free_blocks import FreeBlocks, Version
 from .growing import Growing
+from .list_checks import check_counts, check_part
 
 __all__ = ["BLOCK", "InvertedLists"]
 
@@ -42,7 +43,8 @@ class InvertedLists:
         owner: (blocks,) int32, the list of each block.
         first, last: (nlist,) int32, the first and last block of each list, -1 where it is empty.
         counts: (nlist,) int64, the rows of each list; all its blocks but the last are full.
-        cache: What a backend keeps of a list until the list changes, by its number or ~number.
+        n_rows: The rows of all lists.
+        cache, parts: What a backend keeps of a list, by its number or ~number, and of all of them.
     """
 
     def __init__(self, nlist: int, width: int, dtype: Any) -> None:
@@ -53,13 +55,15 @@ class InvertedLists:
         self.first = np.full(nlist, NOWHERE)
         self.last = np.full(nlist, NOWHERE)
         self.counts = np.zeros(nlist, np.int64)
+        self.n_rows = 0
         self.cache: dict[int, Any] = {}
+        self.parts: Any = None
         self._blocks = FreeBlocks()
         self._version = Version()
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # ids in order and their slots
 
     def __len__(self) -> int:
-        return int(self.counts.sum())
+        return self.n_rows
 
     @property
     def payload(self) -> np.ndarray:
@@ -97,6 +101,7 @@ class InvertedLists:
             part = order[lo : lo + step]
             after._write(slots[lo : lo + step], rows[part], ids[part])
         after.counts = self.counts + n_new
+        after.n_rows = self.n_rows + n
         after._forget(np.flatnonzero(n_new))
         return after
 
@@ -158,6 +163,7 @@ class InvertedLists:
     def _forget(self, lists: np.ndarray) -> None:
         """Drop what was derived from the rows of these lists (M,)."""
         self._sorted = None
+        self.parts = None
         # Searches with older lists continue to fill the present dict.
         self.cache = self.cache.copy()
         if self.cache:
@@ -216,6 +222,7 @@ class InvertedLists:
             after._write(hole[lo : lo + step], self.rows(part), self.ids.reshape(-1)[part])
         after._relink(touched, chain, n_kept)
         after.counts = counts
+        after.n_rows = self.n_rows - len(slots)
         after._version = Version()
         self._version.newer = after._version
         after._blocks = after._blocks.retire(np.concatenate([old, *dropped]), self._version)
@@ -271,13 +278,33 @@ class InvertedLists:
 
         The first call sorts all ids.
         """
-        if self._sorted is None:
-            self._sorted = self._sort_ids()
-        sorted_ids, slots = self._sorted
+        sorted_ids, slots = self.sorted_ids()
         if not len(sorted_ids):
             return np.full(len(ids), -1)
         place = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)
         return np.where(sorted_ids[place] == ids, slots[place], -1)
+
+    def sorted_ids(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all ids (N,) int64 in ascending order, and their slots (N,); kept for reuse."""
+        if self._sorted is None:
+            self._sorted = self._sort_ids()
+        return self._sorted
+
+    def part(self, slots: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what `merged` takes of the rows at slots (M,): lists, rows (M, width) and ids."""
+        labels = self.owner[slots // BLOCK].astype(np.int64)
+        return {
+            "labels": labels,
+            "rows": self.rows(slots),
+            "ids": self.ids.reshape(-1)[slots],
+        }
+
+    def only(self, slots: np.ndarray, lists: np.ndarray) -> InvertedLists:
+        """Return other lists, of copies of the rows at those slots (M,) that are in `lists`."""
+        is_given = np.zeros(len(self.counts), bool)
+        is_given[lists] = True
+        copies = InvertedLists(len(self.counts), self.payload.shape[1], self.payload.dtype)
+        return copies.added(**self.part(slots[is_given[self.owner[slots // BLOCK]]]))
 
     def _sort_ids(self) -> tuple[np.ndarray, np.ndarray]:
         """Return all ids (N,) in order, and their slots (N,)."""
@@ -303,27 +330,19 @@ class InvertedLists:
             KeyError, ValueError: The state is damaged.
         """
         counts = arrays["counts"]
-        rows = arrays["rows"]
-        ids = arrays["ids"]
-        width = self.payload.shape[1]
-        dtype = self.payload.dtype
-        counts_fit = counts.shape == self.counts.shape and counts.dtype == np.int64
-        if not counts_fit or counts.min() < 0 or counts.sum() != len(ids):
-            raise ValueError(
-                f"counts of shape {counts.shape} do not fit"
-                f" {len(self.counts)} lists of {ids.shape} ids"
-            )
-        if rows.shape != (len(ids), width) or rows.dtype != dtype:
-            raise ValueError(
-                f"rows of shape {rows.shape} and dtype {rows.dtype} must be"
-                f" {(len(ids), width)} of {dtype}"
-            )
-        if dtype.kind == "f" and not np.isfinite(rows).all():
-            raise ValueError("rows are not finite")
-        ids_fit = ids.ndim == 1 and ids.dtype == np.int64
-        if not ids_fit or len(np.unique(ids)) < len(ids) or ids.min(initial=0) < 0:
-            raise ValueError("ids must be distinct and >= 0")
-        return self.added(np.repeat(np.arange(len(counts)), counts), rows, ids)
+        check_counts(counts, len(self.counts), arrays["ids"])
+        return self.merged(arrays | {"labels": np.repeat(np.arange(len(counts)), counts)})
+
+    def merged(self, part: dict[str, np.ndarray]) -> InvertedLists:
+        """Return the lists with a part of a state, whose ids are new.
+
+        Raises:
+            KeyError, ValueError: The part is damaged.
+        """
+        labels, rows, ids = part["labels"], part["rows"], part["ids"]
+        payload = self.payload
+        check_part(labels, rows, ids, len(self.counts), payload.shape[1], payload.dtype)
+        return self.added(labels, rows, ids)
 
 
 def _slots(blocks: np.ndarray, n: int) -> np.ndarray:

@@ -10,10 +10,10 @@ import numpy as np
 from .. import backends
 from ..backends.codes import Coding, pack
 from ..metrics import PROXIMITIES, unit_rows
-from .base import Index
+from .listed import Listed
 from .lists import BLOCK, InvertedLists
 from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
-from .results import Found
+from .results import Found, as_float32
 from .sources import TrainingRows, mapped
 
 __all__ = ["IndexPQ"]
@@ -36,7 +36,7 @@ class _PQSnapshot(NamedTuple):
     quantizer: ProductQuantizer
 
 
-class IndexPQ(Index):
+class IndexPQ(Listed):
     """Vectors in a few bytes each (Jégou, Douze and Schmid, 2011), all compared with every query.
 
     Distances are those from the exact queries to the vectors of the codes; for cosine, codes are of
@@ -95,13 +95,6 @@ class IndexPQ(Index):
     def quantizer(self) -> ProductQuantizer:
         return self._snapshot.quantizer
 
-    @property
-    def lists(self) -> InvertedLists:
-        return self._snapshot.lists
-
-    def _count(self, snapshot: _PQSnapshot) -> int:
-        return len(snapshot.lists)
-
     def _is_ready(self, snapshot: _PQSnapshot) -> bool:
         return snapshot.quantizer.is_trained
 
@@ -134,32 +127,34 @@ class IndexPQ(Index):
         payload = self._coding(snapshot).with_terms(codes, numbers, PROXIMITIES[self.metric])
         return snapshot._replace(lists=snapshot.lists.added(numbers, payload, ids))
 
-    def _search(self, snapshot: _PQSnapshot, queries: np.ndarray, k: int, **options: Any) -> Found:
+    def _search(
+        self,
+        snapshot: _PQSnapshot,
+        queries: np.ndarray,
+        k: int,
+        places: np.ndarray | None = None,
+        **options: Any,
+    ) -> Found:
+        lists = snapshot.lists
         probes = np.broadcast_to(np.arange(LISTS), (len(queries), LISTS))
         distances, ids = backends.scan_codes(
             backends.resolve(self.backend),
-            snapshot.lists,
+            lists if places is None else lists.only(places, probes[0]),
             self._coding(snapshot),
             PROXIMITIES[self.metric],
             queries,
             probes,
             k,
         )
-        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
-
-    def _places(self, snapshot: _PQSnapshot, ids: np.ndarray) -> np.ndarray:
-        return snapshot.lists.find(ids)
+        return as_float32(distances, self.metric), ids
 
     def _rows_at(self, snapshot: _PQSnapshot, places: np.ndarray) -> np.ndarray:
         lists = snapshot.lists
         return self._coding(snapshot).decode(lists.rows(places), lists.owner[places // BLOCK])
 
-    def _after_remove(self, snapshot: _PQSnapshot, places: np.ndarray) -> _PQSnapshot:
-        return snapshot._replace(lists=snapshot.lists.removed(places))
-
-    def _state(self, snapshot: _PQSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _parameters(self, snapshot: _PQSnapshot) -> dict[str, Any]:
         quantizer = snapshot.quantizer
-        parameters = {
+        return {
             "d": self.d,
             "m": quantizer.m,
             "nbits": quantizer.nbits,
@@ -169,9 +164,13 @@ class IndexPQ(Index):
             "max_points_per_centroid": quantizer.max_points_per_centroid,
             "next_id": snapshot.next_id,
         }
-        if quantizer.codebooks is None:
+
+    def _state(self, snapshot: _PQSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        parameters = self._parameters(snapshot)
+        codebooks = snapshot.quantizer.codebooks
+        if codebooks is None:
             return parameters, {}
-        return parameters, snapshot.lists.state() | {"codebooks": quantizer.codebooks}
+        return parameters, snapshot.lists.state() | {"codebooks": codebooks}
 
     @classmethod
     def restore(cls, parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> IndexPQ:

@@ -85,15 +85,23 @@ class IndexPreTransform(Index):
     def _is_ready(self, snapshot: Any) -> bool:
         return self.transform.is_trained and self.index._is_ready(snapshot)
 
-    def search(self, x: Any, k: int, *, nprobe: int | None = None) -> tuple[Any, Any]:
+    def search(
+        self, x: Any, k: int, *, nprobe: int | None = None, ids: Any = None, exclude: Any = None
+    ) -> tuple[Any, Any]:
         """Search as `Index.search` does; `nprobe` is for an index with lists."""
-        return self._k_nearest(x, k, **self._options(nprobe))
+        return self._k_nearest(x, k, ids, exclude, **self._options(nprobe))
 
     def range_search(
-        self, x: Any, radius: float, *, nprobe: int | None = None
+        self,
+        x: Any,
+        radius: float,
+        *,
+        nprobe: int | None = None,
+        ids: Any = None,
+        exclude: Any = None,
     ) -> tuple[Any, Any, Any]:
         """Search as `Index.range_search` does; `nprobe` is for an index with lists."""
-        return self._all_within(x, radius, **self._options(nprobe))
+        return self._all_within(x, radius, ids, exclude, **self._options(nprobe))
 
     def _options(self, nprobe: int | None) -> dict[str, Any]:
         if nprobe is not None and not isinstance(self.index, IVF):
@@ -113,8 +121,18 @@ class IndexPreTransform(Index):
     def _after_add(self, snapshot: Any, rows: np.ndarray, ids: np.ndarray) -> Any:
         return self.index._after_add(snapshot, self.transform.apply(rows), ids)
 
-    def _search(self, snapshot: Any, queries: np.ndarray, k: int, **options: Any) -> Found:
-        return self.index._search(snapshot, self.transform.apply(queries), k, **options)
+    def _search(
+        self,
+        snapshot: Any,
+        queries: np.ndarray,
+        k: int,
+        places: np.ndarray | None = None,
+        **options: Any,
+    ) -> Found:
+        return self.index._search(snapshot, self.transform.apply(queries), k, places, **options)
+
+    def _ids(self, snapshot: Any) -> np.ndarray:
+        return self.index._ids(snapshot)
 
     def _places(self, snapshot: Any, ids: np.ndarray) -> np.ndarray:
         return self.index._places(snapshot, ids)
@@ -125,17 +143,25 @@ class IndexPreTransform(Index):
     def _after_remove(self, snapshot: Any, places: np.ndarray) -> Any:
         return self.index._after_remove(snapshot, places)
 
-    def _state(self, snapshot: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        transform_parameters, matrix = self.transform.state()
-        index_parameters, index_arrays = self.index._state(snapshot)
-        parameters = {
-            "transform": transform_parameters,
+    def _part(self, snapshot: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
+        return self.index._part(snapshot, ids)
+
+    def _after_merge(self, snapshot: Any, part: dict[str, np.ndarray]) -> Any:
+        return self.index._after_merge(snapshot, part)
+
+    def _parameters(self, snapshot: Any) -> dict[str, Any]:
+        return {
+            "transform": self.transform.state()[0],
             "class": type(self.index).__name__,
-            "index": index_parameters,
+            "index": self.index._parameters(snapshot),
         }
+
+    def _state(self, snapshot: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        _, matrix = self.transform.state()
+        _, index_arrays = self.index._state(snapshot)
         # Without the matrix, what the index has learned is useless: training starts again.
         arrays = {f"index.{name}": array for name, array in index_arrays.items()} if matrix else {}
-        return parameters, arrays | matrix
+        return self._parameters(snapshot), arrays | matrix
 
     @classmethod
     def restore(

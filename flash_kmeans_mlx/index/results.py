@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-__all__ = ["Found", "no_results", "padded", "to_caller", "within_radius"]
+__all__ = ["Found", "as_float32", "no_results", "padded", "to_caller", "within_radius"]
 
 # Distances (Q, k) float32 and ids (Q, k) int64, nearest first.
 Found = tuple[np.ndarray, np.ndarray]
@@ -21,6 +21,14 @@ def no_results(shape: tuple[int, int], metric: str) -> Found:
     """Return results (Q, k) that stand for no vector: distances inf (-inf for "dot"), ids -1."""
     worst = -np.inf if metric == "dot" else np.inf
     return np.full(shape, worst, np.float32), np.full(shape, -1, np.int64)
+
+
+def as_float32(distances: np.ndarray, metric: str) -> np.ndarray:
+    """Return distances in float64 as callers get them: float32, similarities for "dot"."""
+    if metric == "dot":
+        distances = -distances
+    with np.errstate(over="ignore", under="ignore"):
+        return distances.astype(np.float32)
 
 
 def padded(found: Found, k: int, metric: str) -> Found:

@@ -85,7 +85,9 @@ def knn(
     y = validation.data(data, name="data")
     max_bytes = validation.cap(max_mem_gb)
     exclude_self = validation.check_flag("exclude_self", exclude_self)
-    k = validation.check_neighbours(k, y.shape[1], exclude_self, "data", y.given_shape)
+    b, n_queries, _ = x.shape
+    n_rows = y.shape[1]
+    k = validation.check_neighbours(k, n_rows, exclude_self, "data", y.given_shape)
     if exclude_self and x.given_shape != y.given_shape:
         raise ValueError(
             "exclude_self=True needs queries that are the data,"
@@ -93,10 +95,9 @@ def knn(
         )
     as_mlx = x.mlx or y.mlx
     # mx.array results are copies of NumPy ones: 4 bytes for a distance, 8 for an index.
-    copies = 12 * x.shape[0] * x.shape[1] * k if as_mlx else 0
-    progress = open_progress()
-    progress.phase("searching")
-    progress.begin(y.shape[0] * y.shape[1])
+    copies = 12 * b * n_queries * k if as_mlx else 0
+    work = y.shape[0] * n_rows
+    progress = open_progress("searching", work, products=n_queries * y.x.size)
     with (
         progress,
         Search(

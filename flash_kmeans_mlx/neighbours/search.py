@@ -7,13 +7,44 @@ from typing import Any
 import numpy as np
 
 from .. import backends, validation
-from ..backends.neighbours import NOTHING, largest
-from ..metrics import PROXIMITIES
-from ..progress import SILENT, Progress
+from ..backends.neighbours import NOTHING, check_finite
+from ..metrics import PROXIMITIES, Proximity
+from ..progress import SILENT, Progress, open_progress
 
-__all__ = ["Search"]
+__all__ = ["Search", "nearest_rows"]
 
 MAX_CHUNK_ROWS = 1 << 32  # backends rank rows of a chunk by 32 bits of their index
+
+
+def nearest_rows(
+    queries: np.ndarray, rows: Any, k: int, proximity: Proximity, backend: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest rows for every query, of arguments that are known to be valid.
+
+    Args:
+        queries: (Q, D) float32, finite.
+        rows: (N, D) float32, N >= k, NumPy or `mx.array`.
+        k: Neighbours of every query.
+        proximity: The distance.
+        backend: One that `backends.resolve` returned.
+
+    Returns:
+        (Q, k) float64 distances and int64 indices, nearest first.
+    """
+    progress = open_progress("searching", len(rows), products=len(queries) * rows.size)
+    request = backends.Request(
+        queries=queries[None],
+        shape=queries.shape,
+        k=k,
+        proximity=proximity,
+        exclude_self=False,
+        max_bytes=0,
+        bytes_in_use=0,
+        progress=progress,
+    )
+    with progress, backends.open_neighbours(backend, request) as neighbours:
+        distances, indices = neighbours.nearest(rows[None], 0, None)
+    return distances[0], indices[0]
 
 
 class Search:
@@ -73,8 +104,6 @@ class Search:
         k = validation.check_count("k", k, 1)
         exclude_self = validation.check_flag("exclude_self", exclude_self)
         self.backend = backends.resolve(backend)
-        magnitude = largest(self.queries.x)
-        validation.check_magnitude(magnitude, self.queries.given_shape, self.queries.name)
         self.rows = 0
         self._dtype = np.dtype(dtype)
         b, q, _ = self.queries.shape
@@ -84,7 +113,6 @@ class Search:
         self._request = backends.Request(
             queries=self.queries.x,
             shape=self.queries.given_shape,
-            magnitude=magnitude,
             k=k,
             proximity=proximity,
             exclude_self=exclude_self,
@@ -92,6 +120,7 @@ class Search:
             bytes_in_use=bytes_in_use + result_bytes + self.queries.copied,
             progress=progress,
         )
+        check_finite(self.queries.x, self._request.shape, self.queries.name)
         self._neighbours = backends.open_neighbours(self.backend, self._request)
         self._best: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -117,25 +146,31 @@ class Search:
         chunk = validation.data(data, name="data")
         queries = self.queries
         b, _, d = queries.shape
-        if chunk.batched != queries.batched or (chunk.shape[0], chunk.shape[2]) != (b, d):
+        b_chunk, n_rows, d_chunk = chunk.shape
+        if chunk.batched != queries.batched or (b_chunk, d_chunk) != (b, d):
             wanted = f"(B, N, D)=({b}, N, {d})" if queries.batched else f"(N, D)=(N, {d})"
             raise ValueError(
                 f"data must have shape {wanted}, got {chunk.given_shape}"
                 f" ({queries.name}.shape={queries.given_shape})"
             )
-        if chunk.shape[1] >= MAX_CHUNK_ROWS:
+        if n_rows >= MAX_CHUNK_ROWS:
             raise ValueError(
-                f"data must have fewer than {MAX_CHUNK_ROWS} rows at a time, got {chunk.shape[1]};"
+                f"data must have fewer than {MAX_CHUNK_ROWS} rows at a time, got {n_rows};"
                 " add it in chunks"
             )
-        with self._neighbours.reserving(chunk.copied + self._best_bytes):
+        reserved = chunk.copied + self._best_bytes
+        self._request.bytes_in_use += reserved
+        try:
             distances, indices = self._neighbours.nearest(chunk.x, offset, self._best)
+        finally:
+            self._request.bytes_in_use -= reserved
+        if offset:
             np.add(indices, offset, out=indices, where=indices != NOTHING)
-            if self._best is None and distances.shape[-1] == self._request.k:
-                self._best = distances, indices
-            else:
-                self._merge(distances, indices)
-        self.rows += chunk.shape[1]
+        if self._best is None and distances.shape[-1] == self._request.k:
+            self._best = distances, indices
+        else:
+            self._merge(distances, indices)
+        self.rows += n_rows
 
     def _merge(self, distances: np.ndarray, indices: np.ndarray) -> None:
         if self._best is None:

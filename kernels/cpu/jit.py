@@ -134,6 +134,8 @@ class Kernel:
             if code is None:
                 _announce(name)
                 code, externals = _compiler().compile_kernel(self.dispatcher, kinds, symbol)
+                if lacking := object_cache.missing(externals):
+                    raise RuntimeError(f"kernel {name} calls {lacking}, which nothing here has")
                 object_cache.write(file, code, externals)
             call = import_module(f"{__package__}.loader").load(code, symbol, kinds)
             self._by_kinds[kinds] = call

@@ -25,7 +25,7 @@ import numpy as np
 
 from .target import cpu_features, cpu_name
 
-__all__ = ["read", "write"]
+__all__ = ["missing", "read", "write"]
 
 SUM_BYTES = 16
 
@@ -125,10 +125,14 @@ def _unpacked(name: str, data: bytes) -> bytes:
     found = json.loads(header)
     if (found["key"], found["name"]) != (key(), name):
         raise ValueError("code of something else")
-    # LLVM ends the process where a symbol is missing.
-    if not all(hasattr(ctypes.CDLL(None), external) for external in found["externals"]):
+    if missing(found["externals"]):
         raise ValueError("code that needs what this process lacks")
     return code
+
+
+def missing(externals: list[str]) -> list[str]:
+    """Return the external functions that this process lacks: LLVM would end it for them."""
+    return [name for name in externals if not hasattr(ctypes.CDLL(None), name)]
 
 
 def _replace(path: Path, data: bytes) -> None:

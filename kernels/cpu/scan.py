@@ -8,19 +8,18 @@ Their distances are computed in float64, list by list or in the end.
 from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
 
-from .finish import distance
-from .ir import FLOATS, FUSED, NUMBER, VECTORS, WIDTH, address, lowest_bit, pointer, splat
-from .jit import cgutils, intrinsic, njit, types
+from .finish import distance, scale_up
+from .ir import address, lowest_bit
+from .jit import njit
 from .lanes import POINTS
 from .lists import BLOCK
-from .scores import CHORD, COSINE, DOT, SQUARES, store_marked
+from .proofs import is_farther
+from .scan_scores import BLOCKS, QUERIES, score_rows
+from .scores import CHORD, COSINE
 from .select import insert, keep_best, make_key, number_of, score_of
 from .sizes import NEG_INF
 
-BLOCKS = POINTS // BLOCK  # that fill the registers beside QUERIES queries
-QUERIES = 4
 HIGH = np.uint64(32)
 ANY = -1  # list
 HALVINGS = 8  # of the range of scores, to find one that few of them reach
@@ -42,89 +41,6 @@ class Found(NamedTuple):
     distances: np.ndarray
     ids: np.ndarray
     sizes: np.ndarray
-
-
-def _multiply(builder, vectors, others):
-    return [builder.fmul(a, b, flags=FUSED) for a, b in zip(vectors, others, strict=True)]
-
-
-def _terms(builder, op, values, factor):
-    """Return what a dimension adds to scores: products, or squares of differences."""
-    if op <= DOT:
-        return _multiply(builder, values, [factor] * len(values))
-    gaps = [builder.fsub(factor, value, flags=FUSED) for value in values]
-    return _multiply(builder, gaps, gaps)
-
-
-def _scores(builder, op, sums, inverse):
-    """Return scores from sums of terms."""
-    if op > DOT:
-        return [[builder.fneg(value) for value in row] for row in sums]
-    return [_multiply(builder, row, inverse) for row in sums] if op == COSINE else sums
-
-
-def _scanner(op):
-    """Return an intrinsic that scores POINTS rows for QUERIES queries.
-
-    Addresses: queries (QUERIES,) and blocks (BLOCKS,), of addresses; limits (QUERIES,), what a
-    score must reach; scores (QUERIES, POINTS); masks (QUERIES,). Returns whether any score does;
-    scores and masks are written only then.
-    """
-
-    def generate(_context, builder, _signature, args):
-        queries, blocks, n_dims, limits, scores, masks = args
-        single = ir.FloatType()
-        queries = [builder.load(pointer(builder, queries, 8 * r, NUMBER)) for r in range(QUERIES)]
-        blocks = [builder.load(pointer(builder, blocks, 8 * b, NUMBER)) for b in range(BLOCKS)]
-        places = [divmod(WIDTH * v, BLOCK) for v in range(VECTORS)]  # (block, lane in it)
-
-        def rows(offset):
-            lines = [builder.add(block, offset) for block in blocks]
-            return [
-                builder.load(pointer(builder, lines[b], 4 * lane, FLOATS), align=4)
-                for b, lane in places
-            ]
-
-        zero = FLOATS([0.0] * WIDTH)
-        inverse = rows(builder.mul(n_dims, NUMBER(4 * BLOCK))) if op in (COSINE, CHORD) else None
-        sums = [[cgutils.alloca_once_value(builder, zero) for _ in places] for _ in queries]
-        with cgutils.for_range(builder, n_dims) as loop:
-            values = rows(builder.mul(loop.index, NUMBER(4 * BLOCK)))
-            if op == CHORD:
-                values = _multiply(builder, values, inverse)
-            for query, totals in zip(queries, sums, strict=True):
-                at = pointer(builder, query, builder.mul(loop.index, NUMBER(4)), single)
-                factor = splat(builder, builder.load(at), FLOATS)
-                for term, total in zip(_terms(builder, op, values, factor), totals, strict=True):
-                    builder.store(builder.fadd(builder.load(total), term, flags=FUSED), total)
-        totals = [[builder.load(total) for total in row] for row in sums]
-        found = _scores(builder, op, totals, inverse)
-        marks = []
-        for r, row in enumerate(found):
-            limit = splat(builder, builder.load(pointer(builder, limits, 4 * r, single)), FLOATS)
-            marks.append([builder.fcmp_ordered(">=", score, limit) for score in row])
-        return store_marked(builder, found, marks, scores, masks)
-
-    @intrinsic
-    def scanner(_typing, queries, blocks, n_dims, limits, scores, masks):
-        return types.uint8(*[types.int64] * 6), generate
-
-    return scanner
-
-
-_squares, _products, _cosines, _chords = (_scanner(op) for op in (SQUARES, DOT, COSINE, CHORD))
-
-
-@njit
-def _score_rows(op, queries, blocks, n_dims, limits, scores, masks):
-    """Score rows as `_scanner` does."""
-    if op == SQUARES:
-        return _squares(queries, blocks, n_dims, limits, scores, masks)
-    if op == DOT:
-        return _products(queries, blocks, n_dims, limits, scores, masks)
-    if op == CHORD:
-        return _chords(queries, blocks, n_dims, limits, scores, masks)
-    return _cosines(queries, blocks, n_dims, limits, scores, masks)
 
 
 @njit
@@ -203,42 +119,113 @@ def _push_marked(queries, masks, real, scores, blocks, keep, buffers, ids):
 
 
 @njit
-def _queries_of_lists(probes, n_lists):
-    """Return (starts (n_lists + 1,), queries): queries[starts[i]:starts[i + 1]] probe list i."""
-    starts = np.zeros(n_lists + 1, np.int64)
-    for q in range(probes.shape[0]):
-        for p in range(probes.shape[1]):
-            starts[probes[q, p] + 1] += 1
+def _queries_of_lists(probes, first, end, n_lists):
+    """Return which queries probe each list, in columns first:end of the probes.
+
+    Returns:
+        numbers (L,): The lists that are probed; those of a single query in its order.
+        starts (L + 1,), queries: queries[starts[i]:starts[i + 1]] probe list numbers[i].
+    """
+    n, n_columns = probes.shape[0], end - first
+    if n == 1:
+        return probes[0, first:end].copy(), np.arange(n_columns + 1), np.zeros(n_columns, np.int64)
+    places = np.zeros(n_lists, np.int64)
+    for q in range(n):
+        for p in range(first, end):
+            places[probes[q, p]] += 1
+    numbers = np.empty(min(n_lists, n * n_columns), np.int64)
+    starts = np.empty(numbers.size + 1, np.int64)
+    n_probed, start = 0, 0
     for i in range(n_lists):
-        starts[i + 1] += starts[i]
-    queries = np.empty(probes.size, np.int64)
-    places = starts[:-1].copy()
-    for q in range(probes.shape[0]):
-        for p in range(probes.shape[1]):
+        if places[i]:
+            numbers[n_probed], starts[n_probed] = i, start
+            places[i], start = start, start + places[i]
+            n_probed += 1
+    starts[n_probed] = start
+    queries = np.empty(start, np.int64)
+    for q in range(n):
+        for p in range(first, end):
             queries[places[probes[q, p]]] = q
             places[probes[q, p]] += 1
-    return starts, queries
+    return numbers[:n_probed], starts, queries
 
 
 @njit
-def scan_lists(op, queries, probes, lists, keep, buffers, found, by_list):
-    """Push the best `keep` rows of the lists that each query probes, with their slots.
+def _as_scored(op, queries):
+    """Return a copy of queries (Q, D) float32; for COSINE and CHORD, divided by their norms."""
+    out, wide = queries.copy(), np.empty(queries.shape[1])
+    for q in range(queries.shape[0] if op in (COSINE, CHORD) else 0):
+        for d in range(wide.size):
+            wide[d] = queries[q, d]
+        scale_up(wide)
+        square = 0.0
+        for d in range(wide.size):
+            square += wide[d] * wide[d]
+        factor = 1.0 / np.sqrt(square) if square > 0.0 else 0.0
+        for d in range(wide.size):
+            out[q, d] = wide[d] * factor
+    return out
+
+
+@njit
+def search_lists(op, probes, lists, keep, buffers, found, by_list, together, reach, lowest):
+    """Find candidates in the lists that each query probes, and measure them if they are in order.
 
     Args:
         op: How rows score, see scores.py: COSINE, DOT, SQUARES or CHORD.
-        queries: (Q, D) float32, of norm 1 for COSINE and CHORD.
-        probes: (Q, P) lists.
+        probes: (Q, P) lists, nearest first.
         lists: `Lists`; for COSINE and CHORD, 1 / norm follows the D values of a row.
         keep: Candidates of a query.
-        buffers: `Buffers` of the queries; here scores need to reach, not exceed, `least`.
-        found: Inout, `Found`.
+        buffers: Out, `Buffers` of the queries; `least` is in and out.
+        found: Out, `Found`.
         by_list: Whether to measure the candidates from each list while it is in the cache, where a
             row is spread over D lines. They must be kept in order.
+        together: Whether to read all lists of a query together; otherwise the nearest comes first:
+            few rows of the others then reach what a score must.
+        reach: Of `is_farther`.
+        lowest: Out, (Q,) float32, as `lowest_scores` sets it.
+
+    Returns:
+        Whether the found rows are the nearest for certain, and measured.
     """
-    payload, ids, _, following, first, sizes = lists
+    buffers.counts[:] = 0
+    found.distances[:] = np.inf
+    found.ids[:] = -1
+    found.sizes[:] = 0
+    queries = _as_scored(op, found.queries)
+    n_probes = probes.shape[1]
+    first = n_probes if together else np.int64(1)
+    _scan_lists(op, queries, probes, np.int64(0), first, lists, keep, buffers, found, by_list)
+    if first < n_probes:
+        _scan_lists(op, queries, probes, first, n_probes, lists, keep, buffers, found, by_list)
+    if buffers.keys.shape[1] > keep:
+        return False
+    if not by_list:
+        measure(np.arange(probes.shape[0]), ANY, lists, buffers, found)
+    lowest_scores(buffers, lowest)
+    proven = True
+    last = found.distances.shape[1] - 1
+    for q in range(lowest.size):
+        n_rows = 0
+        for p in range(probes.shape[1]):
+            n_rows += lists.counts[probes[q, p]]
+        if n_rows > keep:
+            farthest = found.distances[q, last]
+            proven &= is_farther(op, np.float64(lowest[q]), farthest, found.queries[q], reach)
+    return proven
+
+
+@njit
+def _scan_lists(op, queries, probes, first, end, lists, keep, buffers, found, by_list):
+    """Push the best `keep` rows of the lists in columns first:end of the probes, with their slots.
+
+    Arguments are those of `search_lists`, but queries (Q, D) float32 are of norm 1 for COSINE and
+    CHORD. Here scores need to reach, not exceed, `least`.
+    """
+    payload, ids, _, following, first_blocks, sizes = lists
     least = buffers.least
     n_dims = np.int64(queries.shape[1])
-    starts, probing = _queries_of_lists(probes, sizes.size)
+    numbers, starts, probing = _queries_of_lists(probes, first, end, sizes.size)
     blocks = np.zeros(BLOCKS, np.int64)
     block_addresses = np.zeros(BLOCKS, np.int64)
     query_addresses = np.zeros(QUERIES, np.int64)
@@ -248,10 +235,9 @@ def scan_lists(op, queries, probes, lists, keep, buffers, found, by_list):
     first_query = address(queries)
     first_block = address(payload)
     block_bytes = np.int64(4 * BLOCK * payload.shape[1])
-    for number in range(sizes.size):
-        if starts[number] == starts[number + 1]:
-            continue
-        block = np.int64(first[number])
+    for place in range(numbers.size):
+        number = numbers[place]
+        block = np.int64(first_blocks[number])
         rows_left = sizes[number]
         while rows_left > 0:
             for b in range(BLOCKS):  # after the last block that one again, masked
@@ -259,14 +245,15 @@ def scan_lists(op, queries, probes, lists, keep, buffers, found, by_list):
                 block_addresses[b] = first_block + block * block_bytes
                 block = np.int64(following[block]) if following[block] >= 0 else block
             real = np.int64(-1) if rows_left >= 64 else (np.int64(1) << rows_left) - 1
-            for i in range(starts[number], starts[number + 1], QUERIES):
-                n = min(np.int64(QUERIES), starts[number + 1] - i)
+            for i in range(starts[place], starts[place + 1], QUERIES):
+                n = min(np.int64(QUERIES), starts[place + 1] - i)
                 for r in range(QUERIES):
                     q = probing[i + min(r, n - 1)]
                     query_addresses[r] = first_query + 4 * n_dims * q
                     limits[r] = least[q] if r < n else np.inf
-                if _score_rows(
+                if score_rows(
                     op,
+                    n == 1,
                     address(query_addresses),
                     address(block_addresses),
                     n_dims,
@@ -278,7 +265,7 @@ def scan_lists(op, queries, probes, lists, keep, buffers, found, by_list):
                     _push_marked(asking, masks, real, scores, blocks, keep, buffers, ids)
             rows_left -= POINTS
         if by_list:
-            asking = probing[starts[number] : starts[number + 1]]
+            asking = probing[starts[place] : starts[place + 1]]
             measure(asking, number, lists, buffers, found)
 
 

@@ -35,7 +35,7 @@ class Buffers(NamedTuple):
 
 
 @intrinsic
-def _to_bits(_typing, score):
+def bits_of(_typing, score):
     """Return the bits of a float32."""
 
     def generate(_context, builder, _signature, args):
@@ -57,7 +57,7 @@ def from_bits(_typing, bits):
 @njit
 def make_key(score, number):
     """Return the key of a score and the number of a row below 2**32."""
-    bits = np.uint64(_to_bits(score))
+    bits = np.uint64(bits_of(score))
     bits ^= LOW if bits >> np.uint64(31) else np.uint64(0x80000000)  # ranks as the score does
     return (bits << np.uint64(32)) | np.uint64(number)
 

@@ -15,7 +15,7 @@ from helpers import Array, every_backend, to_float64
 
 from flash_kmeans_mlx import validation
 from flash_kmeans_mlx.backends import Request, open_neighbours
-from flash_kmeans_mlx.backends.neighbours import NOTHING, Found, Neighbours, largest
+from flash_kmeans_mlx.backends.neighbours import NOTHING, Found, Neighbours
 from flash_kmeans_mlx.metrics import PROXIMITIES
 
 every_distance = pytest.mark.parametrize("metric", METRICS)
@@ -29,7 +29,6 @@ def search(
     request = Request(
         queries=x,
         shape=tuple(queries.shape),
-        magnitude=largest(x),
         k=k,
         proximity=PROXIMITIES[metric],
         exclude_self=exclude_self,

@@ -36,6 +36,20 @@ def test_all_lists_are_looked_at_where_that_is_exact() -> None:
     assert TINY.nprobes("PQ4") == (0,)
 
 
+def test_candidates_of_graphs() -> None:
+    factory = replace(TINY, links=8).factories[-1]
+    assert factory == "HNSW8" and "HNSW8" not in TINY.factories
+    candidates = TINY.nprobes(factory)
+    x, queries = TINY.points.data()[0], TINY.points.query_points()[0]
+    for contestant in (FlashKMeansMLX(), Faiss()):
+        built = contestant.train_index(factory, x)
+        built.add(x)
+        for ef in candidates:
+            found = contestant.search_index(built, queries, 10, ef)
+            assert found.shape == (50, 10)
+            assert (built.hnsw.efSearch if hasattr(built, "hnsw") else ef) == ef
+
+
 @pytest.mark.parametrize(
     ("nprobe", "ours", "theirs", "wrong"),
     [

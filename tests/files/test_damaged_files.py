@@ -41,7 +41,13 @@ def store(path: Path) -> Any:
     loaded = EmbeddingStore.load(path.parent)
     assert loaded.index is not None
     parameters, arrays = loaded.index.state()
-    own = loaded.metric, loaded.max_memory_gb, loaded.seed, loaded._grows, loaded._metadata
+    own = (
+        loaded.metric,
+        loaded.max_memory_gb,
+        loaded.seed,
+        loaded._grows,
+        loaded._current.read().metadata,
+    )
     return type(loaded.index), parameters, plain(arrays), own
 
 

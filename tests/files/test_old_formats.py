@@ -96,7 +96,7 @@ def test_stores(name: str, old: Path) -> None:
         hits = one.search(expected(old, "queries"), 4)
         assert_same(old, name, hits.distances, hits.ids)
         notes = {key: {"row": key, "naïve": [None, 1.5, "é"]} for key in range(40) if key != 3}
-        assert one._metadata == (notes if name == "store" else {})
+        assert one._current.read().metadata == (notes if name == "store" else {})
         assert (one._grows, one.seed, one.max_memory_gb) == (
             (True, 3, 1) if name == "store" else (False, 0, 0)
         )

@@ -163,6 +163,7 @@ FIXED_KNN = [
     Knn("cpu", "cosine", "offset", "float64", "float64", "near rows", 1, 260, 7000, 75, 3, False, 3, False, True, 11),
     Knn("cpu", "dot", "heavy", "mlx-bfloat16", "mlx-bfloat16", "rows", 1, 260, 7000, 75, 100, False, 1, False, False, 12),
     Knn("cpu", "euclidean", "blobs", "float32", "float32", "near rows", 1, 260, 7000, 75, 10, False, 2, False, False, 13),
+    Knn("cpu", "cosine", "gaussian", "float32", "float32", "near rows", 1, 4, 16000, 75, 12, False, 2, False, False, 14),
 ]
 FIXED_PORTABLE = [
     Knn("portable", "euclidean", "far", "float64", "float64", "near rows", 1, 20, 300, 5, 5, False, 1, True, False, 0),

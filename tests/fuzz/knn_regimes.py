@@ -16,6 +16,8 @@ from flash_kmeans_mlx.backends.portable import neighbours as topk
 from flash_kmeans_mlx.backends.portable import scan as portable_scan
 
 CPU_REGIMES = {
+    "a few queries",
+    "a few queries, threads",
     "tree",
     "all rows",
     "COSINE",
@@ -139,6 +141,8 @@ def watch_cpu(watch: Watch) -> None:
 
     watch.before(first_look.FirstLook, "run", search)
     watch.after(int8_look.Int8Look, "run", by_bytes)
+    watch.before(cpu, "_of_few", lambda *_: ["a few queries"])
+    watch.before(cpu_topk, "nearest_of_few", lambda *_: ["a few queries, threads"])
     watch.before(cpu, "_by_trees", lambda *_: ["tree"])
     watch.after(cpu_topk, "doubtful_queries", lambda found, *_: [] if len(found) else ["proven"])
     watch.after(
@@ -190,10 +194,10 @@ def watch_scans(watch: Watch) -> None:
         probes: Any,
         _k: int,
         keep: int,
-        n_rows: Any,
+        most_rows: int,
         least: Any,
     ) -> Iterator[str]:
-        alone = int(n_rows.sum()) * (queries.shape[1] + 8) < ONE_THREAD_PRODUCTS
+        alone = len(queries) * most_rows * (queries.shape[1] + 8) < ONE_THREAD_PRODUCTS
         threads = 1 if alone else cpu_scan.thread_count()
         yield ops[op]
         in_order = keep <= cpu_scan.KEPT_SORTED

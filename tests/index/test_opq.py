@@ -137,7 +137,9 @@ def test_descriptions() -> None:
 @pytest.mark.parametrize(
     ("description", "wrong"),
     [
-        ("HNSW32", "'HNSW32'"),
+        ("HNSW", "'HNSW'"),
+        ("HNSW32,PQ8", "'PQ8'"),
+        ("IVF256,HNSW32", "'HNSW32'"),
         ("IVF256,SQ8", "'SQ8'"),
         ("IVF256", "its end"),
         ("", "''"),

@@ -272,7 +272,7 @@ def test_integers_that_other_processes_could_not_read(tmp_path: Path) -> None:
     finally:
         sys.set_int_max_str_digits(limit)
     one.save(tmp_path)
-    assert EmbeddingStore.load(tmp_path)._metadata == {0: -(10**4299)}
+    assert EmbeddingStore.load(tmp_path)._current.read().metadata == {0: -(10**4299)}
 
 
 def test_metadata_at_the_bounds_come_back(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_metadata_at_the_bounds_come_back(tmp_path: Path) -> None:
     one = EmbeddingStore()
     one.add(X[: len(notes)], metadata=notes)
     one.save(tmp_path)
-    found = EmbeddingStore.load(tmp_path)._metadata
+    found = EmbeddingStore.load(tmp_path)._current.read().metadata
     assert [found[i] for i in range(len(notes))] == [*notes[:-2], [[1, 2]], True]
 
 

@@ -36,7 +36,7 @@ def check(path):
     number, arrays = one.seed, one.index.state()[1]
     n = 300 + 900 * (number % 2)
     assert (arrays["rows"] == number).all() and (arrays["ids"] == np.arange(n) + number).all()
-    assert one._metadata == dict.fromkeys(range(number, number + n), number)
+    assert one._current.read().metadata == dict.fromkeys(range(number, number + n), number)
     return number
 
 def process(work):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from ...metrics import Proximity
-from ..codes import Coding
-from ..neighbours import Found, Neighbours, Request
+from ..neighbours import Neighbours, Request
 from ..points import Points, Problem
-from ..scan import Lists
+from .codes import scan_codes
+from .neighbours import CpuNeighbours
+from .scan import scan_lists
 
 __all__ = [
     "STRATEGIES",
@@ -47,29 +45,4 @@ def open_points(problem: Problem) -> Points:
 
 def open_neighbours(request: Request) -> Neighbours:
     """Return a search for nearest rows."""
-    from .neighbours import CpuNeighbours
-
     return CpuNeighbours(request)
-
-
-def scan_lists(
-    lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray, k: int
-) -> Found:
-    """Return the nearest rows of inverted lists."""
-    from .scan import scan_lists as scan
-
-    return scan(lists, proximity, queries, probes, k)
-
-
-def scan_codes(
-    lists: Lists,
-    coding: Coding,
-    proximity: Proximity,
-    queries: np.ndarray,
-    probes: np.ndarray,
-    k: int,
-) -> Found:
-    """Return the nearest codes of inverted lists."""
-    from .codes import scan_codes as scan
-
-    return scan(lists, coding, proximity, queries, probes, k)

@@ -128,9 +128,13 @@ class _Scan:
             out = distances[mine], ids[mine], doubtful[mine]
             kernels.codes.finish_codes(op, coding, queries[mine], lists, best, *out)
 
-        with open_progress() as progress, closing(Workers(threads, progress)) as workers:
-            progress.phase("searching")
-            progress.begin(groups * shards)
-            workers.run(search, groups * shards, work=groups * shards)
+        tasks = groups * shards
+        if tasks == 1:
+            search(0, 0)
+            finish(0, 0)
+            return distances, ids, doubtful
+        progress = open_progress("searching", tasks)
+        with progress, closing(Workers(threads, progress)) as workers:
+            workers.run(search, tasks, work=tasks)
             workers.run(finish, groups)
         return distances, ids, doubtful

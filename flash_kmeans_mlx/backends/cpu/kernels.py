@@ -1,8 +1,8 @@
-"""The Numba kernels, imported when first used.
+"""The CPU kernels, imported when first used.
 
-``kernels.tile.step_rows`` is `step_rows` of ``kernels/cpu/tile.py``. Importing Numba takes longer
-than importing all the rest of the package. The modules are found by name, as ``kernels/`` is a part
-of this package only once it is installed.
+``kernels.tile.step_rows`` is `step_rows` of ``kernels/cpu/tile.py``. Importing LLVM, which loads
+them, takes as long as importing the rest of the package. The modules are found by name, as
+``kernels/`` is a part of this package only once it is installed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # where an editor finds them
         centroids,
         codes,
         features,
+        few,
         finish,
         int8,
         int8_candidates,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # where an editor finds them
         lists,
         loop,
         near,
+        proofs,
         prune,
         rows,
         scan,
@@ -49,6 +51,7 @@ __all__ = [
     "centroids",
     "codes",
     "features",
+    "few",
     "finish",
     "int8",
     "int8_candidates",
@@ -62,6 +65,7 @@ __all__ = [
     "lists",
     "loop",
     "near",
+    "proofs",
     "prune",
     "rows",
     "scan",

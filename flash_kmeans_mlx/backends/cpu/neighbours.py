@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ...frame import VIEW_ROWS, View, view
 from ...validation import check_magnitude
-from ..neighbours import Found, Neighbours, Request, largest
+from ..neighbours import Found, Neighbours, check_finite, largest
 from . import kernels
+from .few import few_are_faster, nearest_of_few
 from .first_look import FirstLook
-from .scoring import Scoring
+from .scoring import Scoring, score_op
 from .second_look import doubtful_queries, look_again
-from .store import Rows
+from .store import Rows, float32_rows
 from .tasks import ONE_THREAD_PRODUCTS, Int8Sizes, int8_sizes, search_sizes
 from .tree import Tree, order, tree_bytes, tree_is_faster
 from .workers import Workers, thread_count
 from .workspace import NO_ROW
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["CpuNeighbours"]
 
@@ -29,35 +27,43 @@ __all__ = ["CpuNeighbours"]
 class CpuNeighbours(Neighbours):
     """Candidates are found by float32 scores, and their distances computed in float64.
 
-    Queries are SIMD lanes. A task is some queries against all rows or, where there are few queries,
-    against some of the rows. Queries for which rounding might hide a neighbour get a second look.
+    A few queries are searched for by `nearest_of_few`. Of more, queries are SIMD lanes. A task is
+    some queries against all rows or, where there are few queries, against some of the rows. Queries
+    for which rounding might hide a neighbour get a second look.
     """
 
     backend = "cpu"
 
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self.queries = Rows(request.queries)
+    @cached_property
+    def queries(self) -> Rows:
+        return Rows(self.request.queries)
 
-    def __enter__(self) -> Self:
-        self._exit = ExitStack()
-        self.threads = thread_count()
-        self.workers = Workers(self.threads, self.request.progress)
-        self._exit.callback(self.workers.close)
-        return self
+    @cached_property
+    def threads(self) -> int:
+        return thread_count()
+
+    @cached_property
+    def workers(self) -> Workers:
+        return Workers(self.threads, self.request.progress)
 
     def __exit__(self, *exc: object) -> None:
-        self._exit.close()
+        if "workers" in self.__dict__:
+            self.workers.close()
 
     def merge(self, best: Found, more: Found) -> None:
         for b in range(len(best[0])):
             kernels.finish.merge_lists(best[0][b], best[1][b], more[0][b], more[1][b])
 
     def nearest(self, data: Any, offset: int, before: Found | None) -> Found:
-        request, rows = self.request, Rows(data)
+        request = self.request
         (b, q, d), n = request.queries.shape, data.shape[1]
         k = min(request.k, n)
         result_bytes = 16 * b * q * k + (1 << 20)
+        if few_are_faster(q, n, d, k, request.proximity) and result_bytes <= request.room:
+            few, all_rows = float32_rows(request.queries), float32_rows(data)
+            if few is not None and all_rows is not None:
+                return self._of_few(few, all_rows, k, offset)
+        rows = Rows(data)
         if (
             request.proximity.name == "euclidean"
             and tree_is_faster(q, n, d, k)
@@ -94,6 +100,27 @@ class CpuNeighbours(Neighbours):
                     workers=self.workers,
                     threads=self.threads,
                 )
+        return out
+
+    def _of_few(self, queries: np.ndarray, data: np.ndarray, k: int, offset: int) -> Found:
+        """Search for a few queries (B, Q, D) among data (B, N, D)."""
+        request = self.request
+        (b, q, d), n = queries.shape, data.shape[1]
+        op = score_op(request.proximity)
+        skip = -offset if request.exclude_self else NO_ROW
+        out = np.empty((b, q, k)), np.empty((b, q, k), np.int64)
+        finite = True
+        for j in range(b):
+            distances, indices = out[0][j], out[1][j]
+            if q * n * (d + 8) < ONE_THREAD_PRODUCTS:
+                nearest = kernels.few.nearest_rows
+                finite &= nearest(op, queries[j], data[j], 0, skip, distances, indices)
+            else:
+                finite &= nearest_of_few(
+                    op, queries[j], data[j], skip, (distances, indices), self.workers
+                )
+        if not finite:  # a row holds NaN or Inf, or its square is none that float32 holds
+            check_finite(data, data.shape, "data")
         return out
 
     def _int8_sizes(self, n: int, k: int, room: int) -> Int8Sizes | None:

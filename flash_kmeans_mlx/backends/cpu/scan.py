@@ -7,7 +7,7 @@ from contextlib import closing
 import numpy as np
 
 from ...frame import EPS
-from ...metrics import Proximity, unit_rows
+from ...metrics import Proximity
 from ...progress import open_progress
 from ..bounds import least_by_differences, least_by_products
 from ..neighbours import Found
@@ -38,12 +38,17 @@ def scan_lists(
 
     Queries for which rounding may hide a neighbour are searched for again, with more candidates.
     """
-    op = score_op(proximity)
-    n_rows = lists.counts[probes].sum(1)
-    scan = _Scan(lists, proximity)
-    bounds = _Bounds(lists, proximity, queries, probes)
-    keep = min(int(n_rows.max()), candidates(k)) or 1
-    distances, ids, lowest = scan.nearest(op, queries, probes, k, keep, n_rows, None)
+    n_rows = lists.counts[probes]
+    most_rows = sum(n_rows[0].tolist()) if len(queries) == 1 else int(n_rows.sum(1).max())
+    reach = _reach(lists, proximity, probes) if proximity.product else 0.0
+    scan = _Scan(lists, proximity, reach)
+    op = scan.op
+    keep = min(most_rows, candidates(k)) or 1
+    distances, ids, lowest, proven = scan.nearest(op, queries, probes, k, keep, most_rows, None)
+    if proven:
+        return distances, ids
+    bounds = _Bounds(proximity, queries, reach)
+    n_rows = n_rows.sum(1)
     todo = np.flatnonzero(lowest > bounds.least_scores(op, distances[:, -1]))
     if len(todo):
         # Equal rows score 0, and the first of them are kept; of a query of zeros, all products
@@ -55,8 +60,8 @@ def scan_lists(
         keep = min(8 * keep, int(n_rows[todo].max()))
         least = bounds.least_scores(op, distances[:, -1])
         for part in np.array_split(todo, -(-len(todo) * keep // MAX_KEPT)):
-            distances[part], ids[part], lowest[part] = scan.nearest(
-                op, queries[part], probes[part], k, keep, n_rows[part], least[part]
+            distances[part], ids[part], lowest[part], _ = scan.nearest(
+                op, queries[part], probes[part], k, keep, int(n_rows[part].max()), least[part]
             )
         todo = todo[lowest[todo] > bounds.least_scores(op, distances[:, -1])[todo]]
     return distances, ids
@@ -64,52 +69,58 @@ def scan_lists(
 
 def kernel_lists(lists: Lists) -> kernels.lists.Lists:
     """Return inverted lists as kernels take them; see kernels/cpu/lists.py."""
-    return kernels.lists.Lists(
-        payload=lists.payload,
-        ids=lists.ids.reshape(-1),
-        owner=lists.owner,
-        next=lists.next,
-        first=lists.first,
-        counts=lists.counts,
-    )
+    if lists.parts is None:
+        lists.parts = kernels.lists.Lists(
+            payload=lists.payload,
+            ids=lists.ids.reshape(-1),
+            owner=lists.owner,
+            next=lists.next,
+            first=lists.first,
+            counts=lists.counts,
+        )
+    return lists.parts
+
+
+def _reach(lists: Lists, proximity: Proximity, probes: np.ndarray) -> float:
+    """Return the largest norm of the rows of lists (Q, P).
+
+    For unit rows it is 1, or Inf where a row is too small to be divided by its norm.
+    """
+    probed = probes[0]
+    if len(probes) > 1:
+        is_probed = np.zeros(len(lists.counts), np.bool_)
+        is_probed[probes] = True
+        probed = np.flatnonzero(is_probed)
+    keys = (~probed).tolist()  # in the cache of the lists
+    for key in keys:
+        if key not in lists.cache:
+            rows = lists.rows(lists.slots(~key))
+            if proximity.unit:
+                is_small = len(rows) and rows[:, -1].max() > MAX_INVERSE
+                lists.cache[key] = np.inf if is_small else 1.0
+            else:
+                squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+                lists.cache[key] = float(np.sqrt(squares.max(initial=0.0)))
+    return max([lists.cache[key] for key in keys])
 
 
 class _Bounds:
-    """The scores that prove that a row is too far, for queries (Q, D) in lists (Q, P)."""
+    """The scores that prove that a row is too far, for queries (Q, D) and rows within a reach."""
 
-    def __init__(
-        self, lists: Lists, proximity: Proximity, queries: np.ndarray, probes: np.ndarray
-    ) -> None:
+    def __init__(self, proximity: Proximity, queries: np.ndarray, reach: float) -> None:
         self._proximity = proximity
-        self._d = queries.shape[1]
-        if proximity.similarity:
-            self._norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
-        if proximity.product:
-            probed = np.zeros(len(lists.counts), np.bool_)
-            probed[probes] = True
-            keys = (~np.flatnonzero(probed)).tolist()  # in the cache of the lists
-            for key in keys:
-                if key not in lists.cache:
-                    lists.cache[key] = self._largest_norm(lists, ~key)
-            self._reach = max(lists.cache[key] for key in keys)
-
-    def _largest_norm(self, lists: Lists, number: int) -> float:
-        """Return the largest norm of a list's rows.
-
-        For unit rows it is 1, or Inf where a row is too small to be divided by its norm.
-        """
-        rows, d = lists.rows(lists.slots(number)), self._d
-        if self._proximity.unit:
-            return np.inf if len(rows) and rows[:, d].max() > MAX_INVERSE else 1.0
-        return float(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64).max(initial=0.0)))
+        self._queries = queries
+        self._reach = reach
 
     def least_scores(self, op: int, distances: np.ndarray) -> np.ndarray:
         """Return (Q,) float32: rows that score no more are not as near as `distances` (Q,)."""
-        proximity, d = self._proximity, self._d
+        proximity, queries = self._proximity, self._queries
+        d = queries.shape[1]
         if op == kernels.scores.SQUARES:
             return least_by_differences(proximity, distances, distances, d, 1.0, rounded=False)
         if op == kernels.scores.DOT:
-            return least_by_products(proximity, distances, self._norms, d, reach=self._reach)
+            norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
+            return least_by_products(proximity, distances, norms, d, reach=self._reach)
         if self._reach > 1.0:
             return np.full(len(distances), -np.inf, np.float32)
         if op == kernels.scores.COSINE:
@@ -118,11 +129,16 @@ class _Bounds:
 
 
 class _Scan:
-    """Scans of the same lists."""
+    """Scans of the same lists.
 
-    def __init__(self, lists: Lists, proximity: Proximity) -> None:
-        self._proximity = proximity
+    Attributes:
+        op: The distance, see kernels/cpu/scores.py.
+    """
+
+    def __init__(self, lists: Lists, proximity: Proximity, reach: float) -> None:
+        self.op = score_op(proximity)
         self._lists = kernel_lists(lists)
+        self._reach = reach
 
     def nearest(
         self,
@@ -131,9 +147,9 @@ class _Scan:
         probes: np.ndarray,
         k: int,
         keep: int,
-        n_rows: np.ndarray,
+        most_rows: int,
         least: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
         """Search among the best rows by score.
 
         Args:
@@ -142,72 +158,83 @@ class _Scan:
             probes: (Q, P) lists.
             k: Neighbours of a query.
             keep: Candidates of a query.
-            n_rows: (Q,) rows in its lists.
+            most_rows: Rows in the lists of a query at most.
             least: (Q,) float32, scores that rows must reach, or None.
 
         Returns:
-            Distances and ids (Q, k) as `scan_lists` returns them, and (Q,) float32, the lowest
-            score that was kept, -inf if all were.
+            Distances and ids (Q, k) as `scan_lists` returns them; (Q,) float32, the lowest score
+            that was kept, -inf if all were; and whether it is known that no row is missing.
         """
         (q, d), n_probes = queries.shape, probes.shape[1]
-        alone = int(n_rows.sum()) * (d + 8) < ONE_THREAD_PRODUCTS
-        threads = 1 if alone else thread_count()
+        products = q * most_rows * (d + 8)
+        threads = 1 if products < ONE_THREAD_PRODUCTS else thread_count()
         sizes = scan_sizes(q, n_probes, keep, threads, max_group=MAX_GROUP, kept_sorted=KEPT_SORTED)
         group, shards = sizes.group, sizes.shards
         groups = -(-q // group)
-        # Queries whose nearest list is the same go together.
-        order = np.argsort(probes[:, 0], kind="stable")
-        unit = self._proximity.unit
-        scored = unit_rows(queries).astype(np.float32) if unit else queries
-        distance_op = score_op(self._proximity)
+        order = None
+        if groups > 1:  # queries whose nearest list is the same go together
+            order = np.argsort(probes[:, 0], kind="stable")
+            queries, probes = queries[order], probes[order]
+            least = None if least is None else least[order]
+        distance_op = self.op
         lists = self._lists
         distances = np.empty((shards, q, k))
         ids = np.empty((shards, q, k), np.int64)
         lowest = np.empty((shards, q), np.float32)
+        proven = [False] * (groups * shards)
 
         def search(_slot: int, i: int) -> None:
             g, shard = divmod(i, shards)
-            mine = order[g * group : (g + 1) * group]
-            n = len(mine)
+            mine = slice(g * group, (g + 1) * group)
+            own_probes = np.ascontiguousarray(probes[mine, shard::shards])
+            n = len(own_probes)
             buffers = kernels.select.Buffers(
                 keys=np.empty((n, sizes.capacity), np.uint64),
-                counts=np.zeros(n, np.int64),
-                least=np.full(n, -np.inf, np.float32) if least is None else least[mine],
+                counts=np.empty(n, np.int64),
+                least=np.full(n, -np.inf, np.float32) if least is None else least[mine].copy(),
             )
             found = kernels.scan.Found(
                 op=distance_op,
-                queries=np.ascontiguousarray(queries[mine]),
-                distances=np.full((n, k), np.inf),
-                ids=np.full((n, k), -1),
-                sizes=np.zeros(n, np.int64),
+                queries=queries[mine],
+                distances=distances[shard, mine],
+                ids=ids[shard, mine],
+                sizes=np.empty(n, np.int64),
             )
-            asked = np.ascontiguousarray(scored[mine]) if unit else found.queries
-            probed = probes[mine, shard::shards]
             in_order = sizes.capacity == keep
-            together = in_order and (probed.shape[1] - 1) * keep <= MAX_TOGETHER
+            together = in_order and (own_probes.shape[1] - 1) * keep <= MAX_TOGETHER
             by_list = together or (d >= BY_LIST_DIMS and keep <= BY_LIST_KEPT)
-            # The nearest of many lists first: few rows of the others then reach what a score must.
-            for part in [probed] if together else [probed[:, :1], probed[:, 1:]]:
-                kernels.scan.scan_lists(
-                    op, asked, np.ascontiguousarray(part), lists, keep, buffers, found, by_list
-                )
-            if not by_list:
+            proven[i] = kernels.scan.search_lists(
+                op,
+                own_probes,
+                lists,
+                keep,
+                buffers,
+                found,
+                by_list,
+                together,
+                self._reach,
+                lowest[shard, mine],
+            )
+            if not in_order:
                 kernels.select.settle(keep, buffers, lists.ids)
-                buffers = kernels.select.Buffers(
-                    keys=np.ascontiguousarray(np.sort(buffers.keys[:, :keep], axis=1)[:, ::-1]),
+                keys = np.sort(buffers.keys[:, :keep], axis=1)
+                buffers = buffers._replace(
+                    keys=np.ascontiguousarray(keys[:, ::-1]),
                     counts=np.minimum(buffers.counts, keep),
-                    least=buffers.least,
                 )
                 kernels.scan.measure(np.arange(n), kernels.scan.ANY, lists, buffers, found)
-            part_lowest = np.empty(n, np.float32)
-            kernels.scan.lowest_scores(buffers, part_lowest)
-            distances[shard, mine], ids[shard, mine] = found.distances, found.ids
-            lowest[shard, mine] = part_lowest
+                kernels.scan.lowest_scores(buffers, lowest[shard, mine])
 
-        with open_progress() as progress, closing(Workers(threads, progress)) as workers:
-            progress.phase("searching")
-            progress.begin(groups * shards)
-            workers.run(search, groups * shards, work=groups * shards)
+        tasks = groups * shards
+        if tasks == 1:
+            search(0, 0)
+        else:
+            progress = open_progress("searching", tasks, products=products)
+            with progress, closing(Workers(threads, progress)) as workers:
+                workers.run(search, tasks, work=tasks)
         for shard in range(1, shards):
             kernels.finish.merge_lists(distances[0], ids[0], distances[shard], ids[shard])
-        return distances[0], ids[0], lowest.max(0)
+        if order is None:
+            return distances[0], ids[0], lowest[0] if shards == 1 else lowest.max(0), all(proven)
+        place = np.argsort(order)
+        return distances[0, place], ids[0, place], lowest.max(0)[place], all(proven)

@@ -11,10 +11,10 @@ import numpy as np
 
 from ... import frame as frames
 from ...metrics import Metric
-from ...validation import check_magnitude
+from ...validation import check_magnitude, surely_fine
 from . import kernels
 
-__all__ = ["Rows", "choose_frame", "empty_lines", "source_of", "surely_fine"]
+__all__ = ["Rows", "choose_frame", "empty_lines", "float32_rows", "source_of"]
 
 CHUNK = 1 << 16  # values decoded at a time
 
@@ -85,6 +85,16 @@ class Rows:
         )
 
 
+def float32_rows(x: Any) -> np.ndarray | None:
+    """Return rows (..., N, D) as an aligned float32 array in C order, or None if they are none."""
+    if isinstance(x, mx.array):
+        if x.dtype != mx.float32:
+            return None
+        x = np.asarray(x)
+    is_plain = x.dtype == np.float32 and x.flags.c_contiguous and x.flags.aligned
+    return np.asarray(x) if is_plain else None
+
+
 def source_of(sources: kernels.rows.Sources, b: int) -> kernels.rows.Source:
     """Return the source of batch element b."""
     return kernels.rows.Source(
@@ -114,15 +124,6 @@ def choose_frame(
     if check_finite:
         check_magnitude(magnitude, given_shape)
     return frames.choose(sample, magnitude, metric)
-
-
-def surely_fine(x: np.ndarray) -> bool:
-    """Return whether a sum of squares, by BLAS, shows that all values are finite and not large."""
-    if x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
-        return False
-    flat = x.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.sqrt(np.dot(flat, flat)) < frames.LARGE)
 
 
 def _magnitude(rows: Rows, element: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from ... import frame as frames
 from ...files import Cursor
 from ...frame import Frame
 from ...shards.copied import CopiedSource, copied
-from ...validation import check_magnitude
+from ...validation import check_magnitude, surely_fine
 from ..points import Problem, Step
 from ..stream import RowStream
 from ..values import most_costly
@@ -22,7 +22,7 @@ from .blas import single_threaded
 from .plan import Plan
 from .points import CpuPoints
 from .rows import Piece
-from .store import Rows, source_of, surely_fine
+from .store import Rows, source_of
 from .tiles import NOTHING
 
 if TYPE_CHECKING:

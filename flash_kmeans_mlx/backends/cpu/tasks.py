@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 __all__ = [
     "BUFFER_BYTES",
@@ -178,8 +179,7 @@ def int8_sizes(
     return sizes
 
 
-@dataclass(frozen=True)
-class ScanSizes:
+class ScanSizes(NamedTuple):
     """Sizes of one scan of inverted lists: they change its speed and its memory, not its result.
 
     Attributes:

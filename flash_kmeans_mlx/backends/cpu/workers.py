@@ -31,9 +31,14 @@ def thread_count() -> int:
     if value:
         if not value.isdecimal() or not value.strip("0"):
             raise ValueError(f"FLASH_KMEANS_THREADS={value!r} must be a whole number >= 1")
-        return int(min(float(value), THREADS_PER_CPU * (os.cpu_count() or 1)))
+        return int(min(float(value), THREADS_PER_CPU * _cpu_count()))
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
+    return _cpu_count()
+
+
+@cache
+def _cpu_count() -> int:
     return os.cpu_count() or 1
 
 

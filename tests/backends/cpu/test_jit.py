@@ -191,6 +191,15 @@ def test_kernels_run_without_the_gil() -> None:
     assert not thread.is_alive()
 
 
+def test_what_calls_functions_of_numba_is_refused() -> None:
+    @jit.njit
+    def reshaped(a: np.ndarray) -> float:
+        return a.reshape((2, 4))[1, 1]
+
+    with pytest.raises(RuntimeError, match=r"reshaped calls .*numba_attempt_nocopy_reshape"):
+        reshaped(np.arange(8.0))
+
+
 def test_ctrl_c_while_a_kernel_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     @jit.njit
     def triple(x: Any) -> Any:
