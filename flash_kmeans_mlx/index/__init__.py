@@ -11,6 +11,7 @@ from .flat import IndexFlat
 from .hnsw import IndexHNSW
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
+from .lance import lance_centroids, train_lance
 from .opq import OPQMatrix
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
@@ -30,7 +31,9 @@ __all__ = [
     "ProductQuantizer",
     "from_faiss",
     "index_factory",
+    "lance_centroids",
     "load_index",
     "to_faiss",
     "train_faiss",
+    "train_lance",
 ]
