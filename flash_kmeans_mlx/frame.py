@@ -19,7 +19,17 @@ import numpy as np
 
 from .metrics import Metric, Proximity, unit_rows
 
-__all__ = ["EPS", "VIEW_ROWS", "Frame", "View", "choose", "inside", "sample_step", "view"]
+__all__ = [
+    "EPS",
+    "VIEW_ROWS",
+    "Frame",
+    "View",
+    "choose",
+    "inside",
+    "plain",
+    "sample_step",
+    "view",
+]
 
 EPS = 2.0**-24  # half a unit in the last place of 1 in float32
 TINY = float(np.finfo(np.float64).tiny)
@@ -165,6 +175,12 @@ def sample_step(n: int) -> int:
     return max(1, n // SAMPLE_ROWS)
 
 
+def plain(b: int, d: int, metric: Metric) -> Frame:
+    """Return the frame of points (B, N, D) that are used as they are."""
+    zero = np.zeros((b, d))
+    return Frame(shift=zero, scale=np.ones(b), metric=metric, centre=zero)
+
+
 def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
     """Return the frame of a problem.
 
@@ -183,19 +199,23 @@ def choose(sample: np.ndarray, magnitude: np.ndarray, metric: Metric) -> Frame:
         centre, shift = _common_direction(sample)
     else:
         mean = np.einsum("bsd->bd", sample) / sample.shape[1]
-        centre = np.zeros_like(mean)
+        centre = shift = np.zeros(mean.shape)
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite variance shifts nothing
             second = np.einsum("bsd,bsd->b", sample, sample) / sample.shape[1]
         square = np.einsum("bd,bd->b", mean, mean)
         if is_double:
             _refuse_unresolved(mean, np.square(sample - mean[:, None]).sum(2).mean(1))
         is_far = square > FAR * np.maximum(second - square, 0.0)
-        shift = np.where(is_far[:, None], mean.astype(np.float32), 0.0).astype(np.float64)
-    exponent = np.frexp(np.maximum(magnitude, TINY))[1]
+        if is_far.any():
+            shift = np.where(is_far[:, None], mean.astype(np.float32), 0.0).astype(np.float64)
     large, small = (LARGE_UNIT, SMALL_UNIT) if metric.unit_points else (LARGE, SMALL)
+    scale = np.ones(magnitude.shape)
     is_outside = (magnitude > large) | ((magnitude < small) & (magnitude > 0))
-    scale = np.ldexp(1.0, np.clip(exponent, -126, 126))  # its inverse is a float32 too
-    return Frame(shift=shift, scale=np.where(is_outside, scale, 1.0), metric=metric, centre=centre)
+    if is_outside.any():
+        exponent = np.frexp(np.maximum(magnitude, TINY))[1]
+        power = np.ldexp(1.0, np.clip(exponent, -126, 126))  # its inverse is a float32 too
+        scale = np.where(is_outside, power, 1.0)
+    return Frame(shift=shift, scale=scale, metric=metric, centre=centre)
 
 
 def _within_reach(c: np.ndarray) -> np.ndarray:

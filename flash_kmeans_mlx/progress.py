@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SILENT", "Progress", "open_progress"]
+__all__ = ["SILENT", "Progress", "Timer", "open_progress"]
 
 DELAY = 2.0  # seconds after which a call takes long
 STEP = 0.1  # seconds between two updates of a bar
@@ -46,6 +46,21 @@ class Progress:
 
 
 SILENT = Progress()
+
+
+class Timer:
+    """A context that adds the time of its block, if it ends well, to one of the times by phase."""
+
+    def __init__(self, seconds: dict[str, float], phase: str) -> None:
+        self._seconds = seconds
+        self._phase = phase
+
+    def __enter__(self) -> None:
+        self._begin = perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is None:
+            self._seconds[self._phase] += perf_counter() - self._begin
 
 
 class Bar(Progress):

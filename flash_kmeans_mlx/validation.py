@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ _MLX_FLOATS = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloa
 DLPACK_CPU = 1
 LARGEST = float(np.finfo(np.float32).max)
 FINE_SQUARE = 2.0**79
+_INTEGERS = (int, np.integer)
 DTYPES = {name: dtype for dtype, name in _MLX_FLOATS.items()}
 
 
@@ -63,15 +65,18 @@ class Data:
     @property
     def lead(self) -> tuple[int, ...]:
         """The dimensions before N as the caller wrote them: (), (B,) or (B / H, H)."""
-        b = self.shape[0]
-        return (b // self.heads, self.heads) if self.heads else (b,) * self.batched
+        b = self.x.shape[0]
+        if self.heads:
+            return b // self.heads, self.heads
+        return (b,) if self.batched else ()
 
     def to_caller(self, value: np.ndarray, *, array: bool = False) -> Any:
         """Return `value` (B, ...) in the form of x; with `array`, as an `mx.array` if x was one."""
-        value = value.reshape((*self.lead, *value.shape[1:]))
+        lead = self.lead
+        value = value.reshape((*lead, *value.shape[1:]))
         if array:
             return mx.array(value) if self.mlx else value
-        return value if self.lead else value.item()
+        return value if lead else value.item()
 
 
 def data(x: Any, dtype: Any = None, name: str = "x") -> Data:
@@ -212,7 +217,7 @@ def check_count(
     name: str, value: Any, low: int, high: int | None = None, bound: str = "", shape: Any = None
 ) -> int:
     """Return an integer in low..high; `bound` names the upper bound in the message."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, _INTEGERS)):
         raise TypeError(f"{name}={value!r} must be an integer")
     where = "" if shape is None else f" (x.shape={tuple(shape)})"
     if value < low:
@@ -231,7 +236,7 @@ def check_real(name: str, value: Any) -> float:
     """Return a finite number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}={value!r} must be a number")
-    if not np.isfinite(value) or value < 0:
+    if not 0 <= value < math.inf:
         raise ValueError(f"{name}={value} must be finite and >= 0")
     return float(value)
 
@@ -310,7 +315,7 @@ def check_magnitude(
     if (magnitude <= LARGEST).all():  # which is False for NaN
         return
     where = f" in {place}" if place else ""
-    if np.isnan(magnitude).any() or np.isinf(magnitude).any():
+    if not np.isfinite(magnitude).all():
         raise ValueError(
             f"{name} must be finite, got NaN or Inf{where} ({name}.shape={shape}); clean it first"
         )

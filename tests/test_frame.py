@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flash_kmeans_mlx import frame
+from flash_kmeans_mlx.backends.cpu import kernels
 from flash_kmeans_mlx.frame import Frame, choose
 from flash_kmeans_mlx.metrics import COSINE, DOT, EUCLIDEAN, METRICS, Metric
 
@@ -166,3 +167,26 @@ def test_spherical_centroids_have_no_scale() -> None:
 @pytest.mark.parametrize(("n", "step"), [(1, 1), (32, 1), (63, 1), (64, 2), (32_000, 1000)])
 def test_about_thirty_two_rows_are_looked_at(n: int, step: int) -> None:
     assert frame.sample_step(n) == step
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=list(METRICS))
+def test_the_kernel_sees_no_plain_frame_where_numpy_sees_another(metric: Metric) -> None:
+    rng = np.random.default_rng(0)
+    limits = frame.SMALL, frame.LARGE, frame.FAR
+    n_plain = n_others = 0
+    for _ in range(1000):
+        n, d = rng.integers(1, 80), rng.integers(1, 20)
+        x = rng.standard_normal((2, n, d)).astype(np.float32)
+        if rng.random() < 0.7:  # about as far as where shifts begin, and centres of directions
+            x[rng.integers(2)] += np.float32(rng.uniform(1.8, 2.2))
+        x *= np.float32(2.0) ** rng.choice([-42, -38, 0, 0, 0, 38, 42])
+        step = frame.sample_step(int(n))
+        found = kernels.frames.is_plain(x, step, metric.spherical, *limits, np.empty(d))
+        sample = x[:, ::step]
+        chosen = frame.choose(sample, np.abs(sample).max((1, 2)).astype(np.float64), metric)
+        is_plain = not (chosen.shifted or chosen.centred or (chosen.scale != 1).any())
+        assert is_plain or not found
+        n_plain += found
+        n_others += is_plain and not found
+    assert n_plain > 100
+    assert n_others < 300  # close calls, and cosine's wider range

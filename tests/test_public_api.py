@@ -64,10 +64,14 @@ INDEXES = {
     "deserialize_index": "(data)",
     "from_faiss": "(index, *, backend=None)",
     "index_factory": "(d, description, metric='euclidean', *, seed=0, backend=None)",
+    "lance_centroids": "(dataset, column, num_partitions, num_sub_vectors=None, metric='l2', *, seed=0, "
+    "max_points_per_centroid=256, **fit_options)",
     "load_index": "(path)",
     "serialize_index": "(index)",
     "to_faiss": "(index)",
     "train_faiss": "(index, x, *, max_points_per_centroid=256, **fit_options)",
+    "train_lance": "(dataset, column, num_partitions, num_sub_vectors=None, metric='l2', *, name=None, "
+    "replace=False, seed=0, max_points_per_centroid=256, **fit_options)",
 }
 INDEX_VERBS = {
     "add": "(self, x, ids=None)",

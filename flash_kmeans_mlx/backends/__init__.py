@@ -109,7 +109,7 @@ def resolve(name: str | None, x: Any = None) -> str:
         raise ValueError(
             f"backend={name!r} must be one of {', '.join(map(repr, BACKENDS))} or None"
         )
-    elif (reason := available()[name]) is not None:
+    elif (reason := BACKENDS[name].missing()) is not None:
         raise BackendUnavailableError(f"backend={name!r} can't run here: {reason}")
     if isinstance(x, RowStream) and name != "cpu":
         raise BackendUnavailableError(

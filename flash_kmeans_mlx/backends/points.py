@@ -7,18 +7,15 @@ computes; centroids go in and out as NumPy arrays in the user's coordinates.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..frame import Frame
 from ..metrics import Metric
-from ..progress import SILENT, Progress
+from ..progress import SILENT, Progress, Timer
 from .draws import Seeding, greedy
 from .values import most_costly
 
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "MOVED",
     "PENDING",
     "SETTLED",
     "STABLE",
@@ -40,6 +38,8 @@ class State(IntEnum):
     """The state of a batch element in Lloyd's loop; kernels use the same numbers.
 
     Attributes:
+        MOVED: It has not converged. The limit is reached, and the M-step is done: labels and sums
+            are those before it.
         PENDING: It has not converged. After an E-step, labels and sums belong to the centroids, and
             the M-step is still to come.
         STABLE: It has converged: the last E-step changed no label.
@@ -47,12 +47,13 @@ class State(IntEnum):
             are those before that move.
     """
 
+    MOVED = -1
     PENDING = 0
     STABLE = 1
     SETTLED = 2
 
 
-PENDING, STABLE, SETTLED = (int(state) for state in State)
+MOVED, PENDING, STABLE, SETTLED = (int(state) for state in State)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Step:
     """The result of one call of `Points.step`.
 
     Attributes:
-        iterations: (B,) E-steps done.
+        iterations: (B,) int64 E-steps done, 0 where the limit is 0.
         status: (B,) a `State` for every batch element.
         sums: (B, K, D) float64, of the points in the frame.
         weight_sum: (B, K) float64, the weights in `sums`.
@@ -149,8 +150,7 @@ class Points(ABC):
         self.shape: tuple[int, int, int] = tuple(problem.x.shape)
         self.metric = problem.metric
         self.point_weights = problem.weights
-        phases = ("choice", "seeding", "assignment", "update")
-        self.seconds: dict[str, float] = dict.fromkeys(phases, 0.0)
+        self.seconds = {"choice": 0.0, "seeding": 0.0, "assignment": 0.0, "update": 0.0}
 
     def __enter__(self) -> Self:
         return self
@@ -158,12 +158,9 @@ class Points(ABC):
     def __exit__(self, *exc: object) -> None:
         return None
 
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the time of the block to `seconds`."""
-        begin = perf_counter()
-        yield
-        self.seconds[phase] += perf_counter() - begin
+    def timed(self, phase: str) -> Timer:
+        """Return a context that adds the time of its block to `seconds`."""
+        return Timer(self.seconds, phase)
 
     def products(self) -> float:
         """Return the share of the products of points and centroids that was computed so far."""
@@ -192,7 +189,8 @@ class Points(ABC):
         """Do at least one E-step for every batch element whose limit is positive.
 
         A backend may go on by itself and move `centroids` in place. It must stop after an E-step
-        that reaches the limit, changes no label or, unless `skip_empty`, leaves a cluster empty.
+        that changes no label or, unless `skip_empty`, leaves a cluster empty, and at the limit,
+        before or after the M-step.
 
         Args:
             centroids: (B, K, D) float32; moved in place.

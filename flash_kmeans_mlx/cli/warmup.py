@@ -87,7 +87,7 @@ def _indexes() -> None:
         index.train(x)
         index.add(x)
         index.search(x[:1], 5)
-        for k in (5, 100):
+        for k in (5, 400):
             index.search(x[:200], k)
 
 

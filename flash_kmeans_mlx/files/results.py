@@ -10,7 +10,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -201,17 +201,20 @@ _WRITERS = {".npz": _npz, ".safetensors": _safetensors, ".pt": _pt, ".npy": _npy
 RESULT_FORMATS = tuple(_WRITERS)
 
 
-@contextmanager
 def labels_file(
     path: str | os.PathLike[str] | None, shape: tuple[int, ...]
-) -> Iterator[np.ndarray | None]:
-    """Yield labels (uint32) in a new .npy file, which becomes `path` if the block ends well.
+) -> AbstractContextManager[np.ndarray | None]:
+    """Return labels (uint32) in a new .npy file, which becomes `path` if the block ends well.
 
-    Without a path, yield None.
+    Without a path, the block gets None.
     """
-    if path is None:
-        yield None
-        return
+    return nullcontext() if path is None else _new_labels(path, shape)
+
+
+@contextmanager
+def _new_labels(
+    path: str | os.PathLike[str], shape: tuple[int, ...]
+) -> Iterator[np.ndarray | None]:
     if Path(path).suffix.lower() != ".npy":
         raise ValueError(f"labels_path={os.fspath(path)!r} must end in .npy")
     check_output(path, 4 * math.prod(shape))

@@ -12,6 +12,7 @@ from .flat import IndexFlat
 from .hnsw import IndexHNSW
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
+from .lance import lance_centroids, train_lance
 from .opq import OPQMatrix
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
@@ -56,8 +57,10 @@ __all__ = [
     "deserialize_index",
     "from_faiss",
     "index_factory",
+    "lance_centroids",
     "load_index",
     "serialize_index",
     "to_faiss",
     "train_faiss",
+    "train_lance",
 ]

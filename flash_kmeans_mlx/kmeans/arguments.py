@@ -41,7 +41,7 @@ def points(x: Any, dtype: Any = None) -> Data:
 
 
 def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: bool) -> np.ndarray:
-    """Return a copy (B, K, D) float32 of centroids (B, K, D), or (K, D) for all batch elements.
+    """Return centroids (B, K, D), or (K, D) for all, as (B, K, D) float32, copied if needed.
 
     Both B and (B / H, H) may stand for the batch if x has heads.
     """
@@ -55,8 +55,9 @@ def centroids(value: Any, data: Data, n_clusters: int, name: str, check_finite: 
         )
     if check_finite and not np.isfinite(c).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf ({name}.shape={c.shape})")
+    c = c.reshape(-1, *own)
     # Kernels are compiled for one layout.
-    return np.array(np.broadcast_to(c.reshape(-1, *own), (b, *own)), order="C")
+    return np.ascontiguousarray(c if len(c) == b else np.broadcast_to(c, (b, *own)))
 
 
 def _batch_text(data: Data, names: str, shape: tuple[int, ...]) -> str:

@@ -6,11 +6,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from .. import backends, validation
@@ -100,19 +100,17 @@ def fit(
         warn: Whether to warn of fewer distinct points than clusters.
     """
     data = opened(x, dtype)
-    n = data.shape[1]
-    n_clusters = validation.check_count("n_clusters", n_clusters, 1, n, "N", data.given_shape)
+    shape = data.shape
+    given_shape = data.given_shape
+    n_clusters = validation.check_count("n_clusters", n_clusters, 1, shape[1], "N", given_shape)
     max_iters = validation.check_iterations("max_iters", max_iters)
     n_init = validation.check_count("n_init", n_init, 1)
     seed = validation.check_count("seed", seed, 0)
     tol = validation.check_tol(tol)
     validation.check_choice("empty", empty, POLICIES)
     weights = arguments.weights(opened_weights(sample_weight), data, check_finite)
-    if init_centroids is not None:
-        init = arguments.centroids(init_centroids, data, n_clusters, "init_centroids", check_finite)
-    elif isinstance(init, str) or init is None or np.isscalar(init):
-        validation.check_choice("init", init, INITS, "an array or a callable")
-    if not isinstance(init, str) and not callable(init):
+    init = _checked_init(init, init_centroids, data, n_clusters, check_finite)
+    if isinstance(init, np.ndarray):
         n_init = 1  # every run would be the same
     backend = backends.resolve(backend, data.x)
     backends.check_strategy(strategy, backend)
@@ -120,7 +118,7 @@ def fit(
     if checkpoint is not None:
         about = {
             "metric": metric.name,
-            "shape": data.given_shape,
+            "shape": given_shape,
             "n_clusters": n_clusters,
             "tol": tol,
             "init": init if isinstance(init, str) else describe(init),
@@ -141,7 +139,7 @@ def fit(
         x=data.x,
         n_clusters=n_clusters,
         metric=metric,
-        given_shape=data.given_shape,
+        given_shape=given_shape,
         weights=weights,
         max_bytes=validation.cap(max_mem_gb),
         bytes_in_use=data.copied,
@@ -156,43 +154,37 @@ def fit(
     )
     if client is None and isinstance(data.x, RowStream) and isinstance(data.x.rows, BlockSource):
         raise ValueError("a Dask collection needs client=, the client of its cluster")
-    with progress, ExitStack() as stack:
-        progress.phase("reading")
-        own = stack.enter_context(labels_file(labels_path, data.given_shape[:-1]))
-        if own is not None:
-            problem = replace(problem, labels=own.reshape(data.shape[:2]))
-        points = stack.enter_context(
-            backends.open_points(backend, problem)
-            if client is None
-            else on_client(client, problem, verbose)
-        )
 
-        def run(number: int, resumed: LoopState | None, save: Save | None) -> Fit:
+    def run(points: Points, number: int, resumed: LoopState | None, save: Save | None) -> Fit:
+        c = resumed.centroids if resumed else init
+        if not isinstance(c, np.ndarray):
             check_mapped(data.x)
             rng = np.random.default_rng([seed, number])
             progress.phase("seeding")
             with points.timed("seeding"):
-                c = (
-                    resumed.centroids
-                    if resumed
-                    else initial_centroids(points, init, data, n_clusters, rng, check_finite)
-                )
-            watch = (
-                partial(_print_and_call, callback, f"{stage}: " if stage else "")
-                if verbose
-                else callback
-            )
-            return lloyd(points, c, max_iters, tol, empty, watch, final_means, resumed, save)
+                c = initial_centroids(points, init, data, n_clusters, rng, check_finite)
+        watch = partial(_print_and_call, callback, stage and f"{stage}: ") if verbose else callback
+        return lloyd(points, c, max_iters, tol, empty, watch, final_means, resumed, save)
 
-        best, labels, inertia = _best(points, run, n_init, saver, saved)
+    with progress, labels_file(labels_path, given_shape[:-1]) as own:
+        progress.phase("reading")
+        if own is not None:
+            problem = replace(problem, labels=own.reshape(shape[:2]))
+        opening = (
+            backends.open_points(backend, problem)
+            if client is None
+            else on_client(client, problem, verbose)
+        )
+        with opening as points:
+            best, labels, inertia = _best(points, run, n_init, saver, saved)
         if problem.labels is not None and labels is not problem.labels:
             problem.labels[...] = labels
     if labels_path is not None:
-        labels = np.load(labels_path, mmap_mode="r").reshape(data.shape[:2])
+        labels = np.load(labels_path, mmap_mode="r").reshape(shape[:2])
     if warn and best.exhausted.any():
         warnings.warn(
             f"fewer distinct points than n_clusters={n_clusters} in {int(best.exhausted.sum())}"
-            f" of {len(best.exhausted)} batch elements (x.shape={data.given_shape}):"
+            f" of {len(best.exhausted)} batch elements (x.shape={given_shape}):"
             " the extra clusters are empty",
             EmptyClusterWarning,
             stacklevel=caller_level(),
@@ -219,15 +211,30 @@ def opened(x: Any, dtype: Any = None) -> validation.Data:
         OSError: A file can't be opened.
         VectorFileError: It can't be read.
     """
+    if isinstance(x, (np.ndarray, mx.array, validation.Data)):
+        return arguments.points(x, dtype)
     if is_collection(x):
         source = open_collection(x)
-    elif isinstance(x, validation.Data) or not is_source(x):
+    elif not is_source(x):
         return arguments.points(x, dtype)
     else:
         source = open_source(x)
     if dtype is not None:
         raise ValueError(f"dtype={dtype!r} must be None for points that are read from files")
     return validation.Data(RowStream(source), mlx=False, batched=False)
+
+
+def _checked_init(
+    init: Any, init_centroids: Any, data: validation.Data, n_clusters: int, check_finite: bool
+) -> Any:
+    """Return the name of a seeding, a callable, or centroids (B, K, D) float32."""
+    if init_centroids is not None:
+        return arguments.centroids(init_centroids, data, n_clusters, "init_centroids", check_finite)
+    if isinstance(init, str) or init is None or np.isscalar(init):
+        return validation.check_choice("init", init, INITS, "an array or a callable")
+    if callable(init):
+        return init
+    return arguments.centroids(init, data, n_clusters, "init", check_finite)
 
 
 def on_client(client: Any, problem: backends.Problem, verbose: bool) -> Points:
@@ -256,7 +263,7 @@ def opened_weights(weights: Any) -> Any:
 
 def _best(
     points: Points,
-    run: Callable[[int, LoopState | None, Save | None], Fit],
+    run: Callable[[Points, int, LoopState | None, Save | None], Fit],
     n_init: int,
     saver: Checkpoint | None,
     saved: Saved | None,
@@ -272,7 +279,7 @@ def _best(
     for number in range(saved.run if saved else 0, n_init):
         resumed = saved.state if saved and number == saved.run else None
         save = partial(_save, saver, number, best, inertia) if saver else None
-        new = run(number, resumed, save)
+        new = run(points, number, resumed, save)
         if saver:
             saver.flush()
         new_inertia = points.inertia(new.centroids)

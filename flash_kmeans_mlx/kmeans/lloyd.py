@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backends.points import PENDING, SETTLED, STABLE, Points, Step
+from ..backends.points import MOVED, PENDING, SETTLED, STABLE, Points, Step
 from ..files.mapped import check_mapped
 from .empty_clusters import relocate, split
 
@@ -101,7 +101,7 @@ def lloyd(
     """Run Lloyd's loop; on return the labels in `points` are those of the returned centroids.
 
     Every batch element is in one of the states of `backends.points.State`. It runs while it is
-    PENDING and below `max_iters`, and has converged once it is STABLE or SETTLED.
+    MOVED or PENDING and below `max_iters`, and has converged once it is STABLE or SETTLED.
 
     Args:
         points: The points to cluster.
@@ -124,32 +124,36 @@ def lloyd(
         save(LoopState(c, c, state, n_iter, exhausted, points.totals_so_far()))
     moved: list[tuple[int, int, int]] = []
     progress = points.problem.progress
-    while (running := (state == PENDING) & (n_iter < max_iters)).any():
+    while (running := (state <= PENDING) & (n_iter < max_iters)).any():
         before = c.copy() if one_by_one else c
         limits = np.where(running, 1 if one_by_one else max_iters - n_iter, 0)
         check_mapped(points.problem.x)
         progress.phase("iteration", int(n_iter.max()) + 1, max_iters)
         with points.timed("assignment"):
             step = points.step(c, limits, tol, empty == "keep")
-        n_iter += np.where(running, step.iterations, 0)
+        n_iter += step.iterations
         state = np.where(running, step.status, state)
-        has_empty = running & (step.counts == 0).any(-1) & (empty != "keep")
-        stuck = (state == STABLE) & has_empty  # converged, but for a cluster that needs a place
-        moving = running & ((state == PENDING) | stuck)
-        shift = np.where(running & (state == SETTLED), step.shift, 0.0)
+        moving = running & (state == PENDING)
+        stuck = lacking = None
+        if empty != "keep" and not step.counts.all():
+            lacking = running & (step.counts == 0).any(-1)
+            stuck = (state == STABLE) & lacking  # converged, but for a cluster that needs a place
+            moving |= stuck
+        shift = step.shift
         exhausted[running] = False
         moved = []
         if moving.any():
             with points.timed("update"):
-                new, exhausted[moving], moved = _move(points, step, c, moving, has_empty, empty)
-            shift[moving] = _shift(new - c.astype(np.float64), points.problem.summed_shift)[moving]
-            c[moving] = new[moving]
-            state[moving & (shift <= tol)] = SETTLED
-            state[stuck] = np.where(shift[stuck] == 0, STABLE, PENDING)
+                new, moved = _move(points, step, c, moving, lacking, exhausted, empty)
+            shift = np.where(moving, _shift(new, c, points.problem.summed_shift), shift)
+            c = new
+            state[moving] = np.where(shift[moving] <= tol, SETTLED, MOVED)
+            if stuck is not None:
+                state[stuck] = np.where(shift[stuck] == 0, STABLE, MOVED)
         stop = callback is not None and callback(
             Iteration(
                 n_iter=int(n_iter.max()),
-                shift=float(shift.max()),
+                shift=float(np.where(state == STABLE, 0.0, shift)[running].max()),
                 sizes=step.counts.copy(),
                 n_empty=int((step.counts[running] == 0).sum()),
                 n_running=int(running.sum()),
@@ -169,10 +173,11 @@ def lloyd(
         for b, i, k in moved:
             labels[b, i] = k
         c = final_means(labels, c)
-    if (state != STABLE).any():
+    unlabelled = state != STABLE
+    if unlabelled.any():
         with points.timed("assignment"):
-            points.assign(c, state != STABLE)
-    return Fit(c, n_iter, state != PENDING, exhausted)
+            points.assign(c, unlabelled)
+    return Fit(c, n_iter, state > PENDING, exhausted)
 
 
 def _start(
@@ -183,7 +188,7 @@ def _start(
     if resumed is None:
         c = points.metric.start(centroids).astype(np.float32)
         b = len(c)
-        return c, np.full(b, PENDING), np.zeros(b, np.int64), np.zeros(b, bool)
+        return c, np.array([PENDING] * b), np.zeros(b, np.int64), np.zeros(b, bool)
     c, labelled, state, n_iter, exhausted, totals = resumed
     if n_iter.any():
         points.restore(labelled, totals)
@@ -195,20 +200,29 @@ def _move(
     step: Step,
     centroids: np.ndarray,
     moving: np.ndarray,
-    has_empty: np.ndarray,
+    lacking: np.ndarray | None,
+    exhausted: np.ndarray,
     empty: str,
-) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, int]]]:
+) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Do the M-step of the batch elements `moving` (B,), and find places for their empty clusters.
 
+    Args:
+        points: The points.
+        step: The last E-step.
+        centroids: (B, K, D) float32.
+        moving: (B,) bool.
+        lacking: (B,) bool, which of them have clusters that need a place, or None for none.
+        exhausted: (B,) bool, set where a cluster stays empty.
+        empty: As in `lloyd`.
+
     Returns:
-        Centroids (B, K, D); for each of those that move, whether a cluster stayed empty; (b, point,
-        cluster) for every point that was moved to an empty cluster.
+        New centroids (B, K, D); (b, point, cluster) for every point that was moved to an empty
+        cluster.
     """
     sums = step.sums
     weight_sum = step.weight_sum
-    exhausted = np.zeros(len(centroids), bool)
     moved = []
-    repaired = np.flatnonzero(moving & has_empty).tolist()
+    repaired = [] if lacking is None else np.flatnonzero(moving & lacking).tolist()
     if empty == "farthest" and repaired:
         sums = sums.copy()
         weight_sum = weight_sum.copy()
@@ -220,10 +234,11 @@ def _move(
     if empty == "split":
         for b in repaired:
             exhausted[b] = not split(points, centroids, new, b, step.counts[b])
-    return new, exhausted[moving], moved
+    return new, moved
 
 
-def _shift(moves: np.ndarray, summed: bool) -> np.ndarray:
-    """Return (B,) norms of the largest move (B, K, D) of a centroid, or of all moves together."""
-    squares = np.square(moves).sum(-1)
+def _shift(new: np.ndarray, old: np.ndarray, summed: bool) -> np.ndarray:
+    """Return (B,) norms of the largest move of centroids (B, K, D), or of all moves together."""
+    moves = np.subtract(new, old, dtype=np.float64)
+    squares = np.square(moves, out=moves).sum(-1)
     return np.sqrt(squares.sum(-1) if summed else squares.max(-1))

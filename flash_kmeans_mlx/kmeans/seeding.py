@@ -31,7 +31,7 @@ def initial_centroids(
     rng: np.random.Generator,
     check_finite: bool,
 ) -> np.ndarray:
-    """Return centroids (B, K, D) float32 by name, array or callable `init(x, n_clusters, rng)`."""
+    """Return centroids (B, K, D) float32 by name or callable `init(x, n_clusters, rng)`."""
     if callable(init):
         is_stream = isinstance(data.x, RowStream)
         given = data.x.rows if is_stream else data.x if data.batched else data.x[0]
@@ -39,8 +39,6 @@ def initial_centroids(
         init = init(given, n_clusters, rng)
         name = "init(x, n_clusters, rng)"
         return arguments.centroids(init, data, n_clusters, name, check_finite)
-    if not isinstance(init, str):
-        return arguments.centroids(init, data, n_clusters, "init", check_finite)
     plusplus = sampled_plusplus if points.sampled_seeds else kmeans_plusplus
     methods = {"random": random_rows, "k-means++": plusplus, "k-means||": kmeans_parallel}
     index = methods[init](points, n_clusters, rng)

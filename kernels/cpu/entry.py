@@ -41,7 +41,8 @@ def numba_type(kind: Kind) -> Any:
     if isinstance(kind[0], type):
         return types.BaseTuple.from_types([numba_type(inner) for inner in kind[1:]], kind[0])
     dtype, ndim, layout = kind
-    return types.Array(numpy_support.from_dtype(np.dtype(dtype)), ndim, layout)
+    element = numpy_support.from_dtype(np.dtype(dtype))
+    return types.Array(element, ndim, layout[0], aligned=not layout.endswith("U"))
 
 
 def add_entry(context: Any, module: ir.Module, fndesc: Any, kinds: tuple[Kind, ...], name: str):
@@ -173,7 +174,8 @@ class _Writer:
         foreign = ">" if sys.byteorder == "little" else "<"
         is_native = builder.icmp_unsigned("!=", order, CHAR(ord(foreign)))
         flags = builder.and_(self._field(value, FLAGS, HALF), HALF(C_CONTIGUOUS | ALIGNED))
-        wanted = HALF(ALIGNED | (C_CONTIGUOUS if layout == "C" else 0))
+        in_order, is_aligned = layout[0] == "C", not layout.endswith("U")
+        wanted = HALF(C_CONTIGUOUS * in_order | ALIGNED * is_aligned)
         is_laid_out = builder.icmp_unsigned("==", flags, wanted)
         has_ndim = builder.icmp_unsigned("==", self._field(value, NDIM, HALF), HALF(ndim))
         for condition in (is_dtype, is_native, is_laid_out, has_ndim):

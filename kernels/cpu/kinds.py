@@ -1,7 +1,8 @@
 """Kinds of arguments: a kernel is compiled once for each, and its code is found by them.
 
 A kind is "none", the name of a scalar ("int64"), ``(dtype, ndim, layout)`` of an array, or
-``(class, kind, ...)`` of a tuple or NamedTuple.
+``(class, kind, ...)`` of a tuple or NamedTuple. Layouts are "C" for C order and "A" for any other,
+with "U" behind it for arrays that are not aligned.
 """
 
 from typing import Any
@@ -22,9 +23,10 @@ def describe(value: Any) -> Kind:
     if value is None:
         return "none"
     if isinstance(value, np.ndarray):
-        if not value.flags.aligned or not value.dtype.isnative:
-            raise TypeError(f"kernels take aligned arrays in native order, got {value.dtype}")
-        return (value.dtype.name, value.ndim, "C" if value.flags.c_contiguous else "A")
+        if not value.dtype.isnative:
+            raise TypeError(f"kernels take arrays in native order, got {value.dtype!r}")
+        layout = "C" if value.flags.c_contiguous else "A"
+        return (value.dtype.name, value.ndim, layout if value.flags.aligned else layout + "U")
     if isinstance(value, tuple):
         return (type(value), *map(describe, value))
     for scalar, name in ((bool, "bool"), (int, "int64"), (float, "float64")):

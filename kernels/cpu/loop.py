@@ -1,8 +1,8 @@
 """Lloyd's whole loop in one kernel, for problems too small for a call per iteration.
 
-The loop follows ``flash_kmeans_mlx/kmeans/lloyd.py`` and stops by its rules. PENDING, STABLE and
-SETTLED are the states of ``flash_kmeans_mlx/backends/points.py``: what a batch element's run ended
-with.
+The loop follows ``flash_kmeans_mlx/kmeans/lloyd.py`` and stops by its rules. MOVED, PENDING, STABLE
+and SETTLED are the states of ``flash_kmeans_mlx/backends/points.py``: what a batch element's run
+ended with.
 """
 
 from typing import NamedTuple
@@ -27,6 +27,8 @@ from .tile import (
     totals_of,
 )
 
+RUNNING = -2  # the loop goes on
+MOVED = -1  # the limit is reached, and the centroids have moved: the labels are one step behind
 PENDING = 0  # labels and sums are those of the centroids; the centroids have not moved yet
 STABLE = 1  # an E-step changed no label
 SETTLED = 2  # no centroid moved by more than tol; the labels are one step behind
@@ -138,10 +140,9 @@ def fit_element(batch, b, limit, c, outcome, shared, by_bytes, team, scratch):  
 
     One long function: handed to another one, arrays have their references counted.
 
-    Stops before the M-step at the limit and, unless `skip_empty`, at an empty cluster. All threads
-    of a team call it with the same arguments but `team` and `scratch`.
-    INOUT c (K, D) float32. OUT outcome (3,) float64: E-steps; PENDING, STABLE or SETTLED; the last
-    shift.
+    Stops before the M-step at an empty cluster, unless `skip_empty`. All threads of a team call it
+    with the same arguments but `team` and `scratch`.
+    INOUT c (K, D) float32. OUT outcome (3,) float64: E-steps; the state; the last shift.
     """
     source = source_of(batch.sources, b)
     weights, labels, cuts = batch.weights[b], batch.labels[b], batch.cuts
@@ -152,7 +153,7 @@ def fit_element(batch, b, limit, c, outcome, shared, by_bytes, team, scratch):  
     lanes = shared.lanes if keep else scratch.lanes
     read = shared.rows.shape[0] > 0 and not source.direct
     if team.slot == 0:
-        outcome[0], outcome[1], outcome[2] = 0.0, -1.0, 0.0
+        outcome[0], outcome[1], outcome[2] = 0.0, RUNNING, 0.0
         if read:
             read_rows(source, np.int64(0), shared.rows.shape[0], shared.rows)
         _begin(c, coordinates, scored, team.state)
@@ -198,7 +199,7 @@ def fit_element(batch, b, limit, c, outcome, shared, by_bytes, team, scratch):  
             _begin(c, coordinates, scored, team.state)
             if by_bytes is not None:
                 _round(by_bytes, scored)
-        if not meet(team) or outcome[1] >= 0.0:
+        if not meet(team) or outcome[1] != RUNNING:
             return
 
 
@@ -218,20 +219,19 @@ def _any_zero(values):
 
 @njit
 def _end(batch, c, coordinates, totals, limit, changed, outcome):
-    """Do the M-step, unless the loop stops at the E-step before it.
-
-    outcome[1] stays negative as long as the loop goes on.
-    """
+    """Do the M-step, unless the loop stops at the E-step before it."""
     outcome[0] += 1.0
     if all_zero(changed):
         outcome[1] = STABLE
         return
-    if outcome[0] == limit or (not batch.skip_empty and _any_zero(totals.counts)):
+    if not batch.skip_empty and _any_zero(totals.counts):
         outcome[1] = PENDING
         return
     outcome[2] = move(c, totals.sums, totals.weight_sum, coordinates, batch.summed)
     if outcome[2] <= batch.tol:
         outcome[1] = SETTLED
+    elif outcome[0] == limit:
+        outcome[1] = MOVED
 
 
 @njit

@@ -29,18 +29,9 @@ def missing() -> str | None:
 
 def open_points(problem: Problem) -> Points:
     """Return the points of a fit."""
-    from .looped import LoopedCpuPoints
-    from .plan import plan
-    from .points import CpuPoints
-    from .streamed import StreamedCpuPoints, with_copy
-    from .workers import thread_count
+    from .opening import open_points as opened
 
-    threads = thread_count()
-    cut = plan(problem, threads)
-    if cut.piece:
-        copy = with_copy(problem, threads)
-        return StreamedCpuPoints(copy, plan(copy, threads))
-    return LoopedCpuPoints(problem, cut) if cut.looped else CpuPoints(problem, cut)
+    return opened(problem)
 
 
 def open_neighbours(request: Request) -> Neighbours:

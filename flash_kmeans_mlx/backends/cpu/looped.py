@@ -43,10 +43,11 @@ class LoopedCpuPoints(CpuPoints):
         _, n, d = self.shape
         k = problem.n_clusters
         self._work = n * d * k
-        sets = 1 if plan.team else plan.threads
-        size = int8_bytes((sets, n, d), k, plan.tile, plan.threads, kept=True)
-        worthwhile = kernels.ir.INT8 and is_worthwhile(d, k, labelled=True)
-        self._as_bytes = bool(worthwhile) and problem.strategy is None and size <= plan.spare
+        self._as_bytes = False
+        if kernels.ir.INT8 and problem.strategy is None and is_worthwhile(d, k, labelled=True):
+            sets = 1 if plan.team else plan.threads
+            size = int8_bytes((sets, n, d), k, plan.tile, plan.threads, kept=True)
+            self._as_bytes = size <= plan.spare
 
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         b = len(limits)
@@ -91,7 +92,7 @@ class LoopedCpuPoints(CpuPoints):
         if self.plan.team:
             size = min(self.plan.threads, len(self.shards))
             for m in np.flatnonzero(limits > 0).tolist():
-                memory = self._shared(), self._by_bytes()
+                memory = self._shared(0), self._by_bytes()
                 run_team(
                     self.workers,
                     size,
@@ -100,7 +101,9 @@ class LoopedCpuPoints(CpuPoints):
         else:
             work = max(1, int(limits.max()) * self._work)
             self._run_slices(
-                lambda slot, lo, hi: run(slot, lo, hi, self._shared(), self._by_bytes(), alone()),
+                lambda slot, lo, hi: run(
+                    slot, lo, hi, self._shared(slot), self._by_bytes(), alone()
+                ),
                 b,
                 max(1, CALL // work),
             )
@@ -116,16 +119,19 @@ class LoopedCpuPoints(CpuPoints):
     def products(self) -> float:
         return 1.0
 
-    def _shared(self) -> kernels.loop.Shared:
-        """Return memory for a team."""
+    def _shared(self, slot: int) -> kernels.loop.Shared:
+        """Return memory for a team whose first thread is `slot`."""
         _, n, d = self.shape
         k = self.problem.n_clusters
         s = len(self.shards)
         n_rows = n if self.plan.resident and not self.sources.direct.all() else 0
         n_tiles = -(-n // self.plan.tile) if self.plan.resident and not self._as_bytes else 0
+        lanes = self.scratch[slot].lanes  # which hold one tile
+        if n_tiles != 1:
+            lanes = empty_lines((n_tiles, d, self.plan.tile + PAD))
         return kernels.loop.Shared(
             rows=np.empty((n_rows, d), np.float32),
-            lanes=empty_lines((n_tiles, d, self.plan.tile + PAD)),
+            lanes=lanes,
             scored=kernels.tile.Scored(np.empty((k, d), np.float32), np.empty(k, np.float32)),
             changed=np.zeros(s, np.int64),
             changes=no_changes((s, k, d)),
@@ -151,10 +157,11 @@ class LoopedCpuPoints(CpuPoints):
             self.strategy = "loop"
             return
         scored = self.scored(centroids)
-        which = np.flatnonzero(elements)
+        which = elements.nonzero()[0]
         if len(which) == 1:
-            whole = Piece(0, self.shape[1], self.source(which[0]), self.source(which[0]))
-            self.step_piece(0, which[0], whole, scored, NO_CHANGES)
+            b = int(which[0])
+            source = self.source(b)
+            self.step_piece(0, b, Piece(0, self.shape[1], source, source), scored, NO_CHANGES)
             return
 
         def run(slot: int, lo: int, hi: int) -> None:
@@ -203,6 +210,9 @@ class LoopedCpuPoints(CpuPoints):
         Each thread gets a few, so that all end at about the same time.
         """
         size = min(most, max(1, -(-n // (4 * self.plan.threads))))
+        if size >= n:
+            task(0, 0, n)
+            return
         self.workers.run(
             lambda slot, i: task(slot, i * size, min(n, (i + 1) * size)), -(-n // size)
         )

@@ -94,7 +94,7 @@ def plan(problem: Problem, threads: int) -> Plan:
     shards = len(cuts) - 1
     stream = problem.x if isinstance(problem.x, RowStream) else None
     looped = _is_looped(problem)
-    fixed, per_thread = _fixed_bytes(problem), _thread_bytes(problem)
+    fixed, per_thread = _fixed_bytes(problem), _thread_bytes(problem, tile, shards, looped)
     least = fixed + per_thread + table
     piece = 0
     if stream:
@@ -106,7 +106,8 @@ def plan(problem: Problem, threads: int) -> Plan:
         per_thread += _piece_bytes(stream, piece)
     advice = STREAM_ADVICE if problem.labels is not None else LABELS_ADVICE
     advice = advice if stream else ADVICE
-    check_cap(problem.max_bytes, least, problem.given_shape, k, "on the cpu backend", advice)
+    if problem.max_bytes:
+        check_cap(problem.max_bytes, least, problem.given_shape, k, "on the cpu backend", advice)
     spare = problem.max_bytes - least if problem.max_bytes else 1 << 62
     threads = 1 + min(threads - 1, spare // 2 // per_thread)
     spare -= (threads - 1) * per_thread
@@ -148,8 +149,8 @@ def cut_rows(n: int, n_clusters: int, d: int) -> tuple[int, ...]:
     products = n * n_clusters * d
     unit = sizes.SHARD_ROWS
     if products < SMALL:
-        shards = 1
-    elif products < LOOPED:
+        return 0, n
+    if products < LOOPED:
         unit = sizes.MOST_TILE_ROWS  # tiles are kept
         shards = max(1, min(SHARDS, LOOPED_BYTES // (8 * n_clusters * d)))
     else:
@@ -164,27 +165,25 @@ def _is_looped(problem: Problem) -> bool:
     """Return whether one kernel runs all iterations of a batch element."""
     _, n, d = problem.x.shape
     small = n * problem.n_clusters * d < LOOPED
-    return small and problem.strategy not in ("int8", "head") and not _is_streamed(problem)
-
-
-def _is_streamed(problem: Problem) -> bool:
-    return isinstance(problem.x, RowStream)
+    in_memory = not isinstance(problem.x, RowStream)
+    return small and in_memory and problem.strategy not in ("int8", "head")
 
 
 def _fixed_bytes(problem: Problem) -> int:
     """Return the bytes that are in use whatever the number of threads."""
     b, n, d = problem.x.shape
+    is_streamed = isinstance(problem.x, RowStream)
     table = 8 * problem.n_clusters * d
-    by_point = 4 * b * n * _point_arrays(problem)
-    return problem.bytes_in_use + by_point + _tables(problem) * b * table + (1 << 20)
+    by_point = 4 * b * n * _point_arrays(problem, is_streamed)
+    tables = _tables(problem, is_streamed) * b * table
+    return problem.bytes_in_use + by_point + tables + (1 << 20)
 
 
-def _thread_bytes(problem: Problem) -> int:
+def _thread_bytes(problem: Problem, tile: int, shards: int, looped: bool) -> int:
     """Return the bytes that each thread needs."""
-    _, n, d = problem.x.shape
+    d = problem.x.shape[2]
     k = problem.n_clusters
-    tile = tile_rows(d)
-    tables = 1 + len(cut_rows(n, k, d)) if _is_looped(problem) else 0
+    tables = 2 + shards if looped else 0
     return 4 * tile * (3 * d + 4) + 4 * PAD * d + 8 * tables * k * d
 
 
@@ -195,19 +194,23 @@ def _seeding_bytes(problem: Problem, stream: RowStream) -> int:
     weights = None if problem.weights is None else problem.weights[:, :rows]
     x = np.broadcast_to(np.float32(0), (1, rows, d))  # its shape is all that counts
     sample = replace(problem, x=x, weights=weights, bytes_in_use=0, runs=1, labels=None)
-    table = 8 * problem.n_clusters * d
-    held = rows * (d * stream.rows.dtype.itemsize + 32) + _piece_bytes(stream, tile_rows(d))
-    return held + _fixed_bytes(sample) + _thread_bytes(sample) + table
+    k = problem.n_clusters
+    table = 8 * k * d
+    tile = tile_rows(d)
+    held = rows * (d * stream.rows.dtype.itemsize + 32) + _piece_bytes(stream, tile)
+    shards = len(cut_rows(rows, k, d)) - 1
+    per_thread = _thread_bytes(sample, tile, shards, _is_looped(sample))
+    return held + _fixed_bytes(sample) + per_thread + table
 
 
-def _point_arrays(problem: Problem) -> int:
+def _point_arrays(problem: Problem, is_streamed: bool) -> int:
     """Return the 4-byte values per point at the peak of a fit."""
     weighted = problem.weights is not None
     # Labels, weights, the best run's labels.
     arrays = (problem.labels is None) + weighted + (problem.runs > 1)
     # 1 / norm, and that times the weight.
     arrays += problem.metric.spherical + (weighted and problem.metric.unit_points)
-    if _is_streamed(problem):
+    if is_streamed:
         return arrays + (10 if problem.init == "k-means||" else 4 * weighted)
     seeding = {"random": 4, "k-means||": 10}.get(problem.init, 5 + 3 * problem.metric.spherical)
     # 5: costs and their order while empty clusters are filled.
@@ -219,7 +222,7 @@ def _piece_bytes(stream: RowStream, rows: int) -> int:
     return stream.rows.reading_bytes(rows) + 48 * rows
 
 
-def _tables(problem: Problem) -> int:
+def _tables(problem: Problem, is_streamed: bool) -> int:
     """Return the K x D float64 tables per batch element at the peak of a fit."""
-    tables = 6 + 4 * _is_streamed(problem)  # 4: rows that may fill empty clusters
+    tables = 6 + 4 * is_streamed  # 4: rows that may fill empty clusters
     return tables + (int(4 * OVERSAMPLING * (ROUNDS + 1)) if problem.init == "k-means||" else 0)

@@ -30,18 +30,18 @@ class CpuPoints(TiledPoints):
         self.tuner = Tuner(self, problem.strategy)
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
+        with ExitStack() as on_error:
             # Bounds are prepared by NumPy's BLAS, whose threads would take the place of ours.
             if self.tuner.open:
-                stack.enter_context(single_threaded())
+                on_error.enter_context(single_threaded())
             super().__enter__()
-            stack.callback(super().__exit__)
-            stack.callback(self.tuner.close)
-            self._exit = stack.pop_all()
+            self._exit = on_error.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._exit.close()
+        with self._exit:
+            self.tuner.close()
+            super().__exit__(*exc)
 
     def products(self) -> float:
         return self.tuner.share

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -81,8 +80,10 @@ class RowPoints(Points):
 
     def locate_rows(self) -> None:
         """Find the rows in the frame."""
-        self.sources = self._rows.sources(self.frame)
-        self._unshifted = self._rows.sources(self.unshifted_frame())
+        self.sources = self._unshifted = self._rows.sources(self.frame)
+        frame = self.unshifted_frame()
+        if frame is not self.frame:
+            self._unshifted = self._rows.sources(frame)
 
     def unshifted_frame(self) -> Frame:
         """Return the frame, without a shift if centroids are unit vectors."""
@@ -91,8 +92,7 @@ class RowPoints(Points):
         return self.frame
 
     def __enter__(self) -> Self:
-        with ExitStack() as on_error:
-            on_error.callback(self.workers.close)
+        try:
             self.read_in(self.open_rows())
             self.inverse: np.ndarray | None = None
             if self.metric.spherical:
@@ -102,7 +102,9 @@ class RowPoints(Points):
                     np.divide(1, self.inverse.max(1), least, where=self.inverse.min(1) > 0)
                     self.read_in(self.frame.unshifted(self.frame.short(least)))
             self.weights = self._sum_weights()
-            on_error.pop_all()
+        except BaseException:
+            self.workers.close()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -175,10 +177,14 @@ class RowPoints(Points):
     def _scratch(self) -> kernels.tile.TileScratch:
         tile = self.plan.tile
         d = self.shape[2]
+        a = tile * d
+        b = a + d * (tile + PAD)
+        values = empty_lines((b + 3 * tile,))  # all parts are whole lines
+        best, label, moved = values[b:].reshape(3, tile)
         return kernels.tile.TileScratch(
-            rows=empty_lines((tile, d)),
-            lanes=empty_lines((1, d, tile + PAD)),
-            best=empty_lines((tile,)),
-            label=empty_lines((tile,), np.int32),
-            moved=empty_lines((tile,), np.int32),
+            rows=values[:a].reshape(tile, d),
+            lanes=values[a:b].reshape(1, d, tile + PAD),
+            best=best,
+            label=label.view(np.int32),
+            moved=moved.view(np.int32),
         )

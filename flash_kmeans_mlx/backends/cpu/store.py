@@ -17,6 +17,7 @@ from . import kernels
 __all__ = ["Rows", "choose_frame", "empty_lines", "float32_rows", "source_of"]
 
 CHUNK = 1 << 16  # values decoded at a time
+NAMES = {np.dtype(name): name for name in ("float32", "float64", "float16")}
 
 
 class Rows:
@@ -33,7 +34,7 @@ class Rows:
             x = x.view(mx.uint16)
             name = "bfloat16"
         array = np.asarray(x)
-        self.name = name or str(array.dtype)
+        self.name = name or NAMES[array.dtype]
         self.x = array.view(np.uint16) if self.name == "float16" else array.view()
         self.x.flags.writeable = False  # it may be a memory map or MLX's own buffer
 
@@ -116,12 +117,18 @@ def choose_frame(
     Raises:
         ValueError: If `check_finite` and there is NaN, Inf or a value that is too large.
     """
-    sample = rows.decode(rows.x[:, :: frames.sample_step(rows.x.shape[1])])
+    x = rows.x
+    b, n, d = x.shape
+    step = frames.sample_step(n)
+    if rows.name == "float32" and x.flags.c_contiguous:
+        limits = frames.SMALL, frames.LARGE, frames.FAR
+        is_plain = kernels.frames.is_plain(x, step, metric.spherical, *limits, np.empty(d))
+        if is_plain and (surely_fine(x) or not check_finite):
+            return frames.plain(b, d, metric)
+    sample = rows.decode(x[:, ::step])
     magnitude = np.abs(sample).reshape(len(sample), -1).max(1).astype(np.float64)
-    is_small = bool((magnitude < frames.SMALL).any())
-    if check_finite and (is_small or not surely_fine(rows.x)):
-        magnitude = np.array([_magnitude(rows, element) for element in rows.x])
-    if check_finite:
+    if check_finite and not (magnitude.min() >= frames.SMALL and surely_fine(x)):
+        magnitude = np.array([_magnitude(rows, element) for element in x])
         check_magnitude(magnitude, given_shape)
     return frames.choose(sample, magnitude, metric)
 

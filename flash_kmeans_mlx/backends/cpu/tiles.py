@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -25,7 +26,6 @@ class TiledPoints(RowPoints):
     """Points whose shards are assigned by tiles of products.
 
     Attributes:
-        eps: Rounding of scores, relative to squared norms.
         totals: Sums of the batch.
     """
 
@@ -33,7 +33,6 @@ class TiledPoints(RowPoints):
         super().__init__(problem, plan)
         b, n, d = self.shape
         k = problem.n_clusters
-        self.eps = np.float32(EPS * (8 + np.sqrt(d)))
         self._labels = np.empty((b, n), np.uint32) if problem.labels is None else problem.labels
         self.totals = kernels.tile.Totals(
             np.zeros((b, k, d)), np.zeros((b, k)), np.zeros((b, k), np.int64)
@@ -197,6 +196,11 @@ class TiledPoints(RowPoints):
         c = self.measured(centroids)
         self.run_shards(lambda slot, _m, s: self._measure_shard(slot, b, s, c, out, cost), 1)
         return out
+
+    @property
+    def eps(self) -> np.float32:
+        """Rounding of scores, relative to squared norms."""
+        return np.float32(EPS * (8 + math.sqrt(self.shape[2])))
 
     @property
     def cost(self) -> int:

@@ -32,7 +32,7 @@ def moved_centroids(
 ) -> np.ndarray:
     """Return what `Points.means` does."""
     new = centroids.copy()
-    for b in np.flatnonzero(elements):
+    for b in elements.nonzero()[0].tolist():
         kernels.centroids.move_element(b, new, sums, weight_sum, coordinates)
     return new
 

@@ -31,7 +31,10 @@ def thread_count() -> int:
     if value:
         if not value.isdecimal() or not value.strip("0"):
             raise ValueError(f"FLASH_KMEANS_THREADS={value!r} must be a whole number >= 1")
-        return int(min(float(value), THREADS_PER_CPU * _cpu_count()))
+        threads = float(value)
+        if threads <= THREADS_PER_CPU:
+            return int(threads)  # the system takes longer to count CPUs than a small fit
+        return int(min(threads, THREADS_PER_CPU * _cpu_count()))
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return _cpu_count()
@@ -157,13 +160,17 @@ class Workers:
             raise RuntimeError(
                 "a task can't run tasks: its own thread could be the one that they wait for"
             )
+        each = work / max(1, n_tasks)
+        helpers = min(self.n, n_tasks) - 1
+        if helpers <= 0:
+            self._run_alone(task, n_tasks, each)
+            return
         # Linux wakes threads where the thread that woke them runs, and leaves them there for
         # milliseconds. Tasks that wait for one another would take twice as long: for those, the
         # caller keeps its CPU to itself.
-        helpers = min(self.n, n_tasks) - 1
-        here = _current_cpu()() if abort and helpers > 0 else -1
+        here = _current_cpu()() if abort else -1
         allowed = os.sched_getaffinity(0) if here >= 0 else set()
-        job = _Job(task, n_tasks, abort, self.progress, work / max(1, n_tasks))
+        job = _Job(task, n_tasks, abort, self.progress, each)
         busy = 0
         errors = []
         try:
@@ -183,6 +190,16 @@ class Workers:
             self._busy = False
         for error in filter(None, errors):
             raise error
+
+    def _run_alone(self, task: Callable[[int, int], object], n_tasks: int, work: float) -> None:
+        """Call task(0, i) for i in range(n_tasks), each of which is so much work."""
+        self._busy = True
+        try:
+            for i in range(n_tasks):
+                task(0, i)
+                self.progress.advance(work)
+        finally:
+            self._busy = False
 
     def _start(self, n: int) -> None:
         while len(self._threads) < n:
