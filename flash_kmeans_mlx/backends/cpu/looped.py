@@ -52,6 +52,7 @@ class LoopedCpuPoints(CpuPoints):
     def step(self, centroids: np.ndarray, limits: np.ndarray, tol: float, skip_empty: bool) -> Step:
         b = len(limits)
         self.tuner.int8 = None  # those of seeding: the loop has its own
+        self.tuner.reset()  # bounds of an assignment before: the kernel labels without them
         limits = np.minimum(limits, max(1, CALL // self._work))
         outcomes = np.zeros((b, 3))
         batch = kernels.loop.Batch(
