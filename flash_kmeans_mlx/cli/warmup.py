@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from tempfile import TemporaryDirectory
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
@@ -102,7 +103,9 @@ FEATURES: dict[str, Callable[[], None]] = {
 
 
 def _run(name: str) -> str:
-    FEATURES[name]()
+    with catch_warnings():
+        simplefilter("ignore")  # few points for so many centroids
+        FEATURES[name]()
     return name
 
 
