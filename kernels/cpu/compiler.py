@@ -12,7 +12,7 @@ from numba.core.registry import cpu_target as _cpu_target
 from .entry import add_entry, add_runtime, numba_type
 from .kinds import Kind
 
-__all__ = ["compile_kernel", "global_compiler_lock", "make_dispatcher", "type_of"]
+__all__ = ["compile_kernel", "make_dispatcher", "type_of"]
 
 
 cpu_target: Any = _cpu_target  # no type checker knows its attributes

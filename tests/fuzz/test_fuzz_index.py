@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 import time
 from pathlib import Path
@@ -31,6 +32,8 @@ steps = st.one_of(
     st.tuples(st.just("add"), seeds, kinds, sizes),
     st.tuples(st.just("add with ids"), seeds, kinds, sizes),
     st.tuples(st.just("add wrong ids"), seeds, kinds, sizes),
+    st.tuples(st.just("update"), seeds, kinds),
+    st.tuples(st.just("merge"), seeds, kinds, sizes),
     st.tuples(st.just("remove"), seeds, st.sampled_from([0.0, 0.05, 0.5, 1.0])),
     st.tuples(st.just("remove one list"), seeds),
     st.tuples(st.just("search"), seeds, kinds, st.sampled_from([1, 3, 20, 700])),
@@ -119,6 +122,24 @@ class Life:
         with pytest.raises(ValueError, match=r"ids must (be|have)"):
             self.index.add(x, ids)
 
+    def update(self, kind: str) -> None:
+        ids = [i for i in self.held if self.rng.random() < 0.3]
+        x = self.vectors(kind, len(ids))
+        self.index.update_vectors(ids, x)
+        if ids:
+            self.check_added(x, ids)
+
+    def merge(self, kind: str, n: int) -> None:
+        if self.next_id + n > LAST_ID + 1:
+            return
+        x = self.vectors(kind, n)
+        other = copy.deepcopy(self.index)
+        other.reset()
+        other.add(x)
+        self.index.merge_from(other, self.next_id)
+        assert other.ntotal == 0
+        self.check_added(x, range(self.next_id, self.next_id + n))
+
     def remove(self, share: float) -> None:
         ids = [i for i in self.held if self.rng.random() < share]
         self.check_removal([*ids, *ids[:2], 10**9 + 7, -3, LAST_ID + 1])
@@ -182,7 +203,7 @@ class Life:
         return distances, 32 * EPS * slack + 1e-30, ids
 
     def search(self, kind: str, k: int) -> None:
-        queries = self.vectors(kind, int(self.rng.integers(1, 6)))
+        queries = self.vectors(kind, int(self.rng.integers(1, 13)))
         options, kept = self.filtered()
         distances, found = self.index.search(queries, k, **options)
         every, slack, ids = self.exact_distances(queries, kept)
