@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from .. import validation
-from ..errors import NotFittedError
-from .arguments import vectors
 from .quantizer import ProductQuantizer
 from .sources import rows_to_train
 from .training import sample
+from .transforms import LinearTransform
 
 __all__ = ["OPQMatrix", "checked_rotation"]
 
@@ -22,7 +20,7 @@ FIRST_ITERS = 10
 LATER_ITERS = 4
 
 
-class OPQMatrix:
+class OPQMatrix(LinearTransform):
     """Optimized product quantization (Ge, He, Ke and Sun, 2013).
 
     Finds the rotation after which product quantization loses least. It starts from a random one;
@@ -71,12 +69,7 @@ class OPQMatrix:
         self.d_out = self.d
         self.m = self._quantizer.m
         self.niter = validation.check_count("niter", niter, 1)
-        self.matrix: np.ndarray | None = None
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether there is a rotation."""
-        return self.matrix is not None
+        self.matrix = None
 
     def train(self, x: Any, *, verbose: bool = False) -> None:
         """Learn the rotation from vectors x (N, D), `mx.array` or NumPy, or in files.
@@ -113,23 +106,6 @@ class OPQMatrix:
             matrix = _orthogonal(decoded.T @ rows)
             options = {"max_iters": LATER_ITERS, "init": quantizer.codebooks}
         self.matrix = matrix
-
-    def apply(self, x: Any) -> Any:
-        """Rotate vectors x (N, D): (N, D) float32, `mx.array` if x is one."""
-        return self._times(x, self._trained("apply").T)
-
-    def reverse_transform(self, x: Any) -> Any:
-        """Rotate vectors x (N, D) back: (N, D) float32, `mx.array` if x is one."""
-        return self._times(x, self._trained("reverse_transform"))
-
-    def _times(self, x: Any, matrix: np.ndarray) -> Any:
-        rows, is_mlx = vectors(x, self.d)
-        return mx.array(rows @ matrix) if is_mlx else rows @ matrix
-
-    def _trained(self, verb: str) -> np.ndarray:
-        if self.matrix is None:
-            raise NotFittedError(f"{verb} needs a trained OPQMatrix: call train first")
-        return self.matrix
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what `restore` makes it from: (parameters for JSON, arrays)."""

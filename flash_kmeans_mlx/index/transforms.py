@@ -1,4 +1,4 @@
-"""Transformations of vectors before an index, besides OPQMatrix: fewer dimensions, unit norms."""
+"""Transformations of vectors before an index: by a matrix, to fewer dimensions, to unit norms."""
 
 from __future__ import annotations
 
@@ -13,10 +13,45 @@ from ..metrics import unit_rows
 from .arguments import vectors
 from .sources import rows_to_train
 
-__all__ = ["NormalizationTransform", "PCAMatrix"]
+__all__ = ["LinearTransform", "NormalizationTransform", "PCAMatrix"]
 
 
-class PCAMatrix:
+class LinearTransform:
+    """The product of vectors with a matrix whose rows are orthogonal and of norm 1.
+
+    Attributes:
+        d, d_out: Dimensions before and after.
+        matrix: (d_out, d) float32; None before training.
+    """
+
+    d: int
+    d_out: int
+    matrix: np.ndarray | None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is a matrix."""
+        return self.matrix is not None
+
+    def apply(self, x: Any) -> Any:
+        """Transform vectors x (N, d): (N, d_out) float32, `mx.array` if x is one."""
+        return self._times(x, self.d, self._trained("apply").T)
+
+    def reverse_transform(self, x: Any) -> Any:
+        """Transform vectors x (N, d_out) back: (N, d) float32, `mx.array` if x is one."""
+        return self._times(x, self.d_out, self._trained("reverse_transform"))
+
+    def _times(self, x: Any, d: int, matrix: np.ndarray) -> Any:
+        rows, is_mlx = vectors(x, d)
+        return mx.array(rows @ matrix) if is_mlx else rows @ matrix
+
+    def _trained(self, verb: str) -> np.ndarray:
+        if self.matrix is None:
+            raise NotFittedError(f"{verb} needs a trained {type(self).__name__}: call train first")
+        return self.matrix
+
+
+class PCAMatrix(LinearTransform):
     """The projection on the first principal components.
 
     Unlike faiss's, it does not subtract the mean, so that dot products and angles stay what they
@@ -49,12 +84,7 @@ class PCAMatrix:
         self.d_out = validation.check_count("d_out", d_out, 1, self.d, "d_in")
         self.seed = validation.check_count("seed", seed, 0)
         self.max_points_per_d = validation.check_count("max_points_per_d", max_points_per_d, 1)
-        self.matrix: np.ndarray | None = None
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether there is a matrix."""
-        return self.matrix is not None
+        self.matrix = None
 
     def train(self, x: Any, *, verbose: bool = False) -> None:
         """Learn the components from vectors x (N, D), `mx.array` or NumPy, or in files.
@@ -83,23 +113,6 @@ class PCAMatrix:
             kept = variances[::-1][: self.d_out].sum() / max(variances.sum(), 1e-300)
             print(f"components: {self.d_out} of {self.d}, {kept:.3f} of the variance", flush=True)
         self.matrix = np.ascontiguousarray(axes[:, ::-1].T[: self.d_out], np.float32)
-
-    def apply(self, x: Any) -> Any:
-        """Project vectors x (N, d_in): (N, d_out) float32, `mx.array` if x is one."""
-        return self._times(x, self.d, self._trained("apply").T)
-
-    def reverse_transform(self, x: Any) -> Any:
-        """Return the vectors (N, d_in) float32 of projections x (N, d_out)."""
-        return self._times(x, self.d_out, self._trained("reverse_transform"))
-
-    def _times(self, x: Any, d: int, matrix: np.ndarray) -> Any:
-        rows, is_mlx = vectors(x, d)
-        return mx.array(rows @ matrix) if is_mlx else rows @ matrix
-
-    def _trained(self, verb: str) -> np.ndarray:
-        if self.matrix is None:
-            raise NotFittedError(f"{verb} needs a trained PCAMatrix: call train first")
-        return self.matrix
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what `restore` makes it from: (parameters for JSON, arrays)."""
