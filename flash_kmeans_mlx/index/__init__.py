@@ -12,12 +12,14 @@ from .flat import IndexFlat
 from .hnsw import IndexHNSW
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
+from .ivfsq import IndexIVFScalarQuantizer
 from .lance import lance_centroids, train_lance
 from .opq import OPQMatrix
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
 from .quantizer import ProductQuantizer
 from .registry import deserialize_index, serialize_index
+from .scalar_quantizer import ScalarQuantizer
 from .search_parameters import (
     IDSelectorArray,
     IDSelectorBatch,
@@ -27,6 +29,7 @@ from .search_parameters import (
     SearchParametersHNSW,
     SearchParametersIVF,
 )
+from .sq import IndexScalarQuantizer
 from .store import EmbeddingStore
 from .transforms import NormalizationTransform, PCAMatrix
 
@@ -44,13 +47,16 @@ __all__ = [
     "IndexHNSW",
     "IndexIVFFlat",
     "IndexIVFPQ",
+    "IndexIVFScalarQuantizer",
     "IndexPQ",
     "IndexPreTransform",
+    "IndexScalarQuantizer",
     "METRIC_Linf",
     "NormalizationTransform",
     "OPQMatrix",
     "PCAMatrix",
     "ProductQuantizer",
+    "ScalarQuantizer",
     "SearchParameters",
     "SearchParametersHNSW",
     "SearchParametersIVF",

@@ -112,8 +112,8 @@ def check_sizes(parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> No
 
 
 def _check_shape(sizes: dict[str, int], arrays: dict[str, np.ndarray]) -> None:
-    """Compare nlist and d with the shape of the centroids, the codebooks, or else the rows."""
-    name = next((name for name in ("centroids", "codebooks") if name in arrays), "rows")
+    """Compare nlist and d with the shape of what was learnt, or else of the rows."""
+    name = next((name for name in ("centroids", "codebooks", "ranges") if name in arrays), "rows")
     shape = arrays[name].shape
     if name == "centroids":
         confirmed = shape

@@ -15,9 +15,10 @@ from .ir import NUMBER, address, pointer, splat
 from .jit import cgutils, intrinsic, njit, types
 from .lists import BLOCK
 from .scores import SQUARES
-from .select import insert, key_of_row, push, row_of, score_of
+from .select import from_bits, insert, key_of_row, push, row_of, score_of
 
 ENTRIES = 256  # of a table, for one byte
+HALF_BITS = 16
 # The float32 after a code: none, or one to subtract from the score, or to multiply it with.
 NONE, MINUS, TIMES = range(3)
 
@@ -29,7 +30,7 @@ class Coding(NamedTuple):
     """The meaning of the rows of the lists; see backends/codes.py.
 
     Attributes:
-        nbits: Bits of a part's label.
+        nbits: Bits of a part's label; 16 where codes are float16, without codebooks.
         code_size: Bytes of a code.
         tail: What follows it: NONE, MINUS or TIMES.
         codebooks: (m, 2**nbits, D / m) float32.
@@ -77,7 +78,7 @@ def _sum_entries(_typing, planes, n_planes, table, start, out):
 
 
 @intrinsic
-def _read_floats(_typing, planes, out):
+def read_floats(_typing, planes, out):
     """Set out (BLOCK,) to the float32 whose bytes lie in four planes, the lowest first."""
 
     def generate(context, builder, _signature, args):
@@ -155,6 +156,14 @@ def _label(payload, block, lane, j, nbits):
 
 
 @njit
+def _half(payload, block, lane, j):
+    """Return the float32 value of float16 number j of a row."""
+    bits = np.uint32(payload[block, 2 * j, lane]) | np.uint32(payload[block, 2 * j + 1, lane]) << 8
+    value = from_bits(np.uint32((bits & 0x7FFF) << 13)) * np.float32(2.0**112)
+    return -value if bits & 0x8000 else value
+
+
+@njit
 def _unpack(payload, block, nbits, planes):
     for j in range(planes.shape[0]):
         for lane in range(BLOCK):
@@ -204,7 +213,7 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
                     bytes_at = planes_at
                 _sum_entries(bytes_at, n_planes, table_at, base, scores_at)
                 if tail != NONE:
-                    _read_floats(codes_at + code_size * BLOCK, factors_at)
+                    read_floats(codes_at + code_size * BLOCK, factors_at)
                     for lane in range(BLOCK):
                         scores[lane] = (
                             scores[lane] - factors[lane]
@@ -255,6 +264,9 @@ def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
             block, lane = slot // BLOCK, slot % BLOCK
             number = owner[block]
             for j in range(m):
+                if nbits == HALF_BITS:
+                    y[j] = np.float32(centroids[number, j] + _half(payload, block, lane, j))
+                    continue
                 label = _label(payload, block, lane, j, nbits)
                 for d in range(dsub):
                     y[j * dsub + d] = np.float32(

@@ -20,9 +20,12 @@ define i32 @sum(<16 x i8> %a, <16 x i8> %b) {{
 """
 
 
+_IS_ARM = llvm.get_process_triple().startswith(("aarch64", "arm64"))
+
+
 def _arm_products():
     """Return INT8 for an ARM64: what it has follows from its name, not from its features."""
-    if not llvm.get_process_triple().startswith(("aarch64", "arm64")):
+    if not _IS_ARM:
         return ""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -56,6 +59,9 @@ elif WIDTH == 8:
     INT8 = "avx2"
 else:
     INT8 = _arm_products()
+
+# Whether one instruction makes float32 of float16.
+HALVES = bool({"f16c", "avx512f"} & _FEATURES) or _IS_ARM
 
 NUMBER = ir.IntType(64)
 FLOATS = ir.VectorType(ir.FloatType(), WIDTH)

@@ -1,18 +1,19 @@
-"""Scans of inverted lists of codes on the CPU."""
+"""Scans of inverted lists of codes on the CPU: product-quantized and scalar-quantized ones."""
 
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 
 from ...metrics import Proximity, unit_rows
 from ...progress import open_progress
-from ..codes import Coding
+from ..codes import Coding, HalfCoding, ProductCoding
 from ..neighbours import Found
 from ..scan import Lists
 from . import kernels
-from .scan import kernel_lists
+from .scan import kernel_lists, largest_of_lists
 from .scoring import score_op
 from .tasks import KEPT_SORTED, ONE_THREAD_PRODUCTS, candidates, scan_sizes
 from .workers import Workers, thread_count
@@ -21,6 +22,7 @@ __all__ = ["scan_codes"]
 
 MAX_GROUP = 64  # queries of a task
 MAX_KEPT = 1 << 22  # candidates of all queries at a time
+SLACK = 2.0**-22  # relative rounding of scores after their bounds
 
 
 def scan_codes(
@@ -38,7 +40,7 @@ def scan_codes(
     """
     n_rows = lists.counts[probes].sum(1)
     distances, ids = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
-    scan = _Scan(lists, coding, proximity)
+    scan = _Scan(lists, coding, proximity, probes)
     todo, keep = np.arange(len(queries)), candidates(k)
     while len(todo):
         keep = min(keep, max(1, int(n_rows[todo].max())))
@@ -55,26 +57,33 @@ def scan_codes(
 class _Scan:
     """Scans of the same lists."""
 
-    def __init__(self, lists: Lists, coding: Coding, proximity: Proximity) -> None:
+    def __init__(
+        self, lists: Lists, coding: Coding, proximity: Proximity, probes: np.ndarray
+    ) -> None:
         self._proximity = proximity
         self._op = score_op(proximity)
         self._lists = kernel_lists(lists)
-        mean = np.zeros(coding.centroids.shape[1], np.float32)
+        d = coding.centroids.shape[1]
+        mean = np.zeros(d, np.float32)
         tail = kernels.codes.NONE
         if proximity.unit:
             tail = kernels.codes.TIMES
         elif coding.residual and not proximity.product:
             tail = kernels.codes.MINUS
             mean = coding.mean
+        nbits, codebooks = 16, np.zeros((d, 0, 1), np.float32)  # of float16
+        if isinstance(coding, ProductCoding):
+            nbits, codebooks = coding.nbits, coding.codebooks
         self._coding = kernels.codes.Coding(
-            nbits=coding.nbits,
+            nbits=nbits,
             code_size=coding.code_size,
             tail=tail,
-            codebooks=coding.codebooks,
-            codewords=np.ascontiguousarray(coding.codebooks.swapaxes(1, 2)),
+            codebooks=codebooks,
+            codewords=np.ascontiguousarray(codebooks.swapaxes(1, 2)),
             centroids=coding.centroids,
             mean=mean,
         )
+        self._scalar = _scalar(lists, coding, probes, self._coding)
 
     def nearest(
         self, queries: np.ndarray, probes: np.ndarray, k: int, keep: int, n_rows: int
@@ -94,7 +103,8 @@ class _Scan:
         """
         op, coding, lists, (q, d) = self._op, self._coding, self._lists, queries.shape
         m, ksub, _ = coding.codebooks.shape
-        alone = n_rows * m + q * d * ksub < ONE_THREAD_PRODUCTS
+        table = 0 if self._scalar else q * d * ksub
+        alone = n_rows * m + table < ONE_THREAD_PRODUCTS
         threads = 1 if alone else thread_count()
         sizes = scan_sizes(
             q, probes.shape[1], keep, threads, max_group=MAX_GROUP, kept_sorted=KEPT_SORTED
@@ -116,7 +126,12 @@ class _Scan:
                 least=np.full(n, -np.inf, np.float32),
             )
             probed = np.ascontiguousarray(probes[mine, shard::shards])
-            kernels.codes.scan_codes(op, coding, scored[mine], lists, probed, keep, buffers)
+            if self._scalar is None:
+                kernels.codes.scan_codes(op, coding, scored[mine], lists, probed, keep, buffers)
+            else:
+                kernels.scalar.scan_scalar(
+                    op, self._scalar, scored[mine], lists, probed, keep, buffers
+                )
             kernels.select.settle(keep, buffers, None)
             parts[g, shard, :n] = buffers.keys[:, :keep]
 
@@ -127,6 +142,8 @@ class _Scan:
             best = np.ascontiguousarray(np.sort(keys, axis=1)[:, -keep:])
             out = distances[mine], ids[mine], doubtful[mine]
             kernels.codes.finish_codes(op, coding, queries[mine], lists, best, *out)
+            if self._scalar is not None:
+                doubtful[mine] |= _may_be_nearer(op, best[:, 0], distances[mine, -1])
 
         tasks = groups * shards
         if tasks == 1:
@@ -138,3 +155,58 @@ class _Scan:
             workers.run(search, tasks, work=tasks)
             workers.run(finish, groups)
         return distances, ids, doubtful
+
+
+def _scalar(lists: Lists, coding: Coding, probes: np.ndarray, product: Any) -> Any:
+    """Return the meaning of codes for the kernels of scalar quantization, or None.
+
+    Without products of bytes, and beyond the dimensions whose sums fit, bytes are looked up in
+    tables as those of product quantization are.
+    """
+    nothing = np.zeros(0)
+    if isinstance(coding, HalfCoding):
+        middle, steps = nothing, nothing
+
+        def measure(number: int) -> float:
+            words = coding.words(lists.rows(lists.slots(number))[:, : coding.code_size])
+            squares = np.einsum("nd,nd->n", words, words, dtype=np.float64)
+            return float(np.sqrt(squares.max(initial=0.0)))
+
+        reach = largest_of_lists(lists, probes, measure)
+    elif (
+        isinstance(coding, ProductCoding)
+        and coding.is_scalar
+        and kernels.ir.INT8
+        and len(coding.codebooks) <= kernels.scalar.MAX_DIMS
+    ):
+        first, middle, last = coding.codebooks[:, [0, 128, 255], 0].T.astype(np.float64)
+        steps = (last - first) / 255
+        reach = float(np.linalg.norm(np.maximum(abs(first), abs(last))))
+    else:
+        return None
+    return kernels.scalar.Scalar(
+        tail=product.tail,
+        middle=middle,
+        steps=steps,
+        reach=reach,
+        centroids=product.centroids,
+        mean=product.mean,
+    )
+
+
+def _may_be_nearer(op: int, lowest: np.ndarray, farthest: np.ndarray) -> np.ndarray:
+    """Return (Q,) bool, whether a row that was left out may be as near as the last one found.
+
+    Args:
+        op: The distance; see kernels/cpu/scores.py.
+        lowest: (Q,) uint64, the least key that was kept, whose score no row left out exceeds; 0
+            where none was left out.
+        farthest: (Q,) float64 distances of the last rows found.
+    """
+    bits = (lowest >> np.uint64(32)).astype(np.uint32)
+    top = np.uint32(0x80000000)
+    scores = np.where(bits & top, bits ^ top, ~bits).view(np.float32).astype(np.float64)
+    own = -farthest / 2 if op == kernels.scores.SQUARES else -farthest
+    if op == kernels.scores.COSINE:
+        own += 1.0
+    return (lowest > 0) & ~(scores + SLACK * (np.abs(scores) + np.abs(own)) < own)
