@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +17,19 @@ __all__ = ["Coding", "DecodedLists", "HalfCoding", "ProductCoding", "pack", "unp
 DECODED = 1 << 14  # vectors that are decoded together
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Coding(ABC):
     """The vectors that rows of the lists stand for: a list's centroid plus what a code says.
 
     Attributes:
         centroids: (nlist, d) float32; zeros where vectors are coded by themselves.
         residual: Whether vectors are coded less the centroids of their lists.
+        cache: A backend's own values for this coding.
     """
 
     centroids: np.ndarray
     residual: bool
+    cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     @abstractmethod
@@ -78,7 +81,7 @@ class Coding(ABC):
         return np.concatenate([codes, terms[:, None].view(np.uint8)], axis=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ProductCoding(Coding):
     """Codes of product quantization, or of scalar quantization: a codeword in each part.
 
@@ -104,7 +107,7 @@ class ProductCoding(Coding):
         return words.reshape(len(codes), -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HalfCoding(Coding):
     """Codes that are float16, two bytes a dimension, the lower one first."""
 

@@ -101,6 +101,7 @@ class FlatCodes(Listed):
         has_terms: bool,
         backend: str | None,
     ) -> None:
+        self._coded: tuple[Any, Coding] | None = None  # a quantizer and the meaning of its codes
         super().__init__(d, metric, backend=backend)
         terms = self.metric == "cosine" or (has_terms and self.metric == "euclidean")
         lists = InvertedLists(LISTS, quantizer.code_size + 4 * terms, np.uint8)
@@ -123,7 +124,9 @@ class FlatCodes(Listed):
         return snapshot.quantizer.is_trained
 
     def _coding(self, snapshot: FlatCodesSnapshot) -> Coding:
-        return snapshot.quantizer.flat_coding(LISTS)
+        if self._coded is None or self._coded[0] is not snapshot.quantizer:
+            self._coded = snapshot.quantizer, snapshot.quantizer.flat_coding(LISTS)
+        return self._coded[1]
 
     def _after_train(
         self, snapshot: FlatCodesSnapshot, rows: TrainingRows, verbose: bool

@@ -197,12 +197,18 @@ class ProductQuantizer:
 
     def coding(self, centroids: np.ndarray) -> Coding:
         """Return the meaning of codes of vectors less these centroids (nlist, D) float32."""
-        return ProductCoding(centroids, True, self.trained("search"), self.nbits)
+        codebooks = self.trained("search")
+        return ProductCoding(
+            centroids=centroids, residual=True, codebooks=codebooks, nbits=self.nbits
+        )
 
     def flat_coding(self, nlist: int) -> Coding:
         """Return the meaning of codes of vectors in lists that have no centroids."""
         origin = np.zeros((nlist, self.d), np.float32)
-        return ProductCoding(origin, False, self.trained("search"), self.nbits)
+        codebooks = self.trained("search")
+        return ProductCoding(
+            centroids=origin, residual=False, codebooks=codebooks, nbits=self.nbits
+        )
 
     def labels(self, rows: np.ndarray) -> np.ndarray:
         """Return the codeword of every part of rows (N, D) float32: (N, m) uint8."""

@@ -14,11 +14,12 @@ from .finish import distance
 from .ir import NUMBER, address, pointer, splat
 from .jit import cgutils, intrinsic, njit, types
 from .lists import BLOCK
-from .scores import SQUARES
+from .scores import COSINE, SQUARES
 from .select import from_bits, insert, key_of_row, push, row_of, score_of
 
 ENTRIES = 256  # of a table, for one byte
 HALF_BITS = 16
+SLACK = 2.0**-22  # relative rounding of scores after they were bounded
 # The float32 after a code: none, or one to subtract from the score, or to multiply it with.
 NONE, MINUS, TIMES = range(3)
 
@@ -234,7 +235,7 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
 
 
 @njit
-def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
+def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful, bounded):
     """Compute the distances of candidates to the decoded rows and sort them by distance, then id.
 
     Args:
@@ -246,6 +247,8 @@ def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
         distances: Out, (Q, k) float64, to rows decoded to float32; inf where there is no row.
         ids: Out, (Q, k) int64; -1 where there is no row.
         doubtful: Out, (Q,) bool: rows that were left out may score as the k-th candidate does.
+        bounded: Whether keys have upper bounds of scores, which rows that were left out do not
+            exceed.
     """
     payload, names_of, owner, _, _, _ = lists
     nbits, codebooks, centroids = coding.nbits, coding.codebooks, coding.centroids
@@ -278,4 +281,10 @@ def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
             distances[q, i] = values[i] if i < n else np.inf
             ids[q, i] = names[i] if i < n else -1
         worst = keys[q, 0] >> np.uint64(32)
+        if bounded:
+            bound, last = np.float64(score_of(keys[q, 0])), distances[q, k - 1]
+            score = -0.5 * last if op == SQUARES else (1.0 if op == COSINE else 0.0) - last
+            slack = SLACK * (abs(bound) + abs(score))
+            doubtful[q] = worst > 0 and not bound + slack < score
+            continue
         doubtful[q] = worst > 0 and worst == keys[q, keys.shape[1] - k] >> np.uint64(32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ __all__ = ["scan_codes"]
 
 MAX_GROUP = 64  # queries of a task
 MAX_KEPT = 1 << 22  # candidates of all queries at a time
-SLACK = 2.0**-22  # relative rounding of scores after their bounds
 
 
 def scan_codes(
@@ -45,7 +45,8 @@ def scan_codes(
     while len(todo):
         keep = min(keep, max(1, int(n_rows[todo].max())))
         again = []
-        for part in np.array_split(todo, -(-len(todo) * keep // MAX_KEPT)):
+        n_parts = -(-len(todo) * keep // MAX_KEPT)
+        for part in [todo] if n_parts == 1 else np.array_split(todo, n_parts):
             distances[part], ids[part], doubtful = scan.nearest(
                 queries[part], probes[part], k, keep, int(n_rows[part].sum())
             )
@@ -63,27 +64,12 @@ class _Scan:
         self._proximity = proximity
         self._op = score_op(proximity)
         self._lists = kernel_lists(lists)
-        d = coding.centroids.shape[1]
-        mean = np.zeros(d, np.float32)
-        tail = kernels.codes.NONE
-        if proximity.unit:
-            tail = kernels.codes.TIMES
-        elif coding.residual and not proximity.product:
-            tail = kernels.codes.MINUS
-            mean = coding.mean
-        nbits, codebooks = 16, np.zeros((d, 0, 1), np.float32)  # of float16
-        if isinstance(coding, ProductCoding):
-            nbits, codebooks = coding.nbits, coding.codebooks
-        self._coding = kernels.codes.Coding(
-            nbits=nbits,
-            code_size=coding.code_size,
-            tail=tail,
-            codebooks=codebooks,
-            codewords=np.ascontiguousarray(codebooks.swapaxes(1, 2)),
-            centroids=coding.centroids,
-            mean=mean,
-        )
-        self._scalar = _scalar(lists, coding, probes, self._coding)
+        if self._op not in coding.cache:
+            coding.cache[self._op] = _of_kernels(coding, proximity)
+        self._coding, self._scalar = coding.cache[self._op]
+        if isinstance(coding, HalfCoding):
+            reach = largest_of_lists(lists, probes, partial(_reach, lists, coding))
+            self._scalar = self._scalar._replace(reach=reach)
 
     def nearest(
         self, queries: np.ndarray, probes: np.ndarray, k: int, keep: int, n_rows: int
@@ -141,9 +127,8 @@ class _Scan:
             keys = parts[g, :, :n].transpose(1, 0, 2).reshape(n, -1)
             best = np.ascontiguousarray(np.sort(keys, axis=1)[:, -keep:])
             out = distances[mine], ids[mine], doubtful[mine]
-            kernels.codes.finish_codes(op, coding, queries[mine], lists, best, *out)
-            if self._scalar is not None:
-                doubtful[mine] |= _may_be_nearer(op, best[:, 0], distances[mine, -1])
+            bounded = self._scalar is not None
+            kernels.codes.finish_codes(op, coding, queries[mine], lists, best, *out, bounded)
 
         tasks = groups * shards
         if tasks == 1:
@@ -157,56 +142,53 @@ class _Scan:
         return distances, ids, doubtful
 
 
-def _scalar(lists: Lists, coding: Coding, probes: np.ndarray, product: Any) -> Any:
-    """Return the meaning of codes for the kernels of scalar quantization, or None.
+def _of_kernels(coding: Coding, proximity: Proximity) -> tuple[Any, Any]:
+    """Return a coding as kernels take it, and for those of scalar quantization, or None.
 
     Without products of bytes, and beyond the dimensions whose sums fit, bytes are looked up in
     tables as those of product quantization are.
     """
-    nothing = np.zeros(0)
-    if isinstance(coding, HalfCoding):
-        middle, steps = nothing, nothing
-
-        def measure(number: int) -> float:
-            words = coding.words(lists.rows(lists.slots(number))[:, : coding.code_size])
-            squares = np.einsum("nd,nd->n", words, words, dtype=np.float64)
-            return float(np.sqrt(squares.max(initial=0.0)))
-
-        reach = largest_of_lists(lists, probes, measure)
-    elif (
-        isinstance(coding, ProductCoding)
-        and coding.is_scalar
-        and kernels.ir.INT8
-        and len(coding.codebooks) <= kernels.scalar.MAX_DIMS
-    ):
-        first, middle, last = coding.codebooks[:, [0, 128, 255], 0].T.astype(np.float64)
+    d = coding.centroids.shape[1]
+    mean = np.zeros(d, np.float32)
+    tail = kernels.codes.NONE
+    if proximity.unit:
+        tail = kernels.codes.TIMES
+    elif coding.residual and not proximity.product:
+        tail = kernels.codes.MINUS
+        mean = coding.mean
+    nbits, codebooks = 16, np.zeros((d, 0, 1), np.float32)  # of float16
+    if isinstance(coding, ProductCoding):
+        nbits, codebooks = coding.nbits, coding.codebooks
+    product = kernels.codes.Coding(
+        nbits=nbits,
+        code_size=coding.code_size,
+        tail=tail,
+        codebooks=codebooks,
+        codewords=np.ascontiguousarray(codebooks.swapaxes(1, 2)),
+        centroids=coding.centroids,
+        mean=mean,
+    )
+    steps = middle = np.zeros(0)  # of float16
+    reach = 0.0
+    if isinstance(coding, ProductCoding):
+        if not coding.is_scalar or not kernels.ir.INT8 or d > kernels.scalar.MAX_DIMS:
+            return product, None
+        first, middle, last = codebooks[:, [0, 128, 255], 0].T.astype(np.float64)
         steps = (last - first) / 255
         reach = float(np.linalg.norm(np.maximum(abs(first), abs(last))))
-    else:
-        return None
-    return kernels.scalar.Scalar(
-        tail=product.tail,
-        middle=middle,
+    scalar = kernels.scalar.Scalar(
+        tail=tail,
+        middle=np.ascontiguousarray(middle),
         steps=steps,
         reach=reach,
-        centroids=product.centroids,
-        mean=product.mean,
+        centroids=coding.centroids,
+        mean=mean,
     )
+    return product, scalar
 
 
-def _may_be_nearer(op: int, lowest: np.ndarray, farthest: np.ndarray) -> np.ndarray:
-    """Return (Q,) bool, whether a row that was left out may be as near as the last one found.
-
-    Args:
-        op: The distance; see kernels/cpu/scores.py.
-        lowest: (Q,) uint64, the least key that was kept, whose score no row left out exceeds; 0
-            where none was left out.
-        farthest: (Q,) float64 distances of the last rows found.
-    """
-    bits = (lowest >> np.uint64(32)).astype(np.uint32)
-    top = np.uint32(0x80000000)
-    scores = np.where(bits & top, bits ^ top, ~bits).view(np.float32).astype(np.float64)
-    own = -farthest / 2 if op == kernels.scores.SQUARES else -farthest
-    if op == kernels.scores.COSINE:
-        own += 1.0
-    return (lowest > 0) & ~(scores + SLACK * (np.abs(scores) + np.abs(own)) < own)
+def _reach(lists: Lists, coding: Coding, number: int) -> float:
+    """Return the largest norm of what the codes of a list add to its centroid."""
+    words = coding.words(lists.rows(lists.slots(number))[:, : coding.code_size])
+    squares = np.einsum("nd,nd->n", words, words, dtype=np.float64)
+    return float(np.sqrt(squares.max(initial=0.0)))
