@@ -18,6 +18,7 @@ __all__ = ["ScalarQuantizer", "qtype_name"]
 
 ENCODED = 1 << 14  # vectors that are encoded at a time
 LEVELS = 255  # steps of a range
+MAX_DIMS = 1 << 16  # whose sums of products of bytes fit in 32 bits
 SAMPLE = 1 << 16  # vectors whose residuals give the ranges
 LARGEST_HALF = 65504.0
 QTYPES = {"8bit": 0, "fp16": 4}  # with faiss's numbers, QT_8bit and QT_fp16
@@ -38,7 +39,7 @@ class ScalarQuantizer:
     coded less the mean of the training vectors, so an offset costs no precision.
 
     Args:
-        d: Dimensions of the vectors.
+        d: Dimensions of the vectors, at most 65,536 for 8 bits.
         qtype: "8bit" or "fp16", or faiss's QT_8bit or QT_fp16.
         seed: Of the sample of residuals that lists are trained on.
 
@@ -61,6 +62,8 @@ class ScalarQuantizer:
     def __init__(self, d: int, qtype: str | int = "8bit", *, seed: int = 0) -> None:
         self.d = validation.check_count("d", d, 1)
         self.qtype = qtype_name(qtype)
+        if not self._is_half:
+            validation.check_count("d", self.d, 1, MAX_DIMS, "2**16 for qtype='8bit'")
         self.seed = validation.check_count("seed", seed, 0)
         self.ranges: np.ndarray | None = None
         self._codebooks = np.zeros((self.d, 256, 1), np.float32)

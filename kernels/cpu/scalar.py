@@ -34,7 +34,6 @@ from .scores import SQUARES
 from .select import key_of_row, push, score_of
 from .sizes import NEG_INF
 
-MAX_DIMS = 1 << 16  # whose sums of bytes fit in 32 bits
 EPS = 2.0**-24
 ROUNDINGS = 32.0  # of a score, in units of EPS: more than there are
 TINY = 2.0**-126  # below it float32 loses bits

@@ -14,13 +14,29 @@ QUAD = 4  # dimensions of a lane
 QUERIES = 4 if WIDTH == 16 else 2  # whose sums fit in registers
 VECTORS = BLOCK // WIDTH
 ZERO = 128  # what is taken off a code
-UNSIGNED = INT8 in ("vnni", "avx2")  # whether codes are multiplied as they are, or less ZERO
+# Whether codes are multiplied as they are, or less ZERO.
+UNSIGNED = INT8 not in ("sdot", "smmla")
 # A weight is BASE times a number of at most HIGH, plus one of at most BASE / 2. AVX2 adds pairs of
 # products in 16 bits, where 2 * 255 * 64 has room.
 BASE, HIGH = 128, 64 if INT8 == "avx2" else 127
 HALF = ir.VectorType(ir.HalfType(), WIDTH)
 SHORTS = ir.VectorType(ir.IntType(16), WIDTH)
 BYTES = ir.VectorType(ir.IntType(8), QUAD * BLOCK)
+
+
+def _multiply(builder, total, codes, weights):
+    """Return total plus the products of four bytes each, by int32, on any CPU."""
+    if INT8:
+        return multiply(builder, total, codes, weights)
+    bytes_ = ir.VectorType(ir.IntType(8), QUAD * WIDTH)
+    wide = ir.VectorType(ir.IntType(32), QUAD * WIDTH)
+    codes = builder.zext(builder.bitcast(codes, bytes_), wide)
+    weights = builder.sext(builder.bitcast(weights, bytes_), wide)
+    products = builder.mul(codes, weights)
+    for i in range(QUAD):
+        taken = INTS([QUAD * lane + i for lane in range(WIDTH)])
+        total = builder.add(total, builder.shuffle_vector(products, wide(ir.Undefined), taken))
+    return total
 
 
 def _byte_scorer(n_queries):
@@ -68,9 +84,8 @@ def _byte_scorer(n_queries):
                     factor = splat(builder, word, INTS)
                     for v in range(VECTORS):
                         total = sums[q][p][v]
-                        builder.store(
-                            multiply(builder, builder.load(total), rows[v], factor), total
-                        )
+                        more = _multiply(builder, builder.load(total), rows[v], factor)
+                        builder.store(more, total)
 
         with cgutils.for_range(builder, n_quads) as loop:
             line = builder.add(codes, builder.mul(loop.index, NUMBER(QUAD * BLOCK)))

@@ -10,7 +10,7 @@ import pytest
 from helpers import Array, every_backend, every_metric
 
 from flash_kmeans_mlx.backends import scan_codes
-from flash_kmeans_mlx.backends.codes import Coding, pack
+from flash_kmeans_mlx.backends.codes import Coding, ProductCoding, pack
 from flash_kmeans_mlx.index.lists import InvertedLists
 from flash_kmeans_mlx.metrics import PROXIMITIES
 
@@ -18,7 +18,7 @@ D, M, NLIST = 6, 3, 4
 EMPTY = 2  # a list without rows
 
 
-def coding(nbits: int, residual: bool, *, whole: bool = False) -> Coding:
+def coding(nbits: int, residual: bool, *, whole: bool = False) -> ProductCoding:
     """Return codebooks and centroids of normal, or of small whole numbers."""
     rng = np.random.default_rng([nbits, residual])
     shape = M, 1 << nbits, D // M
@@ -26,7 +26,12 @@ def coding(nbits: int, residual: bool, *, whole: bool = False) -> Coding:
     centroids = rng.integers(-2, 3, (NLIST, D)) if whole else 3 * rng.standard_normal((NLIST, D))
     if not residual:
         centroids = np.zeros((NLIST, D))
-    return Coding(books.astype(np.float32), nbits, centroids.astype(np.float32), residual)
+    return ProductCoding(
+        codebooks=books.astype(np.float32),
+        nbits=nbits,
+        centroids=centroids.astype(np.float32),
+        residual=residual,
+    )
 
 
 class Codes:

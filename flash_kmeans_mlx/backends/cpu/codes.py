@@ -143,11 +143,7 @@ class _Scan:
 
 
 def _of_kernels(coding: Coding, proximity: Proximity) -> tuple[Any, Any]:
-    """Return a coding as kernels take it, and for those of scalar quantization, or None.
-
-    Without products of bytes, and beyond the dimensions whose sums fit, bytes are looked up in
-    tables as those of product quantization are.
-    """
+    """Return a coding as kernels take it, and as those of scalar quantization do, or None."""
     d = coding.centroids.shape[1]
     mean = np.zeros(d, np.float32)
     tail = kernels.codes.NONE
@@ -171,7 +167,7 @@ def _of_kernels(coding: Coding, proximity: Proximity) -> tuple[Any, Any]:
     steps = middle = np.zeros(0)  # of float16
     reach = 0.0
     if isinstance(coding, ProductCoding):
-        if not coding.is_scalar or not kernels.ir.INT8 or d > kernels.scalar.MAX_DIMS:
+        if not coding.is_scalar:
             return product, None
         first, middle, last = codebooks[:, [0, 128, 255], 0].T.astype(np.float64)
         steps = (last - first) / 255
