@@ -17,9 +17,12 @@ from .faiss_training import (
 from .flat import IndexFlat
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
+from .ivfsq import IndexIVFScalarQuantizer
 from .opq import OPQMatrix, checked_rotation
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
+from .scalar_quantizer import QTYPES, ScalarQuantizer
+from .sq import IndexScalarQuantizer
 from .transforms import NormalizationTransform
 
 __all__ = ["from_faiss", "to_faiss"]
@@ -35,8 +38,8 @@ METRICS = {
 def to_faiss(index: Index) -> Any:
     """Make an index of faiss with the vectors, codes and ids of one of ours.
 
-    IndexFlat and IndexPQ become an IndexIDMap2 unless their ids are 0, 1, ...; an OPQMatrix or
-    a PCAMatrix becomes a LinearTransform.
+    An index without lists becomes an IndexIDMap2 unless its ids are 0, 1, ...; an OPQMatrix or a
+    PCAMatrix becomes a LinearTransform.
 
     Raises:
         ImportError: faiss is not installed.
@@ -57,7 +60,8 @@ def from_faiss(index: Any, *, backend: str | None = None) -> Index:
     """Make one of our indexes with the vectors, codes and ids of an index of faiss.
 
     Args:
-        index: An IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals) of faiss, in an
+        index: An IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals), or
+            IndexScalarQuantizer or IndexIVFScalarQuantizer (QT_8bit or QT_fp16) of faiss, in an
             IndexIDMap, or in an IndexPreTransform with one rotation.
         backend: As in `Index`.
 
@@ -92,21 +96,65 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
         twin = faiss.IndexPQ(index.d, index.pq.m, index.pq.nbits, metric)
         set_codebooks(faiss, twin.pq, index.pq)
         twin.is_trained = True
-        arrays = index.lists.state()
-        order = np.argsort(arrays["ids"])
-        return _with_ids(faiss, twin, arrays["ids"][order], arrays["rows"][order])
-    if isinstance(index, (IndexIVFFlat, IndexIVFPQ)):
+        return _with_ids(faiss, twin, *_codes_by_id(index))
+    if isinstance(index, IndexScalarQuantizer):
+        twin = faiss.IndexScalarQuantizer(index.d, QTYPES[index.qtype], metric)
+        _set_ranges(faiss, twin, index.sq)
+        return _with_ids(faiss, twin, *_codes_by_id(index))
+    if isinstance(index, (IndexIVFFlat, IndexIVFPQ, IndexIVFScalarQuantizer)):
         return _lists_to_faiss(faiss, index, metric)
     raise TypeError(f"an {type(index).__name__} has no twin in faiss")
 
 
-def _lists_to_faiss(faiss: Any, index: IndexIVFFlat | IndexIVFPQ, metric: Any) -> Any:
+def _codes_by_id(index: IndexPQ | IndexScalarQuantizer) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids (N,) int64 in ascending order and codes (N, code_size) uint8."""
+    arrays = index.lists.state()
+    order = np.argsort(arrays["ids"])
+    code_size = index._snapshot.quantizer.code_size
+    return arrays["ids"][order], arrays["rows"][order, :code_size]
+
+
+def _set_ranges(faiss: Any, twin: Any, quantizer: ScalarQuantizer) -> None:
+    """Give a scalar quantizer's ranges to an index of faiss."""
+    assert quantizer.ranges is not None
+    mean, *ranges = quantizer.ranges
+    if ranges:
+        least, width = ranges
+        faiss.copy_array_to_vector(np.concatenate([mean + least, width]), twin.sq.trained)
+    elif mean.any():
+        raise ValueError(
+            "qtype='fp16' was trained, so that vectors are coded less their mean, which faiss does"
+            " not do: add them to an index that is not trained"
+        )
+    twin.is_trained = True
+
+
+def _ranges_from_faiss(faiss: Any, index: Any, quantizer: ScalarQuantizer) -> None:
+    if index.sq.qtype != QTYPES[quantizer.qtype]:
+        raise ValueError(f"sq.qtype={index.sq.qtype} must be QT_8bit or QT_fp16")
+    if quantizer.qtype == "8bit":
+        least, width = faiss.vector_to_array(index.sq.trained).reshape(2, -1)
+        quantizer.restore({"ranges": np.stack([np.zeros_like(least), least, width])})
+
+
+def _qtype(index: Any) -> str:
+    """Return the name of the qtype of an index of faiss, any for those that are not ours."""
+    return next((name for name, number in QTYPES.items() if number == index.sq.qtype), "8bit")
+
+
+def _lists_to_faiss(
+    faiss: Any, index: IndexIVFFlat | IndexIVFPQ | IndexIVFScalarQuantizer, metric: Any
+) -> Any:
     quantizer = faiss.IndexFlat(index.d, metric)
     quantizer.add(index.centroids)
     if isinstance(index, IndexIVFPQ):
         twin = faiss.IndexIVFPQ(quantizer, index.d, index.nlist, index.m, index.nbits, metric)
         set_codebooks(faiss, twin.pq, index.pq)
         twin.precompute_table()
+    elif isinstance(index, IndexIVFScalarQuantizer):
+        qtype = QTYPES[index.qtype]
+        twin = faiss.IndexIVFScalarQuantizer(quantizer, index.d, index.nlist, qtype, metric)
+        _set_ranges(faiss, twin, index.sq)
     else:
         twin = faiss.IndexIVFFlat(quantizer, index.d, index.nlist, metric)
     twin.nprobe = index.nprobe
@@ -152,19 +200,23 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
         if index.ntotal:
             ours.add(index.reconstruct_n(0, index.ntotal), ids)
         return ours
-    if kind == "IndexPQ":
-        return _pq_from_faiss(faiss, index, ids, metric, backend)
-    if kind in ("IndexIVFFlat", "IndexIVFPQ"):
+    if kind in ("IndexPQ", "IndexScalarQuantizer"):
+        return _codes_from_faiss(faiss, index, ids, metric, backend)
+    if kind in ("IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer"):
         return _lists_from_faiss(faiss, index, kind, metric, backend)
     raise unknown_class(index)
 
 
-def _pq_from_faiss(
+def _codes_from_faiss(
     faiss: Any, index: Any, ids: np.ndarray | None, metric: str, backend: str | None
-) -> IndexPQ:
-    ours = IndexPQ(index.d, index.pq.M, index.pq.nbits, metric, backend=backend)
-    ours.pq.codebooks = _codebooks(faiss, index.pq)
-    codes = faiss.vector_to_array(index.codes).reshape(-1, ours.pq.code_size)
+) -> IndexPQ | IndexScalarQuantizer:
+    if hasattr(index, "pq"):
+        ours: Any = IndexPQ(index.d, index.pq.M, index.pq.nbits, metric, backend=backend)
+        ours.pq.codebooks = _codebooks(faiss, index.pq)
+    else:
+        ours = IndexScalarQuantizer(index.d, _qtype(index), metric, backend=backend)
+        _ranges_from_faiss(faiss, index, ours.sq)
+    codes = faiss.vector_to_array(index.codes).reshape(index.ntotal, index.code_size)
     if len(codes):
         ids = ours._new_ids(ours._snapshot, ids, len(codes))
         ours._snapshot = ours._after_add_codes(ours._snapshot, codes, ids)
@@ -198,19 +250,22 @@ def _rotated_from_faiss(
 
 def _lists_from_faiss(
     faiss: Any, index: Any, kind: str, metric: str, backend: str | None
-) -> IndexIVFFlat | IndexIVFPQ:
+) -> IndexIVFFlat | IndexIVFPQ | IndexIVFScalarQuantizer:
     options: dict[str, Any] = {
         "metric": metric,
         "nprobe": min(index.nprobe, index.nlist),
         "backend": backend,
     }
     if kind == "IndexIVFFlat":
-        ours: IndexIVFFlat | IndexIVFPQ = IndexIVFFlat(index.d, index.nlist, **options)
-    elif index.by_residual:
+        ours: Any = IndexIVFFlat(index.d, index.nlist, **options)
+    elif not index.by_residual:
+        raise ValueError("by_residual=False: only codes of residuals are supported")
+    elif kind == "IndexIVFPQ":
         ours = IndexIVFPQ(index.d, index.nlist, index.pq.M, index.pq.nbits, **options)
         ours.pq.codebooks = _codebooks(faiss, index.pq)
     else:
-        raise ValueError("by_residual=False: only codes of residuals are supported")
+        ours = IndexIVFScalarQuantizer(index.d, index.nlist, _qtype(index), **options)
+        _ranges_from_faiss(faiss, index, ours.sq)
     centroids = index.quantizer.reconstruct_n(0, index.nlist)
     ours._snapshot = ours._snapshot._replace(centroids=centroids)
     ids, codes, numbers = _entries(faiss, index)

@@ -28,7 +28,7 @@ __all__ = [
 METRIC_INNER_PRODUCT, METRIC_L2, METRIC_L1, METRIC_Linf = range(4)
 _METRICS = ("dot", "euclidean", "l1", "linf")
 # What vectors and codes depend on.
-FIXED = ("d", "metric", "nlist", "m", "nbits")
+FIXED = ("d", "metric", "nlist", "m", "nbits", "qtype")
 # Subsets of `copy_subset_to`, by faiss's numbers.
 ID_RANGE, ID_MOD = range(2)
 

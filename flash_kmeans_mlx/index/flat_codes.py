@@ -28,7 +28,7 @@ LISTS = 8
 
 
 class Quantizer(Protocol):
-    """What makes codes of vectors: `ProductQuantizer` and `ScalarQuantizer`."""
+    """Methods that make codes of vectors: of `ProductQuantizer` and `ScalarQuantizer`."""
 
     @property
     def code_size(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 from helpers import Array, every_backend, every_metric
 
 from flash_kmeans_mlx.backends import scan_codes
-from flash_kmeans_mlx.backends.codes import Coding, ProductCoding, pack
+from flash_kmeans_mlx.backends.codes import ProductCoding, pack
 from flash_kmeans_mlx.index.lists import InvertedLists
 from flash_kmeans_mlx.metrics import PROXIMITIES
 
@@ -45,7 +45,9 @@ class Codes:
         lists: They hold the codes.
     """
 
-    def __init__(self, coding: Coding, n: int, metric: str, labels: Array | None = None) -> None:
+    def __init__(
+        self, coding: ProductCoding, n: int, metric: str, labels: Array | None = None
+    ) -> None:
         rng = np.random.default_rng(n)
         if labels is None:
             labels = rng.integers(1 << coding.nbits, size=(n, M))
