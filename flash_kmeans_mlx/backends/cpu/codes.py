@@ -32,32 +32,40 @@ def scan_codes(
     probes: np.ndarray,
     k: int,
 ) -> Found:
-    """Return the nearest codes; see `backends.scan_codes`.
+    """Return the nearest codes; see `backends.scan_codes`."""
+    scan = lists.parts
+    if scan is None or not scan.is_of(coding, proximity):
+        scan = lists.parts = _Scan(lists, coding, proximity)
+    return _nearest(scan, queries, probes, lists.counts[probes].sum(1), k, candidates(k))
+
+
+def _nearest(
+    scan: _Scan, queries: np.ndarray, probes: np.ndarray, n_rows: np.ndarray, k: int, keep: int
+) -> Found:
+    """Return the nearest codes, by `keep` candidates of each query (Q, D) at first.
 
     Where rows that were left out score as the last of the k do, ids decide: these queries are
-    searched for again, with more candidates.
+    searched for again, with more candidates. n_rows (Q,) counts the rows in their lists.
     """
-    n_rows = lists.counts[probes].sum(1)
-    distances, ids = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
-    scan = _Scan(lists, coding, proximity)
-    todo, keep = np.arange(len(queries)), candidates(k)
-    while len(todo):
-        keep = min(keep, max(1, int(n_rows[todo].max())))
-        again = []
-        for part in np.array_split(todo, -(-len(todo) * keep // MAX_KEPT)):
-            distances[part], ids[part], doubtful = scan.nearest(
-                queries[part], probes[part], k, keep, int(n_rows[part].sum())
-            )
-            again.append(part[doubtful & (n_rows[part] > keep)])
-        todo, keep = np.concatenate(again), 8 * keep
+    keep = min(keep, int(n_rows.max(initial=1)))
+    step = max(1, MAX_KEPT // keep)
+    if len(queries) > step:
+        parts = [slice(lo, lo + step) for lo in range(0, len(queries), step)]
+        found = [_nearest(scan, queries[i], probes[i], n_rows[i], k, keep) for i in parts]
+        return np.concatenate([d for d, _ in found]), np.concatenate([ids for _, ids in found])
+    distances, ids, doubtful = scan.nearest(queries, probes, k, keep, int(n_rows.sum()))
+    if len(i := np.flatnonzero(doubtful & (n_rows > keep))):
+        distances[i], ids[i] = _nearest(scan, queries[i], probes[i], n_rows[i], k, 8 * keep)
     return distances, ids
 
 
 class _Scan:
-    """Scans of the same lists."""
+    """Scans of the same lists, kept until these change."""
 
     def __init__(self, lists: Lists, coding: Coding, proximity: Proximity) -> None:
         self._proximity = proximity
+        self._codebooks = coding.codebooks
+        self._centroids = coding.centroids
         self._op = score_op(proximity)
         self._lists = kernel_lists(lists)
         mean = np.zeros(coding.centroids.shape[1], np.float32)
@@ -75,6 +83,14 @@ class _Scan:
             codewords=np.ascontiguousarray(coding.codebooks.swapaxes(1, 2)),
             centroids=coding.centroids,
             mean=mean,
+        )
+
+    def is_of(self, coding: Coding, proximity: Proximity) -> bool:
+        """Return whether codes have this meaning here."""
+        return (
+            self._codebooks is coding.codebooks
+            and self._centroids is coding.centroids
+            and self._proximity is proximity
         )
 
     def nearest(
@@ -101,7 +117,7 @@ class _Scan:
             kernels.nibbles.PLANES
             and coding.nbits == 4
             and m <= kernels.nibbles.MAX_PARTS
-            and keep * ROWS_PER_CANDIDATE <= n_rows // q
+            and q * keep * ROWS_PER_CANDIDATE <= n_rows
         )
         scan_rows = kernels.nibbles.scan_nibbles if by_nibbles else kernels.codes.scan_codes
         sizes = scan_sizes(
