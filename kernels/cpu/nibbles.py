@@ -18,7 +18,7 @@ from .sums import IN_ORDER
 
 PLANES = max(LOOKUPS, default=0)  # planes of 16 rows that are looked up at once
 LABELS = 16  # of a part
-MAX_PARTS = 256  # whose bytes add up to less than 2**16
+MAX_PARTS = 256 if LOOKUPS else 0  # whose bytes add up to less than 2**16
 # Scores whose parts have magnitudes of this sum, at most, are bounded: the others may overflow.
 MAX_SIZE = 2.0**100
 TINY = 2.0**-126  # the least float32 with all of its bits
@@ -217,7 +217,7 @@ def bound_from(base, low, size, n_parts):
 def scan_nibbles(op, coding, queries, lists, probes, keep, buffers):
     """Push the same rows as `scan_codes` of codes.py for codes of 4 bits, with the same scores.
 
-    Arguments are those of `scan_codes`. There are MAX_PARTS parts at most, and PLANES is not 0.
+    Arguments are those of `scan_codes`. There are MAX_PARTS parts at most.
     """
     keys, counts, least = buffers
     payload, _, _, following, first, sizes = lists

@@ -20,7 +20,6 @@ from .workers import Workers, thread_count
 __all__ = ["scan_codes"]
 
 MAX_GROUP = 64  # queries of a task
-ROWS_PER_CANDIDATE = 8  # with fewer rows, too many are scored after all
 MAX_KEPT = 1 << 22  # candidates of all queries at a time
 
 
@@ -113,12 +112,7 @@ class _Scan:
         m, ksub, _ = coding.codebooks.shape
         alone = n_rows * m + q * d * ksub < ONE_THREAD_PRODUCTS
         threads = 1 if alone else thread_count()
-        by_nibbles = (
-            kernels.nibbles.PLANES
-            and coding.nbits == 4
-            and m <= kernels.nibbles.MAX_PARTS
-            and q * keep * ROWS_PER_CANDIDATE <= n_rows
-        )
+        by_nibbles = coding.nbits == 4 and m <= kernels.nibbles.MAX_PARTS
         scan_rows = kernels.nibbles.scan_nibbles if by_nibbles else kernels.codes.scan_codes
         sizes = scan_sizes(
             q, probes.shape[1], keep, threads, max_group=MAX_GROUP, kept_sorted=KEPT_SORTED
