@@ -250,7 +250,7 @@ def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
         coding: `Coding`.
         queries: (Q, D) float32 as given.
         lists: `Lists` of codes.
-        keys: (Q, K >= k) uint64 candidates, ascending; 0 for none.
+        keys: (Q, K) uint64 candidates, ascending; 0 for none.
         distances: Out, (Q, k) float64, to rows decoded to float32; inf where there is no row.
         ids: Out, (Q, k) int64; -1 where there is no row.
         doubtful: Out, (Q,) bool: rows that were left out may score as the k-th candidate does.
@@ -282,5 +282,5 @@ def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
         for i in range(k):
             distances[q, i] = values[i] if i < n else np.inf
             ids[q, i] = names[i] if i < n else -1
-        worst = keys[q, 0] >> np.uint64(32)
-        doubtful[q] = worst > 0 and worst == keys[q, keys.shape[1] - k] >> np.uint64(32)
+        worst, rank = keys[q, 0] >> np.uint64(32), max(keys.shape[1] - k, np.int64(0))
+        doubtful[q] = worst > 0 and worst == keys[q, rank] >> np.uint64(32)

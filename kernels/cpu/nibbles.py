@@ -71,8 +71,8 @@ def _sums(builder, codes, n_planes, table):
     high = builder.add(table, builder.mul(n_planes, NUMBER(LABELS)))
 
     def add(offset, planes):
-        at = [builder.add(base, offset) for base in (codes, table, high)]
-        _add_entries(builder, *at, planes, pairs[planes])
+        at, low_at, high_at = (builder.add(base, offset) for base in (codes, table, high))
+        _add_entries(builder, at, low_at, high_at, planes, pairs[planes])
 
     n_wide = builder.udiv(n_planes, NUMBER(PLANES))
     with cgutils.for_range(builder, n_wide) as loop:
@@ -104,7 +104,8 @@ def _reaching(_typing, codes, n_planes, table, start, step, tail, needed):
         n_planes: Bytes of a code.
         table: Address of (2, n_planes, LABELS) uint8: the entries of the lower 4 bits of a byte,
             and those of the upper ones.
-        start, step: Float32.
+        start: Float32 that the bound of a sum of 0 is.
+        step: Float32 that an entry of 1 stands for.
         tail: NONE, MINUS or TIMES.
         needed: Float32.
     """

@@ -23,7 +23,7 @@ BLOCK, LABELS = 16, 16
 NLIST = 5
 TINY = 2.0**-126
 PARTS = (1, 2, 3, 5, 6, 7, 8, 9, 11, 15, 16, 31, 33, 64, 129, 255, 256)
-KINDS = ("plain", "grid", "wide", "one", "same", "tiny", "huge", "overflow")
+KINDS = ("plain", "grid", "wide", "one", "same", "tiny", "huge", "vast", "overflow")
 HOST = {name for name, has in get_host_cpu_features().items() if has}
 FORCED = {  # the name of a CPU, its features, and the planes that it looks up at once
     "avx2": ("haswell", ["avx2", "fma"], 2),
@@ -51,7 +51,9 @@ def values(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array
     elif kind == "same":
         x[:] = x[:, :1]
     else:
-        x *= {"tiny": 1e-36, "subnormal": 1e-41, "huge": 1e12, "overflow": 1e19}.get(kind, 1)
+        x *= {"tiny": 1e-36, "subnormal": 1e-41, "huge": 1e12, "vast": 1e16, "overflow": 1e19}.get(
+            kind, 1
+        )
     return x.astype(np.float32)
 
 
