@@ -79,13 +79,11 @@ def _sum_entries(_typing, planes, n_planes, table, start, out):
 
 def floats_of_planes(builder, planes):
     """Return FLOATS whose bytes lie in four planes from an address on, the lowest first."""
-    words = ir.VectorType(ir.IntType(32), BLOCK)
-    word = words([0] * BLOCK)
-    for i in range(4):
-        plane = pointer(builder, planes, BLOCK * i, ir.VectorType(ir.IntType(8), BLOCK))
-        byte = builder.zext(builder.load(plane, align=1), words)
-        word = builder.or_(word, builder.shl(byte, words([8 * i] * BLOCK)))
-    return builder.bitcast(word, FLOATS)
+    bytes_ = ir.VectorType(ir.IntType(8), 4 * BLOCK)
+    value = builder.load(pointer(builder, planes, 0, bytes_), align=1)
+    places = [BLOCK * (i % 4) + i // 4 for i in range(4 * BLOCK)]
+    value = builder.shuffle_vector(value, value, ir.VectorType(ir.IntType(32), 4 * BLOCK)(places))
+    return builder.bitcast(value, FLOATS)
 
 
 @intrinsic
