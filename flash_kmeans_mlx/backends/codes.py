@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -24,12 +23,10 @@ class Coding(ABC):
     Attributes:
         centroids: (nlist, d) float32; zeros where vectors are coded by themselves.
         residual: Whether vectors are coded less the centroids of their lists.
-        cache: A backend's own values for this coding.
     """
 
     centroids: np.ndarray
     residual: bool
-    cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     @abstractmethod

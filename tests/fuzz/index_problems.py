@@ -135,7 +135,7 @@ def scans(draw: st.DrawFn, backends: tuple[str, ...]) -> Scan:
         q = draw(st.sampled_from((1, 3, 200, 700)))
         n = draw(st.integers(1000, 2000))
     nlist = draw(st.integers(0, 9))
-    description = draw(st.sampled_from(("Flat", "Flat", "PQ4x4", "PQ2x3")))
+    description = draw(st.sampled_from(("Flat", "Flat", "PQ4x4", "PQ1x4", "PQ2x3")))
     codes = description != "Flat"
     return Scan(
         backend=backend,
@@ -162,6 +162,9 @@ FIXED_SCANS = [
     Scan("cpu", "Flat", "dot", "offset", "rows", 150, 2500, 24, 5, 6, 6, 3, 2),
     Scan("cpu", "Flat", "euclidean", "grid", "rows", 150, 900, 4, 5, 6, 6, 3, 3),
     Scan("cpu", "Flat", "cosine", "blobs", "alike", 40, 2000, 96, 20, 8, 6, 2, 7),
+    Scan("cpu", "PQ12x4", "cosine", "blobs", "rows", 40, 2000, 24, 5, 6, 4, 3, 8),
+    Scan("cpu", "PQ3x4", "euclidean", "blobs", "alike", 3, 1500, 24, 40, 0, 0, 2, 9),
+    Scan("cpu", "PQ2x3", "dot", "blobs", "rows", 9, 900, 8, 5, 6, 3, 1, 10),
     Scan("portable", "Flat", "cosine", "parallel", "rows", 20, 300, 8, 5, 6, 3, 3, 4),
     Scan("portable", "Flat", "euclidean", "duplicates", "rows", 9, 600, 8, 5, 2, 2, 1, 6),
     Scan("portable", "Flat", "dot", "duplicates", "alike", 20, 40, 8, 5, 9, 1, 3, 5),

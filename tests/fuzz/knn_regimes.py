@@ -80,9 +80,12 @@ SCAN_REGIMES = {
     "shards",
     "groups",
     "asked again",
+    "codes in memory",
     "MLX",
     "MLX, asked again",
 }
+if kernels.ir.LOOKUPS:
+    SCAN_REGIMES |= {"codes in registers"}
 
 
 def watch_cpu(watch: Watch) -> None:
@@ -217,5 +220,7 @@ def watch_scans(watch: Watch) -> None:
             yield "asked again"
 
     watch.before(cpu_scan._Scan, "nearest", some)
+    watch.before(kernels.codes, "scan_codes", lambda *_: ["codes in memory"])
+    watch.before(kernels.nibbles, "scan_nibbles", lambda *_: ["codes in registers"])
     watch.before(portable_scan, "_scan_some", lambda *_: rounds.append(0) or ["MLX"])
     watch.before(portable_scan, "scan_reference", lambda *_: ["MLX, asked again"] if rounds else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -33,43 +34,54 @@ def scan_codes(
     probes: np.ndarray,
     k: int,
 ) -> Found:
-    """Return the nearest codes; see `backends.scan_codes`.
+    """Return the nearest codes; see `backends.scan_codes`."""
+    scan = lists.parts
+    if scan is None or not scan.is_of(coding, proximity):
+        scan = lists.parts = _Scan(lists, coding, proximity)
+    if isinstance(coding, HalfCoding):
+        scan = scan.within(largest_of_lists(lists, probes, partial(_reach, lists, coding)))
+    return _nearest(scan, queries, probes, lists.counts[probes].sum(1), k, candidates(k))
+
+
+def _nearest(
+    scan: _Scan, queries: np.ndarray, probes: np.ndarray, n_rows: np.ndarray, k: int, keep: int
+) -> Found:
+    """Return the nearest codes, by `keep` candidates of each query (Q, D) at first.
 
     Where rows that were left out score as the last of the k do, ids decide: these queries are
-    searched for again, with more candidates.
+    searched for again, with more candidates. n_rows (Q,) counts the rows in their lists.
     """
-    n_rows = lists.counts[probes].sum(1)
-    distances, ids = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
-    scan = _Scan(lists, coding, proximity, probes)
-    todo, keep = np.arange(len(queries)), candidates(k)
-    while len(todo):
-        keep = min(keep, max(1, int(n_rows[todo].max())))
-        again = []
-        n_parts = -(-len(todo) * keep // MAX_KEPT)
-        for part in [todo] if n_parts == 1 else np.array_split(todo, n_parts):
-            distances[part], ids[part], doubtful = scan.nearest(
-                queries[part], probes[part], k, keep, int(n_rows[part].sum())
-            )
-            again.append(part[doubtful & (n_rows[part] > keep)])
-        todo, keep = np.concatenate(again), 8 * keep
+    keep = min(keep, int(n_rows.max(initial=1)))
+    step = max(1, MAX_KEPT // keep)
+    if len(queries) > step:
+        parts = [slice(lo, lo + step) for lo in range(0, len(queries), step)]
+        found = [_nearest(scan, queries[i], probes[i], n_rows[i], k, keep) for i in parts]
+        return np.concatenate([d for d, _ in found]), np.concatenate([ids for _, ids in found])
+    distances, ids, doubtful = scan.nearest(queries, probes, k, keep, int(n_rows.sum()))
+    if len(i := np.flatnonzero(doubtful & (n_rows > keep))):
+        distances[i], ids[i] = _nearest(scan, queries[i], probes[i], n_rows[i], k, 8 * keep)
     return distances, ids
 
 
 class _Scan:
-    """Scans of the same lists."""
+    """Scans of the same lists, kept until these change."""
 
-    def __init__(
-        self, lists: Lists, coding: Coding, proximity: Proximity, probes: np.ndarray
-    ) -> None:
+    def __init__(self, lists: Lists, coding: Coding, proximity: Proximity) -> None:
+        self._meaning = coding
         self._proximity = proximity
         self._op = score_op(proximity)
         self._lists = kernel_lists(lists)
-        if self._op not in coding.cache:
-            coding.cache[self._op] = _of_kernels(coding, proximity)
-        self._coding, self._scalar = coding.cache[self._op]
-        if isinstance(coding, HalfCoding):
-            reach = largest_of_lists(lists, probes, partial(_reach, lists, coding))
-            self._scalar = self._scalar._replace(reach=reach)
+        self._coding, self._scalar = _of_kernels(coding, proximity)
+
+    def is_of(self, coding: Coding, proximity: Proximity) -> bool:
+        """Return whether codes have this meaning here."""
+        return self._meaning is coding and self._proximity is proximity
+
+    def within(self, reach: float) -> _Scan:
+        """Return the scan for lists whose codes have norms of at most `reach`."""
+        scan = copy.copy(self)
+        scan._scalar = self._scalar._replace(reach=reach)
+        return scan
 
     def nearest(
         self, queries: np.ndarray, probes: np.ndarray, k: int, keep: int, n_rows: int
@@ -92,6 +104,8 @@ class _Scan:
         table = 0 if self._scalar else q * d * ksub
         alone = n_rows * m + table < ONE_THREAD_PRODUCTS
         threads = 1 if alone else thread_count()
+        by_nibbles = coding.nbits == 4 and m <= kernels.nibbles.MAX_PARTS
+        scan_rows = kernels.nibbles.scan_nibbles if by_nibbles else kernels.codes.scan_codes
         sizes = scan_sizes(
             q, probes.shape[1], keep, threads, max_group=MAX_GROUP, kept_sorted=KEPT_SORTED
         )
@@ -113,7 +127,7 @@ class _Scan:
             )
             probed = np.ascontiguousarray(probes[mine, shard::shards])
             if self._scalar is None:
-                kernels.codes.scan_codes(op, coding, scored[mine], lists, probed, keep, buffers)
+                scan_rows(op, coding, scored[mine], lists, probed, keep, buffers)
             else:
                 kernels.scalar.scan_scalar(
                     op, self._scalar, scored[mine], lists, probed, keep, buffers

@@ -70,16 +70,14 @@ def scan_lists(
 
 def kernel_lists(lists: Lists) -> kernels.lists.Lists:
     """Return inverted lists as kernels take them; see kernels/cpu/lists.py."""
-    if lists.parts is None:
-        lists.parts = kernels.lists.Lists(
-            payload=lists.payload,
-            ids=lists.ids.reshape(-1),
-            owner=lists.owner,
-            next=lists.next,
-            first=lists.first,
-            counts=lists.counts,
-        )
-    return lists.parts
+    return kernels.lists.Lists(
+        payload=lists.payload,
+        ids=lists.ids.reshape(-1),
+        owner=lists.owner,
+        next=lists.next,
+        first=lists.first,
+        counts=lists.counts,
+    )
 
 
 def largest_of_lists(lists: Lists, probes: np.ndarray, measure: Callable[[int], float]) -> float:
@@ -146,7 +144,9 @@ class _Scan:
 
     def __init__(self, lists: Lists, proximity: Proximity, reach: float) -> None:
         self.op = score_op(proximity)
-        self._lists = kernel_lists(lists)
+        if lists.parts is None:
+            lists.parts = kernel_lists(lists)
+        self._lists = lists.parts
         self._reach = reach
 
     def nearest(
