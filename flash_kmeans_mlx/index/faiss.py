@@ -92,9 +92,9 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
         twin = faiss.IndexPQ(index.d, index.pq.m, index.pq.nbits, metric)
         set_codebooks(faiss, twin.pq, index.pq)
         twin.is_trained = True
-        arrays = index.lists.state()
-        order = np.argsort(arrays["ids"])
-        return _with_ids(faiss, twin, arrays["ids"][order], arrays["rows"][order])
+        ids = index._ids(index._snapshot)
+        codes = index._part(index._snapshot, ids)["rows"]
+        return _with_ids(faiss, twin, ids, codes)
     if isinstance(index, (IndexIVFFlat, IndexIVFPQ)):
         return _lists_to_faiss(faiss, index, metric)
     raise TypeError(f"an {type(index).__name__} has no twin in faiss")
