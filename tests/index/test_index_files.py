@@ -161,8 +161,12 @@ def test_a_state_that_does_not_fit_is_refused(
 ) -> None:
     index = with_gaps("ivf")
     own, held = index.state()
-    changed = {key: new(held[key]) if callable(new) else new for key, new in arrays.items()}
-    kept = {key: array for key, array in (held | changed).items() if array is not None}
+    changed: dict[str, Any] = {
+        key: new(held[key]) if callable(new) else new for key, new in arrays.items()
+    }
+    kept: dict[str, Any] = {
+        key: array for key, array in (held | changed).items() if array is not None
+    }
     index_file.write(tmp_path / "index", "IndexIVFFlat", own | parameters, kept)
     with pytest.raises(ValueError, match=message):
         load_index(tmp_path / "index")
