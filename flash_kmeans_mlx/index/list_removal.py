@@ -1,4 +1,4 @@
-"""What a removal does to inverted lists: which blocks they keep, and which rows move where."""
+"""Removals from inverted lists: which blocks a list keeps, and which rows move where."""
 
 from __future__ import annotations
 
