@@ -322,6 +322,7 @@ class InvertedLists:
             check_ids(ids[rows_in_blocks(counts, BLOCK)])
             payload, ids = payload.copy(), ids.copy()
         lists = copy.copy(self)
+        lists.cache = {}
         lists._payload = Growing(payload)
         lists._ids = Growing(ids)
         owner, lists.next, lists.first, lists.last = links_of(counts, BLOCK)

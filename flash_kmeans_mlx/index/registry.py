@@ -33,9 +33,9 @@ def load_index(path: str | os.PathLike[str], *, mmap: bool = False) -> Any:
             whole, and an MLX backend copies all vectors of an `IndexFlat`.
 
             The header and all sizes are checked, the sum of the file and the vectors are not: load
-            a file once without `mmap` if it may be damaged. Do not write to the file or truncate
-            it, which ends the process (SIGBUS). To `save` there is no problem, as it makes another
-            file, and the index keeps the old one.
+            a file once without `mmap` if it may be damaged. Do not write to the file: the index
+            changes, and where it is truncated, the process ends (SIGBUS). `save` to the same path
+            is safe, as it makes another file, and the index keeps the old one.
 
     Raises:
         OSError: The file can't be opened.
