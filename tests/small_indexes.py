@@ -115,7 +115,7 @@ def store_contents(store: EmbeddingStore) -> dict[int, tuple[list[float], Any]]:
     """Embedding and metadata by id."""
     if store.index is None:
         return {}
-    ids = sorted(store.index.state()[1]["ids"].tolist())
+    ids = store.index._ids(store.index._snapshot).tolist()
     rows = store.index.reconstruct_batch(ids).tolist() if ids else []
     return {
         key: (row, store._current.read().metadata.get(key))

@@ -108,10 +108,9 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
 
 def _codes_by_id(index: IndexPQ | IndexScalarQuantizer) -> tuple[np.ndarray, np.ndarray]:
     """Return ids (N,) int64 in ascending order and codes (N, code_size) uint8."""
-    arrays = index.lists.state()
-    order = np.argsort(arrays["ids"])
-    code_size = index._snapshot.quantizer.code_size
-    return arrays["ids"][order], arrays["rows"][order, :code_size]
+    ids = index._ids(index._snapshot)
+    rows = index._part(index._snapshot, ids)["rows"]
+    return ids, rows[:, : index._snapshot.quantizer.code_size]
 
 
 def _set_ranges(faiss: Any, twin: Any, quantizer: ScalarQuantizer) -> None:

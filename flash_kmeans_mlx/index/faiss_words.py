@@ -13,6 +13,7 @@ import numpy as np
 from .. import validation
 from .arguments import distinct_ids, integers, vectors
 from .filters import allowed
+from .registry import restore_index
 from .snapshots import Snapshots
 
 __all__ = [
@@ -62,6 +63,7 @@ class FaissWords(Snapshots):
     """
 
     _is_complete = False
+    _is_mapped = False  # from a file, and so read-only
     _snapshot: Any
     verbose: bool
 
@@ -137,6 +139,13 @@ class FaissWords(Snapshots):
         """Return how pickles and copies are made: from `state`, with a lock of their own."""
         inner = getattr(self, "index", self)
         return _revived, (type(self), *self.state(), inner.backend, self.verbose)
+
+    def _check_changeable(self) -> None:
+        """Refuse to change an index that is mapped from a file."""
+        if self._is_mapped:
+            raise ValueError(
+                "an index that is mapped from a file can't be changed: load it without mmap=True"
+            )
 
     def _reader(self) -> Any:
         """Return an index that keeps the present snapshot, to be read only."""
@@ -222,7 +231,10 @@ class FaissWords(Snapshots):
         Raises:
             TypeError, ValueError: The indexes differ, or an id is not new.
         """
-        ids = other._ids(other._snapshot) if isinstance(other, FaissWords) else None
+        ids = None
+        if isinstance(other, FaissWords):
+            other._check_changeable()
+            ids = other._ids(other._snapshot)
         self._take(other, ids, validation.check_count("add_id", add_id, 0))
         other.remove_ids(ids)
 
@@ -295,7 +307,7 @@ def _revived(
     verbose: bool,
 ) -> Any:
     """Return an index of a class and its state."""
-    index = kind.restore(parameters, arrays)
+    index = restore_index(kind.__name__, parameters, arrays)
     set_backend(index, backend)
     index.verbose = verbose
     return index
