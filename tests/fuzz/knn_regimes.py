@@ -7,6 +7,7 @@ from typing import Any
 
 from engine import Watch
 
+from flash_kmeans_mlx.backends.cpu import codes as cpu_codes
 from flash_kmeans_mlx.backends.cpu import first_look, int8_look, kernels, second_look
 from flash_kmeans_mlx.backends.cpu import neighbours as cpu_topk
 from flash_kmeans_mlx.backends.cpu import scan as cpu_scan
@@ -81,6 +82,9 @@ SCAN_REGIMES = {
     "groups",
     "asked again",
     "codes in memory",
+    "bytes",
+    "float16",
+    "codes asked again",
     "MLX",
     "MLX, asked again",
 }
@@ -221,6 +225,16 @@ def watch_scans(watch: Watch) -> None:
 
     watch.before(cpu_scan._Scan, "nearest", some)
     watch.before(kernels.codes, "scan_codes", lambda *_: ["codes in memory"])
+    watch.before(
+        kernels.scalar,
+        "scan_scalar",
+        lambda _op, scalar, *_: ["bytes" if scalar.steps.size else "float16"],
+    )
+    watch.after(
+        cpu_codes._Scan,
+        "nearest",
+        lambda found, *_: ["codes asked again"] if found[2].any() else [],
+    )
     watch.before(kernels.nibbles, "scan_nibbles", lambda *_: ["codes in registers"])
     watch.before(portable_scan, "_scan_some", lambda *_: rounds.append(0) or ["MLX"])
     watch.before(portable_scan, "scan_reference", lambda *_: ["MLX, asked again"] if rounds else [])
