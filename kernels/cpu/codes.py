@@ -2,7 +2,8 @@
 
 Codes lie in blocks of 16 rows, byte by byte, so that a byte of all rows is one load. Codes of 1, 2
 or 4 bits share bytes, and tables have an entry for every value of a byte: one look-up takes care of
-them all. Those of 3, 5, 6 or 7 bits are unpacked first.
+them all. Those of 3, 5, 6 or 7 bits are unpacked first. Where the CPU looks up bytes in registers,
+nibbles.py scans those of 4 bits.
 """
 
 from typing import NamedTuple

@@ -206,7 +206,8 @@ def bound_from(base, low, size, n_parts):
 
     Sums in float32 of base and one entry of each part, and bounds of them, are off by less than
     the slack: each of n_parts + 1 additions by 2**-24 of |base| + size, and bounds, which are up to
-    5 times as large, by three roundings.
+    5 times as large, by three roundings; TINY covers what subnormal numbers round. The bound is inf
+    where sums may overflow.
     """
     size += abs(np.float64(base))
     if size > MAX_SIZE:

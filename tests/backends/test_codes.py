@@ -5,6 +5,8 @@ A new backend joins by its entry in `backends.BACKENDS`. Trained indexes are sea
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers import Array, every_backend, every_metric
@@ -157,3 +159,16 @@ def test_zero_rows_have_cosine_distance_one(residual: bool, backend: str) -> Non
     found = codes.check(queries, every_list(queries), 80, backend)
     assert (found[0][0] == 1).all()
     np.testing.assert_array_equal(found[1][0], np.sort(codes.ids))
+
+
+@every_backend
+def test_the_same_lists_with_other_codebooks(backend: str) -> None:
+    """What a backend keeps of lists does not outlive the meaning of their codes."""
+    queries = normal(3)
+    before = Codes(coding(4, residual=False), 100, "euclidean")
+    before.check(queries, every_list(queries), 5, backend)
+    books = 2 - before.coding.codebooks
+    after = Codes(replace(before.coding, codebooks=books), 100, "euclidean")
+    np.testing.assert_array_equal(after.lists.payload, before.lists.payload)
+    after.lists = before.lists
+    after.check(queries, every_list(queries), 5, backend)

@@ -137,6 +137,18 @@ def test_results_are_those_of_tables_in_memory(
         np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
+@every_metric
+def test_results_do_not_depend_on_how_many_queries_go_together(
+    metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = Codes("grid", 6, metric, True, np.random.default_rng(1))
+    given = "cpu", some.lists, some.coding, some.proximity, some.queries, some.probes
+    found = scan_codes(*given, 4)
+    monkeypatch.setattr(codes, "MAX_KEPT", 1)
+    for one, other in zip(found, scan_codes(*given, 4), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @in_registers
 @pytest.mark.parametrize("tail", ["NONE", "MINUS", "TIMES"])
 @pytest.mark.parametrize("kind", [*KINDS[:-1], "subnormal"])
