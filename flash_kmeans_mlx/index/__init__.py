@@ -17,12 +17,14 @@ from .opq import OPQMatrix
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
 from .quantizer import ProductQuantizer
+from .refine import IndexRefine
 from .registry import deserialize_index, serialize_index
 from .search_parameters import (
     IDSelectorArray,
     IDSelectorBatch,
     IDSelectorBitmap,
     IDSelectorRange,
+    IndexRefineSearchParameters,
     SearchParameters,
     SearchParametersHNSW,
     SearchParametersIVF,
@@ -46,6 +48,8 @@ __all__ = [
     "IndexIVFPQ",
     "IndexPQ",
     "IndexPreTransform",
+    "IndexRefine",
+    "IndexRefineSearchParameters",
     "METRIC_Linf",
     "NormalizationTransform",
     "OPQMatrix",

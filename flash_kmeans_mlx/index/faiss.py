@@ -20,6 +20,7 @@ from .ivfpq import IndexIVFPQ
 from .opq import OPQMatrix, checked_rotation
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
+from .refine import IndexRefine
 from .transforms import NormalizationTransform
 
 __all__ = ["from_faiss", "to_faiss"]
@@ -35,8 +36,8 @@ METRICS = {
 def to_faiss(index: Index) -> Any:
     """Make an index of faiss with the vectors, codes and ids of one of ours.
 
-    IndexFlat and IndexPQ become an IndexIDMap2 unless their ids are 0, 1, ...; an OPQMatrix or
-    a PCAMatrix becomes a LinearTransform.
+    IndexFlat, IndexPQ and IndexRefine become an IndexIDMap2 unless their ids are 0, 1, ...; an
+    OPQMatrix or a PCAMatrix becomes a LinearTransform.
 
     Raises:
         ImportError: faiss is not installed.
@@ -58,7 +59,7 @@ def from_faiss(index: Any, *, backend: str | None = None) -> Index:
 
     Args:
         index: An IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals) of faiss, in an
-            IndexIDMap, or in an IndexPreTransform with one rotation.
+            IndexIDMap, an IndexRefineFlat, or an IndexPreTransform with one rotation.
         backend: As in `Index`.
 
     Raises:
@@ -82,6 +83,8 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
             transform = faiss.LinearTransform(index.d, ours.d_out, False)
             set_rotation(faiss, transform, ours)
         return faiss.IndexPreTransform(transform, _to_faiss(faiss, index.index))
+    if isinstance(index, IndexRefine):
+        return _refined_to_faiss(faiss, index)
     metric = getattr(faiss, METRICS[index.metric])
     if isinstance(index, IndexFlat):
         _, arrays = index.state()
@@ -98,6 +101,25 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
     if isinstance(index, (IndexIVFFlat, IndexIVFPQ)):
         return _lists_to_faiss(faiss, index, metric)
     raise TypeError(f"an {type(index).__name__} has no twin in faiss")
+
+
+def _refined_to_faiss(faiss: Any, index: IndexRefine) -> Any:
+    base, snapshot = index.base_index, index._snapshot
+    ids, numbers = index._ids(snapshot), np.arange(index.ntotal)
+    has_own_ids = not np.array_equal(ids, numbers)
+    if has_own_ids:  # faiss finds vectors by the numbers that the candidates have
+        part = base._part(snapshot.base, ids)
+        empty = base._after_remove(snapshot.base, base._places(snapshot.base, ids))
+        base._snapshot = base._after_merge(empty, part | {"ids": numbers})
+    rows = np.ascontiguousarray(index.reconstruct_batch(ids))
+    twin = faiss.IndexRefineFlat(_to_faiss(faiss, base), faiss.swig_ptr(rows))
+    twin.k_factor = index.k_factor
+    if not has_own_ids:
+        return twin
+    twin.ntotal = 0  # an IndexIDMap2 refuses other indexes
+    outer = faiss.IndexIDMap2(twin)
+    twin.ntotal = len(ids)
+    return _with_id_map(faiss, outer, ids)
 
 
 def _lists_to_faiss(faiss: Any, index: IndexIVFFlat | IndexIVFPQ, metric: Any) -> Any:
@@ -127,10 +149,15 @@ def _with_ids(faiss: Any, twin: Any, ids: np.ndarray, codes: np.ndarray) -> Any:
     has_own_ids = not np.array_equal(ids, np.arange(len(ids)))
     outer = faiss.IndexIDMap2(twin) if has_own_ids else twin
     faiss.copy_array_to_vector(np.ascontiguousarray(codes).reshape(-1), twin.codes)
-    twin.ntotal = outer.ntotal = len(ids)
-    if has_own_ids:
-        faiss.copy_array_to_vector(ids, outer.id_map)
-        outer.construct_rev_map()
+    twin.ntotal = len(ids)
+    return _with_id_map(faiss, outer, ids) if has_own_ids else twin
+
+
+def _with_id_map(faiss: Any, outer: Any, ids: np.ndarray) -> Any:
+    """Give an IndexIDMap2 the ids (N,) of the vectors of its index."""
+    faiss.copy_array_to_vector(ids, outer.id_map)
+    outer.ntotal = len(ids)
+    outer.construct_rev_map()
     return outer
 
 
@@ -141,6 +168,8 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
         return _from_faiss(faiss, index.index, faiss.vector_to_array(index.id_map), backend)
     if kind == "IndexPreTransform":
         return _rotated_from_faiss(faiss, index, ids, backend)
+    if kind in ("IndexRefine", "IndexRefineFlat"):
+        return _refined_from_faiss(faiss, index, ids, backend)
     names = {getattr(faiss, name): metric for metric, name in METRICS.items()}
     if index.metric_type not in names:
         raise ValueError(
@@ -155,7 +184,7 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
     if kind == "IndexPQ":
         return _pq_from_faiss(faiss, index, ids, metric, backend)
     if kind in ("IndexIVFFlat", "IndexIVFPQ"):
-        return _lists_from_faiss(faiss, index, kind, metric, backend)
+        return _lists_from_faiss(faiss, index, kind, ids, metric, backend)
     raise unknown_class(index)
 
 
@@ -196,8 +225,26 @@ def _rotated_from_faiss(
     return IndexPreTransform(rotation, inner)
 
 
+def _refined_from_faiss(
+    faiss: Any, index: Any, ids: np.ndarray | None, backend: str | None
+) -> IndexRefine:
+    vectors = _from_faiss(faiss, index.refine_index, ids, backend)
+    if not isinstance(vectors, IndexFlat):
+        raise TypeError(
+            f"the refine_index of an IndexRefine of faiss must be an IndexFlat,"
+            f" got {type(faiss.downcast_index(index.refine_index)).__name__}"
+        )
+    base = _from_faiss(faiss, index.base_index, ids, backend)
+    return IndexRefine(base, vectors, max(1.0, index.k_factor))
+
+
 def _lists_from_faiss(
-    faiss: Any, index: Any, kind: str, metric: str, backend: str | None
+    faiss: Any,
+    index: Any,
+    kind: str,
+    outer_ids: np.ndarray | None,
+    metric: str,
+    backend: str | None,
 ) -> IndexIVFFlat | IndexIVFPQ:
     options: dict[str, Any] = {
         "metric": metric,
@@ -216,7 +263,7 @@ def _lists_from_faiss(
     ids, codes, numbers = _entries(faiss, index)
     if len(ids):
         snapshot = ours._snapshot
-        ids = ours._new_ids(snapshot, ids, len(ids))
+        ids = ours._new_ids(snapshot, ids if outer_ids is None else outer_ids[ids], len(ids))
         if isinstance(ours, IndexIVFFlat):
             payload = codes.view(np.float32)
         else:

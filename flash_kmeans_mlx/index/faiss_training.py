@@ -34,8 +34,8 @@ def train_faiss(
 
     Args:
         index: An empty IndexIVFFlat, IndexIVFPQ, IndexPQ or IndexFlat of faiss, in an
-            IndexPreTransform or IndexIDMap or by itself. An OPQMatrix before it is learnt too;
-            other transformations are trained by faiss.
+            IndexPreTransform, IndexIDMap or IndexRefineFlat or by itself. An OPQMatrix before it is
+            learnt too; other transformations are trained by faiss.
         x: (N, D) vectors, `mx.array` or NumPy.
         max_points_per_centroid: Training takes a sample of more than this many vectors per
             centroid.
@@ -118,6 +118,8 @@ class _Training:
         kind = type(index).__name__
         if kind in ("IndexIDMap", "IndexIDMap2"):
             self.run(index.index, rows)
+        elif kind == "IndexRefineFlat":
+            self.run(index.base_index, rows)
         elif kind == "IndexPreTransform":
             self.run(index.index, self._transformed(index, rows))
         elif kind in ("IndexIVFFlat", "IndexIVFPQ"):
