@@ -78,10 +78,11 @@ def _neighbours() -> None:
 
 
 def _indexes() -> None:
-    from ..index import IndexFlat, IndexIVFFlat, IndexIVFPQ, IndexPQ
+    from ..index import IndexFlat, IndexIVFFlat, IndexIVFPQ, IndexPQ, IndexRefine
 
     x = _points(3000, 32)
-    indexes = [IndexFlat(32), IndexPQ(32, 4), IndexIVFPQ(32, 16, 4, nprobe=4)]
+    refined = IndexRefine(IndexPQ(32, 4))
+    indexes = [IndexFlat(32), IndexPQ(32, 4), IndexIVFPQ(32, 16, 4, nprobe=4), refined]
     for metric in ("euclidean", "cosine", "dot"):
         indexes.append(IndexIVFFlat(32, 16, metric, nprobe=16))
     for index in indexes:

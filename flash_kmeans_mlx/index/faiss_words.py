@@ -46,7 +46,7 @@ def set_backend(index: Any, backend: str | None) -> None:
     index.backend = backend
     for part in index._parts():
         set_backend(part, backend)
-    transform = getattr(index, "transform", None)
+    transform: Any = getattr(index, "transform", None)
     if hasattr(transform, "_quantizer"):
         transform._quantizer.backend = backend
     quantizer = getattr(index._snapshot, "quantizer", None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine import Watch
 
+from flash_kmeans_mlx.backends import cpu
 from flash_kmeans_mlx.backends.cpu import first_look, int8_look, kernels, second_look
 from flash_kmeans_mlx.backends.cpu import neighbours as cpu_topk
 from flash_kmeans_mlx.backends.cpu import scan as cpu_scan
@@ -82,12 +83,14 @@ SCAN_REGIMES = {
     "asked again",
     "MLX",
     "MLX, asked again",
+    "distances of some rows",
+    "distances of some rows, threads",
 }
 
 
 def watch_cpu(watch: Watch) -> None:
     """Have the regimes named of CpuNeighbours."""
-    cpu = cpu_topk.CpuNeighbours
+    searches = cpu_topk.CpuNeighbours
     ops = {
         getattr(kernels.scores, name): name
         for name in ("COSINE", "CHORD", "DOT", "SQUARES", "L1", "LINF")
@@ -141,9 +144,9 @@ def watch_cpu(watch: Watch) -> None:
 
     watch.before(first_look.FirstLook, "run", search)
     watch.after(int8_look.Int8Look, "run", by_bytes)
-    watch.before(cpu, "_of_few", lambda *_: ["a few queries"])
+    watch.before(searches, "_of_few", lambda *_: ["a few queries"])
     watch.before(cpu_topk, "nearest_of_few", lambda *_: ["a few queries, threads"])
-    watch.before(cpu, "_by_trees", lambda *_: ["tree"])
+    watch.before(searches, "_by_trees", lambda *_: ["tree"])
     watch.after(cpu_topk, "doubtful_queries", lambda found, *_: [] if len(found) else ["proven"])
     watch.after(
         Scoring,
@@ -216,6 +219,12 @@ def watch_scans(watch: Watch) -> None:
         if least is not None:
             yield "asked again"
 
+    def some_rows(_proximity: Any, queries: Any, _rows: Any, places: Any) -> Iterator[str]:
+        alone = places.size * (queries.shape[1] + 8) < ONE_THREAD_PRODUCTS or len(queries) == 1
+        is_one = alone or cpu_scan.thread_count() == 1
+        yield "distances of some rows" if is_one else "distances of some rows, threads"
+
     watch.before(cpu_scan._Scan, "nearest", some)
+    watch.before(cpu, "measure_rows", some_rows)
     watch.before(portable_scan, "_scan_some", lambda *_: rounds.append(0) or ["MLX"])
     watch.before(portable_scan, "scan_reference", lambda *_: ["MLX, asked again"] if rounds else [])
