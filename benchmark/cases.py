@@ -160,12 +160,14 @@ class IndexCase(Job):
         nlist: Lists of an IVF index.
         m: Codes of a product quantizer.
         links: Links of a graph (HNSW); 0 for none.
+        kinds: Whether many kinds of codes are compared too.
     """
 
     points: Case
     nlist: int
     m: int
     links: int = 0
+    kinds: bool = False
 
     @property
     def name(self) -> str:
@@ -334,7 +336,9 @@ SEARCHES = (
 INDEXES = (
     IndexCase(Case("patches", 1, 65_570, 192, 1, 1, patches, needs=_PHOTO, queries=1000), 256, 24),
     IndexCase(Case("embeddings", 1, 200_000, 128, 1000, 1, embeddings, queries=1000), 1024, 16),
-    IndexCase(Case("text", 1, 19_000, 128, 1, 1, paragraphs, ("real",), queries=1000), 128, 16, 16),
+    IndexCase(
+        Case("text", 1, 19_000, 128, 1, 1, paragraphs, ("real",), queries=1000), 128, 16, 16, True
+    ),
 )
 
 

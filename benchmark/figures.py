@@ -170,7 +170,7 @@ def plot_indexes(results: dict[str, Any], path: Path) -> None:
     indexes = [
         index
         for index in results["results"]
-        if any(len(row["searches"]) > 1 for row in index["rows"])
+        if any(len(row.get("searches", ())) > 1 for row in index["rows"])
     ]
     if not indexes:
         raise ValueError("nothing to draw: no index was searched with several nprobe")

@@ -19,7 +19,7 @@ FORMAT = "flash-kmeans-mlx benchmark"
 FORMAT_VERSION = 1
 _NARROW = 100
 _WIDE_ONLY = {"cold", "p20-p80"}
-_LEFT = {"contestant", "result", "way", "base"}  # columns of words
+_LEFT = {"contestant", "result", "way", "base", "index"}  # columns of words
 
 
 def console() -> Console:

@@ -19,6 +19,7 @@ from flash_kmeans_mlx.index import (
     IndexIVFScalarQuantizer,
     IndexPQ,
     IndexPreTransform,
+    IndexRefine,
     IndexScalarQuantizer,
     OPQMatrix,
 )
@@ -50,6 +51,9 @@ MAKE: dict[str, Callable[[str], Index]] = {
     "opq,ivfpq": lambda metric: IndexPreTransform(
         _rotation(), IndexIVFPQ(D, NLIST, 4, 3, metric, NLIST, niter=1)
     ),
+    # With every vector a candidate.
+    "pq,refine": lambda metric: IndexRefine(IndexPQ(D, 4, 3, metric, niter=1), k_factor=1e6),
+    "opq,ivfpq,refine": lambda metric: IndexRefine(MAKE["opq,ivfpq"](metric), k_factor=1e6),
 }
 # What `restore_index` takes: the name of the class, parameters and arrays.
 State = tuple[str, dict[str, Any], dict[str, Array]]

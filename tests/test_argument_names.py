@@ -62,6 +62,7 @@ INDEXES: dict[str, Callable[[], Any]] = {
     "IndexPreTransform": lambda: index.IndexPreTransform(
         index.OPQMatrix(4, 2, 2, niter=1), index.IndexPQ(4, 2, 2)
     ),
+    "IndexRefine": lambda: index.IndexRefine(index.IndexPQ(4, 2, 2)),
 }
 ROWS = {"x": X}
 FILTER = {"ids": IDS, "exclude": IDS[:5]}

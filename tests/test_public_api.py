@@ -51,6 +51,8 @@ INDEXES = {
     "IndexIVFPQ": "(d, nlist, m, nbits=8, metric='euclidean', nprobe=1" + IVF,
     "IndexPQ": "(d, m, nbits=8, metric='euclidean', *, seed=0, niter=25, max_points_per_centroid=256, backend=None)",
     "IndexPreTransform": "(transform, index)",
+    "IndexRefine": "(base_index, refine_index=None, k_factor=4.0)",
+    "IndexRefineSearchParameters": "(sel=None, k_factor=None, base_index_params=None)",
     "IDSelectorBatch": "(indices)",
     "IDSelectorBitmap": "(bitmap)",
     "IDSelectorRange": "(imin, imax)",
@@ -80,7 +82,8 @@ INDEX_VERBS = {
     "assign": "(self, x, k=1)",
     "copy_subset_to": "(self, other, subset_type, a1, a2)",
     "merge_from": "(self, other, add_id=0)",
-    "range_search": "(self, x, radius, *, nprobe=None, ef=None, ids=None, exclude=None, params=None)",
+    "range_search": "(self, x, radius, *, nprobe=None, ef=None, k_factor=None, ids=None, "
+    "exclude=None, params=None)",
     "reconstruct": "(self, id)",
     "reconstruct_n": "(self, n0=0, ni=-1)",
     "reset": "(self)",
@@ -88,7 +91,8 @@ INDEX_VERBS = {
     "update_vectors": "(self, ids, x)",
     "remove_ids": "(self, ids)",
     "save": "(self, path)",
-    "search": "(self, x, k, *, nprobe=None, ef=None, ids=None, exclude=None, params=None)",
+    "search": "(self, x, k, *, nprobe=None, ef=None, k_factor=None, ids=None, "
+    "exclude=None, params=None)",
     "train": "(self, x, *, verbose=False)",
 }
 STORE_VERBS = {
@@ -186,7 +190,8 @@ def test_the_indexes_take(name: str) -> None:
 
 def test_the_verbs_of_indexes() -> None:
     assert {name: signature(getattr(index.Index, name)) for name in INDEX_VERBS} == INDEX_VERBS
-    for kind in (index.IndexFlat, index.IndexIVFFlat, index.IndexHNSW, index.IndexPreTransform):
+    kinds = (index.IndexFlat, index.IndexIVFFlat, index.IndexHNSW, index.IndexPreTransform)
+    for kind in (*kinds, index.IndexRefine):
         assert {name: signature(getattr(kind, name)) for name in INDEX_VERBS} == INDEX_VERBS
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,14 @@ from rich.console import Group, RenderableType
 from .. import figures, report
 from ..cases import INDEXES, Array, IndexCase
 from ..contestants import Contestant
-from ..memory import resident_trimmed
 from ..ours import FlashKMeansMLX
 from ..peers import Faiss, FaissTrainedByUs
 from ..report import seconds
 from ..runner import Result, Row, Settings, Show, Suite, Workers
 from ..timing import median, repeats
-from ..worker import Work
+from . import index_batches, index_kinds
+from .index_work import RECALL_GAP, IndexWork, K, recall
 
-K = 10  # neighbours of each query
-DECODED = 20_000  # vectors whose error of quantization is measured
-# Our recall is wrong if it is below faiss's by more. Another start moves it by up to 0.006.
-RECALL_GAP = 0.01
 # Of equally near vectors either may be found.
 EXACT_RECALL = 1 - 1e-3
 
@@ -45,6 +40,7 @@ class IndexRow(Row):
         add: Seconds of adding all vectors.
         searches: Seconds of a batch of queries, by nprobe.
         recalls: Recall, by nprobe.
+        batches: Queries a second in smaller batches, by nprobe, then by the size of a batch.
         coarse: Error of the lists' centroids.
         kept: Error of the vectors as the index stores them.
         memory: Bytes of the index.
@@ -54,6 +50,7 @@ class IndexRow(Row):
     add: list[float] = field(default_factory=list)
     searches: dict[int, list[float]] = field(default_factory=dict)
     recalls: dict[int, float] = field(default_factory=dict)
+    batches: dict[int, dict[int, float]] = field(default_factory=dict)
     coarse: float | None = None
     kept: float | None = None
     memory: int | None = None
@@ -81,7 +78,10 @@ class IndexResult(Result):
     def table(self, width: int) -> RenderableType:
         ours = self.valid(FlashKMeansMLX)
         searches = [self._searching(nprobe) for nprobe in (ours.searches if ours else ())]
-        return Group(super().table(width), report.table("", searches, (), width))
+        name = "ef" if self.factory.startswith("HNSW") else "nprobe"
+        batches = index_batches.cells(ours, self.valid(Faiss), name)
+        tables = [report.table("", lines, (), width) for lines in (searches, batches)]
+        return Group(super().table(width), *tables)
 
     def cells(self, row: IndexRow) -> dict[str, str]:
         if row.problem or not row.train or not row.add:
@@ -130,76 +130,15 @@ class IndexResult(Result):
         }
 
 
-class IndexWork(Work):
-    """An index of one contestant in its worker process."""
-
-    x: Array
-    queries: Array
-    factory: str
-    index: Any
-
-    def load(self, x: str, queries: str, factory: str) -> None:
-        """Load .npy files; the factory string says which index is built."""
-        self.x = np.load(x)
-        self.queries = np.load(queries)
-        self.factory = factory
-
-    def train(self) -> dict[str, Any]:
-        """Return the seconds of training an index."""
-        self.index = None
-        begin = perf_counter()
-        self.index = self.contestant.train_index(self.factory, self.x)
-        return {"seconds": perf_counter() - begin}
-
-    def add(self) -> dict[str, Any]:
-        """Return the seconds of adding all vectors."""
-        begin = perf_counter()
-        self.index.add(self.x)
-        return {"seconds": perf_counter() - begin}
-
-    def describe(self, save: str) -> None:
-        """Write the centroids, and some vectors as the index stores them."""
-        if self.factory.startswith("IVF"):
-            np.save(save + "-centroids.npy", self.contestant.index_centroids(self.index))
-        n = min(DECODED, len(self.x))
-        np.save(save + "-kept.npy", self.contestant.decode_index(self.index, n))
-
-    def memory(self) -> dict[str, Any]:
-        """Return by how many bytes the process grows, searches included.
-
-        The first index loads code and starts threads, and the second one is measured.
-        """
-        before = 0
-        for _ in range(2):
-            self.index = None
-            before = resident_trimmed()
-            self.train()
-            self.add()
-            nprobe = 1 if self.factory.startswith("IVF") else 0
-            self.contestant.search_index(self.index, self.queries, K, nprobe)
-        return {"bytes": resident_trimmed() - before}
-
-    def search(self, nprobe: int, repeats: int, save: str) -> dict[str, Any]:
-        """Return the seconds of searches, and write the ids found."""
-        spent = []
-        ids = np.zeros((0, K))
-        for _ in range(repeats):
-            begin = perf_counter()
-            ids = self.contestant.search_index(self.index, self.queries, K, nprobe)
-            spent.append(perf_counter() - begin)
-        np.save(save + ".npy", ids)
-        return {"seconds": spent}
-
-
-def run(job: IndexCase, settings: Settings, show: Show) -> list[IndexResult]:
-    """Run a case; there is one result for each kind of index."""
+def run(job: IndexCase, settings: Settings, show: Show) -> list[Result]:
+    """Run a case; there is one result for each kind of index, and one of many kinds of codes."""
     from flash_kmeans_mlx import knn
 
     x = job.points.data()[0]
     queries = job.points.query_points()[0]
     truth = knn(queries, x, K)[1]
     runs = settings.runs or SUITE.usual_runs
-    results = []
+    results: list[Result] = []
     for factory in job.factories:
         graph = factory.startswith("HNSW")  # which has no training of ours
         contestants = [c for c in CONTESTANTS if not (graph and isinstance(c, FaissTrainedByUs))]
@@ -210,9 +149,12 @@ def run(job: IndexCase, settings: Settings, show: Show) -> list[IndexResult]:
             _build(result, workers, runs)
             _describe(result, workers, x)
             _search(result, workers, truth, runs)
+            _search_in_batches(result, workers)
         judge(result)
         show(result, "")
         results.append(result)
+    if job.kinds:
+        results.append(index_kinds.run(job, settings, show, x, queries, truth))
     return results
 
 
@@ -264,6 +206,20 @@ def _search(result: IndexResult, workers: Workers, truth: Array, runs: int) -> N
                     row.recalls[nprobe] = recall(np.load(path + ".npy"), truth)
 
 
+def _search_in_batches(result: IndexResult, workers: Workers) -> None:
+    """Search in smaller batches, by libraries that search in different ways."""
+    job = result.job
+    rows = [row for row in result.rows if not isinstance(row.contestant, FaissTrainedByUs)]
+    nprobes = index_batches.chosen(result.factory, job.nprobes(result.factory))
+    n_queries = job.points.queries
+    index_batches.measure(workers, rows, nprobes, n_queries)
+    for row in rows:
+        for nprobe in nprobes:
+            if nprobe in row.searches:
+                rate = n_queries / median(row.searches[nprobe])
+                row.batches.setdefault(nprobe, {})[n_queries] = rate
+
+
 def judge(result: IndexResult) -> None:
     """Give no figures to an index that finds less than it must."""
     theirs = result.valid(Faiss)
@@ -277,12 +233,6 @@ def judge(result: IndexResult) -> None:
                 row.problem = f"wrong: {shortfall}"
 
 
-def recall(found: Array, truth: Array) -> float:
-    """Return the share of the true ids (Q, K) that are among those found (Q, K)."""
-    shared = [len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True)]
-    return float(np.mean(shared)) / truth.shape[1]
-
-
 SUITE = Suite(
     name="index",
     question="How fast and how exact are vector indexes, beside faiss's?",
@@ -292,6 +242,7 @@ recall  the share of the 10 nearest vectors that are among the 10 found
 ef      candidates that a search of a graph keeps
 error   mean squared distance to centroids, and to the stored vectors, over the variance
 memory  by how much the process grew
+bytes a vector  what its code takes by definition, without its id of 8 bytes
 """,
     jobs=INDEXES,
     run=run,

@@ -32,6 +32,7 @@ __all__ = [
     "Request",
     "available",
     "check_strategy",
+    "measure_rows",
     "open_neighbours",
     "open_points",
     "resolve",
@@ -62,6 +63,12 @@ class Backend(Protocol):
 
     def open_neighbours(self, request: Request) -> Neighbours:
         """Return a search for nearest rows."""
+        ...
+
+    def measure_rows(
+        self, proximity: Proximity, queries: np.ndarray, rows: np.ndarray, places: np.ndarray
+    ) -> np.ndarray:
+        """Return distances from some of the rows; see `measure_rows` of this module."""
         ...
 
     def scan_lists(
@@ -171,6 +178,28 @@ def spawn(
 def open_neighbours(backend: str, request: Request) -> Neighbours:
     """Return a search, a context manager, on a backend that `resolve` returned."""
     return BACKENDS[backend].open_neighbours(request)
+
+
+def measure_rows(
+    backend: str,
+    proximity: Proximity,
+    queries: np.ndarray,
+    rows: np.ndarray,
+    places: np.ndarray,
+) -> np.ndarray:
+    """Return the distances of queries from some of the rows, and read no others.
+
+    Args:
+        backend: One that `resolve` returned.
+        proximity: The distance.
+        queries: (Q, D) float32.
+        rows: (N, D) float32 in C order, which may be mapped from a file.
+        places: (Q, M) int64, the rows of each query; negative for none.
+
+    Returns:
+        (Q, M) float64, the same bits as those of `Neighbours.nearest`; inf where there is no row.
+    """
+    return BACKENDS[backend].measure_rows(proximity, queries, rows, places)
 
 
 def scan_lists(

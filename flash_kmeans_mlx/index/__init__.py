@@ -18,6 +18,7 @@ from .opq import OPQMatrix
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
 from .quantizer import ProductQuantizer
+from .refine import IndexRefine
 from .registry import deserialize_index, serialize_index
 from .scalar_quantizer import ScalarQuantizer
 from .search_parameters import (
@@ -25,6 +26,7 @@ from .search_parameters import (
     IDSelectorBatch,
     IDSelectorBitmap,
     IDSelectorRange,
+    IndexRefineSearchParameters,
     SearchParameters,
     SearchParametersHNSW,
     SearchParametersIVF,
@@ -50,6 +52,8 @@ __all__ = [
     "IndexIVFScalarQuantizer",
     "IndexPQ",
     "IndexPreTransform",
+    "IndexRefine",
+    "IndexRefineSearchParameters",
     "IndexScalarQuantizer",
     "METRIC_Linf",
     "NormalizationTransform",

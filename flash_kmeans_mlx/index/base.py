@@ -131,6 +131,7 @@ class Index(FaissWords):
         *,
         nprobe: int | None = None,
         ef: int | None = None,
+        k_factor: float | None = None,
         ids: Any = None,
         exclude: Any = None,
         params: Any = None,
@@ -144,12 +145,14 @@ class Index(FaissWords):
                 where there are no lists, and more than all are all.
             ef: Candidates that a graph keeps, at least k; None for the attribute. Without effect
                 where there is no graph.
+            k_factor: Candidates of an `IndexRefine` for each neighbour, >= 1; None for the
+                attribute. Without effect for others.
             ids: The ids that may be found: integers (M,), a mask (L,) bool over ids 0..L-1, a
                 `range`, or a selector of faiss; None for all. Those that the index does not hold do
                 not matter.
             exclude: The ids that may not be found, likewise; None for none.
-            params: An object with some of the attributes `nprobe`, `efSearch` and `sel` (in place
-                of `ids`), like `SearchParametersIVF`; arguments win.
+            params: An object with some of the attributes `nprobe`, `efSearch`, `k_factor` and `sel`
+                (in place of `ids`), like `SearchParametersIVF`; arguments win.
 
         Returns:
             ``distances (Q, k) float32, ids (Q, k) int64``, nearest first, equal distances by id;
@@ -160,7 +163,8 @@ class Index(FaissWords):
             ValueError, TypeError: The message names the argument, its value and its bound.
             NotFittedError: The index is not trained.
         """
-        return self._k_nearest(x, k, ids, exclude, nprobe=nprobe, ef=ef, params=params)
+        options = {"nprobe": nprobe, "ef": ef, "k_factor": k_factor, "params": params}
+        return self._k_nearest(x, k, ids, exclude, **options)
 
     def range_search(
         self,
@@ -169,6 +173,7 @@ class Index(FaissWords):
         *,
         nprobe: int | None = None,
         ef: int | None = None,
+        k_factor: float | None = None,
         ids: Any = None,
         exclude: Any = None,
         params: Any = None,
@@ -180,15 +185,17 @@ class Index(FaissWords):
             radius: In the units of the distances.
             nprobe: Lists to look at, as in `search`.
             ef: Candidates that a graph keeps, as in `search`.
+            k_factor: Candidates of an `IndexRefine`, as in `search`.
             ids: The ids that may be found, as in `search`.
             exclude: The ids that may not be found.
-            params: An object with `nprobe`, `efSearch` or `sel`, as in `search`.
+            params: An object as in `search`.
 
         Returns:
             ``lims (Q + 1,) int64, distances float32, ids int64``: The results of query i are
             ``lims[i]:lims[i + 1]``, nearest first.
         """
-        return self._all_within(x, radius, ids, exclude, nprobe=nprobe, ef=ef, params=params)
+        options = {"nprobe": nprobe, "ef": ef, "k_factor": k_factor, "params": params}
+        return self._all_within(x, radius, ids, exclude, **options)
 
     def reconstruct(self, id: int) -> np.ndarray:  # noqa: A002  # faiss's name for it
         """Return the vector (D,) float32 of an id, as exactly as the index keeps it.

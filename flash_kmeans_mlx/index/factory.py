@@ -15,6 +15,7 @@ from .ivfsq import IndexIVFScalarQuantizer
 from .opq import OPQMatrix
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
+from .refine import IndexRefine
 from .sq import IndexScalarQuantizer
 from .transforms import NormalizationTransform, PCAMatrix
 
@@ -43,8 +44,10 @@ def index_factory(
             lists, "IVF64k" for 64 * 1,024, "IVF64k_HNSW32" for so many that a graph finds them (see
             `IVF`), or nothing; then "Flat" for vectors as they are, "SQ8" or "SQfp16" for a byte or
             a float16 a dimension, or "PQ16" for codes of 16 parts of 8 bits, or "PQ16x4" of 4. Or
-            "HNSW32" for a graph of 32 links a vector. "IDMap" and "IDMap2" change nothing, as every
-            index keeps ids, and neither does "np" after codes.
+            "HNSW32" for a graph of 32 links a vector. Last comes "RFlat" or "Refine(Flat)" for
+            candidates that are ranked by their vectors (see `IndexRefine`), or nothing. "IDMap" and
+            "IDMap2" change nothing, as every index keeps ids, and neither do "np", and "fs" and
+            "fsr" of 4 bits, after codes.
         metric: "euclidean", "cosine" or "dot", or faiss's METRIC_L2 or METRIC_INNER_PRODUCT; for
             "Flat" alone also "l1" and "linf".
         seed: Of the training.
@@ -59,9 +62,7 @@ def index_factory(
         >>> type(index).__name__, type(index.index).__name__, index.index.nlist, index.index.nbits
         ('IndexPreTransform', 'IndexIVFPQ', 256, 4)
     """
-    if not isinstance(description, str):
-        raise TypeError(f"description={description!r} must be a string")
-    parts = [_with_all_lists(part) for part in description.split(",") if part not in ID_MAPS]
+    parts, is_refined = _parts(description)
 
     def take(pattern: str) -> list[int] | None:
         """Remove the next part if it has that form, and return its numbers."""
@@ -76,7 +77,8 @@ def index_factory(
         d = transforms[-1].d_out
     lists = take(r"IVF(\d+)(?:_HNSW(\d+))?")
     graph = take(r"HNSW(\d+)") if lists is None else None
-    codes = take(r"PQ(\d+)(?:x(\d+))?(?:np)?") if graph is None else None
+    # The scan of 4-bit codes is one, "fs" (fast scan) or not.
+    codes = take(r"PQ(\d+)(?:x(\d+)(?:(?<=x4)fsr?)?)?(?:np)?") if graph is None else None
     scalars = [name for part, name in SCALARS.items() if graph is None and take(part) is not None]
     flat = take("Flat")
     if parts or [graph, codes, scalars or None, flat].count(None) != 3:
@@ -84,7 +86,7 @@ def index_factory(
         raise ValueError(
             f"description={description!r}: {wrong} is not understood; after PCA, L2norm, OPQ and"
             " IVF with their numbers, if any, comes 'Flat', 'SQ8', 'SQfp16', 'PQ16' or 'PQ16x4', or"
-            " 'HNSW32' without IVF; 'IDMap' may be anywhere"
+            " 'HNSW32' without IVF; 'RFlat' may be last, 'IDMap' anywhere"
         )
     trained: dict[str, Any] = {"seed": seed, "backend": backend}
     index: Index
@@ -106,7 +108,20 @@ def index_factory(
         transforms.append(OPQMatrix(d, m, *(codes or [])[1:], **trained))
     for transform in reversed(transforms):
         index = IndexPreTransform(transform, index)
-    return index
+    return IndexRefine(index) if is_refined else index
+
+
+def _parts(description: Any) -> tuple[list[str], bool]:
+    """Return the parts but for a last one that refines results, and whether there is one."""
+    if not isinstance(description, str):
+        raise TypeError(f"description={description!r} must be a string")
+    if "Refine(" in description.replace("Refine(Flat)", ""):
+        raise ValueError(
+            f"description={description!r}: Refine() takes 'Flat' alone, the vectors as they are"
+        )
+    parts = [_with_all_lists(part) for part in description.split(",") if part not in ID_MAPS]
+    is_refined = parts[-1:] in (["RFlat"], ["Refine(Flat)"])
+    return parts[: len(parts) - is_refined], is_refined
 
 
 def _transforms(

@@ -10,7 +10,10 @@ from .base import Index
 from .faiss_training import (
     faiss_module,
     faiss_of,
+    qtype_of,
+    ranges_of,
     set_codebooks,
+    set_ranges,
     set_rotation,
     unknown_class,
 )
@@ -21,7 +24,8 @@ from .ivfsq import IndexIVFScalarQuantizer
 from .opq import OPQMatrix, checked_rotation
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
-from .scalar_quantizer import QTYPES, ScalarQuantizer
+from .refine import IndexRefine
+from .scalar_quantizer import QTYPES
 from .sq import IndexScalarQuantizer
 from .transforms import NormalizationTransform
 
@@ -38,8 +42,8 @@ METRICS = {
 def to_faiss(index: Index) -> Any:
     """Make an index of faiss with the vectors, codes and ids of one of ours.
 
-    An index without lists becomes an IndexIDMap2 unless its ids are 0, 1, ...; an OPQMatrix or a
-    PCAMatrix becomes a LinearTransform.
+    An index without lists becomes an IndexIDMap2 unless its ids are 0, 1, ..., and so does an
+    IndexRefine; an OPQMatrix or a PCAMatrix becomes a LinearTransform.
 
     Raises:
         ImportError: faiss is not installed.
@@ -62,7 +66,7 @@ def from_faiss(index: Any, *, backend: str | None = None) -> Index:
     Args:
         index: An IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals), or
             IndexScalarQuantizer or IndexIVFScalarQuantizer (QT_8bit or QT_fp16) of faiss, in an
-            IndexIDMap, or in an IndexPreTransform with one rotation.
+            IndexIDMap, an IndexRefineFlat, or an IndexPreTransform with one rotation.
         backend: As in `Index`.
 
     Raises:
@@ -86,6 +90,8 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
             transform = faiss.LinearTransform(index.d, ours.d_out, False)
             set_rotation(faiss, transform, ours)
         return faiss.IndexPreTransform(transform, _to_faiss(faiss, index.index))
+    if isinstance(index, IndexRefine):
+        return _refined_to_faiss(faiss, index)
     metric = getattr(faiss, METRICS[index.metric])
     if isinstance(index, IndexFlat):
         _, arrays = index.state()
@@ -99,7 +105,7 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
         return _with_ids(faiss, twin, *_codes_by_id(index))
     if isinstance(index, IndexScalarQuantizer):
         twin = faiss.IndexScalarQuantizer(index.d, QTYPES[index.qtype], metric)
-        _set_ranges(faiss, twin, index.sq)
+        set_ranges(faiss, twin, index.sq)
         return _with_ids(faiss, twin, *_codes_by_id(index))
     if isinstance(index, (IndexIVFFlat, IndexIVFPQ, IndexIVFScalarQuantizer)):
         return _lists_to_faiss(faiss, index, metric)
@@ -113,32 +119,23 @@ def _codes_by_id(index: IndexPQ | IndexScalarQuantizer) -> tuple[np.ndarray, np.
     return ids, rows[:, : index._snapshot.quantizer.code_size]
 
 
-def _set_ranges(faiss: Any, twin: Any, quantizer: ScalarQuantizer) -> None:
-    """Give a scalar quantizer's ranges to an index of faiss."""
-    assert quantizer.ranges is not None
-    mean, *ranges = quantizer.ranges
-    if ranges:
-        least, width = ranges
-        faiss.copy_array_to_vector(np.concatenate([mean + least, width]), twin.sq.trained)
-    elif mean.any():
-        raise ValueError(
-            "qtype='fp16' was trained, so that vectors are coded less their mean, which faiss does"
-            " not do: add them to an index that is not trained"
-        )
-    twin.is_trained = True
-
-
-def _ranges_from_faiss(faiss: Any, index: Any, quantizer: ScalarQuantizer) -> None:
-    if index.sq.qtype != QTYPES[quantizer.qtype]:
-        raise ValueError(f"sq.qtype={index.sq.qtype} must be QT_8bit or QT_fp16")
-    if quantizer.qtype == "8bit":
-        least, width = faiss.vector_to_array(index.sq.trained).reshape(2, -1)
-        quantizer.restore({"ranges": np.stack([np.zeros_like(least), least, width])})
-
-
-def _qtype(index: Any) -> str:
-    """Return the name of the qtype of an index of faiss, any for those that are not ours."""
-    return next((name for name, number in QTYPES.items() if number == index.sq.qtype), "8bit")
+def _refined_to_faiss(faiss: Any, index: IndexRefine) -> Any:
+    base, snapshot = index.base_index, index._snapshot
+    ids, numbers = index._ids(snapshot), np.arange(index.ntotal)
+    has_own_ids = not np.array_equal(ids, numbers)
+    if has_own_ids:  # faiss finds vectors by the numbers that the candidates have
+        part = base._part(snapshot.base, ids)
+        empty = base._after_remove(snapshot.base, base._places(snapshot.base, ids))
+        base._snapshot = base._after_merge(empty, part | {"ids": numbers})
+    rows = np.ascontiguousarray(index.reconstruct_batch(ids))
+    twin = faiss.IndexRefineFlat(_to_faiss(faiss, base), faiss.swig_ptr(rows))
+    twin.k_factor = index.k_factor
+    if not has_own_ids:
+        return twin
+    twin.ntotal = 0  # an IndexIDMap2 refuses other indexes
+    outer = faiss.IndexIDMap2(twin)
+    twin.ntotal = len(ids)
+    return _with_id_map(faiss, outer, ids)
 
 
 def _lists_to_faiss(
@@ -153,7 +150,7 @@ def _lists_to_faiss(
     elif isinstance(index, IndexIVFScalarQuantizer):
         qtype = QTYPES[index.qtype]
         twin = faiss.IndexIVFScalarQuantizer(quantizer, index.d, index.nlist, qtype, metric)
-        _set_ranges(faiss, twin, index.sq)
+        set_ranges(faiss, twin, index.sq)
     else:
         twin = faiss.IndexIVFFlat(quantizer, index.d, index.nlist, metric)
     twin.nprobe = index.nprobe
@@ -174,10 +171,15 @@ def _with_ids(faiss: Any, twin: Any, ids: np.ndarray, codes: np.ndarray) -> Any:
     has_own_ids = not np.array_equal(ids, np.arange(len(ids)))
     outer = faiss.IndexIDMap2(twin) if has_own_ids else twin
     faiss.copy_array_to_vector(np.ascontiguousarray(codes).reshape(-1), twin.codes)
-    twin.ntotal = outer.ntotal = len(ids)
-    if has_own_ids:
-        faiss.copy_array_to_vector(ids, outer.id_map)
-        outer.construct_rev_map()
+    twin.ntotal = len(ids)
+    return _with_id_map(faiss, outer, ids) if has_own_ids else twin
+
+
+def _with_id_map(faiss: Any, outer: Any, ids: np.ndarray) -> Any:
+    """Give an IndexIDMap2 the ids (N,) of the vectors of its index."""
+    faiss.copy_array_to_vector(ids, outer.id_map)
+    outer.ntotal = len(ids)
+    outer.construct_rev_map()
     return outer
 
 
@@ -188,6 +190,8 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
         return _from_faiss(faiss, index.index, faiss.vector_to_array(index.id_map), backend)
     if kind == "IndexPreTransform":
         return _rotated_from_faiss(faiss, index, ids, backend)
+    if kind in ("IndexRefine", "IndexRefineFlat"):
+        return _refined_from_faiss(faiss, index, ids, backend)
     names = {getattr(faiss, name): metric for metric, name in METRICS.items()}
     if index.metric_type not in names:
         raise ValueError(
@@ -202,7 +206,7 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
     if kind in ("IndexPQ", "IndexScalarQuantizer"):
         return _codes_from_faiss(faiss, index, ids, metric, backend)
     if kind in ("IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer"):
-        return _lists_from_faiss(faiss, index, kind, metric, backend)
+        return _lists_from_faiss(faiss, index, kind, ids, metric, backend)
     raise unknown_class(index)
 
 
@@ -213,8 +217,8 @@ def _codes_from_faiss(
         ours: Any = IndexPQ(index.d, index.pq.M, index.pq.nbits, metric, backend=backend)
         ours.pq.codebooks = _codebooks(faiss, index.pq)
     else:
-        ours = IndexScalarQuantizer(index.d, _qtype(index), metric, backend=backend)
-        _ranges_from_faiss(faiss, index, ours.sq)
+        ours = IndexScalarQuantizer(index.d, qtype_of(index), metric, backend=backend)
+        ranges_of(faiss, index, ours.sq)
     codes = faiss.vector_to_array(index.codes).reshape(index.ntotal, index.code_size)
     if len(codes):
         ids = ours._new_ids(ours._snapshot, ids, len(codes))
@@ -247,8 +251,26 @@ def _rotated_from_faiss(
     return IndexPreTransform(rotation, inner)
 
 
+def _refined_from_faiss(
+    faiss: Any, index: Any, ids: np.ndarray | None, backend: str | None
+) -> IndexRefine:
+    vectors = _from_faiss(faiss, index.refine_index, ids, backend)
+    if not isinstance(vectors, IndexFlat):
+        raise TypeError(
+            f"the refine_index of an IndexRefine of faiss must be an IndexFlat,"
+            f" got {type(faiss.downcast_index(index.refine_index)).__name__}"
+        )
+    base = _from_faiss(faiss, index.base_index, ids, backend)
+    return IndexRefine(base, vectors, max(1.0, index.k_factor))
+
+
 def _lists_from_faiss(
-    faiss: Any, index: Any, kind: str, metric: str, backend: str | None
+    faiss: Any,
+    index: Any,
+    kind: str,
+    outer_ids: np.ndarray | None,
+    metric: str,
+    backend: str | None,
 ) -> IndexIVFFlat | IndexIVFPQ | IndexIVFScalarQuantizer:
     options: dict[str, Any] = {
         "metric": metric,
@@ -263,14 +285,14 @@ def _lists_from_faiss(
         ours = IndexIVFPQ(index.d, index.nlist, index.pq.M, index.pq.nbits, **options)
         ours.pq.codebooks = _codebooks(faiss, index.pq)
     else:
-        ours = IndexIVFScalarQuantizer(index.d, index.nlist, _qtype(index), **options)
-        _ranges_from_faiss(faiss, index, ours.sq)
+        ours = IndexIVFScalarQuantizer(index.d, index.nlist, qtype_of(index), **options)
+        ranges_of(faiss, index, ours.sq)
     centroids = index.quantizer.reconstruct_n(0, index.nlist)
     ours._snapshot = ours._snapshot._replace(centroids=centroids)
     ids, codes, numbers = _entries(faiss, index)
     if len(ids):
         snapshot = ours._snapshot
-        ids = ours._new_ids(snapshot, ids, len(ids))
+        ids = ours._new_ids(snapshot, ids if outer_ids is None else outer_ids[ids], len(ids))
         if isinstance(ours, IndexIVFFlat):
             payload = codes.view(np.float32)
         else:

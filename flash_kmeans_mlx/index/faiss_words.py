@@ -29,7 +29,7 @@ __all__ = [
 METRIC_INNER_PRODUCT, METRIC_L2, METRIC_L1, METRIC_Linf = range(4)
 _METRICS = ("dot", "euclidean", "l1", "linf")
 # What vectors and codes depend on.
-FIXED = ("d", "metric", "nlist", "m", "nbits", "qtype")
+FIXED = ("d", "metric", "nlist", "m", "nbits", "qtype", "base_index", "refine_index")
 # Subsets of `copy_subset_to`, by faiss's numbers.
 ID_RANGE, ID_MOD = range(2)
 
@@ -45,11 +45,11 @@ def metric_name(metric: Any) -> Any:
 def set_backend(index: Any, backend: str | None) -> None:
     """Make an index, and all that it consists of, compute on a backend."""
     index.backend = backend
-    inner = getattr(index, "index", None)
-    if inner is not None:
-        set_backend(inner, backend)
-        if hasattr(index.transform, "_quantizer"):
-            index.transform._quantizer.backend = backend
+    for part in index._parts():
+        set_backend(part, backend)
+    transform: Any = getattr(index, "transform", None)
+    if hasattr(transform, "_quantizer"):
+        transform._quantizer.backend = backend
     quantizer = getattr(index._snapshot, "quantizer", None)
     if quantizer is not None:
         quantizer.backend = backend
@@ -137,8 +137,12 @@ class FaissWords(Snapshots):
 
     def __reduce__(self) -> Any:
         """Return how pickles and copies are made: from `state`, with a lock of their own."""
-        inner = getattr(self, "index", self)
-        return _revived, (type(self), *self.state(), inner.backend, self.verbose)
+        first = (*self._parts(), self)[0]
+        return _revived, (type(self), *self.state(), first.backend, self.verbose)
+
+    def _parts(self) -> tuple[Any, ...]:
+        """Return the indexes that this one consists of."""
+        return ()
 
     def _check_changeable(self) -> None:
         """Refuse to change an index that is mapped from a file."""
@@ -286,10 +290,11 @@ class FaissWords(Snapshots):
 
 def _learned(index: Any) -> dict[str, Any]:
     """Return all that codes and lists of an index depend on."""
-    inner = getattr(index, "index", None)
-    if inner is not None:
-        learned = {f"index.{name}": value for name, value in _learned(inner).items()}
-        return learned | {"d": index.d, "matrix": index.transform.matrix}
+    parts = index._parts()
+    if parts:
+        learned = {f"index.{name}": value for name, value in _learned(parts[0]).items()}
+        transform = getattr(index, "transform", None)
+        return learned | {"d": index.d, "matrix": getattr(transform, "matrix", None)}
     snapshot = index._snapshot
     return {
         "d": index.d,

@@ -139,6 +139,9 @@ class IndexFlat(Index):
 
     def _places(self, snapshot: _FlatSnapshot, ids: np.ndarray) -> np.ndarray:
         own_ids = snapshot.ids.array[: snapshot.n]
+        if snapshot.n and own_ids[-1] - own_ids[0] == snapshot.n - 1:  # consecutive
+            is_own = (ids >= own_ids[0]) & (ids <= own_ids[-1])
+            return np.where(is_own, ids - own_ids[0], -1)
         place = np.minimum(np.searchsorted(own_ids, ids), snapshot.n - 1)
         return np.where(own_ids[place] == ids, place, -1)
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import validation
-from ..metrics import PROXIMITIES, unit_rows
+from ..metrics import unit_rows
 from ..neighbours.api import knn
 from .base import Index
+from .candidates import nearest_of
 from .centroids import LARGEST
 from .graph import Graph
 from .growing import Growing
@@ -27,7 +28,7 @@ WAITING_SHARE = 8  # at most one for so many rows in the graph
 # A graph is no faster than exact search for more than one of so many rows.
 EXACT_SHARE = 4
 SEARCHED = 512  # queries at a time, so that an interrupt ends a search
-RANKED = 1 << 21  # values of candidates that are ranked at a time, beside those that wait
+RANKED = 1 << 21  # candidates that are ranked at a time, beside those that wait
 
 
 class _HNSWSnapshot(NamedTuple):
@@ -190,7 +191,7 @@ class IndexHNSW(Index):
         if EXACT_SHARE * wanted > len(snapshot.graph):
             return self._search_at(snapshot, queries, k, self._by_id(snapshot)[1])
         ef = min(-(-ef * snapshot.n // left), len(snapshot.graph))
-        step = max(1, min(SEARCHED, RANKED // (wanted * self.d)))
+        step = max(1, min(SEARCHED, RANKED // wanted))
         parts = [
             self._search_few(snapshot, queries[lo : lo + step], k, wanted, ef)
             for lo in range(0, len(queries), step)
@@ -205,9 +206,10 @@ class IndexHNSW(Index):
         places = snapshot.graph.search(queries, wanted, ef)
         if places is not None:
             waiting = self._nearest_waiting(snapshot, queries, k)
-            distances, ids = self._ranked(
-                snapshot, queries, np.concatenate([places, waiting], axis=1), k
-            )
+            places = np.concatenate([places, waiting], axis=1)
+            ids = snapshot.ids.array[places]
+            rows = snapshot.rows.array
+            distances, ids = nearest_of(queries, rows, places, ids, k, self.metric, self.backend)
             if (ids >= 0).all():  # otherwise removed vectors hide others
                 return distances, ids
         return self._search_at(snapshot, queries, k, self._by_id(snapshot)[1])
@@ -238,19 +240,6 @@ class IndexHNSW(Index):
         else:
             scores = queries @ (unit_rows(rows) if self.metric == "cosine" else rows).T
         return places[np.argpartition(-scores, k - 1, axis=1)[:, :k]]
-
-    def _ranked(
-        self, snapshot: _HNSWSnapshot, queries: np.ndarray, places: np.ndarray, k: int
-    ) -> Found:
-        """Return the k nearest of candidates (Q, M >= k), equal distances by id; id -1 for none."""
-        ids = snapshot.ids.array[places]
-        distances = PROXIMITIES[self.metric].distances(
-            queries.astype(np.float64), snapshot.rows.array[places].astype(np.float64)
-        )
-        distances[ids < 0] = np.inf
-        order = np.lexsort((ids, distances))[:, :k]
-        distances, ids = (np.take_along_axis(values, order, 1) for values in (distances, ids))
-        return (-distances if self.metric == "dot" else distances).astype(np.float32), ids
 
     def _by_id(self, snapshot: _HNSWSnapshot) -> tuple[np.ndarray, np.ndarray]:
         """Return all ids (N,) in order, and their rows (N,)."""

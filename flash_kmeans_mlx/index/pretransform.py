@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +13,10 @@ from .opq import OPQMatrix
 from .results import Found
 from .sources import TrainingRows, mapped
 from .transforms import NormalizationTransform, PCAMatrix
+from .wrapper import Wrapper
 
-__all__ = ["IndexPreTransform"]
+__all__ = ["IndexPreTransform", "without_matrix"]
 
-# Attributes that are those of the index of transformed vectors.
-FORWARDED = ("nprobe", "ef", "nlist")
 TRANSFORMS = {kind.__name__: kind for kind in (OPQMatrix, PCAMatrix, NormalizationTransform)}
 
 
@@ -32,7 +32,14 @@ class _TrainedSnapshot(NamedTuple):
     inner: Any
 
 
-class IndexPreTransform(Index):
+def without_matrix(snapshot: Any) -> Any:
+    """Return the snapshot of vectors in a snapshot that may come from a training."""
+    while isinstance(snapshot, _TrainedSnapshot):
+        snapshot = snapshot.inner
+    return snapshot
+
+
+class IndexPreTransform(Wrapper):
     """An index of rotated or otherwise transformed vectors.
 
     Vectors and queries are transformed before they reach it, and vectors from it are transformed
@@ -46,7 +53,7 @@ class IndexPreTransform(Index):
 
     Attributes:
         transform, index: As given.
-        nprobe, ef, nlist: Of the index.
+        nprobe, ef, nlist, k_factor: Of the index.
 
     Example:
         >>> import numpy as np
@@ -90,22 +97,13 @@ class IndexPreTransform(Index):
         else:
             self.index._snapshot = snapshot
 
-    def __getattr__(self, name: str) -> Any:
-        if name in FORWARDED:
-            return getattr(self.index, name)
-        raise AttributeError(f"an IndexPreTransform has no attribute {name!r}: has its index?")
+    def _parts(self) -> tuple[Index, ...]:
+        return (self.index,)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in FORWARDED:
-            setattr(self.index, name, value)
-        else:
-            super().__setattr__(name, value)
-            if name == "backend" and self._is_complete:
-                self.index.backend = value
-
-    def _settable(self) -> list[str]:
-        inner = self.index._settable()
-        return super()._settable() + [name for name in FORWARDED if name in inner]
+    def _reader(self) -> Any:
+        reader = super()._reader()
+        vars(reader).update(index=self.index._reader())
+        return reader
 
     def _count(self, snapshot: Any) -> int:
         return self.index._count(snapshot)
@@ -132,6 +130,12 @@ class IndexPreTransform(Index):
         **options: Any,
     ) -> Found:
         return self.index._search(snapshot, self.transform.apply(queries), k, places, **options)
+
+    def _filtered(
+        self, snapshot: Any, ids: Any, exclude: Any, options: dict[str, Any]
+    ) -> tuple[Callable[[np.ndarray, int], Found], int]:
+        search, n = self.index._filtered(snapshot, ids, exclude, options)
+        return lambda queries, k: search(self.transform.apply(queries), k), n
 
     def _ids(self, snapshot: Any) -> np.ndarray:
         return self.index._ids(snapshot)

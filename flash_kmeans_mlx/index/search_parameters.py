@@ -17,15 +17,17 @@ __all__ = [
     "IDSelectorBatch",
     "IDSelectorBitmap",
     "IDSelectorRange",
+    "IndexRefineSearchParameters",
     "SearchParameters",
     "SearchParametersHNSW",
     "SearchParametersIVF",
+    "check_k_factor",
     "chosen_ids",
     "options_of",
 ]
 
 # Options of searches, and what faiss calls them.
-FAISS_NAMES = {"nprobe": "nprobe", "ef": "efSearch"}
+FAISS_NAMES = {"nprobe": "nprobe", "ef": "efSearch", "k_factor": "k_factor"}
 
 
 @dataclass
@@ -63,6 +65,29 @@ class SearchParametersHNSW(SearchParameters):
     efSearch: int | None = None  # noqa: N815
 
 
+@dataclass
+class IndexRefineSearchParameters(SearchParameters):
+    """Parameters for `search(..., params=)`, for `IndexRefine`.
+
+    Attributes:
+        sel: The ids that may be found, as `ids` of `Index.search`.
+        k_factor: Candidates for each neighbour; None for the index's own number, where faiss has 1.
+        base_index_params: Parameters for the index that finds the candidates; None for none.
+    """
+
+    k_factor: float | None = None
+    base_index_params: Any = None
+
+
+def check_k_factor(value: Any) -> float:
+    """Return a `k_factor` as a float; ValueError or TypeError if it is no number >= 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"k_factor={value!r} must be a number")
+    if not 1 <= value < np.inf:
+        raise ValueError(f"k_factor={value} must be >= 1 and finite")
+    return float(value)
+
+
 def IDSelectorBatch(indices: Any) -> np.ndarray:  # noqa: N802
     """Return ids (M,) as what `ids=` and `sel=` take."""
     return integers(indices)
@@ -91,16 +116,24 @@ def options_of(options: dict[str, Any], ids: Any) -> tuple[dict[str, Any], Any]:
     params = options.pop("params", None)
     if params is not None:
         for name, value in options.items():
-            of_params = getattr(params, FAISS_NAMES[name], None)
-            options[name] = of_params if value is None else value
-        selector = getattr(params, "sel", None)
+            options[name] = _parameter(params, FAISS_NAMES[name]) if value is None else value
+        selector = _parameter(params, "sel")
         if selector is not None and ids is not None:
             raise ValueError("ids must be None where params.sel is given: both name the same ids")
         ids = selector if ids is None else ids
     for name, value in options.items():
-        if value is not None:
+        if name == "k_factor" and value is not None:
+            check_k_factor(value)
+        elif value is not None:
             validation.check_count(name, value, 1)
     return options, ids
+
+
+def _parameter(params: Any, name: str) -> Any:
+    """Return a parameter that an object, or the one for the index inside, has; None if not."""
+    value = getattr(params, name, None)
+    inner = getattr(params, "base_index_params", None)
+    return _parameter(inner, name) if value is None and inner is not None else value
 
 
 def chosen_ids(given: Any) -> Callable[[Callable[[Any], np.ndarray], Any], np.ndarray]:

@@ -145,6 +145,36 @@ def finish_rows(op, queries, lo, data, keys, distances, indices, lowest, tile):
 
 
 @njit
+def measure_rows(op, queries, rows, places, distances):
+    """Compute the distances of queries from some of the rows.
+
+    Args:
+        op: The distance, see scores.py.
+        queries: (Q, D) float32.
+        rows: (N, D) float32.
+        places: (Q, M) int64, the rows of each query; negative for none.
+        distances: Out, (Q, M) float64; inf where there is no row.
+    """
+    n_dims = rows.shape[1]
+    x, y = np.empty(n_dims), np.empty(n_dims)
+    for q in range(places.shape[0]):
+        for d in range(n_dims):
+            x[d] = queries[q, d]
+        if op == COSINE:
+            scale_up(x)
+        for i in range(places.shape[1]):
+            row = places[q, i]
+            if row < 0:
+                distances[q, i] = np.inf
+                continue
+            for d in range(n_dims):
+                y[d] = rows[row, d]
+            if op == COSINE:
+                scale_up(y)
+            distances[q, i] = distance(op, x, y)
+
+
+@njit
 def take_nearer(op, queries, data, banned, buffers, distances, indices, tile):
     """Put candidates among the nearest rows so far, where they are not there already.
 

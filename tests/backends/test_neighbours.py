@@ -14,7 +14,7 @@ from exact_neighbours import METRICS
 from helpers import Array, every_backend, to_float64
 
 from flash_kmeans_mlx import validation
-from flash_kmeans_mlx.backends import Request, open_neighbours
+from flash_kmeans_mlx.backends import Request, measure_rows, open_neighbours
 from flash_kmeans_mlx.backends.neighbours import NOTHING, Found, Neighbours
 from flash_kmeans_mlx.metrics import PROXIMITIES
 
@@ -189,3 +189,26 @@ def test_a_cap_that_cannot_be_kept_is_refused(backend: str) -> None:
         ValueError, match=rf"queries.shape=\(1, 3, 5\) with k=2 needs on the {backend}"
     ):
         nearest(search(rows(1, 3, 5), 2, "euclidean", backend, cap=1), rows(1, 40, 5))
+
+
+@every_backend
+@every_distance
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (700, 90, 60)])
+def test_distances_from_some_rows(shape: tuple[int, int, int], metric: str, backend: str) -> None:
+    """They have the bits of a search, on all threads; no row is negative."""
+    q, m, d = shape
+    queries, data = rows(1, q, d), rows(1, 200, d)
+    data[:, 7] = 0
+    data[:, :3] = queries[:, :1]
+    searched = queries if backend in ("cpu", "reference") else queries[:, :9]
+    expected = nearest(search(searched, 200, metric, backend), data)
+    every = np.empty(expected[0].shape[1:])
+    np.put_along_axis(every, expected[1][0], expected[0][0], 1)
+    places = np.random.default_rng(0).integers(-1, 200, (q, m))
+    data.flags.writeable = False
+    found = measure_rows(backend, PROXIMITIES[metric], queries[0], data[0], places)
+    assert found.shape == (q, m) and found.dtype == np.float64
+    assert (np.isposinf(found) == (places < 0)).all()
+    places = places[: len(every)]
+    wanted = np.where(places < 0, np.inf, np.take_along_axis(every, places, 1))
+    np.testing.assert_array_equal(found[: len(every)], wanted)

@@ -53,10 +53,11 @@ class Scan(NamedTuple):
             probed = self.probed(index, queries, ids)
         some = np.unique(np.linspace(0, self.q - 1, FEW).astype(int))
         judged = queries[some], probed[some], (found[0][some], found[1][some]), ids
-        if self.description == "Flat":
+        if self.description.endswith("Flat"):
             self.check_vectors(x, *judged)
+        if self.description == "Flat":
             self.check_radius(index, queries[:FEW], how)
-        else:
+        if "PQ" in self.description and "RFlat" not in self.description:
             self.check_codes(index.reconstruct_batch(ids), *judged)
 
     def vectors(self, n: int, rng: np.random.Generator) -> Array:
@@ -73,7 +74,13 @@ class Scan(NamedTuple):
         return index
 
     def probed(self, index: Any, queries: Array, ids: Array) -> Array:
-        """Return (Q, N) bool: whether a query looks at the list of a vector."""
+        """Return (Q, N) bool: whether a query looks at a vector: at its list, or among candidates."""
+        if self.description.endswith("RFlat"):
+            m = min(self.n, int(self.k * index.k_factor))
+            seen = index.base_index.search(queries, m, nprobe=self.nprobe or None)[1]
+            mark = np.zeros((self.q, self.n + 1), bool)
+            np.put_along_axis(mark, np.where(seen < 0, self.n, np.searchsorted(ids, seen)), True, 1)
+            return mark[:, :-1]
         if not self.nlist:
             return np.ones((self.q, self.n), bool)
         owner = index.lists.owner[index.lists.find(ids) // BLOCK]
@@ -136,7 +143,7 @@ def scans(draw: st.DrawFn, backends: tuple[str, ...]) -> Scan:
         n = draw(st.integers(1000, 2000))
     nlist = draw(st.integers(0, 9))
     description = draw(
-        st.sampled_from(("Flat", "Flat", "PQ4x4", "PQ1x4", "PQ2x3", "SQ8", "SQfp16"))
+        st.sampled_from(("Flat", "Flat", "PQ4x4", "PQ1x4", "PQ2x3", "SQ8", "SQfp16", "PQ4x4,RFlat"))
     )
     codes = description != "Flat"
     return Scan(
@@ -172,5 +179,6 @@ FIXED_SCANS = [
     Scan("portable", "Flat", "cosine", "parallel", "rows", 20, 300, 8, 5, 6, 3, 3, 4),
     Scan("portable", "Flat", "euclidean", "duplicates", "rows", 9, 600, 8, 5, 2, 2, 1, 6),
     Scan("portable", "Flat", "dot", "duplicates", "alike", 20, 40, 8, 5, 9, 1, 3, 5),
+    Scan("cpu", "PQ4x4,RFlat", "cosine", "blobs", "alike", 300, 2000, 24, 120, 5, 3, 4, 8),
 ]
 # fmt: on

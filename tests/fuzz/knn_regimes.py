@@ -7,6 +7,7 @@ from typing import Any
 
 from engine import Watch
 
+from flash_kmeans_mlx.backends import cpu
 from flash_kmeans_mlx.backends.cpu import codes as cpu_codes
 from flash_kmeans_mlx.backends.cpu import first_look, int8_look, kernels, second_look
 from flash_kmeans_mlx.backends.cpu import neighbours as cpu_topk
@@ -87,6 +88,8 @@ SCAN_REGIMES = {
     "codes asked again",
     "MLX",
     "MLX, asked again",
+    "distances of some rows",
+    "distances of some rows, threads",
 }
 if kernels.ir.LOOKUPS:
     SCAN_REGIMES |= {"codes in registers"}
@@ -94,7 +97,7 @@ if kernels.ir.LOOKUPS:
 
 def watch_cpu(watch: Watch) -> None:
     """Have the regimes named of CpuNeighbours."""
-    cpu = cpu_topk.CpuNeighbours
+    searches = cpu_topk.CpuNeighbours
     ops = {
         getattr(kernels.scores, name): name
         for name in ("COSINE", "CHORD", "DOT", "SQUARES", "L1", "LINF")
@@ -148,9 +151,9 @@ def watch_cpu(watch: Watch) -> None:
 
     watch.before(first_look.FirstLook, "run", search)
     watch.after(int8_look.Int8Look, "run", by_bytes)
-    watch.before(cpu, "_of_few", lambda *_: ["a few queries"])
+    watch.before(searches, "_of_few", lambda *_: ["a few queries"])
     watch.before(cpu_topk, "nearest_of_few", lambda *_: ["a few queries, threads"])
-    watch.before(cpu, "_by_trees", lambda *_: ["tree"])
+    watch.before(searches, "_by_trees", lambda *_: ["tree"])
     watch.after(cpu_topk, "doubtful_queries", lambda found, *_: [] if len(found) else ["proven"])
     watch.after(
         Scoring,
@@ -223,6 +226,11 @@ def watch_scans(watch: Watch) -> None:
         if least is not None:
             yield "asked again"
 
+    def some_rows(_proximity: Any, queries: Any, _rows: Any, places: Any) -> Iterator[str]:
+        alone = places.size * (queries.shape[1] + 8) < ONE_THREAD_PRODUCTS or len(queries) == 1
+        is_one = alone or cpu_scan.thread_count() == 1
+        yield "distances of some rows" if is_one else "distances of some rows, threads"
+
     watch.before(cpu_scan._Scan, "nearest", some)
     watch.before(kernels.codes, "scan_codes", lambda *_: ["codes in memory"])
     watch.before(
@@ -236,5 +244,6 @@ def watch_scans(watch: Watch) -> None:
         lambda found, *_: ["codes asked again"] if found[2].any() else [],
     )
     watch.before(kernels.nibbles, "scan_nibbles", lambda *_: ["codes in registers"])
+    watch.before(cpu, "measure_rows", some_rows)
     watch.before(portable_scan, "_scan_some", lambda *_: rounds.append(0) or ["MLX"])
     watch.before(portable_scan, "scan_reference", lambda *_: ["MLX, asked again"] if rounds else [])

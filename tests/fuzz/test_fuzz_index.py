@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from small_indexes import MAKE, D, trained
 
-from flash_kmeans_mlx.index import Index, IndexFlat, IndexPreTransform, load_index
+from flash_kmeans_mlx.index import Index, IndexFlat, load_index
+from flash_kmeans_mlx.index.faiss_words import set_backend
 
 LAST_ID = 2**63 - 2
 CASES = [(kind, metric) for kind in MAKE for metric in Index.metrics]
@@ -57,7 +58,7 @@ class Life:
         self.metric = metric
         self.path = path
         self.backend = backend
-        self.exact = kind in ("flat", "ivf")
+        self.exact = kind in ("flat", "ivf") or kind.endswith("refine")
         # A graph leads to most of the nearest: of equal vectors, to few.
         self.complete = kind != "hnsw"
         self.held: dict[int, Array] = {}
@@ -65,9 +66,7 @@ class Life:
         self.set_backend()
 
     def set_backend(self) -> None:
-        self.index.backend = self.backend
-        if isinstance(self.index, IndexPreTransform):
-            self.index.index.backend = self.backend
+        set_backend(self.index, self.backend)
 
     def run(self, step: tuple[Any, ...]) -> None:
         verb, number, *rest = step
@@ -145,7 +144,10 @@ class Life:
         self.check_removal([*ids, *ids[:2], 10**9 + 7, -3, LAST_ID + 1])
 
     def remove_one_list(self) -> None:
-        lists = getattr(getattr(self.index, "index", self.index), "lists", None)
+        index: Any = self.index
+        while parts := index._parts():
+            index = parts[0]
+        lists = getattr(index, "lists", None)
         ids = sorted(self.held)[::2]
         if lists is not None:
             ids = lists.ids.reshape(-1)[

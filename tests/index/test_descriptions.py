@@ -37,6 +37,12 @@ DESCRIPTIONS = [
     "IVF4,SQ8",
     "PCA4,SQfp16",
     "IVF4,SQfp16",
+    "PQ4,RFlat",
+    "PQ4x4fs",
+    "IVF4,PQ4x4fs,RFlat",
+    "IVF4,PQ4x4fsr",
+    "IDMap,OPQ4,IVF4,PQ4,Refine(Flat)",
+    "PCA4,HNSW8,RFlat",
 ]
 
 
@@ -50,7 +56,20 @@ def test_descriptions(description: str) -> None:
     while type(theirs).__name__ in ("IndexIDMap", "IndexIDMap2"):
         theirs = faiss.downcast_index(theirs.index)
         owners.append(theirs)
-    assert type(index).__name__ == type(theirs).__name__.replace("FlatL2", "Flat")
+
+    def is_same_kind() -> bool:
+        name = type(theirs).__name__
+        if isinstance(index, ours.IndexRefine):
+            return name in ("IndexRefine", "IndexRefineFlat")
+        for ending, replaced in (("FlatL2", "Flat"), ("HNSWFlat", "HNSW"), ("FastScan", "")):
+            name = name.replace(ending, replaced)
+        return type(index).__name__ == name
+
+    assert is_same_kind()
+    if isinstance(index, ours.IndexRefine):
+        owners.append(theirs)
+        index, theirs = index.base_index, faiss.downcast_index(theirs.base_index)
+        assert is_same_kind()
     if isinstance(index, ours.IndexPreTransform):
         owners.append(theirs)
         theirs = faiss.downcast_index(theirs.index)
@@ -65,7 +84,18 @@ def test_descriptions(description: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "description", ["", "IDMap", "IVF1G,Flat", "PQ4nq", "RFlat", "IVF4,IDMap3,Flat"]
+    "description",
+    [
+        "",
+        "IDMap",
+        "IVF1G,Flat",
+        "PQ4nq",
+        "RFlat",
+        "IVF4,IDMap3,Flat",
+        "PQ4x5fs",
+        "PQ4fs",
+        "RFlat,PQ4",
+    ],
 )
 def test_unknown_descriptions(description: str) -> None:
     with pytest.raises(ValueError, match="is not understood; after PCA, L2norm, OPQ and IVF"):

@@ -129,7 +129,8 @@ def test_flat_indexes_of_other_metrics(metric: str) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
-    "description", ["IVF8,Flat", "PQ8x3", "IVF8,PQ8x3", "IDMap2,IVF8,Flat", "Flat"]
+    "description",
+    ["IVF8,Flat", "PQ8x3", "IVF8,PQ8x3", "IDMap2,IVF8,Flat", "Flat", "IVF8,Flat,RFlat"],
 )
 def test_training(description: str, metric: str) -> None:
     index: Any = faiss.index_factory(64, description, METRICS[metric])
@@ -184,6 +185,16 @@ def test_training_is_as_good_as_that_of_faiss() -> None:
     found = ours.search(queries, 10, nprobe=4)[1]  # pyright: ignore[reportCallIssue]
     recall.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, best, strict=True)]))
     assert recall[0] > recall[1] - 0.01 and recall[2] > recall[1] - 0.01
+
+
+def test_ids_around_lists_are_kept() -> None:
+    """The ids in lists are places among those of an IndexIDMap."""
+    index: Any = faiss.index_factory(64, "IVF4,Flat")
+    train_faiss(index, X)
+    outer: Any = faiss.IndexIDMap2(index)
+    ids = np.random.default_rng(0).permutation(5000)[:1797]
+    outer.add_with_ids(X, ids)
+    np.testing.assert_array_equal(from_faiss(outer).reconstruct_batch(ids[:50]), X[:50])
 
 
 def test_options_reach_both_fits() -> None:

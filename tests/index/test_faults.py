@@ -19,7 +19,7 @@ import pytest
 from small_indexes import MAKE, State, X, fingerprint, restore_index, state, trained, with_gaps
 
 import flash_kmeans_mlx
-from flash_kmeans_mlx.index import Index, IndexPreTransform, load_index
+from flash_kmeans_mlx.index import Index, load_index
 from flash_kmeans_mlx.index.growing import Growing
 from flash_kmeans_mlx.index.lock import Lock
 
@@ -185,8 +185,6 @@ def test_readers_keep_what_they_began_with(kind: str) -> None:
                 + index._snapshot.next_id // 3
             )
         reader = index._reader()
-        if isinstance(reader, IndexPreTransform):
-            reader.index = reader.index._reader()
         readers.append((reader, fingerprint(reader)))
         while len(readers) > 6:  # some read for long, most do not
             reader, seen = readers.pop(

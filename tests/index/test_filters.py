@@ -63,12 +63,12 @@ def same(found: tuple[Array, ...], expected: tuple[Array, ...], *, codes: bool) 
     ("kind", "metric"),
     [("flat", metric) for metric in METRICS]
     + [(kind, metric) for kind in ("ivf", "pq", "ivfpq") for metric in METRICS[:3]]
-    + [(kind, "euclidean") for kind in MAKE if kind.startswith("opq")],
+    + [(kind, "euclidean") for kind in MAKE if kind.startswith("opq") or "refine" in kind],
 )
 def test_as_if_there_were_no_others(kind: str, metric: str, fraction: float) -> None:
     index = filled(kind, metric)
     kept = chosen(fraction)
-    codes = "pq" in kind
+    codes = "pq" in kind and "refine" not in kind
     expected = without_others(index, kept)
     found = expected.search(QUERIES, 10)
     others = np.setdiff1d(np.arange(31_000), kept)

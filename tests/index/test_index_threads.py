@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flash_kmeans_mlx.index import Index, IndexFlat, IndexHNSW, IndexIVFFlat
+from flash_kmeans_mlx.index import Index, IndexFlat, IndexHNSW, IndexIVFFlat, IndexPQ, IndexRefine
 
 BLOCK, BLOCKS = 150, 30
 
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: IndexFlat(8), lambda: IndexIVFFlat(8, 6, nprobe=6), lambda: IndexHNSW(8, 4, 20)],
+    [
+        lambda: IndexFlat(8),
+        lambda: IndexIVFFlat(8, 6, nprobe=6),
+        lambda: IndexHNSW(8, 4, 20),
+        lambda: IndexRefine(IndexPQ(8, 4, 4)),
+    ],
 )
 @pytest.mark.parametrize("backend", ["cpu", "portable"])
 def test_searching_while_adding(backend: str, make: Any) -> None:

@@ -16,6 +16,7 @@ from flash_kmeans_mlx.index import (
     IndexIVFPQ,
     IndexPQ,
     IndexPreTransform,
+    IndexRefine,
     OPQMatrix,
     ProductQuantizer,
 )
@@ -44,6 +45,7 @@ CASES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "quantizer": (lambda: ProductQuantizer(8, 4, 3, niter=5), ["codebooks"]),
     "opq": (rotation, ["rotation"]),
     "opq,pq": (lambda: IndexPreTransform(rotation(), pq()), ["rotation", "codebooks"]),
+    "pq,refine": (lambda: IndexRefine(pq("dot")), ["codebooks"]),
     "opq,ivfpq": (
         lambda: IndexPreTransform(rotation(), IndexIVFPQ(8, 9, 4, 3, niter=5)),
         ["rotation", "lists", "codebooks"],

@@ -5,12 +5,14 @@ from __future__ import annotations
 from ..neighbours import Neighbours, Request
 from ..points import Points, Problem
 from .codes import scan_codes
+from .measure import measure_rows
 from .neighbours import CpuNeighbours
 from .scan import scan_lists
 
 __all__ = [
     "STRATEGIES",
     "USES_MLX",
+    "measure_rows",
     "missing",
     "open_neighbours",
     "open_points",

@@ -14,6 +14,7 @@ from ..scan import Lists
 __all__ = [
     "STRATEGIES",
     "USES_MLX",
+    "measure_rows",
     "missing",
     "open_neighbours",
     "open_points",
@@ -46,6 +47,15 @@ def open_neighbours(request: Request) -> Neighbours:
     from .neighbours import MetalNeighbours
 
     return MetalNeighbours(request)
+
+
+def measure_rows(
+    proximity: Proximity, queries: np.ndarray, rows: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """Return the distances of queries from some of the rows."""
+    from ..reference.neighbours import measure_rows as measure
+
+    return measure(proximity, queries, rows, places)
 
 
 def scan_lists(

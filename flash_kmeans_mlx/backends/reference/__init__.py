@@ -13,6 +13,7 @@ from ..scan import Lists
 __all__ = [
     "STRATEGIES",
     "USES_MLX",
+    "measure_rows",
     "missing",
     "open_neighbours",
     "open_points",
@@ -41,6 +42,15 @@ def open_neighbours(request: Request) -> Neighbours:
     from .neighbours import ReferenceNeighbours
 
     return ReferenceNeighbours(request)
+
+
+def measure_rows(
+    proximity: Proximity, queries: np.ndarray, rows: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """Return the distances of queries from some of the rows."""
+    from .neighbours import measure_rows as measure
+
+    return measure(proximity, queries, rows, places)
 
 
 def scan_lists(

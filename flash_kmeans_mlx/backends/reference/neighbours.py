@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from ...metrics import Proximity
 from ...validation import check_magnitude, to_numpy
 from ..neighbours import NOTHING, Found, Neighbours, largest
 
-__all__ = ["ReferenceNeighbours"]
+__all__ = ["ReferenceNeighbours", "measure_rows"]
+
+MEASURED = 1 << 16  # values of rows that are in float64 together
 
 
 class ReferenceNeighbours(Neighbours):
@@ -37,3 +40,18 @@ class ReferenceNeighbours(Neighbours):
                 distances[b, q, : len(order)] = values[order]
                 indices[b, q, : len(order)] = order
         return distances, indices
+
+
+def measure_rows(
+    proximity: Proximity, queries: np.ndarray, rows: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """Return the distances of queries from some of the rows; see `backends.measure_rows`."""
+    distances = np.full(places.shape, np.inf)
+    step = max(1, MEASURED // max(1, places.shape[1] * rows.shape[1]))
+    for lo in range(0, len(queries), step):
+        part = slice(lo, lo + step)
+        values = proximity.distances(
+            queries[part].astype(np.float64), rows[places[part]].astype(np.float64)
+        )
+        np.copyto(distances[part], values, where=places[part] >= 0)
+    return distances
