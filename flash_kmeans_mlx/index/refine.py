@@ -234,8 +234,9 @@ class IndexRefine(Wrapper):
         """Return the k nearest of the candidates that a search among n vectors finds."""
         m = min(n, int(k * (self.k_factor if k_factor is None else k_factor)))
         rows = snapshot.refine.rows.array
+        n_parts = -(-len(queries) * m // RANKED_AT_ONCE)
         parts = []
-        for part in np.array_split(queries, -(-len(queries) * m // RANKED_AT_ONCE)):
+        for part in np.array_split(queries, n_parts) if n_parts > 1 else (queries,):
             _, ids = search(part, m)
             places = self._vectors_at(snapshot, ids)
             parts.append(nearest_of(part, rows, places, ids, k, self.metric, self.backend))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from exact_neighbours import truth
 from helpers import Array, every_backend
-from small_indexes import D, X, fingerprint, restore_index, trained, with_gaps
+from small_indexes import MAKE, D, X, fingerprint, restore_index, trained, with_gaps
+from test_faults import fail
 
 from flash_kmeans_mlx.index import (
     EmbeddingStore,
@@ -265,6 +266,31 @@ def test_both_change_or_none(part: str, verb: str, monkeypatch: pytest.MonkeyPat
     other.add(X[:60]) if verb == "add" else other.remove_ids(np.arange(90))
     assert fingerprint(index) == fingerprint(other)
     assert index.base_index.ntotal == index.refine_index.ntotal == index.ntotal
+
+
+@pytest.mark.parametrize("kind", ["pq,refine", "opq,ivfpq,refine"])
+def test_a_training_is_put_in_place_as_a_whole(kind: str) -> None:
+    """Wherever it is cut off, the index is as before, or as after."""
+
+    def put(index: Any, snapshot: Any) -> None:
+        index._snapshot = snapshot
+
+    def made() -> tuple[Any, Any]:
+        index: Any = MAKE[kind]("euclidean")
+        return index, index._after_train(index._snapshot, X, False)
+
+    index, snapshot = made()
+    right = [fingerprint(index)]
+    events = fail(lambda: put(index, snapshot), KeyboardInterrupt, -1, "lines")
+    right.append(fingerprint(index))
+    seen = []
+    for at in range(events):
+        index, snapshot = made()
+        fail(lambda: put(index, snapshot), KeyboardInterrupt, at, "lines")  # noqa: B023
+        seen.append(right.index(fingerprint(index)))
+        index.train(X)
+        assert fingerprint(index) == right[1]
+    assert seen[0] == 0 and seen[-1] == 1
 
 
 def test_a_graph_is_not_changed_under_searches() -> None:
