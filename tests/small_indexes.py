@@ -16,9 +16,11 @@ from flash_kmeans_mlx.index import (
     IndexHNSW,
     IndexIVFFlat,
     IndexIVFPQ,
+    IndexIVFScalarQuantizer,
     IndexPQ,
     IndexPreTransform,
     IndexRefine,
+    IndexScalarQuantizer,
     OPQMatrix,
 )
 from flash_kmeans_mlx.index.base import restore_index
@@ -38,6 +40,10 @@ MAKE: dict[str, Callable[[str], Index]] = {
     "ivf": lambda metric: IndexIVFFlat(D, NLIST, metric, NLIST, niter=1),
     "pq": lambda metric: IndexPQ(D, 4, 3, metric, niter=1),
     "ivfpq": lambda metric: IndexIVFPQ(D, NLIST, 4, 3, metric, NLIST, niter=1),
+    "sq8": lambda metric: IndexScalarQuantizer(D, "8bit", metric),
+    "fp16": lambda metric: IndexScalarQuantizer(D, "fp16", metric),
+    "ivfsq8": lambda metric: IndexIVFScalarQuantizer(D, NLIST, "8bit", metric, NLIST, niter=1),
+    "ivffp16": lambda metric: IndexIVFScalarQuantizer(D, NLIST, "fp16", metric, NLIST, niter=1),
     "opq,ivf": lambda metric: IndexPreTransform(
         _rotation(), IndexIVFFlat(D, NLIST, metric, NLIST, niter=1)
     ),
@@ -113,7 +119,7 @@ def store_contents(store: EmbeddingStore) -> dict[int, tuple[list[float], Any]]:
     """Embedding and metadata by id."""
     if store.index is None:
         return {}
-    ids = sorted(store.index.state()[1]["ids"].tolist())
+    ids = store.index._ids(store.index._snapshot).tolist()
     rows = store.index.reconstruct_batch(ids).tolist() if ids else []
     return {
         key: (row, store._current.read().metadata.get(key))

@@ -68,7 +68,7 @@ INDEXES = {
     "index_factory": "(d, description, metric='euclidean', *, seed=0, backend=None)",
     "lance_centroids": "(dataset, column, num_partitions, num_sub_vectors=None, metric='l2', *, seed=0, "
     "max_points_per_centroid=256, **fit_options)",
-    "load_index": "(path)",
+    "load_index": "(path, *, mmap=False)",
     "serialize_index": "(index)",
     "to_faiss": "(index)",
     "train_faiss": "(index, x, *, max_points_per_centroid=256, **fit_options)",
@@ -77,7 +77,7 @@ INDEXES = {
 }
 INDEX_VERBS = {
     "add": "(self, x, ids=None)",
-    "load": "(path)",
+    "load": "(path, *, mmap=False)",
     "add_with_ids": "(self, x, ids)",
     "assign": "(self, x, k=1)",
     "copy_subset_to": "(self, other, subset_type, a1, a2)",

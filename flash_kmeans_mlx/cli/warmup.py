@@ -78,11 +78,18 @@ def _neighbours() -> None:
 
 
 def _indexes() -> None:
-    from ..index import IndexFlat, IndexIVFFlat, IndexIVFPQ, IndexPQ, IndexRefine
+    from ..index import (
+        IndexFlat,
+        IndexIVFFlat,
+        IndexIVFPQ,
+        IndexPQ,
+        IndexRefine,
+        IndexScalarQuantizer,
+    )
 
     x = _points(3000, 32)
-    refined = IndexRefine(IndexPQ(32, 4))
-    indexes = [IndexFlat(32), IndexPQ(32, 4), IndexIVFPQ(32, 16, 4, nprobe=4), refined]
+    indexes = [IndexFlat(32), IndexPQ(32, 4), IndexPQ(32, 4, 4), IndexIVFPQ(32, 16, 4, nprobe=4)]
+    indexes += [IndexScalarQuantizer(32), IndexRefine(IndexPQ(32, 4))]
     for metric in ("euclidean", "cosine", "dot"):
         indexes.append(IndexIVFFlat(32, 16, metric, nprobe=16))
     for index in indexes:

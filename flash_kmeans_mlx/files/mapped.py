@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import VectorFileError
 
-__all__ = ["check_mapped", "map_address", "release_map", "release_pages"]
+__all__ = ["check_mapped", "is_mapped", "map_address", "release_map", "release_pages"]
 
 
 def check_mapped(x: Any) -> None:
@@ -31,6 +31,13 @@ def check_mapped(x: Any) -> None:
                 f" {size} bytes of {end};"
                 " leave files alone while they are read"
             )
+
+
+def is_mapped(x: Any) -> bool:
+    """Return whether an array, or the one that it is a view of, is mapped from a file."""
+    while isinstance(x, np.ndarray):
+        x = x.base
+    return isinstance(x, mmap.mmap)
 
 
 def map_address(owner: mmap.mmap) -> int:

@@ -1,12 +1,16 @@
 """Models, indexes and stores in files: one safetensors file each.
 
 Nothing is ever unpickled, and any safetensors reader can open the files. The first entry of the
-metadata is a CRC-32 of the whole file, computed with zeros in its place; version 1 had none.
+metadata is a CRC-32 of the whole file, computed with zeros in its place; version 1 had none. Up to
+version 2, inverted lists were kept as rows.
 """
 
+import mmap
 import os
 import re
+import sys
 import zlib
+from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from .atomic import replacing
-from .safetensors import METADATA, WRITTEN, Entry, parts, read_header
+from .safetensors import METADATA, WRITTEN, Entry, Header, parts, read_header
 
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "from_bytes",
     "read",
+    "read_mapped",
     "read_metadata",
     "read_versioned",
     "to_buffers",
@@ -28,7 +33,8 @@ __all__ = [
 ]
 
 FORMAT = "flash-kmeans-mlx model"  # in files of indexes and stores too
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+FIRST_MAPPED = 3  # the first version whose files can be mapped
 _MAX_HEADER = 1 << 20
 _CHECK_PATH = "check the path: only files that this package saved can be loaded"
 _COPY_AGAIN = "copy the file again or save it again"
@@ -125,32 +131,54 @@ def read_versioned(
             raise ValueError(f"cannot load {os.fspath(path)!r}: {error}") from None
 
 
+def read_mapped(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return what `read` does, with read-only arrays that are mapped from the file.
+
+    The header is checked, the sum is not. To truncate the file later ends the process (SIGBUS).
+    """
+    with Path(path).open("rb") as file:
+        try:
+            return _map(file, os.fstat(file.fileno()).st_size)
+        except ValueError as error:
+            raise ValueError(f"cannot load {os.fspath(path)!r}: {error}") from None
+
+
+def _map(file: BufferedReader, size: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    header = read_header(file, size, _MAX_HEADER, _CHECK_PATH)
+    metadata, version = _check_metadata(header.metadata)
+    if version < FIRST_MAPPED:
+        raise ValueError(
+            f"its format_version={version} cannot be mapped: load it without mmap=True and"
+            f" {_SAVE_AGAIN}"
+        )
+    if sys.byteorder != "little":
+        raise ValueError("only little-endian machines map files: load it without mmap=True")
+    metadata.pop(_SUM, None)
+    owner = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    arrays: dict[str, np.ndarray] = {}
+    for entry in _entries(header, size):
+        array = _new_array(entry, owner, header.data_begin + entry.begin)
+        if not array.flags.aligned:
+            raise ValueError(f"array {entry.name!r} is not aligned; {_SAVE_AGAIN}")
+        arrays[entry.name] = array
+    return arrays, metadata
+
+
 def _parse(
     file: BufferedReader | BytesIO, size: int
 ) -> tuple[dict[str, np.ndarray], dict[str, str], int]:
     header = read_header(file, size, _MAX_HEADER, _CHECK_PATH)
     metadata, version = _check_metadata(header.metadata)
     crc = zlib.crc32(_with_sum(header.text, "0" * 8))
-    data_size = size - header.data_begin
     arrays: dict[str, np.ndarray] = {}
-    position = 0
-    for entry in header.entries():
-        _check_entry(entry, position, data_size)
-        dtype = WRITTEN[entry.code]
-        try:
-            array = np.empty(entry.shape, dtype)
-        except (ValueError, OverflowError) as error:
-            raise ValueError(
-                f"array {entry.name!r} cannot have the shape {entry.shape} ({error}); {_SAVE_AGAIN}"
-            ) from None
+    for entry in _entries(header, size):
+        array = _new_array(entry)
+        dtype = array.dtype
         data = array.reshape(-1).view(np.uint8).data
         if file.readinto(data) != len(data):
             raise ValueError(f"it was truncated while it was read; {_COPY_AGAIN}")
         crc = zlib.crc32(data, crc)
         arrays[entry.name] = array.astype(dtype.newbyteorder("="), copy=False)
-        position = entry.end
-    if position != data_size:
-        raise ValueError(f"{data_size - position} bytes follow its last array; {_COPY_AGAIN}")
     expected = metadata.pop(_SUM, None)
     if (version > 1 or expected is not None) and (
         expected != f"{crc:08x}" or not header.text.startswith(_BEFORE_SUM)
@@ -176,6 +204,32 @@ def _check_metadata(metadata: Any) -> tuple[dict[str, str], int]:
             f"its format_version={version} must be <= {FORMAT_VERSION}; upgrade flash-kmeans-mlx"
         )
     return metadata, int(version)
+
+
+def _entries(header: Header, size: int) -> Iterator[Entry]:
+    """Yield the arrays of a file of `size` bytes, which must lie one after another up to its end.
+
+    Raises:
+        ValueError: They do not, or one has another dtype.
+    """
+    data_size = size - header.data_begin
+    position = 0
+    for entry in header.entries():
+        _check_entry(entry, position, data_size)
+        yield entry
+        position = entry.end
+    if position != data_size:
+        raise ValueError(f"{data_size - position} bytes follow its last array; {_COPY_AGAIN}")
+
+
+def _new_array(entry: Entry, buffer: mmap.mmap | None = None, offset: int = 0) -> np.ndarray:
+    """Return an array as an entry describes it, in a buffer or new."""
+    try:
+        return np.ndarray(entry.shape, WRITTEN[entry.code], buffer, offset)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"array {entry.name!r} cannot have the shape {entry.shape} ({error}); {_SAVE_AGAIN}"
+        ) from None
 
 
 def _check_entry(entry: Entry, begin: int, data_size: int) -> None:

@@ -12,6 +12,7 @@ from .flat import IndexFlat
 from .hnsw import IndexHNSW
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
+from .ivfsq import IndexIVFScalarQuantizer
 from .lance import lance_centroids, train_lance
 from .opq import OPQMatrix
 from .pq import IndexPQ
@@ -19,6 +20,7 @@ from .pretransform import IndexPreTransform
 from .quantizer import ProductQuantizer
 from .refine import IndexRefine
 from .registry import deserialize_index, serialize_index
+from .scalar_quantizer import ScalarQuantizer
 from .search_parameters import (
     IDSelectorArray,
     IDSelectorBatch,
@@ -29,6 +31,7 @@ from .search_parameters import (
     SearchParametersHNSW,
     SearchParametersIVF,
 )
+from .sq import IndexScalarQuantizer
 from .store import EmbeddingStore
 from .transforms import NormalizationTransform, PCAMatrix
 
@@ -46,15 +49,18 @@ __all__ = [
     "IndexHNSW",
     "IndexIVFFlat",
     "IndexIVFPQ",
+    "IndexIVFScalarQuantizer",
     "IndexPQ",
     "IndexPreTransform",
     "IndexRefine",
     "IndexRefineSearchParameters",
+    "IndexScalarQuantizer",
     "METRIC_Linf",
     "NormalizationTransform",
     "OPQMatrix",
     "PCAMatrix",
     "ProductQuantizer",
+    "ScalarQuantizer",
     "SearchParameters",
     "SearchParametersHNSW",
     "SearchParametersIVF",

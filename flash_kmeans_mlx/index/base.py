@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import backends, validation
+from ..files.mapped import is_mapped
 from . import index_file
 from .arguments import check_radius, integers, vectors
 from .faiss_words import FaissWords, metric_name
@@ -240,9 +241,9 @@ class Index(FaissWords):
         """Return the index with that state; KeyError, TypeError or ValueError if it is damaged."""
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Index:
+    def load(cls, path: str | os.PathLike[str], *, mmap: bool = False) -> Index:
         """Load an index of this class that `save` wrote; see `load_index`."""
-        index = load_index(path)
+        index = load_index(path, mmap=mmap)
         if not isinstance(index, cls):
             raise ValueError(
                 f"cannot load {os.fspath(path)!r}: it holds an {type(index).__name__},"
@@ -265,6 +266,7 @@ class Index(FaissWords):
 
     def _change(self, make_next: Callable[[Any], tuple[Any, T]]) -> T:
         """Put in place the snapshot that `make_next` makes, and return its second result."""
+        self._check_changeable()
 
         def publish() -> T:
             self._snapshot, result = make_next(self._snapshot)
@@ -273,8 +275,11 @@ class Index(FaissWords):
         return self._lock.run(publish)
 
     def _restore_next_id(self, next_id: Any, ids: np.ndarray) -> None:
-        """Continue with the next id of a saved state, but after the largest of `ids`."""
-        following = int(ids.max(initial=-1)) + 1
+        """Continue with the next id of a saved state, but after the largest of `ids`.
+
+        Ids that are mapped are not read: none will be added.
+        """
+        following = 0 if is_mapped(ids) else int(ids.max(initial=-1)) + 1
         next_id = max(validation.check_count("next_id", next_id, 0), following)
         self._snapshot = self._snapshot._replace(next_id=next_id)
 

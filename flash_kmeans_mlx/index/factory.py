@@ -11,15 +11,18 @@ from .flat import IndexFlat
 from .hnsw import IndexHNSW
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
+from .ivfsq import IndexIVFScalarQuantizer
 from .opq import OPQMatrix
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
 from .refine import IndexRefine
+from .sq import IndexScalarQuantizer
 from .transforms import NormalizationTransform, PCAMatrix
 
 __all__ = ["index_factory"]
 
 ID_MAPS = ("IDMap", "IDMap2")
+SCALARS = {"SQ8": "8bit", "SQfp16": "fp16"}
 UNITS = {"k": 1 << 10, "M": 1 << 20}
 
 
@@ -39,11 +42,12 @@ def index_factory(
             principal components, and "L2norm" for vectors of norm 1, or nothing; then "OPQ16" for a
             learnt rotation, "OPQ16_64" for one of 64 components, or nothing; then "IVF256" for 256
             lists, "IVF64k" for 64 * 1,024, "IVF64k_HNSW32" for so many that a graph finds them (see
-            `IVF`), or nothing; then "Flat" for vectors as they are, or "PQ16" for codes of 16 parts
-            of 8 bits, or "PQ16x4" of 4. Or "HNSW32" for a graph of 32 links a vector. Last comes
-            "RFlat" or "Refine(Flat)" for candidates that are ranked by their vectors (see
-            `IndexRefine`), or nothing. "IDMap" and "IDMap2" change nothing, as every index keeps
-            ids, and neither do "np", and "fs" and "fsr" of 4 bits, after codes.
+            `IVF`), or nothing; then "Flat" for vectors as they are, "SQ8" or "SQfp16" for a byte or
+            a float16 a dimension, or "PQ16" for codes of 16 parts of 8 bits, or "PQ16x4" of 4. Or
+            "HNSW32" for a graph of 32 links a vector. Last comes "RFlat" or "Refine(Flat)" for
+            candidates that are ranked by their vectors (see `IndexRefine`), or nothing. "IDMap" and
+            "IDMap2" change nothing, as every index keeps ids, and neither do "np", and "fs" and
+            "fsr" of 4 bits, after codes.
         metric: "euclidean", "cosine" or "dot", or faiss's METRIC_L2 or METRIC_INNER_PRODUCT; for
             "Flat" alone also "l1" and "linf".
         seed: Of the training.
@@ -75,25 +79,29 @@ def index_factory(
     graph = take(r"HNSW(\d+)") if lists is None else None
     # The scan of 4-bit codes is one, "fs" (fast scan) or not.
     codes = take(r"PQ(\d+)(?:x(\d+)(?:(?<=x4)fsr?)?)?(?:np)?") if graph is None else None
+    scalars = [name for part, name in SCALARS.items() if graph is None and take(part) is not None]
     flat = take("Flat")
-    if parts or (graph is None and (codes is None) == (flat is None)):
+    if parts or [graph, codes, scalars or None, flat].count(None) != 3:
         wrong = repr(parts[0]) if parts else "its end"
         raise ValueError(
             f"description={description!r}: {wrong} is not understood; after PCA, L2norm, OPQ and"
-            " IVF with their numbers, if any, comes 'Flat', 'PQ16' or 'PQ16x4', or 'HNSW32' without"
-            " IVF; 'RFlat' may be last, 'IDMap' anywhere"
+            " IVF with their numbers, if any, comes 'Flat', 'SQ8', 'SQfp16', 'PQ16' or 'PQ16x4', or"
+            " 'HNSW32' without IVF; 'RFlat' may be last, 'IDMap' anywhere"
         )
     trained: dict[str, Any] = {"seed": seed, "backend": backend}
     index: Index
     if lists:
         nlist, *links = lists
         coarse = f"HNSW{links[0]}" if links else None
-        kind = IndexIVFPQ if codes else IndexIVFFlat
-        index = kind(d, nlist, *codes or (), metric=metric, coarse_quantizer=coarse, **trained)
+        kind: Any = IndexIVFPQ if codes else IndexIVFScalarQuantizer if scalars else IndexIVFFlat
+        coded = codes or scalars
+        index = kind(d, nlist, *coded, metric=metric, coarse_quantizer=coarse, **trained)
     elif graph:
         index = IndexHNSW(d, *graph, metric=metric, backend=backend)
     elif codes:
         index = IndexPQ(d, *codes, metric=metric, **trained)
+    elif scalars:
+        index = IndexScalarQuantizer(d, *scalars, metric=metric, backend=backend)
     else:
         index = IndexFlat(d, metric, backend=backend)
     if m:

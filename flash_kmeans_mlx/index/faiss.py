@@ -10,17 +10,23 @@ from .base import Index
 from .faiss_training import (
     faiss_module,
     faiss_of,
+    qtype_of,
+    ranges_of,
     set_codebooks,
+    set_ranges,
     set_rotation,
     unknown_class,
 )
 from .flat import IndexFlat
 from .ivf import IndexIVFFlat
 from .ivfpq import IndexIVFPQ
+from .ivfsq import IndexIVFScalarQuantizer
 from .opq import OPQMatrix, checked_rotation
 from .pq import IndexPQ
 from .pretransform import IndexPreTransform
 from .refine import IndexRefine
+from .scalar_quantizer import QTYPES
+from .sq import IndexScalarQuantizer
 from .transforms import NormalizationTransform
 
 __all__ = ["from_faiss", "to_faiss"]
@@ -36,8 +42,8 @@ METRICS = {
 def to_faiss(index: Index) -> Any:
     """Make an index of faiss with the vectors, codes and ids of one of ours.
 
-    IndexFlat, IndexPQ and IndexRefine become an IndexIDMap2 unless their ids are 0, 1, ...; an
-    OPQMatrix or a PCAMatrix becomes a LinearTransform.
+    An index without lists becomes an IndexIDMap2 unless its ids are 0, 1, ..., and so does an
+    IndexRefine; an OPQMatrix or a PCAMatrix becomes a LinearTransform.
 
     Raises:
         ImportError: faiss is not installed.
@@ -58,7 +64,8 @@ def from_faiss(index: Any, *, backend: str | None = None) -> Index:
     """Make one of our indexes with the vectors, codes and ids of an index of faiss.
 
     Args:
-        index: An IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals) of faiss, in an
+        index: An IndexFlat, IndexIVFFlat, IndexPQ or IndexIVFPQ (of residuals), or
+            IndexScalarQuantizer or IndexIVFScalarQuantizer (QT_8bit or QT_fp16) of faiss, in an
             IndexIDMap, an IndexRefineFlat, or an IndexPreTransform with one rotation.
         backend: As in `Index`.
 
@@ -95,12 +102,21 @@ def _to_faiss(faiss: Any, index: Index) -> Any:
         twin = faiss.IndexPQ(index.d, index.pq.m, index.pq.nbits, metric)
         set_codebooks(faiss, twin.pq, index.pq)
         twin.is_trained = True
-        arrays = index.lists.state()
-        order = np.argsort(arrays["ids"])
-        return _with_ids(faiss, twin, arrays["ids"][order], arrays["rows"][order])
-    if isinstance(index, (IndexIVFFlat, IndexIVFPQ)):
+        return _with_ids(faiss, twin, *_codes_by_id(index))
+    if isinstance(index, IndexScalarQuantizer):
+        twin = faiss.IndexScalarQuantizer(index.d, QTYPES[index.qtype], metric)
+        set_ranges(faiss, twin, index.sq)
+        return _with_ids(faiss, twin, *_codes_by_id(index))
+    if isinstance(index, (IndexIVFFlat, IndexIVFPQ, IndexIVFScalarQuantizer)):
         return _lists_to_faiss(faiss, index, metric)
     raise TypeError(f"an {type(index).__name__} has no twin in faiss")
+
+
+def _codes_by_id(index: IndexPQ | IndexScalarQuantizer) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids (N,) int64 in ascending order and codes (N, code_size) uint8."""
+    ids = index._ids(index._snapshot)
+    rows = index._part(index._snapshot, ids)["rows"]
+    return ids, rows[:, : index._snapshot.quantizer.code_size]
 
 
 def _refined_to_faiss(faiss: Any, index: IndexRefine) -> Any:
@@ -122,13 +138,19 @@ def _refined_to_faiss(faiss: Any, index: IndexRefine) -> Any:
     return _with_id_map(faiss, outer, ids)
 
 
-def _lists_to_faiss(faiss: Any, index: IndexIVFFlat | IndexIVFPQ, metric: Any) -> Any:
+def _lists_to_faiss(
+    faiss: Any, index: IndexIVFFlat | IndexIVFPQ | IndexIVFScalarQuantizer, metric: Any
+) -> Any:
     quantizer = faiss.IndexFlat(index.d, metric)
     quantizer.add(index.centroids)
     if isinstance(index, IndexIVFPQ):
         twin = faiss.IndexIVFPQ(quantizer, index.d, index.nlist, index.m, index.nbits, metric)
         set_codebooks(faiss, twin.pq, index.pq)
         twin.precompute_table()
+    elif isinstance(index, IndexIVFScalarQuantizer):
+        qtype = QTYPES[index.qtype]
+        twin = faiss.IndexIVFScalarQuantizer(quantizer, index.d, index.nlist, qtype, metric)
+        set_ranges(faiss, twin, index.sq)
     else:
         twin = faiss.IndexIVFFlat(quantizer, index.d, index.nlist, metric)
     twin.nprobe = index.nprobe
@@ -181,19 +203,23 @@ def _from_faiss(faiss: Any, index: Any, ids: np.ndarray | None, backend: str | N
         if index.ntotal:
             ours.add(index.reconstruct_n(0, index.ntotal), ids)
         return ours
-    if kind == "IndexPQ":
-        return _pq_from_faiss(faiss, index, ids, metric, backend)
-    if kind in ("IndexIVFFlat", "IndexIVFPQ"):
+    if kind in ("IndexPQ", "IndexScalarQuantizer"):
+        return _codes_from_faiss(faiss, index, ids, metric, backend)
+    if kind in ("IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer"):
         return _lists_from_faiss(faiss, index, kind, ids, metric, backend)
     raise unknown_class(index)
 
 
-def _pq_from_faiss(
+def _codes_from_faiss(
     faiss: Any, index: Any, ids: np.ndarray | None, metric: str, backend: str | None
-) -> IndexPQ:
-    ours = IndexPQ(index.d, index.pq.M, index.pq.nbits, metric, backend=backend)
-    ours.pq.codebooks = _codebooks(faiss, index.pq)
-    codes = faiss.vector_to_array(index.codes).reshape(-1, ours.pq.code_size)
+) -> IndexPQ | IndexScalarQuantizer:
+    if hasattr(index, "pq"):
+        ours: Any = IndexPQ(index.d, index.pq.M, index.pq.nbits, metric, backend=backend)
+        ours.pq.codebooks = _codebooks(faiss, index.pq)
+    else:
+        ours = IndexScalarQuantizer(index.d, qtype_of(index), metric, backend=backend)
+        ranges_of(faiss, index, ours.sq)
+    codes = faiss.vector_to_array(index.codes).reshape(index.ntotal, index.code_size)
     if len(codes):
         ids = ours._new_ids(ours._snapshot, ids, len(codes))
         ours._snapshot = ours._after_add_codes(ours._snapshot, codes, ids)
@@ -245,19 +271,22 @@ def _lists_from_faiss(
     outer_ids: np.ndarray | None,
     metric: str,
     backend: str | None,
-) -> IndexIVFFlat | IndexIVFPQ:
+) -> IndexIVFFlat | IndexIVFPQ | IndexIVFScalarQuantizer:
     options: dict[str, Any] = {
         "metric": metric,
         "nprobe": min(index.nprobe, index.nlist),
         "backend": backend,
     }
     if kind == "IndexIVFFlat":
-        ours: IndexIVFFlat | IndexIVFPQ = IndexIVFFlat(index.d, index.nlist, **options)
-    elif index.by_residual:
+        ours: Any = IndexIVFFlat(index.d, index.nlist, **options)
+    elif not index.by_residual:
+        raise ValueError("by_residual=False: only codes of residuals are supported")
+    elif kind == "IndexIVFPQ":
         ours = IndexIVFPQ(index.d, index.nlist, index.pq.M, index.pq.nbits, **options)
         ours.pq.codebooks = _codebooks(faiss, index.pq)
     else:
-        raise ValueError("by_residual=False: only codes of residuals are supported")
+        ours = IndexIVFScalarQuantizer(index.d, index.nlist, qtype_of(index), **options)
+        ranges_of(faiss, index, ours.sq)
     centroids = index.quantizer.reconstruct_n(0, index.nlist)
     ours._snapshot = ours._snapshot._replace(centroids=centroids)
     ids, codes, numbers = _entries(faiss, index)

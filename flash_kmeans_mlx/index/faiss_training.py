@@ -12,13 +12,17 @@ from ..kmeans.assign import assign
 from .arguments import vectors
 from .opq import OPQMatrix
 from .quantizer import ProductQuantizer
+from .scalar_quantizer import QTYPES, ScalarQuantizer
 from .training import sample
 from .transforms import PCAMatrix
 
 __all__ = [
     "faiss_module",
     "faiss_of",
+    "qtype_of",
+    "ranges_of",
     "set_codebooks",
+    "set_ranges",
     "set_rotation",
     "train_faiss",
     "unknown_class",
@@ -188,3 +192,40 @@ class _Training:
         quantizer = ProductQuantizer(pq.d, pq.M, pq.nbits)
         quantizer.learn(rows, **self.fit_options)
         set_codebooks(self.faiss, pq, quantizer)
+
+
+def set_ranges(faiss: Any, twin: Any, quantizer: ScalarQuantizer) -> None:
+    """Give a scalar quantizer's ranges to an index of faiss.
+
+    Raises:
+        ValueError: Vectors are coded as float16 less their mean.
+    """
+    assert quantizer.ranges is not None
+    mean, *ranges = quantizer.ranges
+    if ranges:
+        least, width = ranges
+        faiss.copy_array_to_vector(np.concatenate([mean + least, width]), twin.sq.trained)
+    elif mean.any():
+        raise ValueError(
+            "qtype='fp16' was trained, so that vectors are coded less their mean, which faiss does"
+            " not do: add them to an index that is not trained"
+        )
+    twin.is_trained = True
+
+
+def ranges_of(faiss: Any, index: Any, quantizer: ScalarQuantizer) -> None:
+    """Give the ranges of an index of faiss to a scalar quantizer.
+
+    Raises:
+        ValueError: The index has another qtype.
+    """
+    if index.sq.qtype != QTYPES[quantizer.qtype]:
+        raise ValueError(f"sq.qtype={index.sq.qtype} must be QT_8bit or QT_fp16")
+    if quantizer.qtype == "8bit":
+        least, width = faiss.vector_to_array(index.sq.trained).reshape(2, -1)
+        quantizer.restore({"ranges": np.stack([np.zeros_like(least), least, width])})
+
+
+def qtype_of(index: Any) -> str:
+    """Return the name of the qtype of an index of faiss, any for those that are not ours."""
+    return next((name for name, number in QTYPES.items() if number == index.sq.qtype), "8bit")

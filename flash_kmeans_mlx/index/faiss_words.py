@@ -13,6 +13,7 @@ import numpy as np
 from .. import validation
 from .arguments import distinct_ids, integers, vectors
 from .filters import allowed
+from .registry import restore_index
 from .snapshots import Snapshots
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
 METRIC_INNER_PRODUCT, METRIC_L2, METRIC_L1, METRIC_Linf = range(4)
 _METRICS = ("dot", "euclidean", "l1", "linf")
 # What vectors and codes depend on.
-FIXED = ("d", "metric", "nlist", "m", "nbits", "base_index", "refine_index")
+FIXED = ("d", "metric", "nlist", "m", "nbits", "qtype", "base_index", "refine_index")
 # Subsets of `copy_subset_to`, by faiss's numbers.
 ID_RANGE, ID_MOD = range(2)
 
@@ -62,6 +63,7 @@ class FaissWords(Snapshots):
     """
 
     _is_complete = False
+    _is_mapped = False  # from a file, and so read-only
     _snapshot: Any
     verbose: bool
 
@@ -141,6 +143,13 @@ class FaissWords(Snapshots):
     def _parts(self) -> tuple[Any, ...]:
         """Return the indexes that this one consists of."""
         return ()
+
+    def _check_changeable(self) -> None:
+        """Refuse to change an index that is mapped from a file."""
+        if self._is_mapped:
+            raise ValueError(
+                "an index that is mapped from a file can't be changed: load it without mmap=True"
+            )
 
     def _reader(self) -> Any:
         """Return an index that keeps the present snapshot, to be read only."""
@@ -226,7 +235,10 @@ class FaissWords(Snapshots):
         Raises:
             TypeError, ValueError: The indexes differ, or an id is not new.
         """
-        ids = other._ids(other._snapshot) if isinstance(other, FaissWords) else None
+        ids = None
+        if isinstance(other, FaissWords):
+            other._check_changeable()
+            ids = other._ids(other._snapshot)
         self._take(other, ids, validation.check_count("add_id", add_id, 0))
         other.remove_ids(ids)
 
@@ -300,7 +312,7 @@ def _revived(
     verbose: bool,
 ) -> Any:
     """Return an index of a class and its state."""
-    index = kind.restore(parameters, arrays)
+    index = restore_index(kind.__name__, parameters, arrays)
     set_backend(index, backend)
     index.verbose = verbose
     return index

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import backends, validation
+from ..files.mapped import is_mapped
 from ..metrics import PROXIMITIES
 from ..neighbours.search import Search, nearest_rows
 from .base import Index
@@ -150,6 +151,13 @@ class IndexFlat(Index):
     def _after_remove(self, snapshot: _FlatSnapshot, places: np.ndarray) -> _FlatSnapshot:
         return self._selected(snapshot, np.delete(np.arange(snapshot.n), places))
 
+    def _mapped(self, rows: np.ndarray, ids: np.ndarray) -> _FlatSnapshot:
+        """Return a snapshot of vectors (N, D) and ids (N,) that are mapped, and not read."""
+        fit = rows.shape == (*ids.shape, self.d) and rows.dtype == np.float32
+        if ids.ndim != 1 or ids.dtype != np.int64 or not fit:
+            raise ValueError(f"rows of shape {rows.shape} do not fit d={self.d}, {ids.shape} ids")
+        return _FlatSnapshot(0, Growing(rows), Growing(ids), len(ids), device=[])
+
     def _state(self, snapshot: _FlatSnapshot) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         parameters = {"d": self.d, "metric": self.metric, "next_id": snapshot.next_id}
         rows = snapshot.rows.array[: snapshot.n]
@@ -161,7 +169,9 @@ class IndexFlat(Index):
         index = cls(parameters["d"], parameters["metric"])
         # There are no arrays behind a transformation that is not trained.
         ids = arrays["ids"] if arrays else np.zeros(0, np.int64)
-        if len(ids):
+        if is_mapped(ids):
+            index._snapshot = index._mapped(arrays["rows"], ids)
+        elif len(ids):
             index.add(arrays["rows"], ids)
         index._restore_next_id(parameters["next_id"], ids)
         return index

@@ -76,18 +76,18 @@ def with_lists(
     Returns:
         The index; None if vectors are too large for lists.
     """
-    parameters, arrays = index._state(snapshot)
+    part = index._part(snapshot, index._ids(snapshot))
     # Rows in lists may be followed by 1 / their norm.
-    old_rows = arrays["rows"][:, : index.d]
+    old_rows = part["rows"][:, : index.d]
     if any(np.abs(rows).max(initial=0) > LARGEST for rows in (old_rows, new_rows)):
         return None
     rows = np.concatenate([old_rows, new_rows])
-    all_ids = np.concatenate([arrays["ids"], ids])
-    # Free the copies that `state` makes of rows in lists, before training needs memory.
-    del arrays, old_rows
+    all_ids = np.concatenate([part["ids"], ids])
+    # Free the copies of rows, before training needs memory.
+    del part, old_rows
     nprobe = nlist // LISTS_PER_PROBE
     grown = IndexIVFFlat(index.d, nlist, index.metric, nprobe, seed=seed, backend=index.backend)
     grown.train(rows)
     grown.add(rows, all_ids)
-    grown._restore_next_id(parameters["next_id"], all_ids)
+    grown._restore_next_id(snapshot.next_id, all_ids)
     return grown

@@ -12,6 +12,7 @@ import numpy as np
 from .. import validation
 from ..errors import BackendUnavailableError
 from ..files import models
+from ..files.mapped import is_mapped
 from ..files.safetensors import json_object
 
 __all__ = ["DAMAGE", "check_sizes", "from_bytes", "read", "to_bytes", "write"]
@@ -26,6 +27,7 @@ DAMAGE = (
     RecursionError,
     BackendUnavailableError,
 )
+LARGEST = (1 << 63) - 1  # next id
 LARGEST_UNTRAINED = 1 << 22  # size that an index without arrays may have
 
 
@@ -39,14 +41,25 @@ def write(
     models.write(path, arrays, {"class": class_name, "parameters": json.dumps(parameters)})
 
 
-def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+def read(
+    path: str | os.PathLike[str], *, mapped: bool = False
+) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
     """Read (class name, parameters, arrays) that `write` wrote.
+
+    Args:
+        path: The file.
+        mapped: Map the arrays; the sum of the file is not checked then.
 
     Raises:
         OSError: The file can't be opened.
-        ValueError: It is not such a file, of a newer format, truncated or damaged.
+        ValueError: It is not such a file, of a newer format, truncated or damaged; or it is of an
+            older format, and should be mapped.
     """
-    arrays, metadata, version = models.read_versioned(path)
+    if mapped:
+        arrays, metadata = models.read_mapped(path)
+        version = models.FORMAT_VERSION
+    else:
+        arrays, metadata, version = models.read_versioned(path)
     try:
         class_name, parameters = _described(metadata)
         # Version 1 has a sum of each array in place of one of the whole file.
@@ -93,7 +106,7 @@ def check_sizes(parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> No
 
     Raises:
         ValueError, TypeError, KeyError: The message names the size. Sizes of an index without
-            arrays are at most 2**22.
+            arrays are at most 2**22. Ids that are mapped are not read.
     """
     sizes = {name: parameters[name] for name in ("nlist", "d") if name in parameters}
     for name, size in sizes.items():
@@ -101,19 +114,19 @@ def check_sizes(parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> No
     if sizes and arrays:
         _check_shape(sizes, arrays)
     if "next_id" in parameters:
-        validation.check_count("next_id", parameters["next_id"], 0, (1 << 63) - 1, "2**63 - 1")
-    if "ids" in arrays and (arrays["ids"] == (1 << 63) - 1).any():
-        raise ValueError(f"ids must be < 2**63 - 1, got {(1 << 63) - 1}")
+        validation.check_count("next_id", parameters["next_id"], 0, LARGEST, "2**63 - 1")
+    if "ids" in arrays and not is_mapped(arrays["ids"]) and (arrays["ids"] == LARGEST).any():
+        raise ValueError(f"ids must be < 2**63 - 1, got {LARGEST}")
     if "counts" in arrays:
         largest = arrays["counts"].max()
-        n = len(arrays["ids"])
+        n = arrays["ids"].size
         if largest > n:
             raise ValueError(f"a list of {largest} vectors must have <= {n}, one for each id")
 
 
 def _check_shape(sizes: dict[str, int], arrays: dict[str, np.ndarray]) -> None:
-    """Compare nlist and d with the shape of the centroids, the codebooks, or else the rows."""
-    name = next((name for name in ("centroids", "codebooks") if name in arrays), "rows")
+    """Compare nlist and d with the shape of what was learnt, or else of the rows."""
+    name = next((name for name in ("centroids", "codebooks", "ranges") if name in arrays), "rows")
     shape = arrays[name].shape
     if name == "centroids":
         confirmed = shape

@@ -19,7 +19,6 @@ from .flat import IndexFlat
 from .graph import Graph
 from .listed import Listed
 from .lists import BLOCK, InvertedLists
-from .quantizer import ProductQuantizer
 from .results import Found, as_float32
 from .sources import TrainingRows
 from .training import sample
@@ -44,7 +43,7 @@ class IVFSnapshot(NamedTuple):
     next_id: int
     lists: InvertedLists
     centroids: np.ndarray | None
-    quantizer: ProductQuantizer | None
+    quantizer: Any
     graph: Graph | None = None
 
 
@@ -158,9 +157,7 @@ class IVF(Listed):
     ) -> Found:
         """Search as `Index._search` does, in lists `probes` (Q, nprobe) int64, nearest first."""
 
-    def _train_quantizer(
-        self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool
-    ) -> ProductQuantizer | None:
+    def _train_quantizer(self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool) -> Any:
         """Return a quantizer that has learned from rows (N, D)."""
         return snapshot.quantizer
 
@@ -168,7 +165,7 @@ class IVF(Listed):
         """Return the arrays of the quantizer, for the state."""
         return {}
 
-    def _restore_quantizer(self, arrays: dict[str, np.ndarray]) -> ProductQuantizer | None:
+    def _restore_quantizer(self, arrays: dict[str, np.ndarray]) -> Any:
         """Return the quantizer of a state, which may be damaged: KeyError or ValueError then."""
         return None
 

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 
-from .. import backends
-from ..backends.codes import Coding, pack
-from ..kmeans.assign import assign
-from ..metrics import PROXIMITIES, unit_rows
 from .faiss_words import metric_name
-from .ivf import IVF, IVFSnapshot
-from .quantizer import ENCODED, ProductQuantizer, restore_codebooks
-from .results import Found, as_float32
-from .sources import TrainingRows
-from .training import sample
+from .ivf import IVF
+from .ivf_codes import IVFCodes
+from .quantizer import ProductQuantizer
 
 __all__ = ["IndexIVFPQ"]
 
 
-class IndexIVFPQ(IVF):
+class IndexIVFPQ(IVFCodes):
     """Residuals in a few bytes each, in lists (Jégou, Douze and Schmid, 2011): IVFADC.
 
     A residual is the difference of a vector and the centroid of its list. Distances are those from
@@ -89,63 +81,3 @@ class IndexIVFPQ(IVF):
     @property
     def pq(self) -> ProductQuantizer:
         return self._snapshot.quantizer
-
-    def _coding(self, snapshot: IVFSnapshot) -> Coding:
-        assert snapshot.centroids is not None and snapshot.quantizer is not None
-        codebooks = snapshot.quantizer.trained("search")
-        return Coding(codebooks, self.nbits, snapshot.centroids, residual=True)
-
-    def _residuals(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the differences (N, D) float32 of rows (N, D) and their centroids."""
-        assert snapshot.centroids is not None
-        if self.metric == "cosine":
-            rows = unit_rows(rows).astype(np.float32, copy=False)
-        return rows - snapshot.centroids[labels]
-
-    def _train_quantizer(
-        self, snapshot: IVFSnapshot, rows: TrainingRows, verbose: bool
-    ) -> ProductQuantizer:
-        quantizer = copy.copy(self.pq)
-        points = sample(rows, quantizer.ksub, self.max_points_per_centroid, self.seed)
-        labels = np.asarray(assign(points, snapshot.centroids, self.metric, backend=self.backend))
-        quantizer.learn(self._residuals(snapshot, points, labels), verbose=verbose)
-        return quantizer
-
-    def _encode(self, snapshot: IVFSnapshot, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        assert snapshot.quantizer is not None
-        out = np.empty((len(rows), snapshot.lists.payload.shape[1]), np.uint8)
-        for lo in range(0, len(rows), ENCODED):
-            part = slice(lo, lo + ENCODED)
-            residuals = self._residuals(snapshot, rows[part], labels[part])
-            codes = pack(snapshot.quantizer.labels(residuals), self.nbits)
-            out[part] = self._payload(snapshot, codes, labels[part])
-        return out
-
-    def _payload(self, snapshot: IVFSnapshot, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return codes (N, code_size) as lists `labels` (N,) hold them: (N, width)."""
-        return self._coding(snapshot).with_terms(codes, labels, PROXIMITIES[self.metric])
-
-    def _decode(self, snapshot: IVFSnapshot, payload: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return self._coding(snapshot).decode(payload, labels)
-
-    def _scan(
-        self, snapshot: IVFSnapshot, queries: np.ndarray, probes: np.ndarray, k: int
-    ) -> Found:
-        distances, ids = backends.scan_codes(
-            backends.resolve(self.backend),
-            snapshot.lists,
-            self._coding(snapshot),
-            PROXIMITIES[self.metric],
-            queries,
-            probes,
-            k,
-        )
-        return as_float32(distances, self.metric), ids
-
-    def _quantizer_state(self, snapshot: IVFSnapshot) -> dict[str, np.ndarray]:
-        assert snapshot.quantizer is not None
-        return {"codebooks": snapshot.quantizer.trained("save")}
-
-    def _restore_quantizer(self, arrays: dict[str, np.ndarray]) -> ProductQuantizer:
-        restore_codebooks(self.pq, arrays)
-        return self.pq

@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from ..files.mapped import is_mapped
 from .free_blocks import FreeBlocks, Version
 from .growing import Growing
-from .list_checks import check_counts, check_part
+from .list_blocks import links_of, rows_in_blocks, without_old_rows
+from .list_checks import check_blocks, check_counts, check_finite, check_ids, check_part
+from .list_removal import planned
 
 __all__ = ["BLOCK", "InvertedLists"]
 
@@ -179,53 +182,26 @@ class InvertedLists:
         """
         if not len(slots):
             return self
-        is_removed = np.zeros(self._blocks.n_used * BLOCK, bool)
-        is_removed[slots] = True
         touched = np.unique(self.owner[slots // BLOCK])
-        counts = self.counts.copy()
-        n_kept = np.zeros(len(touched), np.int64)
-        # Of each list that is touched:
-        chains = []  # the blocks that it keeps
-        stale = []  # whether each of them changes
-        holes = []  # places to fill, counted along all blocks that are kept
-        movers = []  # slots of the rows that fill them
-        dropped = []  # the blocks that it does not keep
-        start = 0
-        for i, number in enumerate(touched.tolist()):
-            blocks = self._chain(number)
-            list_slots = _slots(blocks, int(counts[number]))
-            removed = is_removed[list_slots]
-            n_left = len(list_slots) - np.count_nonzero(removed)
-            keep = -(-n_left // BLOCK)
-            hole = np.flatnonzero(removed[:n_left])
-            changed = np.zeros(keep, bool)
-            changed[hole // BLOCK] = True
-            changed[n_left // BLOCK :] = True  # the last block, if it has room for rows to come
-            chains.append(blocks[:keep])
-            stale.append(changed)
-            holes.append(start * BLOCK + hole)
-            movers.append(list_slots[n_left:][~removed[n_left:]])
-            dropped.append(blocks[keep:])
-            counts[number] = n_left
-            n_kept[i] = keep
-            start += keep
-        chain, hole, mover = (np.concatenate(parts) for parts in (chains, holes, movers))
-        copied = np.flatnonzero(np.concatenate(stale))
+        lists = (self.slots(number) for number in touched.tolist())
+        plan = planned(slots, lists, self._blocks.n_used, BLOCK)
         after = copy.copy(self)
-        old = chain[copied]
-        chain[copied] = after._take(len(old))
-        after._copy_blocks(old, chain[copied])
-        hole = chain[hole // BLOCK] * BLOCK + hole % BLOCK
+        chain = plan.chain
+        old = chain[plan.changed]
+        chain[plan.changed] = after._take(len(old))
+        after._copy_blocks(old, chain[plan.changed])
+        holes = chain[plan.holes // BLOCK] * BLOCK + plan.holes % BLOCK
         step = max(1, PIECE // self.payload[:1, :, 0].nbytes)
-        for lo in range(0, len(hole), step):
-            part = mover[lo : lo + step]
-            after._write(hole[lo : lo + step], self.rows(part), self.ids.reshape(-1)[part])
-        after._relink(touched, chain, n_kept)
-        after.counts = counts
+        for lo in range(0, len(holes), step):
+            part = plan.movers[lo : lo + step]
+            after._write(holes[lo : lo + step], self.rows(part), self.ids.reshape(-1)[part])
+        after._relink(touched, chain, plan.lengths)
+        after.counts = self.counts.copy()
+        after.counts[touched] = plan.counts
         after.n_rows = self.n_rows - len(slots)
         after._version = Version()
         self._version.newer = after._version
-        after._blocks = after._blocks.retire(np.concatenate([old, *dropped]), self._version)
+        after._blocks = after._blocks.retire(np.append(old, plan.dropped), self._version)
         after._forget(touched)
         return after
 
@@ -319,19 +295,42 @@ class InvertedLists:
         return ids[slots], slots
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return the lists one after another: counts (nlist,), rows (N, width) and ids (N,)."""
-        slots = np.concatenate([self.slots(number) for number in range(len(self.counts))])
-        return {"counts": self.counts, "rows": self.rows(slots), "ids": self.ids.reshape(-1)[slots]}
+        """Return counts (nlist,), and payload and ids of the blocks of list after list."""
+        if is_mapped(self.ids):
+            return {"counts": self.counts, "payload": self.payload, "ids": self.ids}
+        chain = np.concatenate([self._chain(number) for number in range(len(self.counts))])
+        return without_old_rows(self.counts, self.payload[chain], self.ids[chain])
 
     def restored(self, arrays: dict[str, np.ndarray]) -> InvertedLists:
         """Return these lists, which are empty, with the rows of a state.
 
+        Blocks that are mapped stay where they are, and are not read.
+
         Raises:
             KeyError, ValueError: The state is damaged.
         """
-        counts = arrays["counts"]
-        check_counts(counts, len(self.counts), arrays["ids"])
-        return self.merged(arrays | {"labels": np.repeat(np.arange(len(counts)), counts)})
+        # In memory, as scans find rows by them: the file may change after they were checked.
+        counts = arrays["counts"].copy()
+        ids = arrays["ids"]
+        if "rows" in arrays:  # (N, width), as in older files
+            check_counts(counts, len(self.counts), ids)
+            return self.merged(arrays | {"labels": np.repeat(np.arange(len(counts)), counts)})
+        payload = arrays["payload"]
+        check_blocks(counts, payload, ids, len(self.counts), self.payload, MOST_BLOCKS)
+        if not is_mapped(ids):
+            check_finite(payload)
+            check_ids(ids[rows_in_blocks(counts, BLOCK)])
+            payload, ids = payload.copy(), ids.copy()
+        lists = copy.copy(self)
+        lists.cache = {}
+        lists._payload = Growing(payload)
+        lists._ids = Growing(ids)
+        owner, lists.next, lists.first, lists.last = links_of(counts, BLOCK)
+        lists._owner = Growing(owner)
+        lists._blocks = FreeBlocks(len(ids))
+        lists.counts = counts
+        lists.n_rows = int(counts.sum())
+        return lists
 
     def merged(self, part: dict[str, np.ndarray]) -> InvertedLists:
         """Return the lists with a part of a state, whose ids are new.

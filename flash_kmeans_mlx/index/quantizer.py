@@ -8,16 +8,16 @@ import mlx.core as mx
 import numpy as np
 
 from .. import validation
-from ..backends.codes import pack, unpack
+from ..backends.codes import Coding, ProductCoding, pack, unpack
 from ..errors import NotFittedError
 from ..kmeans.assign import assign
 from ..kmeans.fit import fit
 from ..metrics import EUCLIDEAN
 from .arguments import vectors
-from .sources import rows_to_train
+from .sources import TrainingRows, rows_to_train
 from .training import sample
 
-__all__ = ["ProductQuantizer", "restore_codebooks"]
+__all__ = ["ProductQuantizer"]
 
 ENCODED = 1 << 16  # vectors that are encoded at a time
 
@@ -116,8 +116,7 @@ class ProductQuantizer:
         """
         verbose = validation.check_flag("verbose", verbose)
         rows = rows_to_train(x, self.d)
-        points = sample(rows, self.ksub, self.max_points_per_centroid, self.seed)
-        self.learn(points, verbose=verbose)
+        self.learn(self.sample(rows), verbose=verbose)
 
     def learn(self, rows: np.ndarray, **options: Any) -> None:
         """Fit the codebooks to all rows (N, D) float32.
@@ -154,7 +153,7 @@ class ProductQuantizer:
         bits of the first byte first.
         """
         rows, is_mlx = vectors(x, self.d)
-        codes = pack(self.labels(rows), self.nbits)
+        codes = self.codes(rows)
         return mx.array(codes) if is_mlx else codes
 
     def decode(self, codes: Any) -> Any:
@@ -170,6 +169,46 @@ class ProductQuantizer:
             )
         rows = self.words(unpack(array, self.m, self.nbits))
         return mx.array(rows) if isinstance(codes, mx.array) else rows
+
+    def sample(self, rows: TrainingRows) -> np.ndarray:
+        """Return the rows (n, D) that codebooks are learnt from; see `training.sample`."""
+        return sample(rows, self.ksub, self.max_points_per_centroid, self.seed)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the arrays of a trained quantizer."""
+        return {"codebooks": self.trained("save")}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take the arrays of a state.
+
+        Raises:
+            KeyError, ValueError: The state is damaged.
+        """
+        codebooks = arrays["codebooks"]
+        shape = (self.m, self.ksub, self.dsub)
+        is_float32 = codebooks.dtype == np.float32
+        if codebooks.shape != shape or not is_float32 or not np.isfinite(codebooks).all():
+            raise ValueError(f"codebooks of shape {codebooks.shape} do not fit {shape}")
+        self.codebooks = codebooks
+
+    def codes(self, rows: np.ndarray) -> np.ndarray:
+        """Return the codes (N, code_size) uint8 of rows (N, D) float32."""
+        return pack(self.labels(rows), self.nbits)
+
+    def coding(self, centroids: np.ndarray) -> Coding:
+        """Return the meaning of codes of vectors less these centroids (nlist, D) float32."""
+        codebooks = self.trained("search")
+        return ProductCoding(
+            centroids=centroids, residual=True, codebooks=codebooks, nbits=self.nbits
+        )
+
+    def flat_coding(self, nlist: int) -> Coding:
+        """Return the meaning of codes of vectors in lists that have no centroids."""
+        origin = np.zeros((nlist, self.d), np.float32)
+        codebooks = self.trained("search")
+        return ProductCoding(
+            centroids=origin, residual=False, codebooks=codebooks, nbits=self.nbits
+        )
 
     def labels(self, rows: np.ndarray) -> np.ndarray:
         """Return the codeword of every part of rows (N, D) float32: (N, m) uint8."""
@@ -206,17 +245,3 @@ def _random_rows(x: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np
     photographs is then 1.4 points lower, and varies four times as much with the seed.
     """
     return np.stack([part[rng.choice(len(part), n_clusters, replace=False)] for part in x])
-
-
-def restore_codebooks(quantizer: ProductQuantizer, arrays: dict[str, np.ndarray]) -> None:
-    """Give the quantizer the array "codebooks" of a state.
-
-    Raises:
-        KeyError, ValueError: The state is damaged.
-    """
-    codebooks = arrays["codebooks"]
-    shape = (quantizer.m, quantizer.ksub, quantizer.dsub)
-    is_float32 = codebooks.dtype == np.float32
-    if codebooks.shape != shape or not is_float32 or not np.isfinite(codebooks).all():
-        raise ValueError(f"codebooks of shape {codebooks.shape} do not fit {shape}")
-    quantizer.codebooks = codebooks

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import validation
+from ..files.mapped import is_mapped
 from . import index_file
 
 __all__ = ["deserialize_index", "load_index", "register", "restore_index", "serialize_index"]
@@ -19,15 +21,29 @@ def register(kind: type) -> None:
     _CLASSES[kind.__name__] = kind
 
 
-def load_index(path: str | os.PathLike[str]) -> Any:
+def load_index(path: str | os.PathLike[str], *, mmap: bool = False) -> Any:
     """Load an `Index` of any class that `save` wrote on any machine. Nothing is unpickled.
+
+    Args:
+        path: The file.
+        mmap: Map the file instead of reading it, for an index that is larger than memory or that
+            many processes share. The index can't be changed; it finds the same. Searches read the
+            lists that they look at. The first use of ids (a filter, `reconstruct`) sorts all of
+            them, and keeps 16 bytes each; `IndexFlat` has them in order. Graphs are read as a
+            whole, and an MLX backend copies all vectors of an `IndexFlat`.
+
+            The header and all sizes are checked, the sum of the file and the vectors are not: load
+            a file once without `mmap` if it may be damaged. Do not write to the file: the index
+            changes, and where it is truncated, the process ends (SIGBUS). `save` to the same path
+            is safe, as it makes another file, and the index keeps the old one.
 
     Raises:
         OSError: The file can't be opened.
         ValueError: It is not such a file, of a newer format, truncated or damaged; the message says
-            which.
+            which. With `mmap`, older formats are refused too.
     """
-    return _checked(repr(os.fspath(path)), *index_file.read(path))
+    mapped = validation.check_flag("mmap", mmap)
+    return _checked(repr(os.fspath(path)), *index_file.read(path, mapped=mapped))
 
 
 def serialize_index(index: Any) -> np.ndarray:
@@ -64,4 +80,6 @@ def restore_index(
     if class_name not in _CLASSES:
         raise ValueError(f"no class of indexes is called {class_name!r}")
     index_file.check_sizes(parameters, arrays)
-    return _CLASSES[class_name].restore(parameters, arrays)
+    index = _CLASSES[class_name].restore(parameters, arrays)
+    index._is_mapped = any(map(is_mapped, arrays.values()))
+    return index

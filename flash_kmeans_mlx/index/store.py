@@ -72,6 +72,8 @@ class EmbeddingStore:
     ) -> None:
         if index is not None and not index.is_trained:
             raise ValueError("index must be trained: call its train first")
+        if index is not None:
+            index._check_changeable()
         if index is None:
             self.metric = validation.check_choice("metric", metric, Index.metrics)
         else:

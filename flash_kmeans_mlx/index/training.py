@@ -9,7 +9,7 @@ import numpy as np
 from ..kmeans.fit import caller_level
 from .sources import TrainingRows
 
-__all__ = ["sample"]
+__all__ = ["drawn", "sample"]
 
 ADVISED = 39  # training points per centroid, as in faiss
 
@@ -44,8 +44,13 @@ def sample(
             UserWarning,
             stacklevel=caller_level(),
         )
-    n_sample = max_points_per_centroid * n_centroids
+    return drawn(rows, max_points_per_centroid * n_centroids, seed)
+
+
+def drawn(rows: TrainingRows, n_sample: int, seed: int) -> np.ndarray:
+    """Return all rows, or n_sample of more that are drawn by the seed, in order."""
+    n = len(rows)
     if n <= n_sample:
         return rows if isinstance(rows, np.ndarray) else rows[np.arange(n)]
-    drawn = np.random.default_rng(seed).choice(n, n_sample, replace=False)
-    return rows[np.sort(drawn)]
+    chosen = np.random.default_rng(seed).choice(n, n_sample, replace=False)
+    return rows[np.sort(chosen)]

@@ -2,7 +2,8 @@
 
 Codes lie in blocks of 16 rows, byte by byte, so that a byte of all rows is one load. Codes of 1, 2
 or 4 bits share bytes, and tables have an entry for every value of a byte: one look-up takes care of
-them all. Those of 3, 5, 6 or 7 bits are unpacked first.
+them all. Those of 3, 5, 6 or 7 bits are unpacked first. Where the CPU looks up bytes in registers,
+nibbles.py scans those of 4 bits.
 """
 
 from typing import NamedTuple
@@ -14,10 +15,13 @@ from .finish import distance
 from .ir import NUMBER, address, pointer, splat
 from .jit import cgutils, intrinsic, njit, types
 from .lists import BLOCK
-from .scores import SQUARES
-from .select import insert, key_of_row, push, row_of, score_of
+from .scores import COSINE, SQUARES
+from .select import from_bits, insert, key_of_row, push, row_of, score_of
+from .sums import IN_ORDER
 
 ENTRIES = 256  # of a table, for one byte
+HALF_BITS = 16
+SLACK = 2.0**-22  # relative rounding of scores after they were bounded
 # The float32 after a code: none, or one to subtract from the score, or to multiply it with.
 NONE, MINUS, TIMES = range(3)
 
@@ -29,7 +33,7 @@ class Coding(NamedTuple):
     """The meaning of the rows of the lists; see backends/codes.py.
 
     Attributes:
-        nbits: Bits of a part's label.
+        nbits: Bits of a part's label; 16 where codes are float16, without codebooks.
         code_size: Bytes of a code.
         tail: What follows it: NONE, MINUS or TIMES.
         codebooks: (m, 2**nbits, D / m) float32.
@@ -69,26 +73,29 @@ def _sum_entries(_typing, planes, n_planes, table, start, out):
                     at = pointer(builder, entries_at, builder.shl(byte, NUMBER(2)), FLOAT)
                     entry = builder.load(at, align=4)
                     entries = builder.insert_element(entries, entry, ir.IntType(32)(half + i))
-            builder.store(builder.fadd(builder.load(total), entries), total)
+            builder.store(builder.fadd(builder.load(total), entries, flags=IN_ORDER), total)
         builder.store(builder.load(total), pointer(builder, out, 0, FLOATS), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, types.float32, types.int64), generate
 
 
+def floats_of_planes(builder, planes):
+    """Return FLOATS whose bytes lie in four planes from an address on, the lowest first."""
+    bytes_ = ir.VectorType(ir.IntType(8), 4 * BLOCK)
+    value = builder.load(pointer(builder, planes, 0, bytes_), align=1)
+    places = [BLOCK * (i % 4) + i // 4 for i in range(4 * BLOCK)]
+    value = builder.shuffle_vector(value, value, ir.VectorType(ir.IntType(32), 4 * BLOCK)(places))
+    return builder.bitcast(value, FLOATS)
+
+
 @intrinsic
-def _read_floats(_typing, planes, out):
+def read_floats(_typing, planes, out):
     """Set out (BLOCK,) to the float32 whose bytes lie in four planes, the lowest first."""
 
     def generate(context, builder, _signature, args):
         planes, out = args
-        words = ir.VectorType(ir.IntType(32), BLOCK)
-        word = words([0] * BLOCK)
-        for i in range(4):
-            plane = pointer(builder, planes, BLOCK * i, ir.VectorType(ir.IntType(8), BLOCK))
-            byte = builder.zext(builder.load(plane, align=1), words)
-            word = builder.or_(word, builder.shl(byte, words([8 * i] * BLOCK)))
-        value = builder.bitcast(word, FLOATS)
+        value = floats_of_planes(builder, planes)
         builder.store(value, pointer(builder, out, 0, FLOATS), align=4)
         return context.get_dummy_value()
 
@@ -96,28 +103,39 @@ def _read_floats(_typing, planes, out):
 
 
 @njit
+def fill_entries(op, coding, query, j, entries):
+    """Set entries (2**nbits,) to what the codewords of part j add to a score of the query (D,).
+
+    That is products with the query less the mean or, where rows have no centroids, minus half the
+    squared distances.
+    """
+    _, _, tail, _, codewords, _, mean = coding
+    _, dsub, ksub = codewords.shape
+    for c in range(ksub):
+        entries[c] = 0.0
+    for d in range(dsub):
+        value = query[j * dsub + d]
+        if op == SQUARES and tail == NONE:
+            for c in range(ksub):
+                gap = value - codewords[j, d, c]
+                entries[c] -= np.float32(0.5) * gap * gap
+        else:
+            value -= mean[j * dsub + d]
+            for c in range(ksub):
+                entries[c] += value * codewords[j, d, c]
+
+
+@njit
 def _fill_table(op, coding, query, row, table):
     """Fill table (bytes, ENTRIES): what the codewords of a byte add to a score of the query (D,).
 
-    That is products with the query less the mean or, where rows have no centroids, minus half the
-    squared distances. `row` (ENTRIES,) is scratch.
+    `row` (ENTRIES,) is scratch.
     """
-    nbits, _, tail, _, codewords, _, mean = coding
-    m, dsub, ksub = codewords.shape
+    nbits, codewords = coding.nbits, coding.codewords
+    m, _, ksub = codewords.shape
     parts_in_byte = 8 // nbits if 8 % nbits == 0 else 1
     for j in range(m):
-        for c in range(ksub):
-            row[c] = 0.0
-        for d in range(dsub):
-            value = query[j * dsub + d]
-            if op == SQUARES and tail == NONE:
-                for c in range(ksub):
-                    gap = value - codewords[j, d, c]
-                    row[c] -= np.float32(0.5) * gap * gap
-            else:
-                value -= mean[j * dsub + d]
-                for c in range(ksub):
-                    row[c] += value * codewords[j, d, c]
+        fill_entries(op, coding, query, j, row)
         byte, part = j // parts_in_byte, j % parts_in_byte
         if part == 0:
             for c in range(ksub):
@@ -130,7 +148,7 @@ def _fill_table(op, coding, query, row, table):
 
 
 @njit
-def _base(op, tail, query, centroid):
+def base_score(op, tail, query, centroid):
     """Return what the scores of all rows of a list have in common."""
     if op == SQUARES and tail == NONE:
         return np.float32(0.0)
@@ -152,6 +170,14 @@ def _label(payload, block, lane, j, nbits):
     if shift + nbits > 8:
         word |= np.int64(payload[block, byte + 1, lane]) << (8 - shift)
     return word & ((1 << nbits) - 1)
+
+
+@njit
+def _half(payload, block, lane, j):
+    """Return the float32 value of float16 number j of a row."""
+    bits = np.uint32(payload[block, 2 * j, lane]) | np.uint32(payload[block, 2 * j + 1, lane]) << 8
+    value = from_bits(np.uint32((bits & 0x7FFF) << 13)) * np.float32(2.0**112)
+    return -value if bits & 0x8000 else value
 
 
 @njit
@@ -195,7 +221,7 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
             number = probes[q, p]
             block = np.int64(first[number])
             rows_left = sizes[number]
-            base = _base(op, tail, queries[q], centroids[number])
+            base = base_score(op, tail, queries[q], centroids[number])
             while rows_left > 0:
                 codes_at = first_block + block * block_bytes
                 bytes_at = codes_at
@@ -204,7 +230,7 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
                     bytes_at = planes_at
                 _sum_entries(bytes_at, n_planes, table_at, base, scores_at)
                 if tail != NONE:
-                    _read_floats(codes_at + code_size * BLOCK, factors_at)
+                    read_floats(codes_at + code_size * BLOCK, factors_at)
                     for lane in range(BLOCK):
                         scores[lane] = (
                             scores[lane] - factors[lane]
@@ -225,7 +251,7 @@ def scan_codes(op, coding, queries, lists, probes, keep, buffers):
 
 
 @njit
-def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
+def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful, bounded):
     """Compute the distances of candidates to the decoded rows and sort them by distance, then id.
 
     Args:
@@ -233,10 +259,12 @@ def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
         coding: `Coding`.
         queries: (Q, D) float32 as given.
         lists: `Lists` of codes.
-        keys: (Q, K >= k) uint64 candidates, ascending; 0 for none.
+        keys: (Q, K) uint64 candidates, ascending; 0 for none.
         distances: Out, (Q, k) float64, to rows decoded to float32; inf where there is no row.
         ids: Out, (Q, k) int64; -1 where there is no row.
         doubtful: Out, (Q,) bool: rows that were left out may score as the k-th candidate does.
+        bounded: Whether keys have upper bounds of scores, which rows that were left out do not
+            exceed.
     """
     payload, names_of, owner, _, _, _ = lists
     nbits, codebooks, centroids = coding.nbits, coding.codebooks, coding.centroids
@@ -255,6 +283,9 @@ def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
             block, lane = slot // BLOCK, slot % BLOCK
             number = owner[block]
             for j in range(m):
+                if nbits == HALF_BITS:
+                    y[j] = np.float32(centroids[number, j] + _half(payload, block, lane, j))
+                    continue
                 label = _label(payload, block, lane, j, nbits)
                 for d in range(dsub):
                     y[j * dsub + d] = np.float32(
@@ -265,5 +296,11 @@ def finish_codes(op, coding, queries, lists, keys, distances, ids, doubtful):
         for i in range(k):
             distances[q, i] = values[i] if i < n else np.inf
             ids[q, i] = names[i] if i < n else -1
-        worst = keys[q, 0] >> np.uint64(32)
-        doubtful[q] = worst > 0 and worst == keys[q, keys.shape[1] - k] >> np.uint64(32)
+        worst, rank = keys[q, 0] >> np.uint64(32), max(keys.shape[1] - k, np.int64(0))
+        if bounded:
+            bound, last = np.float64(score_of(keys[q, 0])), distances[q, k - 1]
+            score = -0.5 * last if op == SQUARES else (1.0 if op == COSINE else 0.0) - last
+            slack = SLACK * (abs(bound) + abs(score))
+            doubtful[q] = worst > 0 and not bound + slack < score
+            continue
+        doubtful[q] = worst > 0 and worst == keys[q, rank] >> np.uint64(32)

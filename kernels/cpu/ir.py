@@ -20,9 +20,13 @@ define i32 @sum(<16 x i8> %a, <16 x i8> %b) {{
 """
 
 
+def _is_arm64():
+    return llvm.get_process_triple().startswith(("aarch64", "arm64"))
+
+
 def _arm_products():
     """Return INT8 for an ARM64: what it has follows from its name, not from its features."""
-    if not llvm.get_process_triple().startswith(("aarch64", "arm64")):
+    if not _is_arm64():
         return ""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -56,6 +60,21 @@ elif WIDTH == 8:
     INT8 = "avx2"
 else:
     INT8 = _arm_products()
+
+# Whether one instruction makes float32 of float16.
+HALVES = bool({"f16c", "avx512f"} & _FEATURES) or _is_arm64()
+
+# The functions that look up 16 bytes of each plane in a table of 16 bytes, by their planes.
+if "avx512bw" in _FEATURES:
+    LOOKUPS = {4: "llvm.x86.avx512.pshuf.b.512", 1: "llvm.x86.ssse3.pshuf.b.128"}
+elif "avx2" in _FEATURES:
+    LOOKUPS = {2: "llvm.x86.avx2.pshuf.b", 1: "llvm.x86.ssse3.pshuf.b.128"}
+elif _FEATURES & {"ssse3", "sse4.1", "sse4.2", "avx"}:
+    LOOKUPS = {1: "llvm.x86.ssse3.pshuf.b.128"}
+elif _is_arm64():
+    LOOKUPS = {1: "llvm.aarch64.neon.tbl1.v16i8"}
+else:
+    LOOKUPS = {}
 
 NUMBER = ir.IntType(64)
 FLOATS = ir.VectorType(ir.FloatType(), WIDTH)

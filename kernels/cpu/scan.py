@@ -13,7 +13,7 @@ from .finish import distance, scale_up
 from .ir import address, lowest_bit
 from .jit import njit
 from .lanes import POINTS
-from .lists import BLOCK
+from .lists import BLOCK, queries_of_lists
 from .proofs import is_farther
 from .scan_scores import BLOCKS, QUERIES, score_rows
 from .scores import CHORD, COSINE
@@ -119,38 +119,6 @@ def _push_marked(queries, masks, real, scores, blocks, keep, buffers, ids):
 
 
 @njit
-def _queries_of_lists(probes, first, end, n_lists):
-    """Return which queries probe each list, in columns first:end of the probes.
-
-    Returns:
-        numbers (L,): The lists that are probed; those of a single query in its order.
-        starts (L + 1,), queries: queries[starts[i]:starts[i + 1]] probe list numbers[i].
-    """
-    n, n_columns = probes.shape[0], end - first
-    if n == 1:
-        return probes[0, first:end].copy(), np.arange(n_columns + 1), np.zeros(n_columns, np.int64)
-    places = np.zeros(n_lists, np.int64)
-    for q in range(n):
-        for p in range(first, end):
-            places[probes[q, p]] += 1
-    numbers = np.empty(min(n_lists, n * n_columns), np.int64)
-    starts = np.empty(numbers.size + 1, np.int64)
-    n_probed, start = 0, 0
-    for i in range(n_lists):
-        if places[i]:
-            numbers[n_probed], starts[n_probed] = i, start
-            places[i], start = start, start + places[i]
-            n_probed += 1
-    starts[n_probed] = start
-    queries = np.empty(start, np.int64)
-    for q in range(n):
-        for p in range(first, end):
-            queries[places[probes[q, p]]] = q
-            places[probes[q, p]] += 1
-    return numbers[:n_probed], starts, queries
-
-
-@njit
 def _as_scored(op, queries):
     """Return a copy of queries (Q, D) float32; for COSINE and CHORD, divided by their norms."""
     out, wide = queries.copy(), np.empty(queries.shape[1])
@@ -225,7 +193,7 @@ def _scan_lists(op, queries, probes, first, end, lists, keep, buffers, found, by
     payload, ids, _, following, first_blocks, sizes = lists
     least = buffers.least
     n_dims = np.int64(queries.shape[1])
-    numbers, starts, probing = _queries_of_lists(probes, first, end, sizes.size)
+    numbers, starts, probing = queries_of_lists(probes, first, end, sizes.size)
     blocks = np.zeros(BLOCKS, np.int64)
     block_addresses = np.zeros(BLOCKS, np.int64)
     query_addresses = np.zeros(QUERIES, np.int64)

@@ -5,12 +5,14 @@ A new backend joins by its entry in `backends.BACKENDS`. Trained indexes are sea
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers import Array, every_backend, every_metric
 
 from flash_kmeans_mlx.backends import scan_codes
-from flash_kmeans_mlx.backends.codes import Coding, pack
+from flash_kmeans_mlx.backends.codes import ProductCoding, pack
 from flash_kmeans_mlx.index.lists import InvertedLists
 from flash_kmeans_mlx.metrics import PROXIMITIES
 
@@ -18,7 +20,7 @@ D, M, NLIST = 6, 3, 4
 EMPTY = 2  # a list without rows
 
 
-def coding(nbits: int, residual: bool, *, whole: bool = False) -> Coding:
+def coding(nbits: int, residual: bool, *, whole: bool = False) -> ProductCoding:
     """Return codebooks and centroids of normal, or of small whole numbers."""
     rng = np.random.default_rng([nbits, residual])
     shape = M, 1 << nbits, D // M
@@ -26,7 +28,12 @@ def coding(nbits: int, residual: bool, *, whole: bool = False) -> Coding:
     centroids = rng.integers(-2, 3, (NLIST, D)) if whole else 3 * rng.standard_normal((NLIST, D))
     if not residual:
         centroids = np.zeros((NLIST, D))
-    return Coding(books.astype(np.float32), nbits, centroids.astype(np.float32), residual)
+    return ProductCoding(
+        codebooks=books.astype(np.float32),
+        nbits=nbits,
+        centroids=centroids.astype(np.float32),
+        residual=residual,
+    )
 
 
 class Codes:
@@ -40,7 +47,9 @@ class Codes:
         lists: They hold the codes.
     """
 
-    def __init__(self, coding: Coding, n: int, metric: str, labels: Array | None = None) -> None:
+    def __init__(
+        self, coding: ProductCoding, n: int, metric: str, labels: Array | None = None
+    ) -> None:
         rng = np.random.default_rng(n)
         if labels is None:
             labels = rng.integers(1 << coding.nbits, size=(n, M))
@@ -150,3 +159,16 @@ def test_zero_rows_have_cosine_distance_one(residual: bool, backend: str) -> Non
     found = codes.check(queries, every_list(queries), 80, backend)
     assert (found[0][0] == 1).all()
     np.testing.assert_array_equal(found[1][0], np.sort(codes.ids))
+
+
+@every_backend
+def test_the_same_lists_with_other_codebooks(backend: str) -> None:
+    """What a backend keeps of lists does not outlive the meaning of their codes."""
+    queries = normal(3)
+    before = Codes(coding(4, residual=False), 100, "euclidean")
+    before.check(queries, every_list(queries), 5, backend)
+    books = 2 - before.coding.codebooks
+    after = Codes(replace(before.coding, codebooks=books), 100, "euclidean")
+    np.testing.assert_array_equal(after.lists.payload, before.lists.payload)
+    after.lists = before.lists
+    after.check(queries, every_list(queries), 5, backend)

@@ -77,7 +77,7 @@ def test_mlx_reads_all_but_float64(tmp_path: Path) -> None:
     assert isinstance(arrays, dict)
     assert_same({name: np.asarray(array) for name, array in arrays.items()}, expected)
     assert isinstance(metadata, dict) and len(metadata.pop("file_crc32")) == 8
-    assert metadata == {"format": FORMAT, "format_version": "2"} | METADATA
+    assert metadata == {"format": FORMAT, "format_version": "3"} | METADATA
 
 
 def test_arrays_are_aligned_to_their_items(model: Path) -> None:
@@ -150,9 +150,9 @@ def test_flipped_bytes_give_a_value_error_or_a_model(
             "format_version='-1' must be a positive number",
         ),
         (
-            {"__metadata__": OURS | {"format_version": "3"}},
+            {"__metadata__": OURS | {"format_version": "4"}},
             b"",
-            "format_version=3 must be <= 2; upgrade",
+            "format_version=4 must be <= 3; upgrade",
         ),
         ({"__metadata__": OURS | {"format_version": "2"}}, b"", "it is damaged: its sum is wrong"),
         (

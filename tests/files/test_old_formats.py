@@ -1,4 +1,4 @@
-"""Files of version 1 of our formats, in old_formats.zip with what they hold, are read."""
+"""Files of versions 1 and 2 of our formats, in old_formats.zip with what they hold, are read."""
 
 from __future__ import annotations
 
@@ -50,18 +50,26 @@ def test_models(name: str, old: Path) -> None:
             np.atleast_1d(model.inertia_), expected(old, f"{name}.inertia")
         )
         model.save(path)
-    assert b'"format_version":"2"' in path.read_bytes()
+    assert b'"format_version":"3"' in path.read_bytes()
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("name", INDEXES)
-def test_indexes(name: str, old: Path) -> None:
+def test_indexes(name: str, version: int, old: Path) -> None:
+    old = old / "2" if version == 2 else old
     path = old / f"{name}.safetensors"
+    assert f'"format_version":"{version}"'.encode() in path.read_bytes()
+    with pytest.raises(
+        ValueError,
+        match=rf"its format_version={version} cannot be mapped: load it without mmap=True and save",
+    ):
+        load_index(path, mmap=True)
     for _ in range(2):
         index = load_index(path)
         assert type(index).__name__ == INDEXES[name]
         assert_same(old, name, *index.search(expected(old, "queries"), 4))
         index.save(path)
-    assert b'"format_version":"2"' in path.read_bytes()
+    assert b'"format_version":"3"' in path.read_bytes()
 
 
 def test_an_index_before_training(old: Path) -> None:
@@ -107,6 +115,21 @@ def test_stores(name: str, old: Path) -> None:
             "store.lock",
         }
     assert EmbeddingStore.load(folder).add(expected(old, "x")[:1]).tolist() == [120]
+
+
+def test_a_store_of_version_2(old: Path) -> None:
+    """With lists, names, and changes in its second file."""
+    folder = old / "2" / "store"
+    for _ in range(2):
+        one = EmbeddingStore.load(folder)
+        hits = one.search(expected(old / "2", "queries"), 4)
+        np.testing.assert_array_equal(hits.distances, expected(old / "2", "store.distances"))
+        found = [[str(own["row"]) for own in row] for row in hits.metadata]
+        assert found == expected(old / "2", "store.rows").astype(str).tolist()
+        assert len(one) == 98 and "page 3" not in one
+        one.compact()
+        one.save(folder)
+    assert b'"format_version":"3"' in (folder / "store.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

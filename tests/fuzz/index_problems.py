@@ -62,7 +62,7 @@ class Scan(NamedTuple):
 
     def vectors(self, n: int, rng: np.random.Generator) -> Array:
         """Return (n, D) float32 of the kind."""
-        reach = 2.0**40
+        reach = 2.0**14 if self.description == "SQfp16" else 2.0**40
         return np.clip(make(self.kind, n, self.d, rng), -reach, reach).astype(np.float32)
 
     def filled(self, x: Array, order: Array, ids: Array) -> Any:
@@ -142,7 +142,9 @@ def scans(draw: st.DrawFn, backends: tuple[str, ...]) -> Scan:
         q = draw(st.sampled_from((1, 3, 200, 700)))
         n = draw(st.integers(1000, 2000))
     nlist = draw(st.integers(0, 9))
-    description = draw(st.sampled_from(("Flat", "Flat", "PQ4x4", "PQ2x3", "PQ4x4,RFlat")))
+    description = draw(
+        st.sampled_from(("Flat", "Flat", "PQ4x4", "PQ1x4", "PQ2x3", "SQ8", "SQfp16", "PQ4x4,RFlat"))
+    )
     codes = description != "Flat"
     return Scan(
         backend=backend,
@@ -169,6 +171,11 @@ FIXED_SCANS = [
     Scan("cpu", "Flat", "dot", "offset", "rows", 150, 2500, 24, 5, 6, 6, 3, 2),
     Scan("cpu", "Flat", "euclidean", "grid", "rows", 150, 900, 4, 5, 6, 6, 3, 3),
     Scan("cpu", "Flat", "cosine", "blobs", "alike", 40, 2000, 96, 20, 8, 6, 2, 7),
+    Scan("cpu", "PQ12x4", "cosine", "blobs", "rows", 40, 2000, 24, 5, 6, 4, 3, 8),
+    Scan("cpu", "PQ3x4", "euclidean", "blobs", "alike", 3, 1500, 24, 40, 0, 0, 2, 9),
+    Scan("cpu", "PQ2x3", "dot", "blobs", "rows", 9, 900, 8, 5, 6, 3, 1, 10),
+    Scan("cpu", "SQ8", "euclidean", "grid", "rows", 30, 900, 60, 5, 6, 3, 3, 11),
+    Scan("cpu", "SQfp16", "cosine", "blobs", "alike", 5, 1200, 24, 9, 0, 0, 2, 12),
     Scan("portable", "Flat", "cosine", "parallel", "rows", 20, 300, 8, 5, 6, 3, 3, 4),
     Scan("portable", "Flat", "euclidean", "duplicates", "rows", 9, 600, 8, 5, 2, 2, 1, 6),
     Scan("portable", "Flat", "dot", "duplicates", "alike", 20, 40, 8, 5, 9, 1, 3, 5),

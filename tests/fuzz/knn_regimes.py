@@ -8,6 +8,7 @@ from typing import Any
 from engine import Watch
 
 from flash_kmeans_mlx.backends import cpu
+from flash_kmeans_mlx.backends.cpu import codes as cpu_codes
 from flash_kmeans_mlx.backends.cpu import first_look, int8_look, kernels, second_look
 from flash_kmeans_mlx.backends.cpu import neighbours as cpu_topk
 from flash_kmeans_mlx.backends.cpu import scan as cpu_scan
@@ -81,11 +82,17 @@ SCAN_REGIMES = {
     "shards",
     "groups",
     "asked again",
+    "codes in memory",
+    "bytes",
+    "float16",
+    "codes asked again",
     "MLX",
     "MLX, asked again",
     "distances of some rows",
     "distances of some rows, threads",
 }
+if kernels.ir.LOOKUPS:
+    SCAN_REGIMES |= {"codes in registers"}
 
 
 def watch_cpu(watch: Watch) -> None:
@@ -225,6 +232,18 @@ def watch_scans(watch: Watch) -> None:
         yield "distances of some rows" if is_one else "distances of some rows, threads"
 
     watch.before(cpu_scan._Scan, "nearest", some)
+    watch.before(kernels.codes, "scan_codes", lambda *_: ["codes in memory"])
+    watch.before(
+        kernels.scalar,
+        "scan_scalar",
+        lambda _op, scalar, *_: ["bytes" if scalar.steps.size else "float16"],
+    )
+    watch.after(
+        cpu_codes._Scan,
+        "nearest",
+        lambda found, *_: ["codes asked again"] if found[2].any() else [],
+    )
+    watch.before(kernels.nibbles, "scan_nibbles", lambda *_: ["codes in registers"])
     watch.before(cpu, "measure_rows", some_rows)
     watch.before(portable_scan, "_scan_some", lambda *_: rounds.append(0) or ["MLX"])
     watch.before(portable_scan, "scan_reference", lambda *_: ["MLX, asked again"] if rounds else [])

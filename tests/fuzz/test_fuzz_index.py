@@ -257,6 +257,12 @@ class Life:
 
     def save(self) -> None:
         self.index.save(self.path)
+        if self.rng.random() < 0.5:
+            self.index = load_index(self.path, mmap=True)
+            self.set_backend()
+            self.search("plain", 5)
+            self.range_search("again")
+            self.reconstruct()
         self.index = load_index(self.path)
         self.set_backend()
 

@@ -33,6 +33,10 @@ DESCRIPTIONS = [
     "L2norm,IVF4,Flat",
     "IDMap2,PCA4,PQ2",
     "OPQ2_4,PQ2",
+    "SQ8",
+    "IVF4,SQ8",
+    "PCA4,SQfp16",
+    "IVF4,SQfp16",
     "PQ4,RFlat",
     "PQ4x4fs",
     "IVF4,PQ4x4fs,RFlat",
@@ -73,6 +77,8 @@ def test_descriptions(description: str) -> None:
             index = index.index
     for name in ("nlist", "nprobe"):
         assert getattr(index, name, None) == getattr(theirs, name, None)
+    if isinstance(index, (ours.IndexScalarQuantizer, ours.IndexIVFScalarQuantizer)):
+        assert ours.ScalarQuantizer(D, theirs.sq.qtype).qtype == index.qtype
     if isinstance(index, (IndexPQ, ours.IndexIVFPQ)):
         assert (index.pq.m, index.pq.nbits) == (theirs.pq.M, theirs.pq.nbits)
 

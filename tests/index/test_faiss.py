@@ -78,6 +78,36 @@ def test_there_and_back(description: str, metric: str, ids: Array | None) -> Non
     assert again.ntotal == 1798
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("description", ["SQ8", "IVF8,SQ8", "IVF8,SQfp16"])
+def test_scalar_quantizers_there_and_back(description: str, metric: str) -> None:
+    """Up to rounding: ranges of faiss have no mean."""
+    index: Any = filled(description, metric, None)
+    if "IVF" in description:
+        index.nprobe = 3
+    again: Any = from_faiss(to_faiss(index))
+    assert type(again) is type(index) and again.qtype == index.qtype and again.ntotal == 1797
+    for one in (index, again):
+        same_search(one, to_faiss(index))
+    theirs = faiss.index_factory(64, description, METRICS[metric])
+    theirs.train(X)
+    theirs.add(X)
+    same_search(from_faiss(theirs), theirs)
+
+
+def test_scalar_quantizers_that_are_not_converted() -> None:
+    index = index_factory(64, "SQfp16")
+    assert index.is_trained and to_faiss(index).is_trained
+    index.train(X)
+    with pytest.raises(ValueError, match="vectors are coded less their mean"):
+        to_faiss(index)
+    for qtype in (faiss.ScalarQuantizer.QT_4bit, faiss.ScalarQuantizer.QT_8bit_uniform):
+        theirs = faiss.IndexScalarQuantizer(64, qtype)
+        theirs.train(X)
+        with pytest.raises(ValueError, match="must be QT_8bit or QT_fp16"):
+            from_faiss(theirs)
+
+
 def test_empty_indexes_too() -> None:
     for description in DESCRIPTIONS[:4]:
         index = index_factory(64, description)

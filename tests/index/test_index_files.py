@@ -134,16 +134,20 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
         ({"d": 1e15}, {}, "d=1000000000000000.0 must be an integer"),
         ({"d": -64}, {}, "d=-64 must be >= 1"),
         ({"backend": "abacus"}, {}, "backend='abacus'"),
-        ({}, {"ids": np.arange(-1, 139)}, "ids must be distinct and >= 0"),
+        ({}, {"ids": lambda ids: ids - 5}, "ids must be distinct and >= 0"),
+        ({}, {"ids": lambda ids: ids // 2}, "ids must be distinct and >= 0"),
+        ({}, {"ids": np.ravel}, "ids of shape .192,. and dtype int64 must be up to"),
+        ({}, {"payload": lambda rows: rows + np.inf}, "rows are not finite"),
+        ({}, {"payload": lambda rows: rows[1:]}, "payload of shape .11, 8, 16. and dtype float32"),
         (
             {},
-            {"ids": np.arange(140) + (2**63 - 140)},
+            {"ids": lambda ids: ids + (2**63 - 1 - ids.max())},
             "ids must be < 2..63 - 1, got 9223372036854775807",
         ),
         (
             {},
             {"counts": np.array([2**62] * 4 + [140])},
-            "a list of 4611686018427387904 vectors must have <= 140",
+            "a list of 4611686018427387904 vectors must have <= 192",
         ),
         (
             {},
@@ -157,7 +161,12 @@ def test_a_state_that_does_not_fit_is_refused(
 ) -> None:
     index = with_gaps("ivf")
     own, held = index.state()
-    kept = {key: array for key, array in (held | arrays).items() if array is not None}
+    changed: dict[str, Any] = {
+        key: new(held[key]) if callable(new) else new for key, new in arrays.items()
+    }
+    kept: dict[str, Any] = {
+        key: array for key, array in (held | changed).items() if array is not None
+    }
     index_file.write(tmp_path / "index", "IndexIVFFlat", own | parameters, kept)
     with pytest.raises(ValueError, match=message):
         load_index(tmp_path / "index")
@@ -192,11 +201,11 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"]["format_version"] = "3"
+    header["__metadata__"]["format_version"] = "4"
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
     with pytest.raises(
-        ValueError, match="its format_version=3 must be <= 2; upgrade flash-kmeans-mlx"
+        ValueError, match="its format_version=4 must be <= 3; upgrade flash-kmeans-mlx"
     ):
         load_index(path)
 

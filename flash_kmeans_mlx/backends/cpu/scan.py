@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 
 import numpy as np
@@ -17,7 +18,7 @@ from .scoring import score_op
 from .tasks import ONE_THREAD_PRODUCTS, candidates, scan_sizes
 from .workers import Workers, thread_count
 
-__all__ = ["kernel_lists", "scan_lists"]
+__all__ = ["kernel_lists", "largest_of_lists", "scan_lists"]
 
 MAX_GROUP = 1024  # queries of a task
 # Candidates that are kept in order as they come, so that what a score must reach rises at once.
@@ -69,23 +70,18 @@ def scan_lists(
 
 def kernel_lists(lists: Lists) -> kernels.lists.Lists:
     """Return inverted lists as kernels take them; see kernels/cpu/lists.py."""
-    if lists.parts is None:
-        lists.parts = kernels.lists.Lists(
-            payload=lists.payload,
-            ids=lists.ids.reshape(-1),
-            owner=lists.owner,
-            next=lists.next,
-            first=lists.first,
-            counts=lists.counts,
-        )
-    return lists.parts
+    return kernels.lists.Lists(
+        payload=lists.payload,
+        ids=lists.ids.reshape(-1),
+        owner=lists.owner,
+        next=lists.next,
+        first=lists.first,
+        counts=lists.counts,
+    )
 
 
-def _reach(lists: Lists, proximity: Proximity, probes: np.ndarray) -> float:
-    """Return the largest norm of the rows of lists (Q, P).
-
-    For unit rows it is 1, or Inf where a row is too small to be divided by its norm.
-    """
+def largest_of_lists(lists: Lists, probes: np.ndarray, measure: Callable[[int], float]) -> float:
+    """Return the largest of measures of lists (Q, P), which are kept in the cache of the lists."""
     probed = probes[0]
     if len(probes) > 1:
         is_probed = np.zeros(len(lists.counts), np.bool_)
@@ -94,14 +90,25 @@ def _reach(lists: Lists, proximity: Proximity, probes: np.ndarray) -> float:
     keys = (~probed).tolist()  # in the cache of the lists
     for key in keys:
         if key not in lists.cache:
-            rows = lists.rows(lists.slots(~key))
-            if proximity.unit:
-                is_small = len(rows) and rows[:, -1].max() > MAX_INVERSE
-                lists.cache[key] = np.inf if is_small else 1.0
-            else:
-                squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
-                lists.cache[key] = float(np.sqrt(squares.max(initial=0.0)))
+            lists.cache[key] = measure(~key)
     return max([lists.cache[key] for key in keys])
+
+
+def _reach(lists: Lists, proximity: Proximity, probes: np.ndarray) -> float:
+    """Return the largest norm of the rows of lists (Q, P).
+
+    For unit rows it is 1, or Inf where a row is too small to be divided by its norm.
+    """
+
+    def measure(number: int) -> float:
+        rows = lists.rows(lists.slots(number))
+        if proximity.unit:
+            is_small = len(rows) and rows[:, -1].max() > MAX_INVERSE
+            return np.inf if is_small else 1.0
+        squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+        return float(np.sqrt(squares.max(initial=0.0)))
+
+    return largest_of_lists(lists, probes, measure)
 
 
 class _Bounds:
@@ -137,7 +144,9 @@ class _Scan:
 
     def __init__(self, lists: Lists, proximity: Proximity, reach: float) -> None:
         self.op = score_op(proximity)
-        self._lists = kernel_lists(lists)
+        if lists.parts is None:
+            lists.parts = kernel_lists(lists)
+        self._lists = lists.parts
         self._reach = reach
 
     def nearest(

@@ -1,6 +1,7 @@
 """Scans of inverted lists of codes by MLX operations.
 
 Candidates are found by tables and look-ups on the device, list by list, and ranked on the host.
+Lists of scalar-quantized codes are decoded when they are searched first, and kept as vectors.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import mlx.core as mx
 import numpy as np
 
 from ...metrics import Proximity, unit_rows
-from ..codes import Coding, unpack
+from ..codes import Coding, DecodedLists, ProductCoding, unpack
 from ..neighbours import Found
 from ..reference.codes import nearest_of
 from ..reference.codes import scan_codes as scan_reference
 from ..scan import Lists
+from .scan import scan_lists
 
 __all__ = ["scan_codes"]
 
@@ -29,6 +31,8 @@ def scan_codes(
     k: int,
 ) -> Found:
     """Return the nearest decoded rows of the lists of each query; see `backends.scan_codes`."""
+    if not isinstance(coding, ProductCoding) or coding.is_scalar:
+        return scan_lists(DecodedLists(lists, coding), proximity, queries, probes, k)
     largest = max(int(lists.counts[np.unique(probes)].max()), coding.codebooks.size)
     step = max(1, TILE // largest)
     parts = [slice(lo, lo + step) for lo in range(0, len(queries), step)]
@@ -39,7 +43,7 @@ def scan_codes(
 
 def _scan_some(
     lists: Lists,
-    coding: Coding,
+    coding: ProductCoding,
     proximity: Proximity,
     queries: np.ndarray,
     probes: np.ndarray,
@@ -76,7 +80,7 @@ def _scan_some(
     return distances, ids
 
 
-def _tables(coding: Coding, proximity: Proximity, targets: np.ndarray) -> mx.array:
+def _tables(coding: ProductCoding, proximity: Proximity, targets: np.ndarray) -> mx.array:
     """Return (Q, m, 2**nbits), the addend of each codeword to the scores of targets (Q, d)."""
     m = len(coding.codebooks)
     books = mx.array(coding.codebooks)
@@ -90,7 +94,7 @@ def _tables(coding: Coding, proximity: Proximity, targets: np.ndarray) -> mx.arr
 
 def _scores(
     lists: Lists,
-    coding: Coding,
+    coding: ProductCoding,
     proximity: Proximity,
     number: int,
     slots: np.ndarray,
