@@ -81,7 +81,7 @@ def index_factory(
     codes = take(r"PQ(\d+)(?:x(\d+)(?:(?<=x4)fsr?)?)?(?:np)?") if graph is None else None
     scalars = [name for part, name in SCALARS.items() if graph is None and take(part) is not None]
     flat = take("Flat")
-    if parts or [graph, codes, scalars or None, flat].count(None) != 3:
+    if parts or [graph, codes, scalars or None, None if graph else flat].count(None) != 3:
         wrong = repr(parts[0]) if parts else "its end"
         raise ValueError(
             f"description={description!r}: {wrong} is not understood; after PCA, L2norm, OPQ and"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..files.mapped import is_mapped
 from .base import Index, restore_index
 from .candidates import nearest_of
 from .flat import IndexFlat
@@ -45,7 +46,7 @@ class IndexRefine(Wrapper):
     index; ranking takes O(k k_factor d) for a query, and reads nothing but the candidates.
 
     A vector takes 4 d + 8 bytes beside those of the other index. They may stay in a file: an
-    IndexFlat over a memory map will do for searches.
+    IndexFlat of ``load_index(path, mmap=True)`` will do for searches, and only for these.
 
     `range_search` finds vectors whose exact distances are within the radius. It asks for
     ``128 * k_factor`` candidates, and for 8 times as many where all of the first 128 are within.
@@ -55,7 +56,7 @@ class IndexRefine(Wrapper):
         base_index: The index that finds candidates, of any class but this one; like `refine_index`
             it is used by nothing else.
         refine_index: An `IndexFlat` of the same d and metric with all ids of `base_index`; None for
-            a new one, where `base_index` has no vectors. If it is read-only, searches check ids.
+            a new one, where `base_index` has no vectors. If it is mapped, searches check the ids.
         k_factor: Candidates for each neighbour, >= 1; an attribute too, and an argument of
             `search`. faiss's default is 1, with which only the order of the results changes.
 
@@ -112,7 +113,7 @@ class IndexRefine(Wrapper):
                 f"refine_index.ntotal={n_vectors} must be >= base_index.ntotal={n}:"
                 " add the same vectors with the same ids to both"
             )
-        if n and snapshot.refine.rows.array.flags.writeable:
+        if n and not is_mapped(snapshot.refine.rows.array):
             self._vectors_at(snapshot, self._ids(snapshot))
 
     def _vectors_at(self, snapshot: _RefineSnapshot, ids: np.ndarray) -> np.ndarray:
@@ -234,8 +235,9 @@ class IndexRefine(Wrapper):
         """Return the k nearest of the candidates that a search among n vectors finds."""
         m = min(n, int(k * (self.k_factor if k_factor is None else k_factor)))
         rows = snapshot.refine.rows.array
+        n_parts = -(-len(queries) * m // RANKED_AT_ONCE)
         parts = []
-        for part in np.array_split(queries, -(-len(queries) * m // RANKED_AT_ONCE)):
+        for part in np.array_split(queries, n_parts) if n_parts > 1 else (queries,):
             _, ids = search(part, m)
             places = self._vectors_at(snapshot, ids)
             parts.append(nearest_of(part, rows, places, ids, k, self.metric, self.backend))

@@ -20,6 +20,11 @@ class Wrapper(Index):
     def _parts(self) -> tuple[Index, ...]:
         """Return the indexes that this one consists of."""
 
+    def _check_changeable(self) -> None:
+        """Refuse to change an index with a part that is mapped from a file."""
+        for part in self._parts():
+            part._check_changeable()
+
     def __getattr__(self, name: str) -> Any:
         if name in FORWARDED:
             return getattr(self._parts()[0], name)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from memory import peak
 
-from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat, IndexPQ, load_index
+from flash_kmeans_mlx.index import Index, IndexFlat, IndexIVFFlat, IndexPQ, IndexRefine, load_index
 
 LISTS, ROWS, D = 16, 4096, 64
 MEASURE = """
@@ -49,7 +49,7 @@ def with_rows(index: IndexIVFFlat | IndexPQ, n: int) -> Index:
 
 
 def large_index(kind: str, share: int) -> Index:
-    """An index of 16 to 24 MB for a share of 1; less for a larger one."""
+    """An index of 16 MB or more for a share of 1; less for a larger one."""
     rng = np.random.default_rng(0)
     if kind == "flat":  # with more bytes of ids than of vectors
         flat = IndexFlat(1)
@@ -62,12 +62,17 @@ def large_index(kind: str, share: int) -> Index:
     lists = IndexIVFFlat(D, LISTS)
     centroids = 8 * np.eye(LISTS, D, dtype=np.float32)
     lists._snapshot = lists._snapshot._replace(centroids=centroids)
-    return with_rows(lists, ROWS // share)
+    index = with_rows(lists, ROWS // share)
+    if kind == "refined":  # the vectors of a list follow one another
+        flat = IndexFlat(D)
+        flat.add(np.zeros((index.ntotal, D), np.float32))
+        return IndexRefine(index, flat)
+    return index
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
 @pytest.mark.parametrize(
-    ("kind", "nprobe"), [("flat", 1), ("codes", 1), ("ivf", 1), ("ivf", LISTS)]
+    ("kind", "nprobe"), [("flat", 1), ("codes", 1), ("ivf", 1), ("ivf", LISTS), ("refined", 1)]
 )
 def test_what_is_read(kind: str, nprobe: int, tmp_path: Path) -> None:
     """Nothing but sizes when an index is opened, then the lists that a search looks at."""
@@ -84,10 +89,10 @@ def test_what_is_read(kind: str, nprobe: int, tmp_path: Path) -> None:
     opened, searched = (int(size) for size in done.stdout.split())
     assert opened < AROUND
     # One list has 1 MB. The measure sees what is read: of all others, the larger part.
-    assert (searched < AROUND) == ((kind, nprobe) == ("ivf", 1))
+    assert (searched < AROUND) == (kind in ("ivf", "refined") and nprobe == 1)
 
 
-@pytest.mark.parametrize("kind", ["flat", "codes", "ivf"])
+@pytest.mark.parametrize("kind", ["flat", "codes", "ivf", "refined"])
 def test_opening_takes_little_memory(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "index"
     index = large_index(kind, 1)

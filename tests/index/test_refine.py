@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from exact_neighbours import truth
 from helpers import Array, every_backend
-from small_indexes import D, X, fingerprint, restore_index, trained, with_gaps
+from small_indexes import MAKE, D, X, fingerprint, restore_index, trained, with_gaps
+from test_faults import fail
 
 from flash_kmeans_mlx.index import (
     EmbeddingStore,
@@ -31,7 +32,6 @@ from flash_kmeans_mlx.index import (
     load_index,
     to_faiss,
 )
-from flash_kmeans_mlx.index.growing import Growing
 
 RNG = np.random.default_rng(0)
 N = 640
@@ -174,15 +174,9 @@ def test_k_factor() -> None:
         index.k_facto = 3
 
 
-def mapped(index: IndexFlat, folder: Path) -> IndexFlat:
-    """The same vectors and ids as arrays that are mapped from files, to be read only."""
-    arrays = {}
-    for name, array in index.state()[1].items():
-        np.save(folder / f"{name}.npy", array)
-        arrays[name] = Growing(np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray))
-    other = IndexFlat(index.d, index.metric)
-    other._snapshot = index._snapshot._replace(device=[], **arrays)
-    return other
+def mapped(index: IndexFlat, folder: Path) -> Any:
+    index.save(folder / "vectors")
+    return load_index(folder / "vectors", mmap=True)
 
 
 def test_vectors_in_a_file(tmp_path: Path) -> None:
@@ -203,7 +197,10 @@ def test_vectors_in_a_file(tmp_path: Path) -> None:
         tracemalloc.stop()
     same(found, expected)
     same((other.reconstruct_batch([5, 3]),), (x[[5, 3]],))
-    # Ids of vectors that may not be read are compared by searches.
+    for change in (lambda: other.add(x[:1]), lambda: other.remove_ids([3]), other.reset):
+        with pytest.raises(ValueError, match="mapped from a file can't be changed"):
+            change()
+    # Ids of mapped vectors are compared by searches.
     few = IndexFlat(d)
     few.add(x, np.arange(n) + 1)
     other = IndexRefine(index.base_index, mapped(few, tmp_path))
@@ -265,6 +262,31 @@ def test_both_change_or_none(part: str, verb: str, monkeypatch: pytest.MonkeyPat
     other.add(X[:60]) if verb == "add" else other.remove_ids(np.arange(90))
     assert fingerprint(index) == fingerprint(other)
     assert index.base_index.ntotal == index.refine_index.ntotal == index.ntotal
+
+
+@pytest.mark.parametrize("kind", ["pq,refine", "opq,ivfpq,refine"])
+def test_a_training_is_put_in_place_as_a_whole(kind: str) -> None:
+    """Wherever it is cut off, the index is as before, or as after."""
+
+    def put(index: Any, snapshot: Any) -> None:
+        index._snapshot = snapshot
+
+    def made() -> tuple[Any, Any]:
+        index: Any = MAKE[kind]("euclidean")
+        return index, index._after_train(index._snapshot, X, False)
+
+    index, snapshot = made()
+    right = [fingerprint(index)]
+    events = fail(lambda: put(index, snapshot), KeyboardInterrupt, -1, "lines")
+    right.append(fingerprint(index))
+    seen = []
+    for at in range(events):
+        index, snapshot = made()
+        fail(lambda: put(index, snapshot), KeyboardInterrupt, at, "lines")  # noqa: B023
+        seen.append(right.index(fingerprint(index)))
+        index.train(X)
+        assert fingerprint(index) == right[1]
+    assert seen[0] == 0 and seen[-1] == 1
 
 
 def test_a_graph_is_not_changed_under_searches() -> None:
