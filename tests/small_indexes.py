@@ -41,8 +41,6 @@ MAKE: dict[str, Callable[[str], Index]] = {
     "pq": lambda metric: IndexPQ(D, 4, 3, metric, niter=1),
     "ivfpq": lambda metric: IndexIVFPQ(D, NLIST, 4, 3, metric, NLIST, niter=1),
     "sq8": lambda metric: IndexScalarQuantizer(D, "8bit", metric),
-    "fp16": lambda metric: IndexScalarQuantizer(D, "fp16", metric),
-    "ivfsq8": lambda metric: IndexIVFScalarQuantizer(D, NLIST, "8bit", metric, NLIST, niter=1),
     "ivffp16": lambda metric: IndexIVFScalarQuantizer(D, NLIST, "fp16", metric, NLIST, niter=1),
     "opq,ivf": lambda metric: IndexPreTransform(
         _rotation(), IndexIVFFlat(D, NLIST, metric, NLIST, niter=1)
