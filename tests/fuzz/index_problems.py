@@ -167,14 +167,14 @@ def scans(draw: st.DrawFn, backends: tuple[str, ...]) -> Scan:
 FIXED_SCANS = [
     #    backend, description, metric, kind, how, q, n, d, k, nlist, nprobe, threads, seed
     Scan("cpu", "Flat", "cosine", "blobs", "rows", 30, 900, 8, 5, 5, 3, 1, 0),
-    Scan("cpu", "Flat", "euclidean", "blobs", "rows", 3, 2500, 600, 400, 6, 6, 4, 1),
-    Scan("cpu", "Flat", "dot", "offset", "rows", 150, 2500, 24, 5, 6, 6, 3, 2),
+    Scan("cpu", "Flat", "euclidean", "blobs", "rows", 3, 12000, 600, 400, 6, 6, 4, 1),
+    Scan("cpu", "Flat", "dot", "offset", "rows", 150, 5000, 24, 5, 6, 6, 3, 2),
     Scan("cpu", "Flat", "euclidean", "grid", "rows", 150, 900, 4, 5, 6, 6, 3, 3),
     Scan("cpu", "Flat", "cosine", "blobs", "alike", 40, 2000, 96, 20, 8, 6, 2, 7),
     Scan("cpu", "PQ12x4", "cosine", "blobs", "rows", 40, 2000, 24, 5, 6, 4, 3, 8),
     Scan("cpu", "PQ3x4", "euclidean", "blobs", "alike", 3, 1500, 24, 40, 0, 0, 2, 9),
     Scan("cpu", "PQ2x3", "dot", "blobs", "rows", 9, 900, 8, 5, 6, 3, 1, 10),
-    Scan("cpu", "SQ8", "euclidean", "grid", "rows", 30, 900, 60, 5, 6, 3, 3, 11),
+    Scan("cpu", "SQ8", "euclidean", "grid", "rows", 300, 2000, 60, 5, 6, 4, 3, 11),
     Scan("cpu", "SQfp16", "cosine", "blobs", "alike", 5, 1200, 24, 9, 0, 0, 2, 12),
     Scan("portable", "Flat", "cosine", "parallel", "rows", 20, 300, 8, 5, 6, 3, 3, 4),
     Scan("portable", "Flat", "euclidean", "duplicates", "rows", 9, 600, 8, 5, 2, 2, 1, 6),

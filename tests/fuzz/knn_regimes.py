@@ -13,7 +13,7 @@ from flash_kmeans_mlx.backends.cpu import first_look, int8_look, kernels, second
 from flash_kmeans_mlx.backends.cpu import neighbours as cpu_topk
 from flash_kmeans_mlx.backends.cpu import scan as cpu_scan
 from flash_kmeans_mlx.backends.cpu.scoring import Scoring
-from flash_kmeans_mlx.backends.cpu.tasks import ONE_THREAD_PRODUCTS, SearchSizes
+from flash_kmeans_mlx.backends.cpu.tasks import ONE_THREAD_PRODUCTS, ONE_THREAD_SCANNED, SearchSizes
 from flash_kmeans_mlx.backends.portable import neighbours as topk
 from flash_kmeans_mlx.backends.portable import scan as portable_scan
 
@@ -204,10 +204,10 @@ def watch_scans(watch: Watch) -> None:
         probes: Any,
         _k: int,
         keep: int,
-        most_rows: int,
+        n_rows: int,
         least: Any,
     ) -> Iterator[str]:
-        alone = len(queries) * most_rows * (queries.shape[1] + 8) < ONE_THREAD_PRODUCTS
+        alone = n_rows * (queries.shape[1] + 8) < ONE_THREAD_SCANNED
         threads = 1 if alone else cpu_scan.thread_count()
         yield ops[op]
         in_order = keep <= cpu_scan.KEPT_SORTED

@@ -17,7 +17,13 @@ from ..scan import Lists
 from . import kernels
 from .scan import kernel_lists, largest_of_lists
 from .scoring import score_op
-from .tasks import KEPT_SORTED, ONE_THREAD_PRODUCTS, candidates, scan_sizes
+from .tasks import (
+    KEPT_SORTED,
+    ONE_THREAD_PRODUCTS,
+    ONE_THREAD_SCANNED,
+    candidates,
+    scan_sizes,
+)
 from .workers import Workers, thread_count
 
 __all__ = ["scan_codes"]
@@ -101,10 +107,12 @@ class _Scan:
         """
         op, coding, lists, (q, d) = self._op, self._coding, self._lists, queries.shape
         m, ksub, _ = coding.codebooks.shape
-        table = 0 if self._scalar else q * d * ksub
-        alone = n_rows * m + table < ONE_THREAD_PRODUCTS
-        threads = 1 if alone else thread_count()
         by_nibbles = coding.nbits == 4 and m <= kernels.nibbles.MAX_PARTS
+        if by_nibbles or self._scalar:
+            alone = n_rows * m < ONE_THREAD_SCANNED
+        else:
+            alone = n_rows * m + q * d * ksub < ONE_THREAD_PRODUCTS
+        threads = 1 if alone else thread_count()
         scan_rows = kernels.nibbles.scan_nibbles if by_nibbles else kernels.codes.scan_codes
         sizes = scan_sizes(
             q, probes.shape[1], keep, threads, max_group=MAX_GROUP, kept_sorted=KEPT_SORTED

@@ -15,7 +15,7 @@ from ..neighbours import Found
 from ..scan import Lists
 from . import kernels
 from .scoring import score_op
-from .tasks import ONE_THREAD_PRODUCTS, candidates, scan_sizes
+from .tasks import ONE_THREAD_SCANNED, candidates, scan_sizes
 from .workers import Workers, thread_count
 
 __all__ = ["kernel_lists", "largest_of_lists", "scan_lists"]
@@ -40,12 +40,16 @@ def scan_lists(
     Queries for which rounding may hide a neighbour are searched for again, with more candidates.
     """
     n_rows = lists.counts[probes]
-    most_rows = sum(n_rows[0].tolist()) if len(queries) == 1 else int(n_rows.sum(1).max())
+    if len(queries) == 1:
+        all_rows = most_rows = sum(n_rows[0].tolist())
+    else:
+        n_rows = n_rows.sum(1, keepdims=True)
+        all_rows, most_rows = int(n_rows.sum()), int(n_rows.max())
     reach = _reach(lists, proximity, probes) if proximity.product else 0.0
     scan = _Scan(lists, proximity, reach)
     op = scan.op
     keep = min(most_rows, candidates(k)) or 1
-    distances, ids, lowest, proven = scan.nearest(op, queries, probes, k, keep, most_rows, None)
+    distances, ids, lowest, proven = scan.nearest(op, queries, probes, k, keep, all_rows, None)
     if proven:
         return distances, ids
     bounds = _Bounds(proximity, queries, reach)
@@ -62,7 +66,7 @@ def scan_lists(
         least = bounds.least_scores(op, distances[:, -1])
         for part in np.array_split(todo, -(-len(todo) * keep // MAX_KEPT)):
             distances[part], ids[part], lowest[part], _ = scan.nearest(
-                op, queries[part], probes[part], k, keep, int(n_rows[part].max()), least[part]
+                op, queries[part], probes[part], k, keep, int(n_rows[part].sum()), least[part]
             )
         todo = todo[lowest[todo] > bounds.least_scores(op, distances[:, -1])[todo]]
     return distances, ids
@@ -156,7 +160,7 @@ class _Scan:
         probes: np.ndarray,
         k: int,
         keep: int,
-        most_rows: int,
+        n_rows: int,
         least: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
         """Search among the best rows by score.
@@ -167,7 +171,7 @@ class _Scan:
             probes: (Q, P) lists.
             k: Neighbours of a query.
             keep: Candidates of a query.
-            most_rows: Rows in the lists of a query at most.
+            n_rows: Rows in the lists of all queries.
             least: (Q,) float32, scores that rows must reach, or None.
 
         Returns:
@@ -175,8 +179,8 @@ class _Scan:
             that was kept, -inf if all were; and whether it is known that no row is missing.
         """
         (q, d), n_probes = queries.shape, probes.shape[1]
-        products = q * most_rows * (d + 8)
-        threads = 1 if products < ONE_THREAD_PRODUCTS else thread_count()
+        products = n_rows * (d + 8)
+        threads = 1 if products < ONE_THREAD_SCANNED else thread_count()
         sizes = scan_sizes(q, n_probes, keep, threads, max_group=MAX_GROUP, kept_sorted=KEPT_SORTED)
         group, shards = sizes.group, sizes.shards
         groups = -(-q // group)

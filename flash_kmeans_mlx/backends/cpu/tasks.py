@@ -9,6 +9,7 @@ __all__ = [
     "BUFFER_BYTES",
     "KEPT_SORTED",
     "ONE_THREAD_PRODUCTS",
+    "ONE_THREAD_SCANNED",
     "Int8Sizes",
     "ScanSizes",
     "SearchSizes",
@@ -21,6 +22,8 @@ __all__ = [
 
 # Fewer products than this are not worth waking other threads for.
 ONE_THREAD_PRODUCTS = 4_000_000
+# The same of values that a scan of lists reads and multiplies: 2 ms of one thread.
+ONE_THREAD_SCANNED = 20_000_000
 # Candidates of a query that are kept in order as they come; more are collected, and the best
 # selected now and then.
 KEPT_SORTED = 32
