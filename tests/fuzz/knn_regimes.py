@@ -13,7 +13,7 @@ from flash_kmeans_mlx.backends.cpu import first_look, int8_look, kernels, second
 from flash_kmeans_mlx.backends.cpu import neighbours as cpu_topk
 from flash_kmeans_mlx.backends.cpu import scan as cpu_scan
 from flash_kmeans_mlx.backends.cpu.scoring import Scoring
-from flash_kmeans_mlx.backends.cpu.tasks import ONE_THREAD_PRODUCTS, ONE_THREAD_SCANNED, SearchSizes
+from flash_kmeans_mlx.backends.cpu.tasks import ONE_THREAD_PRODUCTS, ScanSizes, SearchSizes
 from flash_kmeans_mlx.backends.portable import neighbours as topk
 from flash_kmeans_mlx.backends.portable import scan as portable_scan
 
@@ -86,6 +86,9 @@ SCAN_REGIMES = {
     "bytes",
     "float16",
     "codes asked again",
+    "codes, one thread",
+    "codes, threads",
+    "codes, shards",
     "MLX",
     "MLX, asked again",
     "distances of some rows",
@@ -207,7 +210,7 @@ def watch_scans(watch: Watch) -> None:
         n_rows: int,
         least: Any,
     ) -> Iterator[str]:
-        alone = n_rows * (queries.shape[1] + 8) < ONE_THREAD_SCANNED
+        alone = n_rows * (queries.shape[1] + 8) < cpu_scan.ONE_THREAD_SCANNED
         threads = 1 if alone else cpu_scan.thread_count()
         yield ops[op]
         in_order = keep <= cpu_scan.KEPT_SORTED
@@ -225,6 +228,11 @@ def watch_scans(watch: Watch) -> None:
                 yield "distances by list"
         if least is not None:
             yield "asked again"
+
+    def sizes_of_codes(sizes: ScanSizes, *_: Any, **__: Any) -> Iterator[str]:
+        yield "codes, one thread" if sizes.threads == 1 else "codes, threads"
+        if sizes.shards > 1:
+            yield "codes, shards"
 
     def some_rows(_proximity: Any, queries: Any, _rows: Any, places: Any) -> Iterator[str]:
         alone = places.size * (queries.shape[1] + 8) < ONE_THREAD_PRODUCTS or len(queries) == 1
@@ -244,6 +252,7 @@ def watch_scans(watch: Watch) -> None:
         lambda found, *_: ["codes asked again"] if found[2].any() else [],
     )
     watch.before(kernels.nibbles, "scan_nibbles", lambda *_: ["codes in registers"])
+    watch.after(cpu_codes, "scan_sizes", sizes_of_codes)
     watch.before(cpu, "measure_rows", some_rows)
     watch.before(portable_scan, "_scan_some", lambda *_: rounds.append(0) or ["MLX"])
     watch.before(portable_scan, "scan_reference", lambda *_: ["MLX, asked again"] if rounds else [])

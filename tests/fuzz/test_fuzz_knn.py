@@ -25,6 +25,9 @@ from knn_regimes import (
     watch_scans,
 )
 
+from flash_kmeans_mlx.backends.cpu import codes as cpu_codes
+from flash_kmeans_mlx.backends.cpu import scan as cpu_scan
+
 __all__ = ["Knn", "Scan"]  # for the line that repeats a failure
 
 
@@ -85,6 +88,10 @@ def test_searches_on_the_metal_backend(fuzz_minutes: float) -> None:
 def test_searches_of_indexes(monkeypatch: pytest.MonkeyPatch, fuzz_minutes: float) -> None:
     watch = Watch(monkeypatch)
     watch_scans(watch)
+    # Small searches use threads too: their results must be those of one thread.
+    monkeypatch.setattr(cpu_scan, "ONE_THREAD_SCANNED", 1 << 20)
+    monkeypatch.setattr(cpu_codes, "ONE_THREAD_SCANNED", 1 << 16)
+    monkeypatch.setattr(cpu_codes, "ONE_THREAD_PRODUCTS", 1 << 16)
     fuzz(scans(("cpu", "cpu", "portable", "reference")), 50, fuzz_minutes, FIXED_SCANS)
     check_regimes(watch.seen, SCAN_REGIMES)
 
