@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,58 +15,17 @@ from .arguments import vectors
 from .listed import Listed
 from .lists import BLOCK, InvertedLists
 from .quantizer import ENCODED
+from .quantizing import Quantizer
 from .results import Found, as_float32
 from .sources import TrainingRows, mapped
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["LISTS", "FlatCodes", "Quantizer"]
+__all__ = ["LISTS", "FlatCodes", "FlatCodesSnapshot"]
 
 # Vectors are divided among so many lists, so that threads can share the search of one query.
 LISTS = 8
-
-
-class Quantizer(Protocol):
-    """Methods that make codes of vectors: of `ProductQuantizer` and `ScalarQuantizer`."""
-
-    @property
-    def code_size(self) -> int:
-        """Bytes of a code."""
-        ...
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether vectors can be encoded."""
-        ...
-
-    def train(self, x: Any, *, verbose: bool = False) -> None:
-        """Learn from vectors x (N, D)."""
-        ...
-
-    def codes(self, rows: np.ndarray) -> np.ndarray:
-        """Return the codes (N, code_size) uint8 of rows (N, D) float32."""
-        ...
-
-    def encode(self, x: Any) -> Any:
-        """Return the codes (N, code_size) uint8 of vectors x (N, D)."""
-        ...
-
-    def decode(self, codes: Any) -> Any:
-        """Return the vectors (N, D) float32 of codes (N, code_size) uint8."""
-        ...
-
-    def flat_coding(self, nlist: int) -> Coding:
-        """Return the meaning of codes of vectors in lists that have no centroids."""
-        ...
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return the arrays of a trained quantizer."""
-        ...
-
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take the arrays of a state, which may be damaged: KeyError or ValueError then."""
-        ...
 
 
 class FlatCodesSnapshot(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from .. import validation
@@ -13,7 +12,7 @@ from ..errors import NotFittedError
 from ..kmeans.assign import assign
 from ..kmeans.fit import fit
 from ..metrics import EUCLIDEAN
-from .arguments import vectors
+from .quantizing import Quantizer
 from .sources import TrainingRows, rows_to_train
 from .training import sample
 
@@ -22,11 +21,12 @@ __all__ = ["ProductQuantizer"]
 ENCODED = 1 << 16  # vectors that are encoded at a time
 
 
-class ProductQuantizer:
+class ProductQuantizer(Quantizer):
     """Product quantization (Jégou, Douze and Schmid, 2011).
 
     A vector is cut in m parts, and each is replaced by its nearest codeword. All m codebooks are
-    learnt by one batched fit.
+    learnt by one batched fit. The layout of codes is faiss's: the code of part j takes the bits
+    from ``j * nbits`` on, the lowest bits of the first byte first.
 
     Args:
         d: Dimensions of the vectors.
@@ -146,29 +146,9 @@ class ProductQuantizer:
             warn=False,
         ).centroids
 
-    def encode(self, x: Any) -> Any:
-        """Return the codes (N, code_size) uint8 of vectors x (N, D); `mx.array` if x is one.
-
-        The layout is faiss's: the code of part j takes the bits from ``j * nbits`` on, the lowest
-        bits of the first byte first.
-        """
-        rows, is_mlx = vectors(x, self.d)
-        codes = self.codes(rows)
-        return mx.array(codes) if is_mlx else codes
-
-    def decode(self, codes: Any) -> Any:
-        """Return the vectors (N, D) float32 of codes (N, code_size) uint8.
-
-        They are an `mx.array` if the codes are one.
-        """
-        array = validation.as_array(codes, "codes")
-        if array.ndim != 2 or array.shape[1] != self.code_size or array.dtype != np.uint8:
-            raise ValueError(
-                f"codes must have shape (N, code_size)=(N, {self.code_size}) and dtype uint8,"
-                f" got {array.shape}, {array.dtype}"
-            )
-        rows = self.words(unpack(array, self.m, self.nbits))
-        return mx.array(rows) if isinstance(codes, mx.array) else rows
+    def decoded(self, codes: np.ndarray) -> np.ndarray:
+        """Return the vectors (N, D) float32 of codes (N, code_size) uint8."""
+        return self.words(unpack(codes, self.m, self.nbits))
 
     def sample(self, rows: TrainingRows) -> np.ndarray:
         """Return the rows (n, D) that codebooks are learnt from; see `training.sample`."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from .. import validation
 from ..backends.codes import Coding, HalfCoding, ProductCoding
 from ..errors import NotFittedError
-from .arguments import vectors
+from .quantizing import Quantizer
 from .sources import TrainingRows, rows_to_train
 from .training import drawn
 
@@ -31,12 +30,13 @@ def qtype_name(qtype: str | int) -> str:
     return validation.check_choice("qtype", named, tuple(QTYPES))
 
 
-class ScalarQuantizer:
+class ScalarQuantizer(Quantizer):
     """Scalar quantization: each dimension by itself, as by faiss's `ScalarQuantizer`.
 
     With 8 bits, the range of a dimension in the training vectors is cut in 255 parts, each replaced
     by its middle; values beyond the range become its ends. A float16 needs no range. Vectors are
-    coded less the mean of the training vectors, so an offset costs no precision.
+    coded less the mean of the training vectors, so an offset costs no precision. A code is a byte
+    for each dimension, or little-endian float16.
 
     Args:
         d: Dimensions of the vectors, at most 65,536 for 8 bits.
@@ -112,28 +112,9 @@ class ScalarQuantizer:
         """Return the rows (n, D) to learn the ranges of residuals from."""
         return drawn(rows, SAMPLE, self.seed)
 
-    def encode(self, x: Any) -> Any:
-        """Return the codes (N, code_size) uint8 of vectors x (N, D); `mx.array` if x is one.
-
-        A code is the bytes of the numbers of the parts, or of little-endian float16.
-        """
-        rows, is_mlx = vectors(x, self.d)
-        codes = self.codes(rows)
-        return mx.array(codes) if is_mlx else codes
-
-    def decode(self, codes: Any) -> Any:
-        """Return the vectors (N, D) float32 of codes (N, code_size) uint8.
-
-        They are an `mx.array` if the codes are one.
-        """
-        array = validation.as_array(codes, "codes")
-        if array.ndim != 2 or array.shape[1] != self.code_size or array.dtype != np.uint8:
-            raise ValueError(
-                f"codes must have shape (N, code_size)=(N, {self.code_size}) and dtype uint8,"
-                f" got {array.shape}, {array.dtype}"
-            )
-        rows = self.flat_coding(1).decode(array, np.zeros(len(array), np.int64))
-        return mx.array(rows) if isinstance(codes, mx.array) else rows
+    def decoded(self, codes: np.ndarray) -> np.ndarray:
+        """Return the vectors (N, D) float32 of codes (N, code_size) uint8."""
+        return self.flat_coding(1).decode(codes, np.zeros(len(codes), np.int64))
 
     def codes(self, rows: np.ndarray) -> np.ndarray:
         """Return the codes (N, code_size) uint8 of rows (N, D) float32.
